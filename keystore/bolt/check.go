@@ -1,0 +1,249 @@
+package bolt
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// checker reads the structure of a bbolt file without bbolt: which is built to
+// trust its file, panics where it should not have, and after a crash searches the
+// file for free pages in a goroutine of its own, where a panic ends the process.
+//
+// A page has a header (8 bytes id, 2 flags, 2 count, 4 overflow), then count
+// elements of 16 bytes, then keys and values; numbers are in the machine's order.
+// In a branch an element is 4 bytes position, 4 key size, 8 page id; in a leaf 4
+// bytes flags, 4 position, 4 key size, 4 value size. Positions count from their
+// element. The value of a bucket is 8 bytes root page, 8 sequence, and where the
+// root is 0 a leaf page follows in place.
+type checker struct {
+	file     io.ReaderAt
+	pageSize int
+	seen     []bool // by page id, up to the high-water mark
+	levels   [][]byte
+}
+
+const (
+	headerSize  = 16
+	elementSize = 16
+
+	flagBranch   = 0x01
+	flagLeaf     = 0x02
+	flagFreeList = 0x10
+	flagBucket   = 0x01 // of a leaf element
+
+	noFreeList = 1<<64 - 1
+	maxDepth   = 64
+)
+
+var errStructure = errors.New("the structure of the file is damaged")
+
+// checkStructure checks what bbolt will rely on when it opens the file at the
+// state that transaction id committed. Where the free list was written, the last
+// close was clean: then that is all; otherwise bbolt is going to visit every page.
+func checkStructure(file io.ReaderAt, id, pageSize int, highWater int64) error {
+	c := &checker{file: file, pageSize: pageSize, seen: make([]bool, highWater)}
+	var meta [56]byte // of the page header and the meta page: 32 root, 48 free list
+	if _, err := file.ReadAt(meta[:], int64(id%2*pageSize)); err != nil {
+		return err
+	}
+	root, list := binary.NativeEndian.Uint64(meta[32:]), binary.NativeEndian.Uint64(meta[48:])
+	if list != noFreeList {
+		return c.freeList(list)
+	}
+	return c.bucket(root, 0)
+}
+
+// load reads a page with its overflow into the buffer of that level.
+func (c *checker) load(id uint64, level int) ([]byte, error) {
+	if id < 2 || id >= uint64(len(c.seen)) || level >= maxDepth {
+		return nil, errStructure
+	}
+	for len(c.levels) <= level {
+		c.levels = append(c.levels, make([]byte, c.pageSize))
+	}
+	offset := int64(id) * int64(c.pageSize) //nolint:gosec // below the high-water mark
+	page := c.levels[level][:c.pageSize]
+	if _, err := c.file.ReadAt(page, offset); err != nil {
+		return nil, fmt.Errorf("%w: page %d: %w", errStructure, id, err)
+	}
+	overflow := uint64(binary.NativeEndian.Uint32(page[12:]))
+	if binary.NativeEndian.Uint64(page) != id || overflow >= uint64(len(c.seen))-id {
+		return nil, fmt.Errorf("%w: page %d", errStructure, id)
+	}
+	for i := id; i <= id+overflow; i++ {
+		if c.seen[i] {
+			return nil, fmt.Errorf("%w: page %d is used twice", errStructure, i)
+		}
+		c.seen[i] = true
+	}
+	if overflow == 0 {
+		return page, nil
+	}
+	size := (int(overflow) + 1) * c.pageSize //nolint:gosec // below the high-water mark
+	if cap(c.levels[level]) < size {
+		c.levels[level] = make([]byte, size)
+	}
+	page = c.levels[level][:size]
+	if _, err := c.file.ReadAt(page, offset); err != nil {
+		return nil, fmt.Errorf("%w: page %d: %w", errStructure, id, err)
+	}
+	return page, nil
+}
+
+// freeList checks the page of the free list: a count (in the first entry when it
+// does not fit the header), then page ids.
+func (c *checker) freeList(id uint64) error {
+	page, err := c.load(id, 0)
+	if err != nil {
+		return err
+	}
+	ids := page[headerSize:]
+	count := uint64(binary.NativeEndian.Uint16(page[10:]))
+	if count == 0xFFFF {
+		count, ids = binary.NativeEndian.Uint64(ids), ids[8:]
+	}
+	if binary.NativeEndian.Uint16(page[8:]) != flagFreeList || count > uint64(len(ids)/8) {
+		return fmt.Errorf("%w: free list", errStructure)
+	}
+	for ; count > 0; count, ids = count-1, ids[8:] {
+		free := binary.NativeEndian.Uint64(ids)
+		if free < 2 || free >= uint64(len(c.seen)) || c.seen[free] {
+			return fmt.Errorf("%w: free list", errStructure)
+		}
+		c.seen[free] = true
+	}
+	return nil
+}
+
+func (c *checker) bucket(root uint64, level int) error { return c.tree(root, level, nil, nil) }
+
+// tree checks a page and those below it. Its keys are at least from and below to,
+// where those are given.
+func (c *checker) tree(id uint64, level int, from, to []byte) error {
+	page, err := c.load(id, level)
+	if err != nil {
+		return err
+	}
+	switch binary.NativeEndian.Uint16(page[8:]) {
+	case flagLeaf:
+		err = c.leaf(page, level, from, to)
+	case flagBranch:
+		err = c.branch(page, level, from, to)
+	default:
+		err = errStructure
+	}
+	if err != nil {
+		return fmt.Errorf("page %d: %w", id, err)
+	}
+	return nil
+}
+
+func (c *checker) branch(page []byte, level int, from, to []byte) error {
+	count := elements(page)
+	if count < 1 {
+		return errStructure
+	}
+	keyOf := func(i int) ([]byte, error) {
+		at := headerSize + i*elementSize
+		return field(page[at:], binary.NativeEndian.Uint32(page[at:]), binary.NativeEndian.Uint32(page[at+4:]))
+	}
+	for i := range count {
+		key, err := keyOf(i)
+		if err != nil || !ordered(i, from, key, to) {
+			return errStructure
+		}
+		next := to
+		if i+1 < count {
+			if next, err = keyOf(i + 1); err != nil {
+				return err
+			}
+		}
+		at := headerSize + i*elementSize
+		if err := c.tree(binary.NativeEndian.Uint64(page[at+8:]), level+1, key, next); err != nil {
+			return err
+		}
+		from = key
+	}
+	return nil
+}
+
+func (c *checker) leaf(page []byte, level int, from, to []byte) error {
+	count := elements(page)
+	if count < 0 {
+		return errStructure
+	}
+	for i := range count {
+		at := page[headerSize+i*elementSize:]
+		flags, position := binary.NativeEndian.Uint32(at), binary.NativeEndian.Uint32(at[4:])
+		keySize, valueSize := binary.NativeEndian.Uint32(at[8:]), binary.NativeEndian.Uint32(at[12:])
+		both, err := field(at, position, keySize, valueSize)
+		if err != nil || flags&^flagBucket != 0 {
+			return errStructure
+		}
+		key, value := both[:keySize], both[keySize:]
+		if !ordered(i, from, key, to) {
+			return errStructure
+		}
+		from = key
+		if flags&flagBucket == 0 {
+			continue
+		}
+		if len(value) < 16 {
+			return errStructure
+		}
+		if root := binary.NativeEndian.Uint64(value); root != 0 {
+			err = c.bucket(root, level+1)
+		} else {
+			err = inline(value[16:])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inline checks the page of a bucket that is small enough to be kept in place.
+// It holds no buckets.
+func inline(page []byte) error {
+	if len(page) < headerSize || binary.NativeEndian.Uint16(page[8:]) != flagLeaf {
+		return errStructure
+	}
+	for i := range elements(page) { // none if they do not fit: leaf says so
+		if binary.NativeEndian.Uint32(page[headerSize+i*elementSize:]) != 0 {
+			return errStructure
+		}
+	}
+	return (&checker{}).leaf(page, 0, nil, nil)
+}
+
+// elements returns the number of elements of a page, or -1 if they do not fit.
+func elements(page []byte) int {
+	n := int(binary.NativeEndian.Uint16(page[10:]))
+	if headerSize+n*elementSize > len(page) {
+		return -1
+	}
+	return n
+}
+
+// field returns the bytes at a position behind an element, of the sizes' sum.
+func field(element []byte, position uint32, sizes ...uint32) ([]byte, error) {
+	end := uint64(position)
+	for _, size := range sizes {
+		end += uint64(size)
+	}
+	if end > uint64(len(element)) {
+		return nil, errStructure
+	}
+	return element[position:end], nil
+}
+
+// ordered reports whether the key of element i is above from (the first may be
+// equal to it) and below to.
+func ordered(i int, from, key, to []byte) bool {
+	c := bytes.Compare(from, key)
+	return (from == nil || c < 0 || i == 0 && c == 0) && (to == nil || bytes.Compare(key, to) < 0)
+}

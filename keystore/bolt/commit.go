@@ -1,0 +1,411 @@
+package bolt
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+
+	"attestcsr/keystore"
+)
+
+// job is one call of Commit on its way through the queue.
+type job struct {
+	note []byte
+	ops  []keystore.Op
+
+	done   chan struct{} // closed by the leader when the fields below are final
+	result keystore.Commit
+	err    error
+}
+
+const (
+	// A leader takes this many jobs into one transaction at most, so that none
+	// waits long for the others' pages to be written.
+	maxBatch = 128
+	// recoveryInterval is the least time between two attempts to recover.
+	recoveryInterval = time.Second
+)
+
+// Commit implements keystore.Store. Commits that arrive while one is being
+// written are written together by the next: whoever gets the right to lead
+// commits for all in the queue. A lone caller leads at once.
+func (s *Store) Commit(ctx context.Context, note []byte, ops ...keystore.Op) (keystore.Commit, error) {
+	if err := keystore.ValidateCommit(note, ops); err != nil {
+		return keystore.Commit{}, notCommitted(err)
+	}
+	return s.submit(ctx, &job{note: note, ops: ops, done: make(chan struct{})})
+}
+
+// Check implements keystore.Store. Like every commit it first tries to recover a
+// store that refuses commits, at most once a second.
+func (s *Store) Check(ctx context.Context) error {
+	_, err := s.submit(ctx, &job{done: make(chan struct{})})
+	return err
+}
+
+func (s *Store) submit(ctx context.Context, j *job) (keystore.Commit, error) {
+	if err := ctx.Err(); err != nil {
+		return keystore.Commit{}, notCommitted(err)
+	}
+	s.queueLock.Lock()
+	s.queue = append(s.queue, j)
+	s.queueLock.Unlock()
+
+	for {
+		select {
+		case s.lead <- struct{}{}:
+			s.commitQueue()
+			<-s.lead
+			select {
+			case <-j.done:
+				return j.result, j.err
+			default: // more were queued than one transaction takes
+			}
+		case <-j.done:
+			return j.result, j.err
+		case <-ctx.Done():
+			if s.leave(j) {
+				return keystore.Commit{}, notCommitted(ctx.Err())
+			}
+			<-j.done // a leader has it: only the outcome is left to hear
+			return j.result, j.err
+		}
+	}
+}
+
+// leave takes a job out of the queue, unless a leader has taken it.
+func (s *Store) leave(j *job) bool {
+	s.queueLock.Lock()
+	defer s.queueLock.Unlock()
+	i := slices.Index(s.queue, j)
+	if i < 0 {
+		return false
+	}
+	s.queue = slices.Delete(s.queue, i, i+1)
+	return true
+}
+
+// commitQueue takes what is queued and brings it to an end. The caller leads.
+func (s *Store) commitQueue() {
+	s.queueLock.Lock()
+	n := min(len(s.queue), maxBatch)
+	batch := slices.Clone(s.queue[:n])
+	s.queue = slices.Delete(s.queue, 0, n)
+	s.queueLock.Unlock()
+	if n == 0 {
+		return // an earlier leader had taken them all
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	if err := s.usable(); err != nil {
+		fail(batch, err)
+	} else {
+		for pending := batch; len(pending) > 0; {
+			pending = s.commitBatch(pending)
+		}
+	}
+	for _, j := range batch {
+		close(j.done)
+	}
+}
+
+func fail(jobs []*job, err error) {
+	for _, j := range jobs {
+		j.result, j.err = keystore.Commit{}, err
+	}
+}
+
+// commitBatch writes jobs in one transaction, each on top of those before it. A
+// job whose conditions are not met fails alone. One that fails after its first
+// write has spoiled the transaction: the others are returned, to be tried again
+// without it.
+func (s *Store) commitBatch(jobs []*job) (again []*job) {
+	tx, err := s.db.Begin(true)
+	if err != nil {
+		fail(jobs, notCommitted(err))
+		return nil
+	}
+	defer abandon(tx)
+	meta := tx.Bucket(bucketMeta)
+	revision, err := number(meta.Get(keyRevision))
+	if err != nil {
+		fail(jobs, notCommitted(err))
+		return nil
+	}
+	failed := 0
+	for i, j := range jobs {
+		spoiled, err := s.apply(tx, j, revision+1)
+		switch {
+		case spoiled:
+			fail(jobs[i:i+1], notCommitted(err))
+			return slices.Concat(jobs[:i], jobs[i+1:])
+		case err != nil:
+			fail(jobs[i:i+1], err)
+			failed++
+		default:
+			j.err = nil
+			revision = max(revision, j.result.Revision)
+		}
+	}
+	if failed == len(jobs) {
+		return nil
+	}
+	// Written even when it did not change: a check is to go all the way to disk.
+	if err := meta.Put(keyRevision, binary.BigEndian.AppendUint64(nil, revision)); err != nil {
+		fail(jobs, notCommitted(err))
+		return nil
+	}
+	switch err := s.commitTx(tx); {
+	case errors.Is(err, keystore.ErrOutcomeUnknown):
+		for _, j := range jobs {
+			if j.err == nil {
+				fail([]*job{j}, err)
+			}
+		}
+	case err != nil:
+		// Those whose conditions failed too: what they were checked against has
+		// not happened.
+		fail(jobs, err)
+	}
+	return nil
+}
+
+// commitTx is the commit point. In this order, the file is given
+//
+//  1. the pages of the transaction, on pages that no state in use refers to,
+//  2. a flush,
+//  3. the meta page that refers to them, over the older of the two,
+//  4. a flush,
+//
+// and then readers are given the new state. A crash before 3 leaves the old
+// state, whose pages are untouched; the new ones are free again at the next open.
+// A crash between 3 and the end of 4 leaves the old or the new state, and nobody
+// has been told either; a meta page that was torn fails its checksum and counts
+// as not written. A crash after 4 leaves the new state.
+//
+// An error up to 3 is ErrNotCommitted: the old state is in place and commits go
+// on. An error of 4 leaves the new meta page in the page cache, visible to bbolt
+// but perhaps not on the disk, and Linux will not report the failure twice. That
+// is ErrOutcomeUnknown. Readers keep the old state; nothing may be written any
+// more, since bbolt takes the pages of the old state for free. What the disk has
+// is found out by recover.
+func (s *Store) commitTx(tx *bbolt.Tx) error {
+	id := tx.ID()
+	panicked, err := s.finishTx(tx)
+	if err == nil {
+		if err = s.publish(); err == nil {
+			return nil
+		}
+	} else if !panicked && !s.shows(id) {
+		if errors.Is(err, berrors.ErrMaxSizeReached) {
+			err = fmt.Errorf("the store is full: %s may take %d bytes", s.path, s.maxSize)
+		}
+		return notCommitted(err)
+	}
+	s.broken = fmt.Errorf("%w: recovering from a failed commit", keystore.ErrUnavailable)
+	s.log.Error("a commit to the key store failed and may have happened all the same; no changes until it has been read again",
+		"file", s.path, "error", err)
+	return fmt.Errorf("%w: %w", keystore.ErrOutcomeUnknown, err)
+}
+
+// finishTx commits and tells a panic of bbolt from an error: after a panic its
+// state in memory is not to be trusted.
+func (s *Store) finishTx(tx *bbolt.Tx) (panicked bool, err error) {
+	panicked = true
+	defer s.guard(&err)
+	err = s.finish(tx)
+	return false, err
+}
+
+// shows reports whether bbolt would show new transactions the one with that id.
+func (s *Store) shows(id int) bool {
+	shown := true // if in doubt
+	err := func() (err error) {
+		defer s.guard(&err)
+		tx, err := s.db.Begin(false)
+		if err != nil {
+			return err
+		}
+		shown = tx.ID() >= id
+		return tx.Rollback()
+	}()
+	return err != nil || shown
+}
+
+// usable reports whether commits can be made, after an attempt to recover where
+// one is due. The caller leads.
+func (s *Store) usable() error {
+	switch {
+	case s.closed:
+		return fmt.Errorf("%w: the store is closed", keystore.ErrUnavailable)
+	case s.broken == nil:
+		return nil
+	case time.Since(s.attempted) < recoveryInterval:
+		return s.broken
+	}
+	s.attempted = time.Now()
+	if err := s.recover(); err != nil {
+		s.log.Error("the key store could not be recovered; trying again with the next change or readiness check", "file", s.path, "error", err)
+		return s.broken
+	}
+	s.broken = nil
+	s.log.Info("the key store is recovered", "file", s.path)
+	return nil
+}
+
+// recover closes the file and reads it again from the disk, which decides
+// whether the commit with the unknown outcome happened. It then proves with a
+// commit of its own that the disk takes changes. Until that has succeeded there
+// is nothing for readers that a power cut could not take back, so they get
+// ErrUnavailable. A crash anywhere here leaves what the disk had: the proof
+// changes nothing.
+func (s *Store) recover() error {
+	if err := s.withdraw(); err != nil {
+		return err
+	}
+	if s.db != nil {
+		err := s.db.Close()
+		s.db = nil
+		if err != nil {
+			return err
+		}
+	}
+	f, err := os.Open(s.path)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(dropPageCache(f), f.Close()); err != nil {
+		return err
+	}
+	if s.db, err = s.openDatabase(); err != nil {
+		return err
+	}
+	err = s.update(func(tx *bbolt.Tx) error {
+		meta := tx.Bucket(bucketMeta)
+		return meta.Put(keyRevision, bytes.Clone(meta.Get(keyRevision)))
+	})
+	if err != nil {
+		return err
+	}
+	return s.publish()
+}
+
+func notCommitted(cause error) error {
+	return fmt.Errorf("%w: %w", keystore.ErrNotCommitted, cause)
+}
+
+// apply checks the conditions of a job and makes its changes, in the state that
+// the jobs before it left. Unless spoiled, an error means that nothing was written.
+func (s *Store) apply(tx *bbolt.Tx, j *job, revision uint64) (spoiled bool, err error) {
+	defer s.guard(&err)
+	spoiled = true // what a panic leaves
+	before, err := s.conditions(tx, j.ops)
+	if err != nil {
+		return false, err
+	}
+	j.result = keystore.Commit{}
+	if len(j.ops) == 0 && len(j.note) == 0 {
+		return false, nil // a check
+	}
+	j.result.Revision = revision
+	for i, op := range j.ops {
+		if err := write(tx, op, before[i], revision); err != nil {
+			return true, fmt.Errorf("%s: %w", op.Slot, err)
+		}
+	}
+	if len(j.note) > 0 {
+		if err := tx.Bucket(bucketOutbox).Put(binary.BigEndian.AppendUint64(nil, revision), j.note); err != nil {
+			return true, err
+		}
+	}
+	j.result.Unlinked = unlinked(before, j.ops)
+	return false, nil
+}
+
+// conditions returns what each slot holds (revision 0: nothing) if all of them
+// are in the expected state.
+func (s *Store) conditions(tx *bbolt.Tx, ops []keystore.Op) ([]record, error) {
+	before := make([]record, len(ops))
+	for i, op := range ops {
+		r, err := lookUp(tx.Bucket(bucketRecords).Bucket([]byte(op.Slot.Collection)), op.Slot)
+		absent := errors.Is(err, keystore.ErrNotFound)
+		if err != nil && !absent {
+			return nil, notCommitted(err)
+		}
+		if err := op.Expect.Check(op.Slot, r.revision); err != nil {
+			return nil, err
+		}
+		if op.Delete && absent {
+			return nil, err
+		}
+		before[i] = r
+	}
+	return before, nil
+}
+
+// write makes the change of one operation whose slot holds old: the record, its
+// index entries and the count.
+func write(tx *bbolt.Tx, op keystore.Op, old record, revision uint64) error {
+	collection := []byte(op.Slot.Collection)
+	id := []byte(op.Slot.ID)
+	records, err := tx.Bucket(bucketRecords).CreateBucketIfNotExists(collection)
+	if err != nil {
+		return err
+	}
+	indexes, err := tx.Bucket(bucketIndex).CreateBucketIfNotExists(collection)
+	if err != nil {
+		return err
+	}
+	for _, e := range old.index {
+		index := indexes.Bucket([]byte(e.Name))
+		if index == nil {
+			return fmt.Errorf("index %q is gone", e.Name)
+		}
+		if err := index.Delete(indexKey(e.Value, op.Slot.ID)); err != nil {
+			return err
+		}
+	}
+	count, err := counted(tx, op.Slot.Collection)
+	if err != nil {
+		return err
+	}
+	if old.revision != 0 {
+		count--
+	}
+	if op.Delete {
+		err = records.Delete(id)
+	} else {
+		count++
+		stored := newRecord(revision, op)
+		err = records.Put(id, stored.encode())
+		for _, e := range stored.index {
+			index, createErr := indexes.CreateBucketIfNotExists([]byte(e.Name))
+			if createErr != nil {
+				return createErr
+			}
+			err = errors.Join(err, index.Put(indexKey(e.Value, op.Slot.ID), id))
+		}
+	}
+	return errors.Join(err, tx.Bucket(bucketCounts).Put(collection, binary.BigEndian.AppendUint64(nil, count)))
+}
+
+// unlinked returns the references that were in the slots before and that no
+// operation wrote again.
+func unlinked(before []record, ops []keystore.Op) []keystore.Ref {
+	var refs []keystore.Ref
+	for _, r := range before {
+		again := slices.ContainsFunc(ops, func(op keystore.Op) bool { return !op.Delete && bytes.Equal(op.Ref, r.ref) })
+		if len(r.ref) > 0 && !again {
+			refs = append(refs, r.ref)
+		}
+	}
+	return refs
+}

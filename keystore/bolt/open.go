@@ -1,0 +1,191 @@
+package bolt
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+)
+
+// ErrLocked: another process has the store open.
+var ErrLocked = errors.New("in use by another attestcsr process")
+
+const (
+	storeFormat = 1
+
+	lockTimeout = 100 * time.Millisecond
+
+	// defaultMaxSize is also how much address space is mapped, once, at open. It
+	// costs no memory. Readers hold a transaction across commits, and bbolt
+	// cannot map more while they do: a commit that would need it is refused.
+	defaultMaxSize = 64 << 30
+)
+
+// options are those of the database itself. The free list is not written with
+// every commit (its cost grows with the store); a clean Close writes it once.
+func (s *Store) options() *bbolt.Options {
+	return &bbolt.Options{
+		Timeout:         lockTimeout,
+		FreelistType:    bbolt.FreelistMapType,
+		NoFreelistSync:  true,
+		InitialMmapSize: s.maxSize,
+		MaxSize:         s.maxSize,
+		NoStatistics:    true,
+	}
+}
+
+// openDatabase opens the file, after looking at it without writing: whether it
+// is ours, of a format known here, and whole.
+func (s *Store) openDatabase() (_ *bbolt.DB, err error) {
+	defer s.guard(&err)
+	info, err := os.Stat(s.path)
+	if err != nil {
+		return nil, err
+	}
+	mode := info.Mode()
+	switch {
+	case !mode.IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file", s.path)
+	case mode&0o007 != 0:
+		return nil, fmt.Errorf("%s is accessible to others (mode %#o): chmod 0600 it", s.path, mode.Perm())
+	case mode&0o070 != 0:
+		s.log.Warn("the key store is accessible to its group", "file", s.path, "mode", fmt.Sprintf("%#o", mode.Perm()))
+	case info.Size() == 0:
+		return nil, fmt.Errorf("%s is empty: restore a backup, or remove it to begin anew", s.path)
+	}
+	if err := s.inspect(info.Size()); err != nil {
+		return nil, err
+	}
+	db, err := bbolt.Open(s.path, 0o600, s.options())
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	if err := releaseMapping(db, info.Size()); err != nil {
+		s.log.Warn("memory used to open the key store was not given back", "error", err)
+	}
+	return db, nil
+}
+
+// inspect opens the database for reading only and finds out whether it can be
+// opened for writing.
+func (s *Store) inspect(size int64) (err error) {
+	o := s.options()
+	o.ReadOnly = true
+	o.InitialMmapSize = 0
+	db, err := bbolt.Open(s.path, 0o600, o)
+	if err != nil {
+		return s.explain(err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	tx, err := db.Begin(false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tx.Rollback()) }()
+
+	if tx.Size() > size {
+		return fmt.Errorf("%s is cut short (%d of %d bytes): restore a backup", s.path, size, tx.Size())
+	}
+	if err := s.checkPages(tx, db.Info().PageSize); err != nil {
+		return fmt.Errorf("%s is damaged: restore a backup: %w", s.path, err)
+	}
+	meta := tx.Bucket(bucketMeta)
+	if meta == nil {
+		return s.foreign()
+	}
+	format := meta.Get(keyFormat)
+	switch {
+	case len(format) != 4:
+		return s.foreign()
+	case binary.BigEndian.Uint32(format) > storeFormat:
+		return fmt.Errorf("%s was written by a newer attestcsr (format %d, this one reads %d): upgrade, or restore a backup",
+			s.path, binary.BigEndian.Uint32(format), storeFormat)
+	case binary.BigEndian.Uint32(format) != storeFormat || len(meta.Get(keyRevision)) != 8:
+		return s.foreign()
+	}
+	for _, name := range [][]byte{bucketRecords, bucketIndex, bucketCounts, bucketOutbox} {
+		if tx.Bucket(name) == nil {
+			return s.foreign()
+		}
+	}
+	return nil
+}
+
+func (s *Store) checkPages(tx *bbolt.Tx, pageSize int) (err error) {
+	f, err := os.Open(s.path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return checkStructure(f, tx.ID(), pageSize, tx.Size()/int64(pageSize))
+}
+
+func (s *Store) foreign() error {
+	return fmt.Errorf("%s is not a key store of attestcsr: name another file, or restore a backup", s.path)
+}
+
+// explain turns an error of bbolt.Open into a sentence that says what to do.
+func (s *Store) explain(err error) error {
+	switch {
+	case errors.Is(err, berrors.ErrTimeout):
+		return fmt.Errorf("%s is %w: stop that one first", s.path, ErrLocked)
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, berrors.ErrChecksum):
+		return s.foreign()
+	}
+	return fmt.Errorf("opening %s: %w", s.path, err)
+}
+
+// create makes an empty store, complete under another name first: a crash before
+// the link leaves a temporary file that nobody reads; after it the store is whole.
+// A power cut before the directory is flushed may take the name away again; by
+// then nothing has been committed, and the next Open makes another. When another
+// process was faster, its file stays.
+func (s *Store) create() (err error) {
+	dir := filepath.Dir(s.path)
+	f, err := os.CreateTemp(dir, ".store-*.tmp") // mode 0600
+	if err != nil {
+		return err
+	}
+	temp := f.Name()
+	defer func() { err = errors.Join(err, os.Remove(temp)) }()
+	if err := f.Close(); err != nil {
+		return err
+	}
+	db, err := bbolt.Open(temp, 0o600, &bbolt.Options{Timeout: lockTimeout, NoStatistics: true})
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range [][]byte{bucketMeta, bucketRecords, bucketIndex, bucketCounts, bucketOutbox} {
+			if _, err := tx.CreateBucket(name); err != nil {
+				return err
+			}
+		}
+		meta := tx.Bucket(bucketMeta)
+		return errors.Join(
+			meta.Put(keyFormat, binary.BigEndian.AppendUint32(nil, storeFormat)),
+			meta.Put(keyRevision, binary.BigEndian.AppendUint64(nil, 0)))
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(temp, s.path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func syncDir(name string) (err error) {
+	dir, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	return dir.Sync()
+}

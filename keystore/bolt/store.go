@@ -1,0 +1,373 @@
+// Package bolt is a store in one file, on bbolt.
+//
+// # Layout, format 1
+//
+//	meta     "format"    4 bytes, big-endian: 1
+//	         "revision"  8 bytes, big-endian: the last revision given out
+//	records  collection  bucket: slot id to record (see record)
+//	index    collection  bucket: index name to bucket: indexKey to slot id
+//	counts   collection  8 bytes, big-endian: the number of records
+//	outbox   revision    8 bytes, big-endian: the note of the commit that has it
+//
+// # What readers see
+//
+// bbolt shows a commit to new transactions before its last flush to disk. Readers
+// therefore share one transaction that was begun after the last commit returned,
+// and never see what a power cut could take back. They wait for each other, for
+// microseconds, but never for a disk.
+//
+// # Backup
+//
+// A copy of the file is a backup only while no process has it open.
+package bolt
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"attestcsr/keystore"
+)
+
+// Names in the file; constants in spirit.
+var (
+	bucketMeta    = []byte("meta")
+	bucketRecords = []byte("records")
+	bucketIndex   = []byte("index")
+	bucketCounts  = []byte("counts")
+	bucketOutbox  = []byte("outbox")
+	keyFormat     = []byte("format")
+	keyRevision   = []byte("revision")
+)
+
+// Options says how a store is opened.
+type Options struct {
+	Logger *slog.Logger // nil discards
+	// MaxSize is how large the file may grow, in bytes; default 64 GiB. Commits
+	// that need more are refused.
+	MaxSize int
+}
+
+// Store implements keystore.Store.
+type Store struct {
+	path    string
+	log     *slog.Logger
+	maxSize int
+
+	// queue holds the commits that no leader has taken yet.
+	queueLock sync.Mutex
+	queue     []*job
+
+	// lead is the right to write, held by who could send to it: one commit leads
+	// for all in the queue. It guards the fields below.
+	lead      chan struct{}
+	db        *bbolt.DB // nil after a recovery that failed half-way
+	broken    error     // why commits are refused; nil: they are not
+	attempted time.Time // last attempt to recover
+	closed    bool
+	finish    func(*bbolt.Tx) error // (*bbolt.Tx).Commit; tests make it fail
+
+	// view is the published snapshot; nil after Close and while recovering.
+	viewLock sync.Mutex
+	view     *bbolt.Tx
+}
+
+var _ keystore.Store = (*Store)(nil)
+
+// Open opens the store at path, or makes it where there is none. ErrLocked means
+// that another process has it open. A file that is not a store, is damaged, of a
+// newer format or accessible to others is refused with an error that says what
+// to do.
+func Open(path string, o Options) (*Store, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.MaxSize <= 0 {
+		o.MaxSize = defaultMaxSize
+	}
+	s := &Store{path: path, log: o.Logger, maxSize: o.MaxSize, lead: make(chan struct{}, 1), finish: (*bbolt.Tx).Commit}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		if err := s.create(); err != nil {
+			return nil, fmt.Errorf("creating the key store: %w", err)
+		}
+	}
+	db, err := s.openDatabase()
+	if err != nil {
+		return nil, err
+	}
+	s.db = db
+	if err := s.publish(); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return s, nil
+}
+
+// Close waits for the commit under way. Commits still in the queue, and every
+// call after it, fail with keystore.ErrUnavailable. Closing twice is no error.
+func (s *Store) Close() error {
+	s.lead <- struct{}{}
+	defer func() { <-s.lead }()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	err := s.withdraw()
+	if s.db == nil {
+		return err
+	}
+	if s.broken == nil {
+		// The last commit writes the free list, which saves the next open a
+		// search of the whole file. A crash before it costs only that search.
+		s.db.NoFreelistSync = false
+		err = errors.Join(err, s.update(func(*bbolt.Tx) error { return nil }))
+	}
+	return errors.Join(err, s.db.Close())
+}
+
+// update runs fn in a transaction of its own and commits it. The caller leads.
+func (s *Store) update(fn func(*bbolt.Tx) error) (err error) {
+	defer s.guard(&err)
+	tx, err := s.db.Begin(true)
+	if err != nil {
+		return err
+	}
+	defer abandon(tx)
+	if err := fn(tx); err != nil {
+		return err
+	}
+	return s.finish(tx)
+}
+
+// abandon rolls a transaction back unless it is finished, and frees bbolt's
+// writer lock also after a panic half-way through a commit.
+func abandon(tx *bbolt.Tx) { _ = tx.Rollback() }
+
+// guard turns a panic into an error, for functions that touch the file: bbolt
+// panics on damaged pages, and a page that cannot be read is a memory fault.
+// Used as: defer s.guard(&err).
+func (s *Store) guard(err *error) {
+	if p := recover(); p != nil {
+		s.log.Error("the key store is damaged", "file", s.path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		*err = fmt.Errorf("%s is damaged: restore a backup", s.path)
+	}
+}
+
+// publish makes the last commit visible to readers. The caller leads.
+func (s *Store) publish() error {
+	tx, err := s.db.Begin(false)
+	if err != nil {
+		return err
+	}
+	s.viewLock.Lock()
+	old := s.view
+	s.view = tx
+	s.viewLock.Unlock()
+	if old != nil {
+		return old.Rollback()
+	}
+	return nil
+}
+
+// withdraw takes the snapshot away from readers, which bbolt needs to close.
+func (s *Store) withdraw() error {
+	s.viewLock.Lock()
+	old := s.view
+	s.view = nil
+	s.viewLock.Unlock()
+	if old != nil {
+		return old.Rollback()
+	}
+	return nil
+}
+
+// read runs fn with the published snapshot. What fn keeps it must copy.
+func (s *Store) read(ctx context.Context, fn func(*bbolt.Tx) error) (err error) {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.viewLock.Lock()
+	defer s.viewLock.Unlock()
+	if s.view == nil {
+		return fmt.Errorf("%w: the store is closed or recovering", keystore.ErrUnavailable)
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer s.guard(&err)
+	return fn(s.view)
+}
+
+// Get implements keystore.Store.
+func (s *Store) Get(ctx context.Context, slot keystore.Slot) (r keystore.Record, err error) {
+	if err := slot.Validate(); err != nil {
+		return r, err
+	}
+	err = s.read(ctx, func(tx *bbolt.Tx) error {
+		r, err = get(tx, slot)
+		return err
+	})
+	return r, err
+}
+
+func get(tx *bbolt.Tx, slot keystore.Slot) (keystore.Record, error) {
+	stored, err := lookUp(tx.Bucket(bucketRecords).Bucket([]byte(slot.Collection)), slot)
+	if err != nil {
+		return keystore.Record{}, err
+	}
+	return keystore.Record{Slot: slot, Revision: stored.revision, Ref: stored.ref, Payload: stored.payload}, nil
+}
+
+// lookUp reads a slot's record from its collection, which is nil where nothing
+// was ever stored in it.
+func lookUp(collection *bbolt.Bucket, slot keystore.Slot) (record, error) {
+	var value []byte
+	if collection != nil {
+		value = collection.Get([]byte(slot.ID))
+	}
+	if value == nil {
+		return record{}, fmt.Errorf("%s: %w", slot, keystore.ErrNotFound)
+	}
+	r, err := decodeRecord(value)
+	if err != nil {
+		return record{}, fmt.Errorf("%s: %w", slot, err)
+	}
+	return r, nil
+}
+
+// List implements keystore.Store. Items without a record in the index's place
+// would be damage and are an error.
+func (s *Store) List(ctx context.Context, q keystore.Query) (items []keystore.Item, err error) {
+	if err := q.Validate(); err != nil {
+		return nil, err
+	}
+	err = s.read(ctx, func(tx *bbolt.Tx) error {
+		order := tx.Bucket(bucketRecords).Bucket([]byte(q.Collection))
+		if q.Index != "" {
+			order = tx.Bucket(bucketIndex).Bucket([]byte(q.Collection))
+			if order != nil {
+				order = order.Bucket([]byte(q.Index))
+			}
+		}
+		if order == nil {
+			return nil
+		}
+		c := order.Cursor()
+		for k, v := seek(c, q); k != nil && len(items) < q.Limit; k, v = step(c, q) {
+			slot := keystore.Slot{Collection: q.Collection, ID: string(k)}
+			if q.Index != "" {
+				slot.ID = string(v)
+			}
+			r, err := get(tx, slot)
+			if err != nil {
+				return fmt.Errorf("listing %s: %w", q.Collection, err)
+			}
+			items = append(items, keystore.Item{Record: r, Position: bytes.Clone(k)})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+// seek moves to the first item after q.After, whether or not that still exists.
+func seek(c *bbolt.Cursor, q keystore.Query) (k, v []byte) {
+	switch {
+	case len(q.After) == 0 && q.Descending:
+		return c.Last()
+	case len(q.After) == 0:
+		return c.First()
+	}
+	k, v = c.Seek(q.After)
+	switch {
+	case q.Descending && k == nil: // all that is left lies before
+		return c.Last()
+	case q.Descending:
+		return c.Prev()
+	case bytes.Equal(k, q.After):
+		return c.Next()
+	}
+	return k, v
+}
+
+func step(c *bbolt.Cursor, q keystore.Query) (k, v []byte) {
+	if q.Descending {
+		return c.Prev()
+	}
+	return c.Next()
+}
+
+// Count implements keystore.Store.
+func (s *Store) Count(ctx context.Context, collection string) (n int, err error) {
+	err = s.read(ctx, func(tx *bbolt.Tx) error {
+		count, err := counted(tx, collection)
+		n = int(count) //nolint:gosec // far below 2^63
+		return err
+	})
+	return n, err
+}
+
+func counted(tx *bbolt.Tx, collection string) (uint64, error) {
+	return number(tx.Bucket(bucketCounts).Get([]byte(collection)))
+}
+
+// number reads 8 bytes; absent is 0.
+func number(b []byte) (uint64, error) {
+	switch len(b) {
+	case 0:
+		return 0, nil
+	case 8:
+		return binary.BigEndian.Uint64(b), nil
+	}
+	return 0, errors.New("a number in the store is damaged")
+}
+
+// Refs implements keystore.Store. It scans a snapshot of its own, so that readers
+// and commits go on meanwhile; Close waits for it.
+func (s *Store) Refs(ctx context.Context, fn func(keystore.Slot, keystore.Ref) error) (err error) {
+	tx, err := s.snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tx.Rollback()) }()
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer s.guard(&err)
+	records := tx.Bucket(bucketRecords)
+	return records.ForEachBucket(func(collection []byte) error {
+		return records.Bucket(collection).ForEach(func(id, value []byte) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			slot := keystore.Slot{Collection: string(collection), ID: string(id)}
+			r, err := decodeRecord(value)
+			if err != nil {
+				return fmt.Errorf("%s: %w", slot, err)
+			}
+			return fn(slot, r.ref)
+		})
+	})
+}
+
+// snapshot begins a transaction of the caller's own on the published state: while
+// nobody writes and no outcome is unknown, that is what bbolt shows.
+func (s *Store) snapshot(ctx context.Context) (*bbolt.Tx, error) {
+	select {
+	case s.lead <- struct{}{}:
+		defer func() { <-s.lead }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if err := s.usable(); err != nil {
+		return nil, err
+	}
+	return s.db.Begin(false)
+}

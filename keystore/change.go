@@ -1,0 +1,268 @@
+package keystore
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Target is a slot and the state it must be in for a change to happen.
+type Target struct {
+	Slot   Slot
+	Expect Expect
+}
+
+// Change is what a slot will hold beside its key.
+type Change struct {
+	Payload []byte
+	Index   []IndexEntry
+	// Note is opaque; it goes into the store's outbox in the same commit.
+	Note []byte
+}
+
+// Replace makes a fresh key, has build make the payload with its signer, and
+// puts both into the slot in one commit, destroying the key that was there. The
+// signer is build's alone and must not be used after it returned.
+//
+// Where Expect is not met the error is ErrConflict, before a key is made if it
+// can be seen then. ErrBusy means that too many wait for a key. Errors of build
+// are returned as they are. On every error but ErrOutcomeUnknown the slot is as
+// it was and the fresh key is destroyed; after ErrOutcomeUnknown both keys are
+// kept and the slot must be read again.
+func (k *Keystore) Replace(ctx context.Context, at Target, spec KeySpec, build func(crypto.Signer) (Change, error)) (Record, error) {
+	if err := k.expect(ctx, at); err != nil {
+		return Record{}, err
+	}
+	key, err := k.generate(ctx, spec)
+	if err != nil {
+		return Record{}, err
+	}
+	change, ref, err := k.buildAndBind(ctx, at.Slot, key, build)
+	if err != nil {
+		return Record{}, err
+	}
+	return k.commit(ctx, change.Note, ref, put(at, ref, change))
+}
+
+// generate waits for its turn and makes a key.
+func (k *Keystore) generate(ctx context.Context, spec KeySpec) (Key, error) {
+	if err := k.gate.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer k.gate.leave()
+	start := time.Now()
+	key, err := k.custodian.Generate(ctx, spec)
+	if err != nil {
+		return nil, fmt.Errorf("generating a key: %w", err)
+	}
+	k.metrics.generated(spec, start)
+	return key, nil
+}
+
+// buildAndBind runs build with the key and binds the key to the result. Unless
+// it succeeds, and also when build panics, the key is discarded.
+func (k *Keystore) buildAndBind(ctx context.Context, slot Slot, key Key, build func(crypto.Signer) (Change, error)) (Change, Ref, error) {
+	bound := false
+	defer func() {
+		if bound {
+			return
+		}
+		if err := key.Discard(); err != nil {
+			k.log.ErrorContext(ctx, "a key that was not used could not be discarded", "slot", slot.String(), "error", err)
+		}
+	}()
+	change, err := build(signerOnly{key})
+	if err != nil {
+		return Change{}, nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return Change{}, nil, err
+	}
+	ref, err := key.Bind(ctx, Bind(slot, change.Payload))
+	if err != nil {
+		return Change{}, nil, fmt.Errorf("%s: binding the key: %w", slot, err)
+	}
+	bound = true
+	return change, ref, nil
+}
+
+// signerOnly keeps Bind and Discard of a Key from the function that builds the
+// payload.
+type signerOnly struct{ crypto.Signer }
+
+// Move takes the key of one slot to another, which gets the payload that build
+// makes from the key's signer and the old record; the slot it came from is empty
+// afterwards, and the key that the other held is destroyed. All of it is one
+// commit.
+//
+// The source is pinned to the record that build was given, whatever its Expect
+// says: when it changes before the commit the error is ErrConflict. ErrNotFound
+// means that it was empty. The guarantees on errors are those of Replace; the
+// moved key is never destroyed by a Move that fails.
+func (k *Keystore) Move(ctx context.Context, from, to Target, build func(signer crypto.Signer, old Record) (Change, error)) (Record, error) {
+	if from.Slot == to.Slot {
+		return Record{}, fmt.Errorf("%s: moving a slot to itself", from.Slot)
+	}
+	source, err := k.read(ctx, from)
+	if err != nil {
+		return Record{}, err
+	}
+	if err := k.expect(ctx, to); err != nil {
+		return Record{}, err
+	}
+	signer, err := k.open(ctx, source)
+	if err != nil {
+		return Record{}, k.unlessOvertaken(ctx, source, err)
+	}
+	shown := source
+	shown.Ref = nil
+	change, err := build(signerOnly{signer}, shown)
+	if err != nil {
+		return Record{}, err
+	}
+	ref, err := k.rebind(ctx, source, to.Slot, change.Payload)
+	if err != nil {
+		return Record{}, k.unlessOvertaken(ctx, source, err)
+	}
+	return k.commit(ctx, change.Note, unless(ref, source.Ref), put(to, ref, change),
+		Op{Slot: from.Slot, Expect: At(source.Revision), Delete: true})
+}
+
+// Update gives the slot a new payload and keeps its key. The slot is pinned to
+// the record that was read: when another change comes between, the error is
+// ErrConflict, also with Any. ErrNotFound means that the slot is empty. The
+// guarantees on errors are those of Replace.
+func (k *Keystore) Update(ctx context.Context, at Target, change Change) (Record, error) {
+	old, err := k.read(ctx, at)
+	if err != nil {
+		return Record{}, err
+	}
+	ref, err := k.rebind(ctx, old, at.Slot, change.Payload)
+	if err != nil {
+		return Record{}, k.unlessOvertaken(ctx, old, err)
+	}
+	return k.commit(ctx, change.Note, unless(ref, old.Ref), put(Target{at.Slot, At(old.Revision)}, ref, change))
+}
+
+// Delete empties the slot and destroys its key. ErrNotFound means that it was
+// empty already.
+func (k *Keystore) Delete(ctx context.Context, at Target, note []byte) error {
+	_, err := k.commit(ctx, note, nil, Op{Slot: at.Slot, Expect: at.Expect, Delete: true})
+	return err
+}
+
+// read returns the record of a slot that is in the expected state.
+func (k *Keystore) read(ctx context.Context, at Target) (Record, error) {
+	r, err := k.store.Get(ctx, at.Slot)
+	if err != nil {
+		return Record{}, err
+	}
+	return r, at.Expect.Check(at.Slot, r.Revision)
+}
+
+// expect checks the expected state early, so that a change that cannot succeed
+// costs no key; the commit checks it again.
+func (k *Keystore) expect(ctx context.Context, at Target) error {
+	if err := at.Slot.Validate(); err != nil {
+		return err
+	}
+	if at.Expect == Any {
+		return nil
+	}
+	r, err := k.store.Get(ctx, at.Slot)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return at.Expect.Check(at.Slot, r.Revision)
+}
+
+func (k *Keystore) rebind(ctx context.Context, old Record, slot Slot, payload []byte) (Ref, error) {
+	if len(old.Ref) == 0 {
+		return nil, fmt.Errorf("%s: the record holds no key", old.Slot)
+	}
+	ref, err := k.custodian.Rebind(ctx, Bind(old.Slot, old.Payload), Bind(slot, payload), old.Ref)
+	if err != nil {
+		return nil, fmt.Errorf("%s: binding the key to its new payload: %w", slot, err)
+	}
+	return ref, nil
+}
+
+// unlessOvertaken explains why a custodian did not find the key of a record that
+// was read: a change that came between has destroyed it, which is ErrConflict, or
+// else err.
+func (k *Keystore) unlessOvertaken(ctx context.Context, was Record, err error) error {
+	if conflict := k.expect(ctx, Target{was.Slot, At(was.Revision)}); errors.Is(conflict, ErrConflict) {
+		return conflict
+	}
+	return err
+}
+
+func put(at Target, ref Ref, c Change) Op {
+	return Op{Slot: at.Slot, Expect: at.Expect, Ref: ref, Payload: c.Payload, Index: c.Index}
+}
+
+// unless returns ref, or nothing when a record refers to it already: Rebind may
+// return the reference it was given.
+func unless(ref, held Ref) Ref {
+	if bytes.Equal(ref, held) {
+		return nil
+	}
+	return ref
+}
+
+// commit is the commit point of every change, and the only place where bound
+// keys are destroyed. made is the reference that was made for this commit, if
+// any. It returns the record that the first of ops wrote.
+//
+// A crash before the store's commit is durable leaves made without a record: for
+// a custodian that keeps its keys itself the sweep of the next Open destroys it,
+// and one that keeps them in the record has left nothing. A crash after it
+// leaves the new record and, until that sweep, the key it replaced.
+func (k *Keystore) commit(ctx context.Context, note []byte, made Ref, ops ...Op) (Record, error) {
+	start := time.Now()
+	done, err := k.store.Commit(ctx, note, ops...)
+	k.metrics.commits(err, start)
+	switch {
+	case outcomeOf(err) == outcomeUnknown:
+		// Either pair may be the one that a restart finds: both keys stay. The
+		// loser is swept at the next Open.
+		k.log.ErrorContext(ctx, "a commit failed and may have happened all the same", "slot", ops[0].Slot.String(), "error", err)
+		return Record{}, err
+	case err != nil:
+		k.destroy(ctx, ops[0].Slot, made)
+		return Record{}, err
+	}
+	for _, ref := range done.Unlinked {
+		if !refers(ops, ref) {
+			k.destroy(ctx, ops[0].Slot, ref)
+		}
+	}
+	return Record{Slot: ops[0].Slot, Revision: done.Revision, Payload: ops[0].Payload}, nil
+}
+
+// refers reports whether a record written by ops holds the reference.
+func refers(ops []Op, ref Ref) bool {
+	for _, op := range ops {
+		if !op.Delete && bytes.Equal(op.Ref, ref) {
+			return true
+		}
+	}
+	return false
+}
+
+// destroy gives up a bound key that no record refers to. The change itself is
+// decided by now, so neither the end of the request nor a failure here undoes
+// it; what could not be destroyed is left to the next sweep.
+func (k *Keystore) destroy(ctx context.Context, slot Slot, ref Ref) {
+	if len(ref) == 0 {
+		return
+	}
+	ctx = context.WithoutCancel(ctx)
+	if err := k.custodian.Destroy(ctx, ref); err != nil {
+		k.log.ErrorContext(ctx, "a key that is no longer used could not be destroyed; the next start will try again",
+			"slot", slot.String(), "error", err)
+	}
+}

@@ -1,0 +1,238 @@
+// Package keystore keeps private keys and the payload that belongs to each of
+// them, in slots that are replaced atomically.
+//
+// A slot holds at most one private key and one payload. Custodians decide where
+// keys live (sealed in the record, an HSM, a TPM), stores decide where records
+// live (bbolt, etcd); this package decides in which order the two are touched,
+// so that a reader, at any moment and after any crash, finds the old pair or the
+// new pair and never a mixture.
+//
+// The payload is opaque bytes here: what a certificate is, who may ask for one
+// and how it travels is the business of the layers above.
+package keystore
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+)
+
+// Errors of this package, of stores and of custodians. Callers test with errors.Is.
+var (
+	// ErrNotFound: the slot holds nothing.
+	ErrNotFound = errors.New("slot is empty")
+	// ErrConflict: the slot was not in the state that the caller's Expect
+	// named; nothing was changed.
+	ErrConflict = errors.New("slot changed in the meantime")
+	// ErrBusy: more callers wait for a key than the queue takes, or the wait
+	// reached its deadline; nothing was changed.
+	ErrBusy = errors.New("too many requests are waiting for a key")
+	// ErrNotCommitted: the store refused or failed the commit, and it is
+	// certain that nothing was changed.
+	ErrNotCommitted = errors.New("not committed")
+	// ErrOutcomeUnknown: the commit failed in a way that leaves open whether it
+	// will be seen after a restart. Neither the old nor the new key may be
+	// destroyed; what is stored must be read again before the next step.
+	ErrOutcomeUnknown = errors.New("commit outcome unknown")
+	// ErrUnavailable: the store or custodian is closed, or is recovering from
+	// an outcome that was unknown.
+	ErrUnavailable = errors.New("key store unavailable")
+)
+
+// Slot names one place for a key and its payload. Collection groups slots that
+// are counted and listed together, such as "nsx/csrs"; ID is unique in it.
+// Neither holds a NUL byte and neither is empty.
+type Slot struct{ Collection, ID string }
+
+func (s Slot) String() string { return s.Collection + "/" + s.ID }
+
+// Ref is how a custodian finds a key again: the sealed key itself, an object
+// label, a key URI. It is stored in the slot's record and is not secret by
+// itself, but is never shown outside the store either.
+type Ref []byte
+
+// Algorithm is the kind of a key pair.
+type Algorithm string
+
+// The algorithms a custodian may be asked for.
+const (
+	RSA   Algorithm = "RSA"
+	ECDSA Algorithm = "ECDSA"
+)
+
+// KeySpec says what key to make. Bits is the modulus length for RSA and the
+// curve size (256, 384 or 521) for ECDSA. Which sizes are allowed is policy and
+// decided above; a custodian refuses what it cannot make.
+type KeySpec struct {
+	Algorithm Algorithm
+	Bits      int
+}
+
+func (s KeySpec) String() string { return fmt.Sprintf("%s-%d", s.Algorithm, s.Bits) }
+
+// Binding is what a key is tied to when it is stored: the slot it lives in and
+// the digest of the payload stored beside it. A custodian that can (sealed)
+// authenticates both, so that nobody who writes to the store's file can pair a
+// key with another slot or another payload.
+type Binding struct {
+	Slot   Slot
+	Digest [sha256.Size]byte
+}
+
+// Bind returns the binding of payload in slot.
+func Bind(slot Slot, payload []byte) Binding {
+	return Binding{Slot: slot, Digest: sha256.Sum256(payload)}
+}
+
+// Key is a fresh private key that belongs to no slot yet and is on no disk. It
+// ends in exactly one of Bind and Discard.
+type Key interface {
+	crypto.Signer
+	// Bind ties the key to its slot and payload and returns the reference that
+	// opens it. Software keys are sealed here; hardware makes them persistent.
+	// Until the reference is committed, whoever called Bind must Destroy it on
+	// failure; what a crash leaves behind is found by Sweep. A Bind that fails
+	// leaves the key unbound, to be discarded.
+	Bind(ctx context.Context, to Binding) (Ref, error)
+	// Discard gives the key up before it was bound.
+	Discard() error
+}
+
+// Custodian is where private keys live. Implementations are safe for concurrent
+// use. Private keys leave it only as crypto.Signer.
+type Custodian interface {
+	// Generate makes a fresh key pair. Every key is handed out once.
+	Generate(ctx context.Context, spec KeySpec) (Key, error)
+	// Open returns the signer of a bound key. It fails, and never returns
+	// another key, when the reference does not belong to this custodian or, where
+	// the custodian can tell, to the binding.
+	Open(ctx context.Context, at Binding, ref Ref) (crypto.Signer, error)
+	// Rebind returns a reference to the same key under another binding. The old
+	// reference stays valid until it is destroyed; a custodian whose reference
+	// does not depend on the binding returns the same one.
+	Rebind(ctx context.Context, from, to Binding, ref Ref) (Ref, error)
+	// Destroy makes the reference unusable. Destroying an absent key is no error.
+	Destroy(ctx context.Context, ref Ref) error
+	// Sweep destroys every bound key of this custodian for which live reports
+	// false: leftovers of a crash between Bind and commit, or between commit and
+	// Destroy. It is called before the first request.
+	Sweep(ctx context.Context, live func(Ref) bool) error
+	Close() error
+}
+
+// Expect is the state a slot must be in for a change to happen.
+type Expect struct {
+	absent   bool
+	revision uint64
+}
+
+// Any accepts whatever the slot holds; Absent only an empty slot.
+var (
+	Any    = Expect{}
+	Absent = Expect{absent: true}
+)
+
+// At accepts only the record with that revision, as Record.Revision gave it.
+// No record has revision 0, so At(0) is Absent.
+func At(revision uint64) Expect { return Expect{absent: revision == 0, revision: revision} }
+
+// Check reports whether a slot in the given state (revision 0: empty) is what
+// was expected; otherwise the error is ErrConflict.
+func (e Expect) Check(slot Slot, revision uint64) error {
+	switch {
+	case e.absent && revision != 0:
+		return fmt.Errorf("%s: %w: it is not empty", slot, ErrConflict)
+	case e.revision != 0 && e.revision != revision:
+		return fmt.Errorf("%s: %w: revision %d, not %d", slot, ErrConflict, revision, e.revision)
+	}
+	return nil
+}
+
+// Record is what a store holds for a slot. Revision comes from one sequence for
+// the whole store, so that a slot that was deleted and made again never repeats
+// one; it is never 0 in a stored record. The byte slices belong to the caller.
+type Record struct {
+	Slot     Slot
+	Revision uint64
+	Ref      Ref // empty where the slot holds no key
+	Payload  []byte
+}
+
+// IndexEntry sorts a record in the index of that name within its collection.
+// Values are any bytes, of any length up to MaxIndexValueLen, and compare as
+// bytes; the slot's ID breaks ties. A record has at most one entry per index.
+type IndexEntry struct {
+	Name  string
+	Value []byte
+}
+
+// Op is one change of one slot within a commit.
+type Op struct {
+	Slot   Slot
+	Expect Expect
+	// Delete empties the slot; the fields below are then unused. Deleting an
+	// empty slot that meets Expect is ErrNotFound.
+	Delete  bool
+	Ref     Ref
+	Payload []byte
+	Index   []IndexEntry
+}
+
+// Query asks for one page of a collection.
+type Query struct {
+	Collection string
+	// Index is the name of the index to sort by; empty sorts by ID. Records
+	// without an entry in that index are not listed.
+	Index string
+	// After is the Position of the last item of the page before; nil starts at
+	// the beginning (at the end when Descending).
+	After      []byte
+	Limit      int // at least 1
+	Descending bool
+}
+
+// Item is a record of a page. Position says where it stands in the order of the
+// query; it is valid as Query.After whether or not the record still exists.
+type Item struct {
+	Record
+	Position []byte
+}
+
+// Commit is the result of a successful commit: the revision that every written
+// record of it carries, and the references of the records that it replaced or
+// deleted, without those that it wrote again.
+type Commit struct {
+	Revision uint64
+	Unlinked []Ref
+}
+
+// Store is where records live. Implementations are safe for concurrent use.
+// Readers see a commit only after it is durable.
+type Store interface {
+	// Get returns the slot's record, or ErrNotFound.
+	Get(ctx context.Context, slot Slot) (Record, error)
+	// List returns up to q.Limit items. Its cost does not depend on the size of
+	// the collection.
+	List(ctx context.Context, q Query) ([]Item, error)
+	// Count returns the number of records in a collection without a scan.
+	Count(ctx context.Context, collection string) (int, error)
+	// Refs calls fn with the reference of every record until fn returns an
+	// error, which it returns. It scans; it is for start-up and maintenance.
+	Refs(ctx context.Context, fn func(Slot, Ref) error) error
+	// Commit applies all of ops, or none, durably: it has reached stable storage
+	// when it returns. All conditions are checked before the first write. A
+	// note, where given, is appended to the store's outbox in the same commit.
+	// The bounds are those of ValidateCommit. The end of ctx withdraws a commit
+	// only while it is certain that nothing of it will happen.
+	// Errors: ErrConflict, ErrNotFound, ErrNotCommitted (bounds and the end of
+	// ctx too), ErrOutcomeUnknown, ErrUnavailable.
+	Commit(ctx context.Context, note []byte, ops ...Op) (Commit, error)
+	// Check makes a small durable write of its own and reports whether the
+	// store can take commits.
+	Check(ctx context.Context) error
+	// Close waits for the commit under way; those still queued, and everything
+	// after it, fail with ErrUnavailable.
+	Close() error
+}

@@ -1,0 +1,234 @@
+package keystore
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Options says what a Keystore is made of. Zero values of the bounds mean the
+// defaults.
+type Options struct {
+	Store     Store
+	Custodian Custodian
+	Logger    *slog.Logger // nil discards
+
+	// Processors bounds how many keys are generated at once; default GOMAXPROCS.
+	Processors int
+	// QueueBound is how many callers may wait for their turn to generate;
+	// default 256. One more gets ErrBusy.
+	QueueBound int
+	// QueueDeadline is how long a caller waits for its turn at most, before it
+	// gets ErrBusy; default 30 s.
+	QueueDeadline time.Duration
+}
+
+// Keystore is a set of slots: what the layers above work with. It is safe for
+// concurrent use.
+type Keystore struct {
+	store     Store
+	custodian Custodian
+	log       *slog.Logger
+	gate      *gate
+	metrics   metrics
+	check     storeCheck
+}
+
+// canarySlot holds a key that is made at the first Open and opened at every
+// later one, which proves that the custodian opens what the store holds.
+var canarySlot = Slot{Collection: "keystore", ID: "canary"}
+
+// Open returns the Keystore of a store and a custodian and owns both from here
+// on: Close closes them, and so does Open itself when it fails.
+//
+// It first opens the canary key, so that a custodian that does not belong to the
+// store (a wrong or lost sealing keyset, another token) fails here and not at
+// the first request, and destroys nothing. Then it sweeps what a crash left
+// behind at the custodian.
+func Open(ctx context.Context, o Options) (*Keystore, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Processors <= 0 {
+		o.Processors = runtime.GOMAXPROCS(0)
+	}
+	if o.QueueBound <= 0 {
+		o.QueueBound = 256
+	}
+	if o.QueueDeadline <= 0 {
+		o.QueueDeadline = 30 * time.Second
+	}
+	k := &Keystore{
+		store:     o.Store,
+		custodian: o.Custodian,
+		log:       o.Logger,
+		gate:      newGate(o.Processors, o.QueueBound, o.QueueDeadline),
+		metrics:   newMetrics(),
+		check:     newStoreCheck(),
+	}
+	if err := k.start(ctx); err != nil {
+		return nil, errors.Join(err, k.Close())
+	}
+	return k, nil
+}
+
+func (k *Keystore) start(ctx context.Context) error {
+	err := k.openKey(ctx, canarySlot)
+	fresh := errors.Is(err, ErrNotFound)
+	if err != nil && !fresh {
+		return fmt.Errorf("the private keys in this store cannot be opened; it was written with another sealing keyset or token: %w", err)
+	}
+	if err := k.sweep(ctx); err != nil {
+		return err
+	}
+	if !fresh {
+		return nil
+	}
+	payload := []byte("This key signs nothing. That it opens proves that the other keys can be opened.")
+	_, err = k.Replace(ctx, Target{canarySlot, Absent}, KeySpec{ECDSA, 256},
+		func(crypto.Signer) (Change, error) { return Change{Payload: payload}, nil })
+	if err != nil {
+		return fmt.Errorf("making the first key: %w", err)
+	}
+	return nil
+}
+
+// sweep has the custodian destroy every key that no record refers to. The
+// records are read only if the custodian asks: one that keeps its keys in the
+// records has nothing to sweep, and start-up must not scan the store for it.
+func (k *Keystore) sweep(ctx context.Context) error {
+	gather := sync.OnceValues(func() (map[string]bool, error) {
+		refs := map[string]bool{}
+		err := k.store.Refs(ctx, func(_ Slot, ref Ref) error {
+			refs[string(ref)] = true
+			return nil
+		})
+		return refs, err
+	})
+	var gatherErr error
+	err := k.custodian.Sweep(ctx, func(ref Ref) bool {
+		refs, err := gather()
+		if err != nil {
+			gatherErr = err
+			return true // what is live is not known: destroy nothing
+		}
+		return refs[string(ref)]
+	})
+	if err := errors.Join(gatherErr, err); err != nil {
+		return fmt.Errorf("sweeping keys that no record refers to: %w", err)
+	}
+	return nil
+}
+
+// Get returns the record of a slot, without its key reference, or ErrNotFound.
+// It never opens a key.
+func (k *Keystore) Get(ctx context.Context, slot Slot) (Record, error) {
+	r, err := k.store.Get(ctx, slot)
+	if err != nil {
+		return Record{}, err
+	}
+	r.Ref = nil
+	return r, nil
+}
+
+// List returns one page of a collection, without key references.
+func (k *Keystore) List(ctx context.Context, q Query) ([]Item, error) {
+	items, err := k.store.List(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	for i := range items {
+		items[i].Ref = nil
+	}
+	return items, nil
+}
+
+// Count returns the number of records in a collection.
+func (k *Keystore) Count(ctx context.Context, collection string) (int, error) {
+	return k.store.Count(ctx, collection)
+}
+
+// Ready reports whether changes can be made: the store takes a durable write
+// (asked at most once a second), and the canary key and the keys of the given
+// slots open. A slot that is empty is fine.
+func (k *Keystore) Ready(ctx context.Context, slots ...Slot) error {
+	if err := k.check.run(ctx, k.store); err != nil {
+		return err
+	}
+	if err := k.openKey(ctx, canarySlot); err != nil {
+		return err
+	}
+	for _, slot := range slots {
+		if err := k.openKey(ctx, slot); err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+	}
+	return nil
+}
+
+// openKey proves that the key of a slot opens.
+func (k *Keystore) openKey(ctx context.Context, slot Slot) error {
+	r, err := k.store.Get(ctx, slot)
+	if err != nil {
+		return err
+	}
+	_, err = k.open(ctx, r)
+	return err
+}
+
+func (k *Keystore) open(ctx context.Context, r Record) (crypto.Signer, error) {
+	if len(r.Ref) == 0 {
+		return nil, fmt.Errorf("%s: the record holds no key", r.Slot)
+	}
+	return k.custodian.Open(ctx, Bind(r.Slot, r.Payload), r.Ref)
+}
+
+// Collectors returns the metrics of this Keystore for a registry.
+func (k *Keystore) Collectors() []prometheus.Collector {
+	return []prometheus.Collector{k.metrics.generation, k.metrics.commit}
+}
+
+// Close closes the store and then the custodian. Changes still under way fail
+// with ErrUnavailable.
+func (k *Keystore) Close() error {
+	return errors.Join(k.store.Close(), k.custodian.Close())
+}
+
+const (
+	checkLifetime = time.Second
+	checkTimeout  = 10 * time.Second
+)
+
+// storeCheck remembers the result of Store.Check for checkLifetime: a check
+// costs a disk flush, and readiness is asked without authentication.
+type storeCheck struct {
+	turn chan struct{} // holds one token; guards the fields below
+	at   time.Time
+	err  error
+}
+
+func newStoreCheck() storeCheck { return storeCheck{turn: make(chan struct{}, 1)} }
+
+func (c *storeCheck) run(ctx context.Context, store Store) error {
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if c.at.IsZero() || time.Since(c.at) >= checkLifetime {
+		// Others will be told this result: it must not be that one prober gave up.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)
+		defer cancel()
+		c.err = store.Check(ctx)
+		c.at = time.Now()
+	}
+	return c.err
+}
