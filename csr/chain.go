@@ -1,0 +1,140 @@
+package csr
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	maxChain = 10
+	// maxAhead is how far a certificate's notBefore may lie in the future: the
+	// clocks of the CA and of this machine differ.
+	maxAhead = 5 * time.Minute
+)
+
+// chain is one to ten certificates, the leaf first.
+type chain []*x509.Certificate
+
+func (c chain) leaf() *x509.Certificate { return c[0] }
+
+// pem returns the chain as PEM, with nothing of the text it was read from.
+func (c chain) pem() string {
+	var b strings.Builder
+	for _, cert := range c {
+		b.WriteString(encodePEM(blockCertificate, cert.Raw))
+	}
+	return b.String()
+}
+
+// acceptChain reads a chain of certificates in PEM and checks all that can be
+// said of it without a trust anchor: that each certificate is issued by the one
+// that follows it, that all are valid now, and that the leaf may sign. The
+// caller bounds the size of text and compares the leaf's key. The error is an
+// *Error of kind Invalid.
+func acceptChain(text []byte, now time.Time) (chain, error) {
+	c, rule := parseChain(text)
+	if rule != "" {
+		broken := Violation{Field: CertificateChain, Rule: rule}
+		if rule == TooMany {
+			broken.Limit = strconv.Itoa(maxChain)
+		}
+		return nil, violations{broken}.err()
+	}
+
+	var broken violations
+	report := func(rule Rule, cert *x509.Certificate, limit string) {
+		broken.add(Violation{CertificateChain, rule, cert.Subject.String(), limit})
+	}
+	for i, cert := range c {
+		if cert.NotBefore.After(now.Add(maxAhead)) {
+			report(NotYetValid, cert, cert.NotBefore.UTC().Format(time.RFC3339))
+		}
+		if cert.NotAfter.Before(now) {
+			report(Expired, cert, cert.NotAfter.UTC().Format(time.RFC3339))
+		}
+		if i+1 == len(c) {
+			break
+		}
+		issuer := c[i+1]
+		err := cert.CheckSignatureFrom(issuer)
+		if _, weak := errors.AsType[x509.InsecureAlgorithmError](err); weak {
+			report(WeakSignature, cert, cert.SignatureAlgorithm.String())
+		} else if err != nil || !bytes.Equal(cert.RawIssuer, issuer.RawSubject) {
+			report(BrokenChain, cert, "")
+		}
+	}
+	// No usages at all leave the key free for every use (RFC 5280 section 4.2.1.3).
+	if usage := c.leaf().KeyUsage; usage != 0 && usage&x509.KeyUsageDigitalSignature == 0 {
+		report(KeyUsage, c.leaf(), "")
+	}
+	if err := broken.err(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// parseChain reads the CERTIFICATE blocks of text, or returns the rule that is
+// broken. It is stricter than encoding/pem, which skips in silence what it
+// cannot read: a private key beside the certificate, or an intermediate that
+// was cut off, must not go unnoticed.
+func parseChain(text []byte) (chain, Rule) {
+	var (
+		c       chain
+		body    []byte
+		inBlock bool
+	)
+	for line := range bytes.Lines(text) {
+		line = bytes.TrimSpace(line)
+		begin, end := bytes.Contains(line, []byte("-----BEGIN")), bytes.Contains(line, []byte("-----END"))
+		switch {
+		case begin && !inBlock:
+			if string(line) != "-----BEGIN "+blockCertificate+"-----" {
+				return nil, boundaryRule(line)
+			}
+			if len(c) == maxChain {
+				return nil, TooMany
+			}
+			inBlock, body = true, body[:0]
+		case end && inBlock && string(line) == "-----END "+blockCertificate+"-----":
+			cert, err := parseCertificate(body)
+			if err != nil {
+				return nil, Malformed
+			}
+			c, inBlock = append(c, cert), false
+		case begin || end:
+			return nil, Malformed
+		case inBlock:
+			body = append(body, line...)
+		}
+	}
+	switch {
+	case inBlock:
+		return nil, Malformed
+	case len(c) == 0:
+		return nil, NoCertificate
+	}
+	return c, ""
+}
+
+// boundaryRule tells a well-formed block of another type from a broken line.
+func boundaryRule(line []byte) Rule {
+	label, begins := bytes.CutPrefix(line, []byte("-----BEGIN "))
+	label, ends := bytes.CutSuffix(label, []byte("-----"))
+	if begins && ends && len(label) > 0 && !bytes.Contains(label, []byte("-")) {
+		return ForeignBlock
+	}
+	return Malformed
+}
+
+func parseCertificate(base64Text []byte) (*x509.Certificate, error) {
+	der, err := base64.StdEncoding.Strict().AppendDecode(nil, base64Text)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
+}

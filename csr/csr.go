@@ -1,0 +1,131 @@
+// Package csr is the core of the service: who may do what (Caller, Privilege,
+// Grant), what a certification request may say (Spec), how it is built (PKCS#10,
+// RFC 2986) and which certificates are accepted for it.
+//
+// It knows nothing of HTTP, of the names that fields have on the wire, or of
+// where keys and records live. Every operation is reached through a Grant, which
+// Service.Authorise gives out before any of the request's body is read.
+package csr
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Privilege is something a caller may be allowed to do.
+type Privilege string
+
+// The privileges, in the names that the vendor's products give them. Crud
+// includes Read.
+const (
+	SecurityManagement    Privilege = "SECURITY_MGMT"
+	PolicyCertificateRead Privilege = "policy_certificate:read"
+	PolicyCertificateCRUD Privilege = "policy_certificate:crud"
+)
+
+// Privileges lists every privilege there is.
+func Privileges() []Privilege {
+	return []Privilege{SecurityManagement, PolicyCertificateRead, PolicyCertificateCRUD}
+}
+
+// Caller is an authenticated principal.
+type Caller struct {
+	User       string
+	Method     string // how it authenticated: "basic", "session"
+	Address    string // client address without port
+	RequestID  string
+	Privileges []Privilege
+}
+
+// Holds reports whether the caller has the privilege, itself or through one
+// that includes it.
+func (c Caller) Holds(p Privilege) bool {
+	return slices.Contains(c.Privileges, p) ||
+		p == PolicyCertificateRead && slices.Contains(c.Privileges, PolicyCertificateCRUD)
+}
+
+// Kind says what went wrong, for the edge to choose a document and a status.
+// The zero value is Internal: an error nobody classified is the service's fault.
+type Kind int
+
+// The kinds of error.
+const (
+	Internal        Kind = iota // our fault; the cause is for the log only
+	Invalid                     // the request breaks a rule; Violations say which
+	Unauthenticated             // no or bad credentials
+	Unauthorized                // the caller lacks the privilege
+	NotFound                    // the object does not exist
+	Exists                      // the object to be created exists already
+	Conflict                    // the object changed in the meantime
+	Busy                        // too much to do; try again after RetryAfter
+	Unavailable                 // not able to serve now; try again after RetryAfter
+)
+
+func (k Kind) String() string {
+	names := [...]string{"internal", "invalid", "unauthenticated", "unauthorized", "not_found", "exists", "conflict", "busy", "unavailable"}
+	if k < 0 || int(k) >= len(names) {
+		return fmt.Sprintf("kind(%d)", int(k))
+	}
+	return names[k]
+}
+
+// Kinds lists every kind, so that tests and metrics can walk them.
+func Kinds() []Kind {
+	return []Kind{Internal, Invalid, Unauthenticated, Unauthorized, NotFound, Exists, Conflict, Busy, Unavailable}
+}
+
+// Error is the error of every operation of this package. Err is the cause; it is
+// for the log and never shown to a client.
+type Error struct {
+	Kind       Kind
+	Violations []Violation   // with Invalid: every broken rule
+	RetryAfter time.Duration // with Busy and Unavailable: when to try again
+	Err        error
+}
+
+func (e *Error) Error() string {
+	parts := []string{e.Kind.String()}
+	for _, v := range e.Violations {
+		parts = append(parts, string(v.Field), string(v.Rule))
+	}
+	if e.Err != nil {
+		parts = append(parts, e.Err.Error())
+	}
+	return strings.Join(parts, ": ")
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Field names a part of a request in the terms of X.509; each dialect has its
+// own word for it.
+type Field string
+
+// The fields a Violation can name.
+const (
+	KeySize            Field = "key size"
+	KeyAlgorithm       Field = "key algorithm"
+	CommonName         Field = "common name"
+	Organization       Field = "organization"
+	OrganizationalUnit Field = "organizational unit"
+	Locality           Field = "locality"
+	StateOrProvince    Field = "state or province"
+	Country            Field = "country"
+	EmailAddress       Field = "e-mail address"
+	SubjectAltName     Field = "subject alternative name"
+	CertificateChain   Field = "certificate"
+)
+
+// Violation is one broken rule. Value is the offending value, shortened and
+// printable, where showing it helps; Limit is the bound or the choice of values
+// that the rule names.
+type Violation struct {
+	Field Field
+	Rule  Rule
+	Value string
+	Limit string
+}
+
+// Rule identifies a rule; it is stable, so that clients can act on it.
+type Rule string

@@ -1,0 +1,238 @@
+package csr
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"time"
+
+	"attestcsr/keystore"
+)
+
+// Operation is something a caller can be granted.
+type Operation string
+
+// The operations on the ESX attestation key. Each needs SecurityManagement.
+const (
+	CreateCSR      Operation = "csr.create"
+	GetCSR         Operation = "csr.get"
+	DeleteCSR      Operation = "csr.delete"
+	GetCertificate Operation = "certificate.get"
+	SetCertificate Operation = "certificate.set"
+)
+
+// privilege is what the operation needs.
+func (o Operation) privilege() (Privilege, bool) {
+	switch o {
+	case CreateCSR, GetCSR, DeleteCSR, GetCertificate, SetCertificate:
+		return SecurityManagement, true
+	}
+	return "", false
+}
+
+// Grant lets one caller do one operation, any number of times. There is no
+// other way to the operations.
+type Grant struct {
+	service   *Service
+	operation Operation
+}
+
+// Authorise gives out the Grant for an operation, or an Unauthorized error when
+// the caller lacks the privilege. It needs nothing of the request but the route,
+// so that a body is read only for those who may send one.
+func (s *Service) Authorise(caller Caller, o Operation) (*Grant, error) {
+	need, known := o.privilege()
+	if !known {
+		return nil, &Error{Err: fmt.Errorf("unknown operation %q", o)}
+	}
+	if !caller.Holds(need) {
+		return nil, &Error{Kind: Unauthorized, Err: fmt.Errorf("%s needs the privilege %s", o, need)}
+	}
+	return &Grant{service: s, operation: o}, nil
+}
+
+// permits returns an Internal error when the grant is for another operation.
+func (g *Grant) permits(o Operation) error {
+	if g.operation != o {
+		return &Error{Err: fmt.Errorf("a grant for %s was used for %s", g.operation, o)}
+	}
+	return nil
+}
+
+// Request is a certification request.
+type Request struct {
+	PEM     string
+	Created time.Time // UTC, whole seconds
+}
+
+// Certificate is an installed certificate.
+type Certificate struct {
+	PEM      string    // the chain as it was accepted, leaf first
+	NotAfter time.Time // of the leaf, UTC
+}
+
+// CreateCSR makes a fresh key and a certification request for it. They replace
+// the pending CSR and its key, where there is one; the installed pair stays.
+// On error the pending pair is as it was.
+//
+// Errors: Invalid with every rule that spec breaks, Busy, Unavailable, Internal.
+func (g *Grant) CreateCSR(ctx context.Context, spec Spec) (Request, error) {
+	if err := g.permits(CreateCSR); err != nil {
+		return Request{}, err
+	}
+	s := g.service
+	keySpec, t, err := s.policy.resolve(spec)
+	if err != nil {
+		return Request{}, classify(err)
+	}
+	var made Request
+	// A crash before the commit leaves the old pending pair, one after it the
+	// new pair, which nobody was told of: the next create replaces it.
+	at := keystore.Target{Slot: pendingSlot(), Expect: keystore.Any}
+	_, err = s.keys.Replace(ctx, at, keySpec, func(key crypto.Signer) (keystore.Change, error) {
+		text, err := t.sign(key)
+		if err != nil {
+			return keystore.Change{}, err
+		}
+		made = Request{PEM: text, Created: s.timestamp()}
+		return change(payload{PEM: made.PEM, Created: made.Created})
+	})
+	if err != nil {
+		return Request{}, classify(err)
+	}
+	return made, nil
+}
+
+// CSR returns the pending certification request.
+//
+// Errors: NotFound, Unavailable, Internal.
+func (g *Grant) CSR(ctx context.Context) (Request, error) {
+	if err := g.permits(GetCSR); err != nil {
+		return Request{}, err
+	}
+	p, _, err := g.service.read(ctx, pendingSlot())
+	if err != nil {
+		return Request{}, classify(err)
+	}
+	return Request{PEM: p.PEM, Created: p.Created}, nil
+}
+
+// DeleteCSR removes the pending certification request and destroys its key.
+//
+// Errors: NotFound, Unavailable, Internal.
+func (g *Grant) DeleteCSR(ctx context.Context) error {
+	if err := g.permits(DeleteCSR); err != nil {
+		return err
+	}
+	// A crash leaves the whole pair or nothing; deleting again settles it.
+	at := keystore.Target{Slot: pendingSlot(), Expect: keystore.Any}
+	return classify(g.service.keys.Delete(ctx, at, nil))
+}
+
+// Certificate returns the installed certificate. There always is one after
+// Service.Prepare, so that its absence is no NotFound but our fault.
+//
+// Errors: Unavailable, Internal.
+func (g *Grant) Certificate(ctx context.Context) (Certificate, error) {
+	if err := g.permits(GetCertificate); err != nil {
+		return Certificate{}, err
+	}
+	p, _, err := g.service.read(ctx, installedSlot())
+	if errors.Is(err, keystore.ErrNotFound) {
+		return Certificate{}, &Error{Err: fmt.Errorf("no certificate was prepared: %w", err)}
+	}
+	if err != nil {
+		return Certificate{}, classify(err)
+	}
+	return Certificate{PEM: p.PEM, NotAfter: p.NotAfter}, nil
+}
+
+// SetCertificate installs a certificate, given as PEM with its chain: at most
+// 10 certificates, the leaf first. A certificate for the pending CSR moves that
+// CSR's key into place and uses the CSR up; one for the installed key is a
+// renewal and leaves a pending CSR alone. The caller bounds the size of pem.
+//
+// Errors: Invalid with the rules that the chain breaks, KeyMismatch when it is
+// for neither key; Conflict when others kept changing the certificate;
+// Unavailable, Internal.
+func (g *Grant) SetCertificate(ctx context.Context, pem []byte) error {
+	if err := g.permits(SetCertificate); err != nil {
+		return err
+	}
+	s := g.service
+	c, err := acceptChain(pem, s.now())
+	if err != nil {
+		return err
+	}
+	for range maxAttempts {
+		err = s.install(ctx, c)
+		if !errors.Is(err, keystore.ErrConflict) && !errors.Is(err, keystore.ErrNotFound) {
+			return classify(err)
+		}
+	}
+	return &Error{Kind: Conflict, Err: err}
+}
+
+// install looks which of the two keys the chain is for and puts it over that
+// key in one commit, pinned to the revision that was looked at. A key only ever
+// goes from pending to installed, so that looking in this order finds it even
+// when it goes between the two looks. ErrConflict and ErrNotFound say that the
+// slot changed after the look; nothing was changed then.
+//
+// A crash leaves the old state or the new one; setting the same chain again
+// succeeds in both.
+func (s *Service) install(ctx context.Context, c chain) error {
+	next := payload{PEM: c.pem(), NotAfter: c.leaf().NotAfter.UTC()}
+	_, revision, err := s.holding(ctx, pendingSlot(), c.leaf().PublicKey)
+	if err != nil {
+		return err
+	}
+	if revision != 0 {
+		from := keystore.Target{Slot: pendingSlot(), Expect: keystore.At(revision)}
+		to := keystore.Target{Slot: installedSlot(), Expect: keystore.Any}
+		_, err = s.keys.Move(ctx, from, to, func(key crypto.Signer, _ keystore.Record) (keystore.Change, error) {
+			if !sameKey(key.Public(), c.leaf().PublicKey) {
+				return keystore.Change{}, errors.New("the stored CSR is not for the stored key")
+			}
+			return change(next)
+		})
+		return err
+	}
+
+	installed, revision, err := s.holding(ctx, installedSlot(), c.leaf().PublicKey)
+	switch {
+	case err != nil:
+		return err
+	case revision == 0:
+		return violations{{Field: CertificateChain, Rule: KeyMismatch}}.err()
+	case installed.PEM == next.PEM:
+		return nil // an equal set was first, and its commit is durable
+	}
+	renewal, err := change(next)
+	if err != nil {
+		return err
+	}
+	_, err = s.keys.Update(ctx, keystore.Target{Slot: installedSlot(), Expect: keystore.At(revision)}, renewal)
+	return err
+}
+
+// holding returns what the slot holds and its revision when its public key is
+// key, else revision 0. It opens no private key.
+func (s *Service) holding(ctx context.Context, slot keystore.Slot, key crypto.PublicKey) (payload, uint64, error) {
+	p, revision, err := s.read(ctx, slot)
+	if errors.Is(err, keystore.ErrNotFound) {
+		return payload{}, 0, nil
+	}
+	if err != nil {
+		return payload{}, 0, err
+	}
+	held, err := p.publicKey()
+	if err != nil {
+		return payload{}, 0, fmt.Errorf("%s: %w", slot, err)
+	}
+	if !sameKey(held, key) {
+		return payload{}, 0, nil
+	}
+	return p, revision, nil
+}

@@ -1,0 +1,309 @@
+package csr
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// Bounds of names, in characters unless they say otherwise.
+const (
+	maxAltNames     = 100 // entries
+	maxMailbox      = 254 // RFC 5321 section 4.5.3.1.3, without the angle brackets
+	maxLocalPart    = 64  // RFC 5321 section 4.5.3.1.1
+	maxDNSName      = 253 // RFC 1035 section 2.3.4, as text
+	maxDNSLabel     = 63  // RFC 1035 section 2.3.4
+	maxURI          = 2048
+	maxURNNamespace = 32 // RFC 8141 section 2
+)
+
+// AltName is one subject alternative name. The zero Kind takes the kind from
+// the value: a URI when it begins with a scheme and "://" or with "urn:", an
+// e-mail address when it has an @, an IP address when it reads as one, else a
+// DNS name.
+type AltName struct {
+	Kind  AltNameKind
+	Value string
+}
+
+// AltNameKind is the kind of a subject alternative name.
+type AltNameKind int
+
+// The kinds of names. RFC 5280 section 4.2.1.6 has more; nobody asks for them.
+const (
+	ByContent AltNameKind = iota
+	DNSName
+	IPAddress
+	Mailbox
+	URI
+)
+
+// The context-specific tags of GeneralName, RFC 5280 section 4.2.1.6.
+const (
+	tagRFC822Name = 1
+	tagDNSName    = 2
+	tagURI        = 6
+	tagIPAddress  = 7
+)
+
+// generalName is a name as it is encoded.
+type generalName struct {
+	tag   uint8
+	bytes string
+}
+
+// resolveNames returns the names of the extension in their order, the e-mail
+// address first, and reports the rules they break.
+func resolveNames(email string, altNames []AltName, broken *violations) []generalName {
+	var names []generalName
+	seen := map[generalName]bool{}
+	add := func(field Field, a AltName) {
+		name, broke := a.resolve()
+		if broke != nil {
+			broke.Field = field
+			broken.add(*broke)
+			return
+		}
+		folded := name
+		if name.tag != tagIPAddress {
+			folded.bytes = strings.ToLower(name.bytes)
+		}
+		if !seen[folded] {
+			seen[folded] = true
+			names = append(names, name)
+		}
+	}
+
+	if email != "" {
+		add(EmailAddress, AltName{Mailbox, email})
+	}
+	if len(altNames) > maxAltNames {
+		broken.add(Violation{Field: SubjectAltName, Rule: TooMany, Limit: strconv.Itoa(maxAltNames)})
+		return names
+	}
+	for _, a := range altNames {
+		add(SubjectAltName, a)
+	}
+	return names
+}
+
+// resolve returns the name as it is encoded, or the rule it breaks.
+func (a AltName) resolve() (generalName, *Violation) {
+	kind, otherwise := a.Kind, NotADNSName
+	if kind == ByContent {
+		kind, otherwise = kindOf(a.Value), NotAName
+	}
+	switch {
+	case a.Value == "":
+		return generalName{}, &Violation{Rule: EmptyItem}
+	case kind == Mailbox:
+		return ia5(tagRFC822Name, a.Value, maxMailbox, isMailbox, NotAMailbox)
+	case kind == URI:
+		return ia5(tagURI, a.Value, maxURI, isURI, NotAURI)
+	case kind == IPAddress:
+		addr, err := netip.ParseAddr(a.Value)
+		if err != nil || addr.Zone() != "" {
+			return generalName{}, &Violation{Rule: NotAnIPAddress, Value: a.Value}
+		}
+		// An IPv4 address mapped into IPv6 is that IPv4 address to everybody
+		// who compares names, so it is written as one.
+		return generalName{tagIPAddress, string(addr.Unmap().AsSlice())}, nil
+	}
+	return ia5(tagDNSName, a.Value, maxDNSName, isDNSName, otherwise)
+}
+
+// ia5 returns a name that is its own encoding. The length is checked first, so
+// that no check walks a text without bound.
+func ia5(tag uint8, value string, bound int, ok func(string) bool, otherwise Rule) (generalName, *Violation) {
+	if len(value) > bound {
+		return generalName{}, &Violation{Rule: TooLong, Value: value, Limit: strconv.Itoa(bound)}
+	}
+	if !ok(value) {
+		return generalName{}, &Violation{Rule: otherwise, Value: value}
+	}
+	return generalName{tag, value}, nil
+}
+
+func kindOf(value string) AltNameKind {
+	scheme, _, hasAuthority := strings.Cut(value, "://")
+	switch {
+	case hasAuthority && isScheme(scheme), hasURNScheme(value):
+		return URI
+	case strings.Contains(value, "@"):
+		return Mailbox
+	}
+	if _, err := netip.ParseAddr(value); err == nil {
+		return IPAddress
+	}
+	return DNSName
+}
+
+// isDNSName follows RFC 1123 section 2.1: letters, digits and inner hyphens. A
+// last label of digits alone is refused, since that is how an IPv4 address, a
+// wrong one included, is told from a name.
+func isDNSName(s string) bool {
+	if len(s) > maxDNSName {
+		return false
+	}
+	var last string
+	for label := range strings.SplitSeq(s, ".") {
+		if !isLabel(label) || len(label) > maxDNSLabel {
+			return false
+		}
+		last = label
+	}
+	return !all(last, isDigit)
+}
+
+// isLabel: letters, digits and inner hyphens.
+func isLabel(s string) bool {
+	return s != "" && s[0] != '-' && s[len(s)-1] != '-' &&
+		all(s, func(c byte) bool { return isLetter(c) || isDigit(c) || c == '-' })
+}
+
+// isMailbox follows the Mailbox of RFC 5321 section 4.1.2 without source routes
+// and without address literals of kinds that nobody has registered.
+func isMailbox(s string) bool {
+	// A quoted local part may hold an @, a domain never does.
+	at := strings.LastIndexByte(s, '@')
+	if at < 0 || at > maxLocalPart {
+		return false
+	}
+	local, domain := s[:at], s[at+1:]
+	if !isDotString(local) && !isQuotedString(local) {
+		return false
+	}
+	if literal, ok := strings.CutPrefix(domain, "["); ok {
+		literal, ok = strings.CutSuffix(literal, "]")
+		return ok && isAddressLiteral(literal)
+	}
+	return isDNSName(domain)
+}
+
+func isAddressLiteral(s string) bool {
+	const tag = "IPv6:"
+	six := len(s) > len(tag) && strings.EqualFold(s[:len(tag)], tag)
+	if six {
+		s = s[len(tag):]
+	}
+	addr, err := netip.ParseAddr(s)
+	return err == nil && addr.Zone() == "" && addr.Is6() == six
+}
+
+func isDotString(s string) bool {
+	for atom := range strings.SplitSeq(s, ".") {
+		if atom == "" || !all(atom, func(c byte) bool {
+			return isLetter(c) || isDigit(c) || strings.IndexByte("!#$%&'*+-/=?^_`{|}~", c) >= 0
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+func isQuotedString(s string) bool {
+	if len(s) < 2 || s[0] != '"' || s[len(s)-1] != '"' {
+		return false
+	}
+	escaped := false
+	for _, c := range []byte(s[1 : len(s)-1]) {
+		if c < ' ' || c > '~' || c == '"' && !escaped {
+			return false
+		}
+		escaped = c == '\\' && !escaped
+	}
+	return !escaped
+}
+
+// isURI takes the URIs of RFC 3986 that have a host, which RFC 5280 section
+// 4.2.1.6 wants to be a domain name or an IP address, and URNs.
+func isURI(s string) bool {
+	if hasURNScheme(s) {
+		namespace, specific, ok := strings.Cut(s[len("urn:"):], ":")
+		return ok && isLabel(namespace) && len(namespace) >= 2 && len(namespace) <= maxURNNamespace &&
+			specific != "" && strings.IndexByte("/?#", specific[0]) < 0 && isURIText(specific)
+	}
+	scheme, rest, ok := strings.Cut(s, "://")
+	if !ok || !isScheme(scheme) {
+		return false
+	}
+	authority := rest
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		authority, rest = rest[:i], rest[i:]
+	} else {
+		rest = ""
+	}
+	return isAuthority(authority) && isURIText(rest)
+}
+
+// isAuthority: RFC 3986 section 3.2, with at most one @ and a host.
+func isAuthority(s string) bool {
+	if user, host, ok := strings.Cut(s, "@"); ok {
+		if !isURIText(user) {
+			return false
+		}
+		s = host
+	}
+	if host, port, ok := cutPort(s); ok {
+		if !all(port, isDigit) || len(port) > 5 {
+			return false
+		}
+		s = host
+	}
+	if inner, ok := strings.CutPrefix(s, "["); ok {
+		inner, ok = strings.CutSuffix(inner, "]")
+		addr, err := netip.ParseAddr(inner)
+		return ok && err == nil && addr.Is6() && addr.Zone() == ""
+	}
+	if addr, err := netip.ParseAddr(s); err == nil {
+		return addr.Is4()
+	}
+	return isDNSName(s)
+}
+
+// cutPort splits at the last colon outside of brackets.
+func cutPort(s string) (host, port string, ok bool) {
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 || strings.IndexByte(s[i:], ']') >= 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+1:], true
+}
+
+// isURIText: the characters of path, query and fragment (RFC 3986 appendix A),
+// with at most one #.
+func isURIText(s string) bool {
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case isLetter(c), isDigit(c), strings.IndexByte("-._~!$&'()*+,;=:@/?#", c) >= 0:
+		case c == '%' && i+2 < len(s) && isHex(s[i+1]) && isHex(s[i+2]):
+			i += 2
+		default:
+			return false
+		}
+	}
+	return strings.Count(s, "#") <= 1
+}
+
+func isScheme(s string) bool {
+	return s != "" && isLetter(s[0]) && all(s, func(c byte) bool {
+		return isLetter(c) || isDigit(c) || c == '+' || c == '-' || c == '.'
+	})
+}
+
+func hasURNScheme(s string) bool {
+	return len(s) >= len("urn:") && strings.EqualFold(s[:len("urn:")], "urn:")
+}
+
+func all(s string, is func(byte) bool) bool {
+	for i := range len(s) {
+		if !is(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func isLetter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
+func isDigit(c byte) bool  { return '0' <= c && c <= '9' }
+func isHex(c byte) bool    { return isDigit(c) || 'a' <= c|0x20 && c|0x20 <= 'f' }

@@ -1,0 +1,152 @@
+package csr
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"attestcsr/keystore"
+)
+
+// The slots of the ESX attestation key. A CSR and its certificate are in
+// different slots, so that the installed pair stays in use while the next one
+// is pending.
+
+func pendingSlot() keystore.Slot {
+	return keystore.Slot{Collection: "esx/attestation", ID: "csr"}
+}
+
+func installedSlot() keystore.Slot {
+	return keystore.Slot{Collection: "esx/attestation", ID: "certificate"}
+}
+
+const (
+	initialLifetimeYears = 10
+
+	// maxAttempts bounds how often SetCertificate looks again after a change
+	// by somebody else. A create makes the next look fail for good and an equal
+	// set makes it succeed; only different renewals at once can use it up.
+	maxAttempts = 16
+
+	busyRetryAfter        = 2 * time.Second
+	unavailableRetryAfter = 5 * time.Second
+)
+
+// Config is what a Service is made of.
+type Config struct {
+	Keys *keystore.Keystore // stays the caller's, who closes it after the last operation
+	// KeySizes are the modulus lengths in bits that a Spec may ask for; 2048,
+	// the default, is one of them.
+	KeySizes []int
+	// Hostname is the common name of a subject without one: 1 to 64 characters.
+	Hostname string
+	Now      func() time.Time // nil is time.Now
+}
+
+// Service is the core. It is safe for concurrent use.
+type Service struct {
+	keys   *keystore.Keystore
+	policy policy
+	now    func() time.Time
+}
+
+// New returns a Service, or an error that names the setting to change.
+func New(c Config) (*Service, error) {
+	if !slices.Contains(c.KeySizes, defaultKeySize) {
+		return nil, fmt.Errorf("key_sizes: %d, the size of a CSR that names none, must be among them", defaultKeySize)
+	}
+	var broken violations
+	name := Attribute{CommonName, c.Hostname}
+	name.check(&broken)
+	if len(broken) > 0 {
+		return nil, fmt.Errorf("hostname: %s: it is the default common name; set hostname to another name",
+			broken[0].Describe(fmt.Sprintf("%q", shown(c.Hostname))))
+	}
+	s := &Service{keys: c.Keys, policy: policy{slices.Clone(c.KeySizes), c.Hostname}, now: c.Now}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	return s, nil
+}
+
+// Prepare makes the installed key and a self-signed certificate for it where
+// there is none: the product always has a certificate. A crash before the
+// commit leaves the slot empty, and the next start makes both anew.
+func (s *Service) Prepare(ctx context.Context) error {
+	_, err := s.keys.Get(ctx, installedSlot())
+	if !errors.Is(err, keystore.ErrNotFound) {
+		return classify(err)
+	}
+	keySpec, t, err := s.policy.resolve(Spec{})
+	if err != nil {
+		return classify(err)
+	}
+	at := keystore.Target{Slot: installedSlot(), Expect: keystore.Absent}
+	_, err = s.keys.Replace(ctx, at, keySpec, func(key crypto.Signer) (keystore.Change, error) {
+		notBefore := s.timestamp()
+		notAfter := notBefore.AddDate(initialLifetimeYears, 0, 0)
+		text, err := t.selfSign(key, notBefore, notAfter)
+		if err != nil {
+			return keystore.Change{}, err
+		}
+		return change(payload{PEM: text, NotAfter: notAfter})
+	})
+	if errors.Is(err, keystore.ErrConflict) {
+		return nil // another process on the same store made them first
+	}
+	return classify(err)
+}
+
+// Ready reports whether operations can be expected to succeed: the store takes
+// commits, and the keys of the ESX slots open.
+func (s *Service) Ready(ctx context.Context) error {
+	return classify(s.keys.Ready(ctx, pendingSlot(), installedSlot()))
+}
+
+// timestamp is the time now in whole seconds, as certificates have it.
+func (s *Service) timestamp() time.Time { return s.now().UTC().Truncate(time.Second) }
+
+func change(p payload) (keystore.Change, error) {
+	b, err := p.encode()
+	return keystore.Change{Payload: b}, err
+}
+
+// read returns what the slot holds.
+func (s *Service) read(ctx context.Context, slot keystore.Slot) (payload, uint64, error) {
+	record, err := s.keys.Get(ctx, slot)
+	if err != nil {
+		return payload{}, 0, err
+	}
+	p, err := decodePayload(record.Payload)
+	if err != nil {
+		return payload{}, 0, fmt.Errorf("%s: %w", slot, err)
+	}
+	return p, record.Revision, nil
+}
+
+// classify turns an error of the key store into an *Error. What has no kind of
+// its own, a commit that failed or whose outcome is unknown among it, is
+// Internal; a context's error stays visible to errors.Is.
+func classify(err error) error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	e := &Error{Err: err}
+	switch {
+	case errors.Is(err, keystore.ErrNotFound):
+		e.Kind = NotFound
+	case errors.Is(err, keystore.ErrConflict):
+		e.Kind = Conflict
+	case errors.Is(err, keystore.ErrBusy):
+		e.Kind, e.RetryAfter = Busy, busyRetryAfter
+	case errors.Is(err, keystore.ErrUnavailable):
+		e.Kind, e.RetryAfter = Unavailable, unavailableRetryAfter
+	}
+	return e
+}

@@ -1,0 +1,162 @@
+package csr
+
+import (
+	"cmp"
+	"encoding/asn1"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"attestcsr/keystore"
+)
+
+// defaultKeySize is the modulus length in bits of a Spec that names none.
+const defaultKeySize = 2048
+
+// Spec says what a certification request shall say.
+type Spec struct {
+	// KeySize is the modulus length in bits, one of Config.KeySizes; nil is 2048.
+	KeySize *int64
+	// Subject becomes the subject in the order given, one RDN for each
+	// attribute. Without a CommonName one is appended that is the hostname.
+	Subject []Attribute
+	// Email goes into the subject alternative name as the first name (RFC 5280
+	// deprecates it in the subject); empty is none.
+	Email string
+	// AltNames follow in the order given, at most 100. One that repeats
+	// another, or Email, without regard to case is left out.
+	AltNames []AltName
+}
+
+// Attribute is one attribute of a subject. Type is one of CommonName,
+// Organization, OrganizationalUnit, Locality, StateOrProvince and Country. Value
+// is taken as it is, blanks at its ends included, except that the letters of a
+// country are put into upper case; it is never empty.
+type Attribute struct {
+	Type  Field
+	Value string
+}
+
+// attributeType returns the identifier of a subject attribute and the most
+// characters its value may have: the upper bounds of X.520, as RFC 5280
+// appendix A.1 gives them (ub-common-name and so on).
+func attributeType(f Field) (oid asn1.ObjectIdentifier, upperBound int, ok bool) {
+	switch f {
+	case CommonName:
+		return asn1.ObjectIdentifier{2, 5, 4, 3}, 64, true
+	case Organization:
+		return asn1.ObjectIdentifier{2, 5, 4, 10}, 64, true
+	case OrganizationalUnit:
+		return asn1.ObjectIdentifier{2, 5, 4, 11}, 64, true
+	case Locality:
+		return asn1.ObjectIdentifier{2, 5, 4, 7}, 128, true
+	case StateOrProvince:
+		return asn1.ObjectIdentifier{2, 5, 4, 8}, 128, true
+	case Country:
+		return asn1.ObjectIdentifier{2, 5, 4, 6}, 2, true
+	}
+	return nil, 0, false
+}
+
+// fieldOrder is the order in which violations are reported, whatever the order
+// of the subject is.
+func fieldOrder(f Field) int {
+	return slices.Index([]Field{KeySize, CommonName, Organization, OrganizationalUnit, Locality,
+		StateOrProvince, Country, EmailAddress, SubjectAltName}, f)
+}
+
+// policy is what a Spec is checked against and completed from.
+type policy struct {
+	keySizes []int
+	hostname string
+}
+
+// resolve checks all of spec and returns the key and the template that it asks
+// for. An Invalid error names every broken rule.
+func (p policy) resolve(spec Spec) (keystore.KeySpec, template, error) {
+	var broken violations
+
+	size := int64(defaultKeySize)
+	if spec.KeySize != nil {
+		size = *spec.KeySize
+	}
+	if !slices.ContainsFunc(p.keySizes, func(allowed int) bool { return int64(allowed) == size }) {
+		broken.add(Violation{KeySize, NotAllowed, strconv.FormatInt(size, 10), list(p.keySizes)})
+	}
+
+	subject := slices.Clone(spec.Subject)
+	if !slices.ContainsFunc(subject, func(a Attribute) bool { return a.Type == CommonName }) {
+		subject = append(subject, Attribute{CommonName, p.hostname})
+	}
+	for i := range subject {
+		subject[i].check(&broken)
+	}
+	names := resolveNames(spec.Email, spec.AltNames, &broken)
+
+	slices.SortStableFunc(broken, func(a, b Violation) int {
+		return cmp.Compare(fieldOrder(a.Field), fieldOrder(b.Field))
+	})
+	if err := broken.err(); err != nil {
+		return keystore.KeySpec{}, template{}, err
+	}
+	t, err := newTemplate(subject, names)
+	return keystore.KeySpec{Algorithm: keystore.RSA, Bits: int(size)}, t, err
+}
+
+// check reports the rules that the attribute breaks and brings its value into
+// the form that is encoded.
+func (a *Attribute) check(broken *violations) {
+	_, upperBound, known := attributeType(a.Type)
+	switch {
+	case !known:
+		broken.add(Violation{Field: a.Type, Rule: NotAllowed, Limit: "the subject attributes"})
+		return
+	case a.Value == "":
+		broken.add(Violation{Field: a.Type, Rule: Empty})
+		return
+	case !utf8.ValidString(a.Value):
+		broken.add(Violation{Field: a.Type, Rule: InvalidUTF8})
+		return
+	case a.Type == Country:
+		given := a.Value
+		a.Value = upperASCII(given)
+		if !isCountry(a.Value) {
+			broken.add(Violation{Field: Country, Rule: UnknownCountry, Value: given})
+		}
+		return
+	}
+	if utf8.RuneCountInString(a.Value) > upperBound {
+		broken.add(Violation{Field: a.Type, Rule: TooLong, Limit: strconv.Itoa(upperBound)})
+	}
+	if strings.ContainsFunc(a.Value, misleads) {
+		broken.add(Violation{Field: a.Type, Rule: ControlCharacter})
+	}
+}
+
+// misleads reports whether a character lets a subject be shown as something
+// other than what it says: controls and line breaks forge lines in a terminal
+// or a log, direction characters reorder the text around them. Other invisible
+// characters stay allowed: scripts need the joiners, and look-alike letters
+// would remain anyway.
+func misleads(r rune) bool {
+	return unicode.IsControl(r) || unicode.In(r, unicode.Bidi_Control, unicode.Zl, unicode.Zp)
+}
+
+// upperASCII does not use strings.ToUpper: that turns letters outside ASCII into
+// ASCII ones (U+017F becomes S).
+func upperASCII(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'a' <= c && c <= 'z' {
+			b[i] = c - 'a' + 'A'
+		}
+	}
+	return string(b)
+}
+
+func list(sizes []int) string {
+	return strings.Trim(strings.ReplaceAll(fmt.Sprint(sizes), " ", ", "), "[]")
+}

@@ -1,0 +1,152 @@
+package csr
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// The types of PEM blocks, RFC 7468 sections 5 and 7.
+const (
+	blockCertificate = "CERTIFICATE"
+	blockRequest     = "CERTIFICATE REQUEST"
+)
+
+// template is what a certification request or a self-signed certificate says
+// besides its key, encoded.
+type template struct {
+	subject    []byte // DER of Name
+	extensions []pkix.Extension
+}
+
+// newTemplate encodes a checked subject and checked names. Both are built here,
+// since crypto/x509 sorts attributes, joins repeated ones into one RDN, groups
+// names by kind and writes URIs its own way.
+func newTemplate(subject []Attribute, names []generalName) (template, error) {
+	der, err := encodeSubject(subject)
+	if err != nil {
+		return template{}, fmt.Errorf("encode the subject: %w", err)
+	}
+	t := template{subject: der}
+	if len(names) > 0 {
+		san, err := encodeNames(names)
+		if err != nil {
+			return template{}, fmt.Errorf("encode the subject alternative name: %w", err)
+		}
+		// Not critical, since the subject is never empty (RFC 5280 section 4.2.1.6).
+		t.extensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: san}}
+	}
+	return t, nil
+}
+
+// encodeSubject writes one RDN for each attribute (RFC 5280 section 4.1.2.4).
+func encodeSubject(subject []Attribute) ([]byte, error) {
+	var b cryptobyte.Builder
+	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		for _, a := range subject {
+			oid, _, _ := attributeType(a.Type)
+			b.AddASN1(cbasn1.SET, func(b *cryptobyte.Builder) {
+				b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+					b.AddASN1ObjectIdentifier(oid)
+					b.AddASN1(stringType(a.Value), func(b *cryptobyte.Builder) { b.AddBytes([]byte(a.Value)) })
+				})
+			})
+		}
+	})
+	return b.Bytes()
+}
+
+// stringType is PrintableString where the value can be one, else UTF8String:
+// the two that RFC 5280 section 4.1.2.4 leaves to new certificates. A country
+// consists of letters and thus is a PrintableString, as it must be.
+func stringType(value string) cbasn1.Tag {
+	printable := func(c byte) bool {
+		return isLetter(c) || isDigit(c) || strings.IndexByte(" '()+,-./:=?", c) >= 0
+	}
+	if all(value, printable) {
+		return cbasn1.PrintableString
+	}
+	return cbasn1.UTF8String
+}
+
+// encodeNames writes GeneralNames (RFC 5280 section 4.2.1.6).
+func encodeNames(names []generalName) ([]byte, error) {
+	var b cryptobyte.Builder
+	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		for _, n := range names {
+			b.AddASN1(cbasn1.Tag(n.tag).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes([]byte(n.bytes)) })
+		}
+	})
+	return b.Bytes()
+}
+
+// sign returns the certification request (RFC 2986) as PEM.
+func (t template) sign(key crypto.Signer) (string, error) {
+	algorithm, err := signatureAlgorithm(key.Public())
+	if err != nil {
+		return "", err
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		RawSubject:         t.subject,
+		ExtraExtensions:    t.extensions,
+		SignatureAlgorithm: algorithm,
+	}, key)
+	if err != nil {
+		return "", fmt.Errorf("build the certification request: %w", err)
+	}
+	return encodePEM(blockRequest, der), nil
+}
+
+// selfSign returns a certificate that is signed by its own key, as PEM. It is
+// for signing and is not a CA.
+func (t template) selfSign(key crypto.Signer, notBefore, notAfter time.Time) (string, error) {
+	algorithm, err := signatureAlgorithm(key.Public())
+	if err != nil {
+		return "", err
+	}
+	serial := make([]byte, 16)
+	rand.Read(serial) // never fails: it ends the process instead
+	certificate := &x509.Certificate{
+		SerialNumber:          new(big.Int).SetBytes(serial),
+		RawSubject:            t.subject,
+		ExtraExtensions:       t.extensions,
+		NotBefore:             notBefore,
+		NotAfter:              notAfter,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		BasicConstraintsValid: true,
+		SignatureAlgorithm:    algorithm,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, certificate, certificate, key.Public(), key)
+	if err != nil {
+		return "", fmt.Errorf("build the self-signed certificate: %w", err)
+	}
+	return encodePEM(blockCertificate, der), nil
+}
+
+// signatureAlgorithm: SHA-256 for every key. For RSA it is PKCS#1 v1.5, because
+// vSphere refuses PSS.
+func signatureAlgorithm(pub crypto.PublicKey) (x509.SignatureAlgorithm, error) {
+	switch pub.(type) {
+	case *rsa.PublicKey:
+		return x509.SHA256WithRSA, nil
+	case *ecdsa.PublicKey:
+		return x509.ECDSAWithSHA256, nil
+	}
+	return 0, fmt.Errorf("no signature algorithm for a key of type %T", pub)
+}
+
+func encodePEM(blockType string, der []byte) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: blockType, Bytes: der}))
+}

@@ -1,0 +1,147 @@
+package csr
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// The rules that a request for a certification request can break.
+const (
+	Empty            Rule = "empty"
+	EmptyItem        Rule = "empty_item"
+	TooLong          Rule = "too_long"
+	TooMany          Rule = "too_many"
+	NotAllowed       Rule = "not_allowed"
+	InvalidUTF8      Rule = "invalid_utf8"
+	ControlCharacter Rule = "control_character"
+	UnknownCountry   Rule = "unknown_country"
+	NotAMailbox      Rule = "not_a_mailbox"
+	NotAURI          Rule = "not_a_uri"
+	NotAnIPAddress   Rule = "not_an_ip_address"
+	NotADNSName      Rule = "not_a_dns_name"
+	NotAName         Rule = "not_a_name"
+)
+
+// The rules that a certificate chain can break.
+const (
+	NoCertificate Rule = "no_certificate"
+	ForeignBlock  Rule = "foreign_block"
+	Malformed     Rule = "malformed"
+	BrokenChain   Rule = "broken_chain"
+	WeakSignature Rule = "weak_signature"
+	NotYetValid   Rule = "not_yet_valid"
+	Expired       Rule = "expired"
+	KeyUsage      Rule = "key_usage"
+	KeyMismatch   Rule = "key_mismatch"
+)
+
+// Rules lists every rule, so that tests and documents can walk them.
+func Rules() []Rule {
+	return []Rule{
+		Empty, EmptyItem, TooLong, TooMany, NotAllowed, InvalidUTF8, ControlCharacter, UnknownCountry,
+		NotAMailbox, NotAURI, NotAnIPAddress, NotADNSName, NotAName,
+		NoCertificate, ForeignBlock, Malformed, BrokenChain, WeakSignature, NotYetValid, Expired, KeyUsage, KeyMismatch,
+	}
+}
+
+// Describe says in one sentence, without a full stop, what the rule asks for.
+// name is the caller's word for the field; a Value is shown quoted after it.
+func (v Violation) Describe(name string) string {
+	subject := name
+	if v.Value != "" {
+		subject += " " + strconv.Quote(v.Value)
+	}
+	return subject + " " + v.demand()
+}
+
+func (v Violation) demand() string {
+	switch v.Rule {
+	case Empty:
+		return "must not be empty"
+	case EmptyItem:
+		return "must not have an empty entry"
+	case TooLong:
+		return "must be at most " + v.Limit + " characters"
+	case TooMany:
+		return "must have at most " + v.Limit + " entries"
+	case NotAllowed:
+		return "must be one of " + v.Limit
+	case InvalidUTF8:
+		return "must be valid UTF-8"
+	case ControlCharacter:
+		return "must not contain control or text direction characters"
+	case UnknownCountry:
+		return "must be an ISO 3166-1 alpha-2 country code"
+	case NotAMailbox:
+		return "must be an e-mail address (RFC 5321, ASCII)"
+	case NotAURI:
+		return "must be a URI: a scheme, :// and a host, or a URN"
+	case NotAnIPAddress:
+		return "must be an IP address without zone or prefix length"
+	case NotADNSName:
+		return "must be a DNS name (RFC 1123) without wildcard or final dot"
+	case NotAName:
+		return "must be a DNS name, IP address, e-mail address or URI"
+	case NoCertificate:
+		return "must have at least one PEM block of type CERTIFICATE"
+	case ForeignBlock:
+		return "must have PEM blocks of type CERTIFICATE only"
+	case Malformed:
+		return "must be well-formed PEM of X.509 certificates"
+	case BrokenChain:
+		return "must be issued by the certificate that follows it (leaf first)"
+	case WeakSignature:
+		return "must not be signed with " + v.Limit
+	case NotYetValid:
+		return "is not valid before " + v.Limit
+	case Expired:
+		return "expired at " + v.Limit
+	case KeyUsage:
+		return "must have digitalSignature among its key usages"
+	case KeyMismatch:
+		return "does not answer the current CSR"
+	}
+	return "breaks the rule " + string(v.Rule)
+}
+
+// maxShown is how many characters of an offending value are shown.
+const maxShown = 64
+
+// shown makes a value fit to be shown in a message or a log line: at most
+// maxShown characters, none of which moves the cursor or the text direction.
+func shown(value string) string {
+	var b strings.Builder
+	n := 0
+	for _, r := range value { // a byte that is not UTF-8 comes as U+FFFD
+		if n == maxShown {
+			b.WriteRune('…')
+			break
+		}
+		if !unicode.IsPrint(r) {
+			r = unicode.ReplacementChar
+		}
+		b.WriteRune(r)
+		n++
+	}
+	return b.String()
+}
+
+// violations collects broken rules, each once.
+type violations []Violation
+
+func (vs *violations) add(v Violation) {
+	v.Value = shown(v.Value)
+	if !slices.Contains(*vs, v) {
+		*vs = append(*vs, v)
+	}
+}
+
+// err returns the violations as an Invalid error, or nil when there are none.
+func (vs violations) err() error {
+	if len(vs) == 0 {
+		return nil
+	}
+	return &Error{Kind: Invalid, Violations: vs}
+}

@@ -1,0 +1,67 @@
+package csr_test
+
+import (
+	"strings"
+	"testing"
+
+	"attestcsr/csr"
+)
+
+func TestDescribe(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		spec csr.Spec
+		want string
+	}{
+		{"too long", subject(csr.Organization, strings.Repeat("o", 65)), "f must be at most 64 characters"},
+		{"empty", subject(csr.CommonName, ""), "f must not be empty"},
+		{"key size", csr.Spec{KeySize: new(int64)}, `f "0" must be one of 2048, 3072, 4096`},
+		{"country", subject(csr.Country, "Germany"), `f "Germany" must be an ISO 3166-1 alpha-2 country code`},
+		{"control", subject(csr.Locality, "a\nb"), "f must not contain control or text direction characters"},
+		{"UTF-8", subject(csr.Locality, "\xff"), "f must be valid UTF-8"},
+		{"mailbox", csr.Spec{Email: "a\"\n\x00\u202e@"}, `f "a\"` + "\uFFFD\uFFFD\uFFFD" + `@" must be an e-mail address (RFC 5321, ASCII)`},
+		{"name", names("a_b"), `f "a_b" must be a DNS name, IP address, e-mail address or URI`},
+		{"not UTF-8", names("a\xff"), `f "a` + "\uFFFD" + `" must be a DNS name, IP address, e-mail address or URI`},
+		{"empty name", names(""), "f must not have an empty entry"},
+		{"URI", names("https:///x"), `f "https:///x" must be a URI: a scheme, :// and a host, or a URN`},
+		{"zone", names("fe80::1%1"), `f "fe80::1%1" must be an IP address without zone or prefix length`},
+		{"64 characters are shown whole", names(strings.Repeat("_", 64)), `f "` + strings.Repeat("_", 64) + `" must be a DNS name, IP address, e-mail address or URI`},
+		{"more are shortened", names(strings.Repeat("ü", 65)), `f "` + strings.Repeat("ü", 64) + `…" must be a DNS name, IP address, e-mail address or URI`},
+		{"too many", names(make([]string, 101)...), "f must have at most 100 entries"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			_, _, err := csr.Resolve(c.spec, hostname, sizes()...)
+			vs := violationsOf(t, err)
+			if len(vs) != 1 {
+				t.Fatalf("violations %+v", vs)
+			}
+			if got := vs[0].Describe("f"); got != c.want {
+				t.Errorf("%s\nwant\n%s", got, c.want)
+			}
+		})
+	}
+}
+
+func subject(f csr.Field, value string) csr.Spec {
+	return csr.Spec{Subject: []csr.Attribute{{Type: f, Value: value}}}
+}
+
+func names(values ...string) csr.Spec {
+	var spec csr.Spec
+	for _, v := range values {
+		spec.AltNames = append(spec.AltNames, csr.AltName{Value: v})
+	}
+	return spec
+}
+
+// A rule without a sentence of its own would be described by its name.
+func TestEveryRuleHasASentence(t *testing.T) {
+	t.Parallel()
+	for _, rule := range csr.Rules() {
+		if s := (csr.Violation{Rule: rule, Limit: "9"}).Describe("f"); strings.Contains(s, "breaks the rule") {
+			t.Errorf("%s: %q", rule, s)
+		}
+	}
+}
