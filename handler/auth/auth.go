@@ -1,0 +1,251 @@
+// Package auth turns the credentials of a request into a csr.Caller.
+//
+// A request offers credentials in one way only: the methods are asked in a fixed
+// order, and the first whose credentials are present decides alone, even where
+// they are bad and others are beside them. Names of headers and cookies come in
+// as a Realm; failures leave as *csr.Error, and nothing is written to a response.
+package auth
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"attestcsr/csr"
+)
+
+// Config is what an Authenticator is made of. Zero values stand for the defaults.
+type Config struct {
+	Users      *Users                            // nil: nobody can authenticate until SetUsers
+	Privileges func(user string) []csr.Privilege // asked at each request, concurrently; nil: nobody has any
+	OnPassword func(user string)                 // called for each request whose password bcrypt found right, before its answer; concurrently; may be nil
+	Now        func() time.Time                  // time.Now
+
+	IdleTimeout     time.Duration // of sessions; 30 minutes
+	Lifetime        time.Duration // of sessions; 24 hours
+	Sessions        int           // in all; 10,000
+	SessionsPerUser int           // 1,000
+
+	RememberFor time.Duration // how long a verified password is not checked again; 5 minutes
+	Remembered  int           // how many are remembered; 10,000
+
+	UserFailures    int // wrong passwords a minute for one user from one address; 20
+	AddressFailures int // wrong passwords a minute from one address; 20
+	Comparisons     int // bcrypt comparisons at once; half of GOMAXPROCS, at least 1
+}
+
+// withDefaults returns the configuration with nothing left zero but functions
+// that may be nil.
+func (c Config) withDefaults() Config {
+	if c.Users == nil {
+		c.Users = nobody()
+	}
+	if c.Privileges == nil {
+		c.Privileges = func(string) []csr.Privilege { return nil }
+	}
+	if c.OnPassword == nil {
+		c.OnPassword = func(string) {}
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	orDefault(&c.IdleTimeout, 30*time.Minute)
+	orDefault(&c.Lifetime, 24*time.Hour)
+	orDefault(&c.Sessions, 10_000)
+	orDefault(&c.SessionsPerUser, 1_000)
+	orDefault(&c.RememberFor, 5*time.Minute)
+	orDefault(&c.Remembered, 10_000)
+	orDefault(&c.UserFailures, 20)
+	orDefault(&c.AddressFailures, 20)
+	orDefault(&c.Comparisons, max(1, runtime.GOMAXPROCS(0)/2))
+	return c
+}
+
+func orDefault[T int | time.Duration](value *T, otherwise T) {
+	if *value == 0 {
+		*value = otherwise
+	}
+}
+
+// Realm says what authenticates in one dialect. Dialect keeps sessions apart:
+// those of one are unknown to the others. An empty name of a header or cookie
+// means that sessions do not come that way.
+type Realm struct {
+	Dialect       string
+	SessionHeader string
+	SessionCookie string
+}
+
+// Authenticator is safe for concurrent use. It runs nothing in the background,
+// apart from password checks whose client has gone.
+type Authenticator struct {
+	users      atomic.Pointer[Users]
+	privileges func(string) []csr.Privilege
+	passwords  *passwords
+	sessions   *sessions
+	chain      []method
+	metrics    metrics
+}
+
+// method is one way to authenticate.
+type method struct {
+	name string // Caller.Method and metric label
+	// login tells whether it can begin a session; a session cannot, so that its
+	// lifetime is a bound.
+	login bool
+	// offered reports whether the request carries this kind of credentials.
+	offered func(attempt) bool
+	// verify returns who it is. Its error is a *csr.Error.
+	verify func(context.Context, attempt) (identity, error)
+}
+
+// Names of methods.
+const (
+	byPassword = "basic"
+	bySession  = "session"
+	byOther    = "other" // an Authorization header that no method knows
+	byNothing  = "none"
+)
+
+// attempt is one request as the methods see it.
+type attempt struct {
+	request *http.Request
+	address string
+	realm   Realm
+}
+
+// New makes an Authenticator.
+func New(cfg Config) *Authenticator {
+	cfg = cfg.withDefaults()
+	a := &Authenticator{privileges: cfg.Privileges}
+	a.users.Store(cfg.Users)
+	a.passwords = newPasswords(cfg, &a.users)
+	a.sessions = newSessions(cfg, &a.users)
+	// The order is the precedence: Authorization decides before sessions do, and
+	// in it the scheme decides. A bearer method would stand beside basic, client
+	// certificates after session.
+	a.chain = []method{
+		{name: byPassword, login: true, offered: offersBasic, verify: a.passwords.authenticate},
+		{name: byOther, offered: offersAuthorization, verify: refuse("the Authorization header is not one that is supported")},
+		{name: bySession, offered: offersSession, verify: a.sessions.authenticate},
+	}
+	a.metrics = newMetrics(a.sessions)
+	return a
+}
+
+// SetUsers replaces the users; nil leaves nobody. Sessions and remembered
+// passwords of users who are gone or have another hash end before it returns.
+func (a *Authenticator) SetUsers(users *Users) {
+	if users == nil {
+		users = nobody()
+	}
+	a.users.Store(users)
+	// Remembered passwords need no sweep: their keys are made with the hash.
+	a.sessions.endStale()
+}
+
+// Authenticate returns who sends the request. address is the client's, without
+// port; failed passwords are counted under it.
+//
+// Errors are *csr.Error: Unauthenticated where credentials are missing or wrong,
+// without saying which part of them is; Busy, with RetryAfter, where too many
+// passwords wait to be checked or too many from this address were wrong; and
+// Unavailable where ctx ends first.
+func (a *Authenticator) Authenticate(ctx context.Context, r *http.Request, address string, realm Realm) (csr.Caller, error) {
+	who, by, err := a.identify(ctx, attempt{r, address, realm})
+	if err != nil {
+		return csr.Caller{}, err
+	}
+	return csr.Caller{User: who.user, Method: by.name, Address: address, Privileges: a.privileges(who.user)}, nil
+}
+
+// Login begins a session of the realm's dialect for the user whose password the
+// request carries, and returns its id: 64 hexadecimal digits, new at every call. A
+// session does not begin another. Errors are those of Authenticate, and Unavailable,
+// with RetryAfter, where there are too many sessions.
+func (a *Authenticator) Login(ctx context.Context, r *http.Request, address string, realm Realm) (id string, err error) {
+	at := attempt{r, address, realm}
+	if by := a.offered(at); !by.login {
+		a.metrics.count(by.name, failure)
+		return "", unauthenticated("a login needs a password")
+	}
+	who, _, err := a.identify(ctx, at)
+	if err != nil {
+		return "", err
+	}
+	return a.sessions.create(who, realm.Dialect)
+}
+
+// Session describes the session that authenticates the request, and counts as an
+// access to it. Where none does, because there is none or because an Authorization
+// header takes precedence, the error is a *csr.Error of kind Unauthenticated.
+func (a *Authenticator) Session(r *http.Request, realm Realm) (session Session, err error) {
+	err = a.withSession(r, realm, func(id string) (ok bool) {
+		session, ok = a.sessions.use(id, realm.Dialect)
+		return ok
+	})
+	return session, err
+}
+
+// Logout ends the session that authenticates the request. Errors are those of
+// Session.
+func (a *Authenticator) Logout(r *http.Request, realm Realm) error {
+	return a.withSession(r, realm, func(id string) bool { return a.sessions.end(id, realm.Dialect) })
+}
+
+// Collectors returns the metrics of authentication, for the caller to register.
+func (a *Authenticator) Collectors() []prometheus.Collector {
+	return []prometheus.Collector{a.metrics.attempts, a.metrics.sessions}
+}
+
+// offered returns the method that decides about the request.
+func (a *Authenticator) offered(at attempt) method {
+	for _, m := range a.chain {
+		if m.offered(at) {
+			return m
+		}
+	}
+	return method{name: byNothing, verify: refuse("no credentials")}
+}
+
+// identify authenticates by the method that decides, and counts the attempt.
+func (a *Authenticator) identify(ctx context.Context, at attempt) (identity, method, error) {
+	by := a.offered(at)
+	who, err := by.verify(ctx, at)
+	a.metrics.count(by.name, outcomeOf(err))
+	return who, by, err
+}
+
+// withSession hands the id of the session that decides about the request to do,
+// which reports whether there is such a session.
+func (a *Authenticator) withSession(r *http.Request, realm Realm, do func(id string) bool) error {
+	at := attempt{request: r, realm: realm}
+	by := a.offered(at)
+	var err error
+	if id, _ := sessionID(at); by.name != bySession || !do(id) {
+		err = unauthenticated("no session, or one that has ended")
+	}
+	a.metrics.count(by.name, outcomeOf(err))
+	return err
+}
+
+func offersAuthorization(at attempt) bool { return len(at.request.Header["Authorization"]) > 0 }
+
+// refuse is the verification of what cannot be verified.
+func refuse(reason string) func(context.Context, attempt) (identity, error) {
+	return func(context.Context, attempt) (identity, error) { return identity{}, unauthenticated(reason) }
+}
+
+// unauthenticated is the error of bad credentials. The reason is for the log and,
+// like the answer, does not say which part of the credentials was wrong.
+func unauthenticated(reason string) error {
+	return &csr.Error{Kind: csr.Unauthenticated, Err: errors.New(reason)}
+}
+
+// atLeastOneSecond makes d fit for Retry-After, which has no fractions.
+func atLeastOneSecond(d time.Duration) time.Duration { return max(d, time.Second) }

@@ -1,0 +1,47 @@
+package auth
+
+import (
+	"encoding/base64"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// maxBasic is the length of the longest base64 text that can hold a user name, a
+// colon and a password within their bounds.
+const maxBasic = (maxUserName + 1 + maxPassword + 2) / 3 * 4
+
+// isBasic reports whether an Authorization header names the Basic scheme, which
+// is compared without case (RFC 9110, section 11.1).
+func isBasic(authorization string) bool {
+	scheme, _, _ := strings.Cut(authorization, " ")
+	return strings.EqualFold(scheme, "Basic")
+}
+
+// parseBasic reads the credentials of an Authorization header of the Basic scheme
+// (RFC 7617, section 2, in UTF-8). It refuses a user name that is empty, longer
+// than 255 bytes or holds control characters, for which no users file has a line,
+// and a password over 72 bytes, of which bcrypt would check the beginning only
+// (htpasswd cuts such passwords off without a word; they do not work here).
+func parseBasic(authorization string) (user, password string, ok bool) {
+	if !isBasic(authorization) {
+		return "", "", false
+	}
+	_, encoded, _ := strings.Cut(authorization, " ")
+	encoded = strings.TrimLeft(encoded, " ") // 1*SP between scheme and credentials
+	// The decoder would pass over line breaks, which credentials may not hold.
+	if len(encoded) > maxBasic || strings.ContainsAny(encoded, "\r\n") {
+		return "", "", false
+	}
+	var buf [maxBasic / 4 * 3]byte
+	n, err := base64.StdEncoding.Strict().Decode(buf[:], []byte(encoded))
+	if err != nil || !utf8.Valid(buf[:n]) {
+		return "", "", false
+	}
+	user, password, ok = strings.Cut(string(buf[:n]), ":")
+	if !ok || user == "" || len(user) > maxUserName || len(password) > maxPassword ||
+		strings.ContainsFunc(user, unicode.IsControl) {
+		return "", "", false
+	}
+	return user, password, true
+}

@@ -1,0 +1,32 @@
+package auth_test
+
+import (
+	"testing"
+
+	"attestcsr/csr"
+	"attestcsr/handler/auth"
+)
+
+func BenchmarkAuthenticate(b *testing.B) {
+	a := auth.New(auth.Config{
+		Users:      usersOf(b, "amy", "secret"),
+		Privileges: func(string) []csr.Privilege { return nil },
+	})
+	for name, header := range map[string]string{
+		"remembered password": basic("amy", "secret"),
+		"session header":      "vmware-api-session-id: " + login(b, a, "amy", "secret", esx),
+		"session cookie":      "Cookie: vmware-api-session-id=" + login(b, a, "amy", "secret", esx),
+		"nothing":             "Accept: */*",
+	} {
+		r := request(header)
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				_, err := a.Authenticate(b.Context(), r, here, esx)
+				if (err != nil) != (name == "nothing") {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,46 @@
+package auth
+
+// ParseBasic is the parser of the Authorization header, for its fuzz target.
+var ParseBasic = parseBasic
+
+// The bounds that tests run into.
+const (
+	MaxQueue       = maxQueue
+	MaxTallies     = maxTallies
+	MaxComparisons = maxComparisons
+	ThrottleWait   = throttleWait
+	ComparisonWait = comparisonWait
+)
+
+// Compare puts another comparison in the place of bcrypt's, before a's first use.
+func (a *Authenticator) Compare(compare func(hash, password []byte) error) {
+	a.passwords.compare = compare
+}
+
+// Bcrypt is the comparison that a uses.
+func (a *Authenticator) Bcrypt() func(hash, password []byte) error { return a.passwords.compare }
+
+// Tallies is how many origins failures are counted for.
+func (a *Authenticator) Tallies() int {
+	a.passwords.throttle.mu.Lock()
+	defer a.passwords.throttle.mu.Unlock()
+	return len(a.passwords.throttle.tallies.entries)
+}
+
+// Remembered is how many verified passwords are remembered.
+func (a *Authenticator) Remembered() int {
+	a.passwords.mu.Lock()
+	defer a.passwords.mu.Unlock()
+	return len(a.passwords.remembered.entries)
+}
+
+// SessionKeys returns what the session store keeps instead of ids.
+func (a *Authenticator) SessionKeys() [][]byte {
+	a.sessions.mu.Lock()
+	defer a.sessions.mu.Unlock()
+	var keys [][]byte
+	for key := range a.sessions.byKey {
+		keys = append(keys, key[:])
+	}
+	return keys
+}

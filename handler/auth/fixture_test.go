@@ -1,0 +1,194 @@
+package auth_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/crypto/bcrypt"
+
+	"attestcsr/csr"
+	"attestcsr/handler/auth"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	here      = "192.0.2.1"
+	elsewhere = "198.51.100.7"
+)
+
+var (
+	esx = auth.Realm{Dialect: "esx", SessionHeader: "vmware-api-session-id", SessionCookie: "vmware-api-session-id"}
+	nsx = auth.Realm{Dialect: "nsx", SessionCookie: "JSESSIONID"}
+)
+
+// hashOf makes the cheapest hash there is; which cost it has is not the point.
+func hashOf(t testing.TB, password string) string {
+	t.Helper()
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	passwordOf.Store(string(hash), password)
+	return string(hash)
+}
+
+// usersOf makes users of names and passwords in turn.
+func usersOf(t testing.TB, namesAndPasswords ...string) *auth.Users {
+	t.Helper()
+	var file strings.Builder
+	for i := 0; i < len(namesAndPasswords); i += 2 {
+		fmt.Fprintf(&file, "%s:%s\n", namesAndPasswords[i], hashOf(t, namesAndPasswords[i+1]))
+	}
+	return parse(t, file.String())
+}
+
+func parse(t testing.TB, file string) *auth.Users {
+	t.Helper()
+	users, err := auth.ParseUsers([]byte(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return users
+}
+
+// clock is a clock that only moves when told to.
+type clock struct{ ns atomic.Int64 }
+
+func newClock() *clock {
+	c := &clock{}
+	c.ns.Store(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).UnixNano())
+	return c
+}
+
+func (c *clock) now() time.Time          { return time.Unix(0, c.ns.Load()).UTC() }
+func (c *clock) advance(d time.Duration) { c.ns.Add(int64(d)) }
+
+// comparisons counts bcrypt's runs and how many there are at once. Each takes
+// takes: only for use in a synctest bubble, where that costs no time.
+type comparisons struct {
+	takes   time.Duration
+	compare func(hash, password []byte) error
+
+	mu      sync.Mutex
+	costs   []int
+	running int
+	most    int
+}
+
+func count(a *auth.Authenticator, takes time.Duration) *comparisons {
+	c := &comparisons{takes: takes, compare: a.Bcrypt()}
+	a.Compare(c.run)
+	return c
+}
+
+func (c *comparisons) run(hash, password []byte) error {
+	cost, err := bcrypt.Cost(hash)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.costs = append(c.costs, cost)
+	c.running++
+	c.most = max(c.most, c.running)
+	c.mu.Unlock()
+	if c.takes > 0 {
+		time.Sleep(c.takes)
+	}
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.running--
+	}()
+	return c.compare(hash, password)
+}
+
+// runs returns the costs of the comparisons since the last call.
+func (c *comparisons) runs() []int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	costs := c.costs
+	c.costs = nil
+	return costs
+}
+
+// plainly compares in no time with what bcrypt would find, for tests of what
+// stands before it; hashes are those of users made by usersOf.
+func plainly(hash, password []byte) error {
+	if known, ok := passwordOf.Load(string(hash)); ok && known == string(password) {
+		return nil
+	}
+	return bcrypt.ErrMismatchedHashAndPassword
+}
+
+// passwordOf knows the password of every hash that hashOf made.
+var passwordOf sync.Map
+
+// request makes a request with headers given as "Name: value".
+func request(headers ...string) *http.Request {
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	for _, header := range headers {
+		name, value, _ := strings.Cut(header, ": ")
+		r.Header.Add(name, value)
+	}
+	return r
+}
+
+func basic(user, password string) string {
+	return "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
+}
+
+func try(a *auth.Authenticator, user, password, address string) error {
+	_, err := a.Authenticate(context.Background(), request(basic(user, password)), address, esx)
+	return err
+}
+
+func login(t testing.TB, a *auth.Authenticator, user, password string, realm auth.Realm) string {
+	t.Helper()
+	id, err := a.Login(context.Background(), request(basic(user, password)), here, realm)
+	if err != nil {
+		t.Fatalf("login of %s: %v", user, err)
+	}
+	return id
+}
+
+// ended tells whether an id authenticates no longer; if it does, that is an access.
+func ended(t testing.TB, a *auth.Authenticator, id string, realm auth.Realm) bool {
+	t.Helper()
+	_, err := a.Authenticate(context.Background(), request("Cookie: "+realm.SessionCookie+"="+id), here, realm)
+	if err != nil {
+		wantKind(t, err, csr.Unauthenticated)
+	}
+	return err != nil
+}
+
+func kindOf(err error) csr.Kind {
+	var known *csr.Error
+	if !errors.As(err, &known) {
+		return csr.Internal
+	}
+	return known.Kind
+}
+
+func wantKind(t testing.TB, err error, kind csr.Kind) {
+	t.Helper()
+	var known *csr.Error
+	switch {
+	case err == nil:
+		t.Fatalf("no error, want kind %s", kind)
+	case !errors.As(err, &known) || known.Kind != kind:
+		t.Fatalf("error %v, want kind %s", err, kind)
+	case (kind == csr.Busy || kind == csr.Unavailable) && known.RetryAfter < time.Second:
+		t.Fatalf("error %v: retry after %s, want a second or more", err, known.RetryAfter)
+	}
+}

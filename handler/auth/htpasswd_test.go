@@ -1,0 +1,86 @@
+//go:build tools
+
+package auth_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"attestcsr/csr"
+	"attestcsr/handler/auth"
+)
+
+// htpasswd runs Apache's tool; the test fails where it is missing.
+func htpasswd(t *testing.T, args ...string) {
+	t.Helper()
+	if output, err := exec.Command("htpasswd", args...).CombinedOutput(); err != nil {
+		t.Fatalf("htpasswd: %v: %s", err, output)
+	}
+}
+
+func TestHtpasswdFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "users")
+	htpasswd(t, "-cbB", path, "amy", "secret")
+	htpasswd(t, "-bB", "-C", "7", path, "Jörg Müller", "пароль mit ümlaut")
+	htpasswd(t, "-bB", "-C", "4", path, "bob", "hidden")
+	read := func() *auth.Users {
+		t.Helper()
+		file, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return parse(t, string(file))
+	}
+	users := read()
+	if names := fmt.Sprint(users.Names()); names != "[Jörg Müller amy bob]" {
+		t.Fatalf("users %s", names)
+	}
+	if cost := users.LowestCost(); cost != 4 {
+		t.Fatalf("lowest cost %d, want 4", cost)
+	}
+	a := auth.New(auth.Config{Users: users})
+	for user, password := range map[string]string{"amy": "secret", "Jörg Müller": "пароль mit ümlaut", "bob": "hidden"} {
+		if err := try(a, user, password, here); err != nil {
+			t.Errorf("%s: %v", user, err)
+		}
+		wantKind(t, try(a, user, password+"x", here), csr.Unauthenticated)
+	}
+
+	htpasswd(t, "-D", path, "bob")
+	htpasswd(t, "-bB", path, "amy", "changed")
+	a.SetUsers(read())
+	wantKind(t, try(a, "bob", "hidden", here), csr.Unauthenticated)
+	wantKind(t, try(a, "amy", "secret", here), csr.Unauthenticated)
+	if err := try(a, "amy", "changed", here); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// htpasswd's other hashes are refused, and what Hash makes it accepts.
+func TestHtpasswdHashes(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"-m", "-2", "-5", "-d", "-s", "-p"} {
+		path := filepath.Join(t.TempDir(), "users")
+		htpasswd(t, "-cb", kind, path, "amy", "secret")
+		file, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := auth.ParseUsers(file); err == nil {
+			t.Errorf("htpasswd %s: accepted", kind)
+		}
+	}
+	hash, err := auth.Hash("secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "users")
+	if err := os.WriteFile(path, []byte("amy:"+hash+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	htpasswd(t, "-vb", path, "amy", "secret")
+}

@@ -1,0 +1,320 @@
+package auth_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"attestcsr/csr"
+	"attestcsr/handler/auth"
+)
+
+// all calls f for 0 to n-1 at once and returns the errors in that order.
+func all(n int, f func(i int) error) []error {
+	errs := make([]error, n)
+	var calls sync.WaitGroup
+	for i := range n {
+		calls.Go(func() { errs[i] = f(i) })
+	}
+	calls.Wait()
+	return errs
+}
+
+// tallyOf counts errors by kind; success counts as -1.
+func tallyOf(errs []error) map[csr.Kind]int {
+	kinds := map[csr.Kind]int{}
+	for _, err := range errs {
+		if err == nil {
+			kinds[-1]++
+		} else {
+			kinds[kindOf(err)]++
+		}
+	}
+	return kinds
+}
+
+const succeeded csr.Kind = -1
+
+// An unknown user costs what the file's most expensive hash costs, so that time
+// does not tell names that exist from names that do not.
+func TestUnknownUserCostsAComparison(t *testing.T) {
+	t.Parallel()
+	hash := func(cost int) string {
+		h, err := bcrypt.GenerateFromPassword([]byte("secret"), cost)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(h)
+	}
+	tests := []struct {
+		name, file string
+		unknown    int
+		known      map[string]int
+	}{
+		{"one cost", "amy:" + hash(5) + "\nbob:" + hash(5), 5, map[string]int{"amy": 5, "bob": 5}},
+		{"several costs", "amy:" + hash(4) + "\nbob:" + hash(6) + "\neve:" + hash(5), 6, map[string]int{"amy": 4, "bob": 6, "eve": 5}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			a := auth.New(auth.Config{Users: parse(t, tt.file)})
+			counted := count(a, 0)
+			for range 2 { // nothing about either is remembered
+				wantKind(t, try(a, "mallory", "secret", here), csr.Unauthenticated)
+				if costs := counted.runs(); !slices.Equal(costs, []int{tt.unknown}) {
+					t.Fatalf("unknown user: comparisons of cost %v, want one of %d", costs, tt.unknown)
+				}
+				for user, cost := range tt.known {
+					wantKind(t, try(a, user, "wrong", here), csr.Unauthenticated)
+					if costs := counted.runs(); !slices.Equal(costs, []int{cost}) {
+						t.Fatalf("%s: comparisons of cost %v, want one of %d", user, costs, cost)
+					}
+				}
+			}
+		})
+	}
+}
+
+// Not even a comparison that says yes lets an unknown user in.
+func TestUnknownUserNeverMatches(t *testing.T) {
+	t.Parallel()
+	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret")})
+	a.Compare(func([]byte, []byte) error { return nil })
+	for range 2 {
+		wantKind(t, try(a, "mallory", "secret", here), csr.Unauthenticated)
+	}
+}
+
+func TestBrokenComparisonIsInternal(t *testing.T) {
+	t.Parallel()
+	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret")})
+	a.Compare(func([]byte, []byte) error { return bcrypt.ErrHashTooShort })
+	wantKind(t, try(a, "amy", "secret", here), csr.Internal)
+	if n := attempts(t, a, "basic", "error"); n != 1 {
+		t.Fatalf("%v errors counted, want 1", n)
+	}
+}
+
+func TestRemembered(t *testing.T) {
+	t.Parallel()
+	clock := newClock()
+	var told []string
+	a := auth.New(auth.Config{
+		Users: usersOf(t, "amy", "secret", "bob", "hidden", "eve", "third"), Now: clock.now, Remembered: 2,
+		OnPassword: func(user string) { told = append(told, user) },
+	})
+	counted := count(a, 0)
+	right := func(user, password, address string, compared int) {
+		t.Helper()
+		told = nil
+		if err := try(a, user, password, address); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(counted.runs()); n != compared {
+			t.Fatalf("%d comparisons, want %d", n, compared)
+		}
+		if len(told) != compared {
+			t.Fatalf("OnPassword was called for %v", told)
+		}
+	}
+	right("amy", "secret", here, 1)
+	right("amy", "secret", here, 0)
+	right("amy", "secret", elsewhere, 0)
+	for range 2 {
+		wantKind(t, try(a, "amy", "wrong", here), csr.Unauthenticated)
+		if n := len(counted.runs()); n != 1 {
+			t.Fatalf("a wrong password took %d comparisons, want 1", n)
+		}
+	}
+	clock.advance(5*time.Minute - time.Nanosecond)
+	right("amy", "secret", here, 0)
+	clock.advance(time.Nanosecond) // use does not prolong it
+	right("amy", "secret", here, 1)
+
+	right("bob", "hidden", here, 1)
+	right("amy", "secret", here, 0)
+	right("eve", "third", here, 1) // forgets bob, who was not seen for longest
+	right("amy", "secret", here, 0)
+	right("bob", "hidden", here, 1)
+	if n := a.Remembered(); n != 2 {
+		t.Fatalf("%d remembered, want 2", n)
+	}
+}
+
+// Users and passwords that make the same text when put together are not confused.
+func TestRememberedIsUnambiguous(t *testing.T) {
+	t.Parallel()
+	hash := hashOf(t, "bc")
+	a := auth.New(auth.Config{Users: parse(t, "a:"+hash+"\nab:"+hash)})
+	if err := try(a, "a", "bc", here); err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, try(a, "ab", "c", here), csr.Unauthenticated)
+}
+
+func TestIdenticalCredentialsShareOneComparison(t *testing.T) {
+	t.Parallel()
+	users := usersOf(t, "amy", "secret")
+	synctest.Test(t, func(t *testing.T) {
+		a := auth.New(auth.Config{Users: users})
+		counted := count(a, 50*time.Millisecond)
+		errs := all(200, func(i int) error {
+			return try(a, "amy", "secret", fmt.Sprintf("192.0.2.%d", i%10))
+		})
+		if kinds := tallyOf(errs); kinds[succeeded] != 200 {
+			t.Fatalf("outcomes %v, want 200 successes", kinds)
+		}
+		if n := len(counted.runs()); n != 1 {
+			t.Fatalf("%d comparisons, want 1", n)
+		}
+	})
+}
+
+// A client that goes away takes nobody with it, whoever of them came first.
+func TestCancelledWaiter(t *testing.T) {
+	t.Parallel()
+	users := usersOf(t, "amy", "secret")
+	for _, cancelled := range []int{0, 1} {
+		t.Run(fmt.Sprint("number ", cancelled), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				a := auth.New(auth.Config{Users: users})
+				counted := count(a, 50*time.Millisecond)
+				start := time.Now()
+				errs := all(3, func(i int) error {
+					time.Sleep(time.Duration(i) * time.Millisecond)
+					ctx := t.Context()
+					if i == cancelled {
+						var cancel context.CancelFunc
+						ctx, cancel = context.WithTimeout(ctx, 10*time.Millisecond)
+						defer cancel()
+					}
+					_, err := a.Authenticate(ctx, request(basic("amy", "secret")), here, esx)
+					if waited := time.Since(start); i == cancelled && waited > 20*time.Millisecond {
+						t.Errorf("the cancelled request waited %s", waited)
+					}
+					return err
+				})
+				for i, err := range errs {
+					if i == cancelled {
+						wantKind(t, err, csr.Unavailable)
+					} else if err != nil {
+						t.Errorf("request %d: %v", i, err)
+					}
+				}
+				if n := len(counted.runs()); n != 1 {
+					t.Fatalf("%d comparisons, want 1", n)
+				}
+				if n := attempts(t, a, "basic", "canceled"); n != 1 {
+					t.Fatalf("%v cancelled attempts counted, want 1", n)
+				}
+			})
+		})
+	}
+}
+
+// Few comparisons run at once, first come first served.
+func TestComparisonsInTurn(t *testing.T) {
+	t.Parallel()
+	const n = 40
+	var file []string
+	for i := range n {
+		file = append(file, fmt.Sprint("user", i), fmt.Sprint("password", i))
+	}
+	users := usersOf(t, file...)
+	for _, slots := range []int{1, 2} {
+		t.Run(fmt.Sprint(slots), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var mu sync.Mutex
+				var order []string
+				a := auth.New(auth.Config{Users: users, Comparisons: slots})
+				a.Compare(plainly)
+				counted := count(a, 50*time.Millisecond)
+				a.Compare(func(hash, password []byte) error {
+					mu.Lock()
+					order = append(order, string(password))
+					mu.Unlock()
+					return counted.run(hash, password)
+				})
+				errs := all(n, func(i int) error {
+					time.Sleep(time.Duration(i) * time.Millisecond) // so that there is an order
+					return try(a, file[2*i], file[2*i+1], fmt.Sprintf("192.0.2.%d", i))
+				})
+				if kinds := tallyOf(errs); kinds[succeeded] != n {
+					t.Fatalf("outcomes %v", kinds)
+				}
+				if counted.most != slots {
+					t.Fatalf("%d comparisons at once, want %d", counted.most, slots)
+				}
+				for i, password := range order {
+					if password != file[2*i+1] {
+						t.Fatalf("order %q", order)
+					}
+				}
+			})
+		})
+	}
+}
+
+// Where more passwords wait than can be checked soon, further ones are refused;
+// no refusal counts as a wrong password.
+func TestComparisonQueueIsBounded(t *testing.T) {
+	t.Parallel()
+	users := usersOf(t, "amy", "secret")
+	t.Run("in number", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			a := auth.New(auth.Config{Users: users, Comparisons: 1})
+			a.Compare(plainly)
+			counted := count(a, time.Millisecond)
+			const n = auth.MaxComparisons + 100
+			var atOnce atomic.Int32
+			start := time.Now()
+			errs := all(n, func(i int) error {
+				err := try(a, "amy", fmt.Sprint("guess", i), fmt.Sprintf("10.0.%d.%d", i/250, i%250))
+				if kindOf(err) == csr.Busy && time.Since(start) == 0 {
+					atOnce.Add(1)
+				}
+				return err
+			})
+			kinds := tallyOf(errs)
+			if kinds[csr.Unauthenticated] != auth.MaxComparisons+1 || atOnce.Load() != 99 || kinds[csr.Busy] != 99 {
+				t.Fatalf("outcomes %v, %d refused at once", kinds, atOnce.Load())
+			}
+			if runs := len(counted.runs()); runs != auth.MaxComparisons+1 {
+				t.Fatalf("%d comparisons", runs)
+			}
+			if n := attempts(t, a, "basic", "busy"); n != 99 {
+				t.Fatalf("%v busy attempts counted, want 99", n)
+			}
+		})
+	})
+	t.Run("in time", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			a := auth.New(auth.Config{Users: users, Comparisons: 1})
+			a.Compare(plainly)
+			count(a, 4*time.Second)
+			start := time.Now()
+			errs := all(6, func(i int) error { return try(a, "amy", fmt.Sprint("guess", i), here) })
+			if kinds := tallyOf(errs); kinds[csr.Unauthenticated] != 3 || kinds[csr.Busy] != 3 {
+				t.Fatalf("outcomes %v", kinds)
+			}
+			if waited := time.Since(start); waited > auth.ComparisonWait+4*time.Second {
+				t.Fatalf("waited %s", waited)
+			}
+			// Three places of 20 are taken: those refused took none.
+			a.Compare(plainly)
+			guess(t, a, 17, "amy", here)
+			wantThrottled(t, a, "amy", "secret", here)
+		})
+	})
+}

@@ -1,0 +1,348 @@
+package auth_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"attestcsr/csr"
+	"attestcsr/handler/auth"
+)
+
+func bySession(id string) *http.Request { return request("vmware-api-session-id: " + id) }
+
+func TestLogin(t *testing.T) {
+	t.Parallel()
+	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret")})
+	first := login(t, a, "amy", "secret", esx)
+	tests := []struct {
+		name    string
+		headers []string
+		ok      bool
+	}{
+		{"password", []string{basic("amy", "secret")}, true},
+		{"password beside a session", []string{basic("amy", "secret"), "vmware-api-session-id: " + first}, true},
+		{"wrong password", []string{basic("amy", "wrong")}, false},
+		{"wrong password beside a session", []string{basic("amy", "wrong"), "vmware-api-session-id: " + first}, false},
+		{"session header", []string{"vmware-api-session-id: " + first}, false},
+		{"session cookie", []string{"Cookie: vmware-api-session-id=" + first}, false},
+		{"nothing", nil, false},
+		{"bearer", []string{"Authorization: Bearer token"}, false},
+		{"unparsable", []string{"Authorization: Basic !"}, false},
+	}
+	seen := map[string]bool{first: true}
+	for _, tt := range tests {
+		id, err := a.Login(t.Context(), request(tt.headers...), here, esx)
+		if !tt.ok {
+			wantKind(t, err, csr.Unauthenticated)
+			if id != "" {
+				t.Fatalf("%s: an id beside an error", tt.name)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		if raw, err := hex.DecodeString(id); err != nil || len(raw) != 32 || id != strings.ToLower(id) {
+			t.Fatalf("%s: id %q is not 256 bits in hexadecimal", tt.name, id)
+		}
+		if seen[id] {
+			t.Fatalf("%s: an id came twice", tt.name)
+		}
+		seen[id] = true
+	}
+	if ended(t, a, first, esx) {
+		t.Fatal("a login ended an older session")
+	}
+	for _, key := range a.SessionKeys() {
+		for id := range seen {
+			raw, _ := hex.DecodeString(id)
+			if bytes.Equal(key, raw) || string(key) == id {
+				t.Fatal("the store keeps an id")
+			}
+		}
+	}
+	if sum := sha256.Sum256([]byte(first)); len(a.SessionKeys()) != len(seen) || !containsKey(a, sum[:]) {
+		t.Fatal("the store does not keep the SHA-256 of each id")
+	}
+}
+
+func containsKey(a *auth.Authenticator, sum []byte) bool {
+	for _, key := range a.SessionKeys() {
+		if bytes.Equal(key, sum) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestSessionExpiry(t *testing.T) {
+	t.Parallel()
+	const tick = time.Millisecond
+	tests := []struct {
+		name           string
+		idle, lifetime time.Duration
+		accesses       []time.Duration // after the login, in order
+		alive          []bool
+	}{
+		{"idle", 30 * time.Minute, 24 * time.Hour, []time.Duration{30*time.Minute - tick}, []bool{true}},
+		{"idle too long", 30 * time.Minute, 24 * time.Hour, []time.Duration{30 * time.Minute}, []bool{false}},
+		{"access counts", 30 * time.Minute, 24 * time.Hour, []time.Duration{29 * time.Minute, 58 * time.Minute, 88 * time.Minute}, []bool{true, true, false}},
+		{"defaults", 0, 0, []time.Duration{30*time.Minute - tick, 60*time.Minute - 2*tick, 90 * time.Minute}, []bool{true, true, false}},
+		{"lifetime", 30 * time.Minute, time.Hour, []time.Duration{25 * time.Minute, 50 * time.Minute, time.Hour - tick, time.Hour}, []bool{true, true, true, false}},
+		{"lifetime under idle time", time.Hour, time.Minute, []time.Duration{time.Minute - tick, time.Minute}, []bool{true, false}},
+		{"stays ended", time.Minute, time.Hour, []time.Duration{time.Minute, time.Minute + tick}, []bool{false, false}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			clock := newClock()
+			a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret"), Now: clock.now, IdleTimeout: tt.idle, Lifetime: tt.lifetime})
+			start := clock.now()
+			id := login(t, a, "amy", "secret", esx)
+			for i, at := range tt.accesses {
+				clock.advance(start.Add(at).Sub(clock.now()))
+				// Each of the ways to use a session counts alike.
+				err := func() error {
+					if i%2 == 0 {
+						_, err := a.Authenticate(t.Context(), bySession(id), here, esx)
+						return err
+					}
+					session, err := a.Session(bySession(id), esx)
+					if err == nil && (session.User != "amy" || !session.Created.Equal(start) || !session.LastAccessed.Equal(clock.now())) {
+						t.Fatalf("session %+v", session)
+					}
+					return err
+				}()
+				if alive := err == nil; alive != tt.alive[i] {
+					t.Fatalf("after %s: alive %v, want %v", at, alive, tt.alive[i])
+				}
+			}
+			clock.advance(48 * time.Hour)
+			if n := testutil.ToFloat64(a.Collectors()[1]); n != 0 || len(a.SessionKeys()) != 0 {
+				t.Fatalf("%v sessions counted, %d kept, after all expired", n, len(a.SessionKeys()))
+			}
+		})
+	}
+}
+
+// A refused use of a session, in another dialect, is no access to it.
+func TestOtherDialectDoesNotRefresh(t *testing.T) {
+	t.Parallel()
+	clock := newClock()
+	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret"), Now: clock.now})
+	id := login(t, a, "amy", "secret", esx)
+	clock.advance(20 * time.Minute)
+	if _, err := a.Session(request("Cookie: JSESSIONID="+id), nsx); kindOf(err) != csr.Unauthenticated {
+		t.Fatalf("error %v", err)
+	}
+	if err := a.Logout(request("Cookie: JSESSIONID="+id), nsx); kindOf(err) != csr.Unauthenticated {
+		t.Fatalf("error %v", err)
+	}
+	clock.advance(10 * time.Minute)
+	if !ended(t, a, id, esx) {
+		t.Fatal("the use in another dialect kept the session alive")
+	}
+}
+
+func TestSessionAndLogoutFollowPrecedence(t *testing.T) {
+	t.Parallel()
+	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret", "bob", "hidden")})
+	amy, bob := login(t, a, "amy", "secret", esx), login(t, a, "bob", "hidden", esx)
+	both := []string{"vmware-api-session-id: " + amy, "Cookie: vmware-api-session-id=" + bob}
+
+	session, err := a.Session(request(both...), esx)
+	if err != nil || session.User != "amy" {
+		t.Fatalf("session %+v, %v", session, err)
+	}
+	for name, headers := range map[string][]string{
+		"password beside a session": append([]string{basic("amy", "secret")}, both...),
+		"password":                  {basic("amy", "secret")},
+		"nothing":                   nil,
+		"bad header":                {"vmware-api-session-id: x", both[1]},
+	} {
+		if session, err := a.Session(request(headers...), esx); kindOf(err) != csr.Unauthenticated || session != (auth.Session{}) {
+			t.Fatalf("%s: session %+v, %v", name, session, err)
+		}
+		if err := a.Logout(request(headers...), esx); kindOf(err) != csr.Unauthenticated {
+			t.Fatalf("%s: logout: %v", name, err)
+		}
+	}
+	if err := a.Logout(request(both...), esx); err != nil {
+		t.Fatal(err)
+	}
+	if !ended(t, a, amy, esx) || ended(t, a, bob, esx) {
+		t.Fatal("logout ended another session than the one that authenticated it")
+	}
+	wantKind(t, a.Logout(bySession(amy), esx), csr.Unauthenticated)
+}
+
+func TestSessionBounds(t *testing.T) {
+	t.Parallel()
+	clock := newClock()
+	a := auth.New(auth.Config{
+		Users: usersOf(t, "amy", "a", "bob", "b", "eve", "e"), Now: clock.now,
+		Sessions: 5, SessionsPerUser: 3, RememberFor: 24 * time.Hour,
+	})
+	full := func(user, password string) {
+		t.Helper()
+		id, err := a.Login(t.Context(), request(basic(user, password)), here, esx)
+		wantKind(t, err, csr.Unavailable)
+		if id != "" {
+			t.Fatal("an id beside an error")
+		}
+	}
+	first := login(t, a, "amy", "a", esx)
+	clock.advance(time.Minute)
+	login(t, a, "amy", "a", nsx)
+	login(t, a, "amy", "a", esx)
+	full("amy", "a") // of one user, over both dialects
+	login(t, a, "bob", "b", esx)
+	login(t, a, "bob", "b", esx)
+	full("eve", "e") // in all
+
+	var err *csr.Error
+	_, e := a.Login(t.Context(), request(basic("eve", "e")), here, esx)
+	if !errors.As(e, &err) || err.RetryAfter != 29*time.Minute {
+		t.Fatalf("%v: retry after %s, want when the first session expires", e, err.RetryAfter)
+	}
+	clock.advance(29 * time.Minute) // the first expires and makes room
+	login(t, a, "eve", "e", esx)
+	if !ended(t, a, first, esx) {
+		t.Fatal("the expired session lives")
+	}
+	full("bob", "b")
+	clock.advance(time.Minute) // all but the last expire
+	for range 3 {
+		login(t, a, "bob", "b", esx)
+	}
+}
+
+func TestLogoutMakesRoom(t *testing.T) {
+	t.Parallel()
+	a := auth.New(auth.Config{Users: usersOf(t, "amy", "a"), Sessions: 1, SessionsPerUser: 1})
+	for range 3 {
+		if err := a.Logout(bySession(login(t, a, "amy", "a", esx)), esx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestDefaultSessionBounds(t *testing.T) {
+	t.Parallel()
+	var file []string
+	for i := range 11 {
+		file = append(file, fmt.Sprint("user", i), "x")
+	}
+	a := auth.New(auth.Config{Users: usersOf(t, file...)})
+	for i := range 10 {
+		for range 1000 {
+			login(t, a, file[2*i], "x", esx)
+		}
+		if i == 0 {
+			_, err := a.Login(t.Context(), request(basic("user0", "x")), here, esx)
+			wantKind(t, err, csr.Unavailable)
+		}
+	}
+	_, err := a.Login(t.Context(), request(basic("user10", "x")), here, esx)
+	wantKind(t, err, csr.Unavailable)
+}
+
+// Removal of a user and a new hash, even of the same password, end sessions and
+// what is remembered at once and for good.
+func TestSetUsersEndsSessions(t *testing.T) {
+	t.Parallel()
+	amy, amyAgain, bob := "amy:"+hashOf(t, "secret")+"\n", "amy:"+hashOf(t, "secret")+"\n", "bob:"+hashOf(t, "hidden")+"\n"
+	for name, next := range map[string]string{"removed": bob, "hash changed": amyAgain + bob} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			before := parse(t, amy+bob)
+			a := auth.New(auth.Config{Users: before})
+			counted := count(a, 0)
+			ofAmy, ofBob := login(t, a, "amy", "secret", esx), login(t, a, "bob", "hidden", esx)
+			counted.runs()
+
+			a.SetUsers(parse(t, amy+bob)) // a reload that changes nothing
+			if ended(t, a, ofAmy, esx) || try(a, "amy", "secret", here) != nil || len(counted.runs()) != 0 {
+				t.Fatal("a reload without a change ended something")
+			}
+			a.SetUsers(parse(t, next))
+			if !ended(t, a, ofAmy, esx) || ended(t, a, ofBob, esx) {
+				t.Fatal("not exactly the sessions of the changed user ended")
+			}
+			if n := len(a.SessionKeys()); n != 1 {
+				t.Fatalf("%d sessions are kept, want 1", n)
+			}
+			if err := try(a, "amy", "secret", here); (err == nil) != (next != bob) || len(counted.runs()) != 1 {
+				t.Fatalf("the password was not checked anew: %v", err)
+			}
+			if err := try(a, "bob", "hidden", here); err != nil || len(counted.runs()) != 0 {
+				t.Fatalf("another user's password was forgotten: %v", err)
+			}
+			a.SetUsers(before)
+			if !ended(t, a, ofAmy, esx) {
+				t.Fatal("the session came back with the old hash")
+			}
+		})
+	}
+}
+
+// A login that overlaps with the removal of its user leaves no session behind.
+func TestSetUsersDuringLogin(t *testing.T) {
+	t.Parallel()
+	before, after := usersOf(t, "amy", "secret"), usersOf(t, "bob", "hidden")
+	a := auth.New(auth.Config{Users: before})
+	compare := a.Bcrypt()
+	a.Compare(func(hash, password []byte) error {
+		err := compare(hash, password)
+		a.SetUsers(after) // just after the password was found right
+		return err
+	})
+	_, err := a.Login(t.Context(), request(basic("amy", "secret")), here, esx)
+	wantKind(t, err, csr.Unauthenticated)
+	a.SetUsers(before)
+	if n := len(a.SessionKeys()); n != 0 {
+		t.Fatalf("%d sessions left", n)
+	}
+}
+
+func TestSessionsConcurrently(t *testing.T) {
+	t.Parallel()
+	before, after := usersOf(t, "amy", "secret", "bob", "hidden"), usersOf(t, "bob", "hidden")
+	a := auth.New(auth.Config{Users: before, Sessions: 50, SessionsPerUser: 40, UserFailures: 1e6, AddressFailures: 1e6})
+	var workers sync.WaitGroup
+	for i := range 8 {
+		workers.Go(func() {
+			credentials := []string{basic("amy", "secret"), basic("bob", "hidden")}[i%2]
+			for range 50 {
+				id, err := a.Login(t.Context(), request(credentials), here, esx)
+				if err != nil {
+					continue
+				}
+				_, _ = a.Authenticate(t.Context(), bySession(id), here, esx)
+				_, _ = a.Session(bySession(id), esx)
+				_ = a.Logout(bySession(id), esx)
+			}
+		})
+	}
+	workers.Go(func() {
+		for range 20 {
+			a.SetUsers(after)
+			a.SetUsers(before)
+		}
+		a.SetUsers(after)
+	})
+	workers.Wait()
+	if n := len(a.SessionKeys()); n != 0 {
+		t.Fatalf("%d sessions left after all were ended", n)
+	}
+}

@@ -1,0 +1,343 @@
+package auth_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"attestcsr/csr"
+	"attestcsr/handler/auth"
+)
+
+// guess sends n wrong passwords one after another and wants each refused at once.
+func guess(t *testing.T, a *auth.Authenticator, n int, user, address string) {
+	t.Helper()
+	for i := range n {
+		start := time.Now()
+		wantKind(t, try(a, user, fmt.Sprint("guess", i), address), csr.Unauthenticated)
+		if waited := time.Since(start); waited != 0 {
+			t.Fatalf("guess %d of %s at %s waited %s", i, user, address, waited)
+		}
+	}
+}
+
+// wantThrottled wants a password refused unchecked after the time in the queue.
+func wantThrottled(t *testing.T, a *auth.Authenticator, user, password, address string) *csr.Error {
+	t.Helper()
+	start := time.Now()
+	err := try(a, user, password, address)
+	wantKind(t, err, csr.Busy)
+	if waited := time.Since(start); waited != auth.ThrottleWait {
+		t.Fatalf("%s at %s waited %s, want %s", user, address, waited, auth.ThrottleWait)
+	}
+	var busy *csr.Error
+	errors.As(err, &busy)
+	return busy
+}
+
+// inBubble runs a test on a fake clock, with users amy and bob.
+func inBubble(t *testing.T, cfg auth.Config, test func(t *testing.T, a *auth.Authenticator)) {
+	t.Helper()
+	t.Parallel()
+	cfg.Users = usersOf(t, "amy", "secret", "bob", "hidden")
+	synctest.Test(t, func(t *testing.T) {
+		a := auth.New(cfg)
+		a.Compare(plainly)
+		test(t, a)
+	})
+}
+
+func TestThrottle(t *testing.T) {
+	t.Parallel()
+	t.Run("twenty a minute", func(t *testing.T) {
+		inBubble(t, auth.Config{}, func(t *testing.T, a *auth.Authenticator) {
+			counted := count(a, 0)
+			guess(t, a, 20, "amy", here)
+			counted.runs()
+			// The right password is not checked either: it would tell a guesser.
+			busy := wantThrottled(t, a, "amy", "secret", here)
+			if busy.RetryAfter != time.Minute-auth.ThrottleWait {
+				t.Fatalf("retry after %s, want when the first failure is a minute old", busy.RetryAfter)
+			}
+			if n := len(counted.runs()); n != 0 {
+				t.Fatalf("%d comparisons while throttled", n)
+			}
+			if n := attempts(t, a, "basic", "throttled"); n != 1 {
+				t.Fatalf("%v throttled attempts counted, want 1", n)
+			}
+			time.Sleep(busy.RetryAfter)
+			guess(t, a, 20, "amy", here)
+			wantThrottled(t, a, "amy", "guess", here)
+		})
+	})
+	t.Run("the minute slides", func(t *testing.T) {
+		inBubble(t, auth.Config{}, func(t *testing.T, a *auth.Authenticator) {
+			guess(t, a, 10, "amy", here)
+			time.Sleep(40 * time.Second)
+			guess(t, a, 10, "amy", here)
+			wantThrottled(t, a, "amy", "guess", here) // 45 s
+			time.Sleep(15 * time.Second)
+			guess(t, a, 10, "amy", here)
+			wantThrottled(t, a, "amy", "guess", here)
+		})
+	})
+	t.Run("many users from one address", func(t *testing.T) {
+		inBubble(t, auth.Config{}, func(t *testing.T, a *auth.Authenticator) {
+			for i := range 20 {
+				guess(t, a, 1, fmt.Sprint("user", i), here)
+			}
+			wantThrottled(t, a, "amy", "secret", here)
+		})
+	})
+	t.Run("limit of a user below that of an address", func(t *testing.T) {
+		inBubble(t, auth.Config{UserFailures: 5, AddressFailures: 12}, func(t *testing.T, a *auth.Authenticator) {
+			guess(t, a, 5, "amy", here)
+			wantThrottled(t, a, "amy", "secret", here)
+			if err := try(a, "bob", "hidden", here); err != nil {
+				t.Fatal(err)
+			}
+			guess(t, a, 5, "bob", here)
+			guess(t, a, 2, "mallory", here)
+			wantThrottled(t, a, "eve", "guess", here)
+		})
+	})
+	t.Run("one user's wait does not hold up another's", func(t *testing.T) {
+		inBubble(t, auth.Config{UserFailures: 5, AddressFailures: 12}, func(t *testing.T, a *auth.Authenticator) {
+			guess(t, a, 5, "amy", here)
+			waiting := make(chan error)
+			go func() { waiting <- try(a, "amy", "another", here) }()
+			synctest.Wait()
+			guess(t, a, 5, "bob", here)
+			wantKind(t, <-waiting, csr.Busy)
+		})
+	})
+	t.Run("never per user alone", func(t *testing.T) {
+		inBubble(t, auth.Config{}, func(t *testing.T, a *auth.Authenticator) {
+			for i := range 100 {
+				guess(t, a, 20, "amy", fmt.Sprintf("10.0.0.%d", i))
+			}
+			if err := try(a, "amy", "secret", here); err != nil {
+				t.Fatal(err)
+			}
+		})
+	})
+	t.Run("sessions and remembered passwords pass", func(t *testing.T) {
+		inBubble(t, auth.Config{}, func(t *testing.T, a *auth.Authenticator) {
+			id := login(t, a, "amy", "secret", esx)
+			guess(t, a, 20, "amy", here)
+			start := time.Now()
+			for range 50 {
+				if err := try(a, "amy", "secret", here); err != nil {
+					t.Fatal(err)
+				}
+				if ended(t, a, id, esx) {
+					t.Fatal("the session is throttled")
+				}
+				login(t, a, "amy", "secret", esx)
+			}
+			if time.Since(start) != 0 {
+				t.Fatal("they waited")
+			}
+			wantThrottled(t, a, "amy", "guess", here)
+		})
+	})
+	t.Run("what is no guess does not count", func(t *testing.T) {
+		inBubble(t, auth.Config{}, func(t *testing.T, a *auth.Authenticator) {
+			for range 100 {
+				for _, headers := range [][]string{
+					nil, {"Authorization: Basic !"}, {"Authorization: Bearer x"}, {"Authorization: "},
+					{basic("", "x")}, {"vmware-api-session-id: x"}, {"Cookie: vmware-api-session-id=x"},
+				} {
+					_, err := a.Authenticate(t.Context(), request(headers...), here, esx)
+					wantKind(t, err, csr.Unauthenticated)
+				}
+				login(t, a, "bob", "hidden", esx)
+			}
+			guess(t, a, 20, "amy", here)
+			wantThrottled(t, a, "amy", "guess", here)
+		})
+	})
+}
+
+func TestThrottleQueue(t *testing.T) {
+	t.Parallel()
+	t.Run("served when a failure is a minute old", func(t *testing.T) {
+		inBubble(t, auth.Config{}, func(t *testing.T, a *auth.Authenticator) {
+			guess(t, a, 20, "bob", here)
+			time.Sleep(57 * time.Second)
+			start := time.Now()
+			if err := try(a, "amy", "secret", here); err != nil {
+				t.Fatal(err)
+			}
+			if waited := time.Since(start); waited != 3*time.Second {
+				t.Fatalf("waited %s, want 3s", waited)
+			}
+		})
+	})
+	t.Run("served when a check turns out right", func(t *testing.T) {
+		t.Parallel()
+		var file []string
+		for i := range 60 {
+			file = append(file, fmt.Sprint("user", i), fmt.Sprint("password", i))
+		}
+		users := usersOf(t, file...)
+		synctest.Test(t, func(t *testing.T) {
+			a := auth.New(auth.Config{Users: users, Comparisons: 1})
+			a.Compare(plainly)
+			count(a, 50*time.Millisecond)
+			errs := all(60, func(i int) error { return try(a, file[2*i], file[2*i+1], here) })
+			if kinds := tallyOf(errs); kinds[succeeded] != 60 {
+				t.Fatalf("outcomes %v, want 60 successes", kinds)
+			}
+		})
+	})
+	t.Run("bounded per address", func(t *testing.T) {
+		inBubble(t, auth.Config{}, func(t *testing.T, a *auth.Authenticator) {
+			guess(t, a, 20, "amy", here)
+			start := time.Now()
+			atOnce := 0
+			waits := make([]time.Duration, auth.MaxQueue+50)
+			errs := all(len(waits), func(i int) error {
+				defer func() { waits[i] = time.Since(start) }()
+				return try(a, "amy", fmt.Sprint("another", i), here)
+			})
+			for _, waited := range waits {
+				if waited == 0 {
+					atOnce++
+				}
+			}
+			if kinds := tallyOf(errs); kinds[csr.Busy] != len(errs) || atOnce != 50 {
+				t.Fatalf("outcomes %v, %d at once; want all busy, 50 at once", kinds, atOnce)
+			}
+			guess(t, a, 20, "amy", elsewhere)
+		})
+	})
+	t.Run("full queues elsewhere block nobody", func(t *testing.T) {
+		inBubble(t, auth.Config{UserFailures: 1, AddressFailures: 1}, func(t *testing.T, a *auth.Authenticator) {
+			all(100*auth.MaxQueue, func(i int) error {
+				if i == 0 {
+					time.Sleep(time.Second) // all queues are full
+					start := time.Now()
+					if err := try(a, "amy", "secret", here); err != nil || time.Since(start) != 0 {
+						t.Errorf("a user at another address: %v, after %s", err, time.Since(start))
+					}
+					return nil
+				}
+				return try(a, "amy", fmt.Sprint("guess", i), fmt.Sprintf("10.0.0.%d", i%100))
+			})
+		})
+	})
+}
+
+// Guesses made at the same time are not all admitted before the first is counted.
+func TestThrottleConcurrentGuesses(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name        string
+		guess       func(i int) (user, password string)
+		comparisons int
+	}{
+		{"distinct passwords", func(i int) (string, string) { return "amy", fmt.Sprint("guess", i) }, 20},
+		{"distinct users", func(i int) (string, string) { return fmt.Sprint("user", i), "guess" }, 20},
+		// Requests that share a check count each by itself.
+		{"the same password", func(int) (string, string) { return "amy", "guess" }, 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			inBubble(t, auth.Config{Comparisons: 4}, func(t *testing.T, a *auth.Authenticator) {
+				counted := count(a, 50*time.Millisecond)
+				errs := all(1000, func(i int) error {
+					user, password := tt.guess(i)
+					return try(a, user, password, here)
+				})
+				if kinds := tallyOf(errs); kinds[csr.Unauthenticated] != 20 || kinds[csr.Busy] != 980 {
+					t.Fatalf("outcomes %v, want 20 unauthenticated, 980 busy", kinds)
+				}
+				if n := len(counted.runs()); n != tt.comparisons {
+					t.Fatalf("%d comparisons, want %d", n, tt.comparisons)
+				}
+			})
+		})
+	}
+}
+
+// A client that does not wait for the answer has guessed all the same.
+func TestThrottleCountsCancelledGuesses(t *testing.T) {
+	inBubble(t, auth.Config{Comparisons: 4}, func(t *testing.T, a *auth.Authenticator) {
+		count(a, 50*time.Millisecond)
+		all(20, func(i int) error {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			defer cancel()
+			_, err := a.Authenticate(ctx, request(basic("amy", fmt.Sprint("guess", i))), here, esx)
+			wantKind(t, err, csr.Unavailable)
+			return err
+		})
+		time.Sleep(time.Second)
+		wantThrottled(t, a, "amy", "guess", here)
+	})
+}
+
+func TestThrottleAddresses(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, from, other string
+		same              bool
+	}{
+		{"IPv4 neighbours", "192.0.2.1", "192.0.2.2", false},
+		{"IPv6 in one /64", "2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", true},
+		{"IPv6 in neighbouring /64", "2001:db8:1:2::1", "2001:db8:1:3::1", false},
+		{"IPv4 in IPv6", "192.0.2.1", "::ffff:192.0.2.1", true},
+		{"IPv4 in IPv6 neighbours", "::ffff:192.0.2.1", "::ffff:192.0.2.2", false},
+		{"zones", "fe80::1%eth0", "fe80::1%eth1", true},
+		{"no addresses", "", "@", true},
+		{"no address and an address", "unix", "192.0.2.1", false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			inBubble(t, auth.Config{}, func(t *testing.T, a *auth.Authenticator) {
+				guess(t, a, 20, "amy", tt.from)
+				if tt.same {
+					wantThrottled(t, a, "amy", "secret", tt.other)
+				} else if err := try(a, "amy", "secret", tt.other); err != nil {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+}
+
+// Strangers cannot grow the memory.
+func TestThrottleMemoryIsBounded(t *testing.T) {
+	inBubble(t, auth.Config{}, func(t *testing.T, a *auth.Authenticator) {
+		for i := range auth.MaxTallies + 100 {
+			guess(t, a, 1, fmt.Sprint("user", i), fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&0xff, i&0xff))
+		}
+		if n := a.Tallies(); n != auth.MaxTallies {
+			t.Fatalf("%d tallies, want %d", n, auth.MaxTallies)
+		}
+	})
+}
+
+// A flood of other addresses does not let a guess that is being checked be
+// forgotten.
+func TestThrottleRemembersRunningChecks(t *testing.T) {
+	inBubble(t, auth.Config{AddressFailures: 1, Comparisons: 2}, func(t *testing.T, a *auth.Authenticator) {
+		a.Compare(func(hash, password []byte) error {
+			if string(password) == "slow" {
+				time.Sleep(time.Second)
+			}
+			return plainly(hash, password)
+		})
+		slow := make(chan error)
+		go func() { slow <- try(a, "amy", "slow", here) }()
+		synctest.Wait()
+		for i := range auth.MaxTallies {
+			guess(t, a, 1, "amy", fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&0xff, i&0xff))
+		}
+		wantKind(t, <-slow, csr.Unauthenticated)
+		wantThrottled(t, a, "amy", "secret", here)
+	})
+}

@@ -1,0 +1,192 @@
+package auth
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+// Bounds of a users file and of what Basic credentials may hold.
+const (
+	maxUsersFile   = 1 << 20 // bytes
+	maxUsers       = 10_000
+	maxUserName    = 255 // bytes; htpasswd's own bound
+	maxPassword    = 72  // bytes; bcrypt reads no further, so a longer one would match by its beginning
+	minCost        = 4   // bcrypt's lower bound
+	maxCost        = 17  // htpasswd's upper bound; one check takes seconds
+	hashCost       = 10  // of the hashes that Hash makes
+	byteOrderMark  = "\ufeff"
+	bcryptAlphabet = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+)
+
+// Users is the content of a users file. It never changes; a reload makes another
+// and hands it to SetUsers.
+//
+// The file is read here rather than by tg123/go-htpasswd, because that answers
+// unknown users at once (so that names can be found by timing), drops every user
+// without an error when a reload meets a damaged file, and hides the hashes,
+// which decide here when a session ends and what an unknown user costs.
+type Users struct {
+	hashes map[string]string // by user name
+	lowest int               // cost of the weakest hash
+	dummy  string            // what passwords of unknown users are compared with
+}
+
+// ParseUsers reads a users file in the format of Apache's htpasswd: a line
+// "name:hash" per user, blank lines and lines that begin with "#". Hashes are
+// bcrypt ($2a$, $2b$ or $2y$) of cost 4 to 17; every other kind is refused.
+//
+// A name is 1 to 255 bytes of UTF-8 without control characters, colons or spaces
+// at its ends, and is compared byte by byte. The file has at most 1 MiB and
+// 10,000 users, and at least one: an empty file is what a reload finds while an
+// editor is writing, and must not lock everybody out.
+//
+// Errors name the line and never quote a hash or a name.
+func ParseUsers(data []byte) (*Users, error) {
+	if len(data) > maxUsersFile {
+		return nil, fmt.Errorf("users file: it is larger than %d bytes", maxUsersFile)
+	}
+	hashes := make(map[string]string)
+	lowest, highest := maxCost, minCost
+	number := 0
+	for line := range bytes.Lines(data) {
+		number++
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		name, hash, err := parseUserLine(string(line))
+		if err != nil {
+			return nil, fmt.Errorf("users file, line %d: %w", number, err)
+		}
+		if name == "" {
+			continue
+		}
+		if _, ok := hashes[name]; ok {
+			return nil, fmt.Errorf("users file, line %d: this user has a line already", number)
+		}
+		if len(hashes) == maxUsers {
+			return nil, fmt.Errorf("users file, line %d: there are more than %d users", number, maxUsers)
+		}
+		hashes[name] = hash
+		cost := costOf(hash)
+		lowest, highest = min(lowest, cost), max(highest, cost)
+	}
+	if len(hashes) == 0 {
+		return nil, errors.New("users file: it holds no user")
+	}
+	return &Users{hashes: hashes, lowest: lowest, dummy: dummyHash(highest)}, nil
+}
+
+// nobody is a set of no users, for which every check costs what a hash of ours
+// costs.
+func nobody() *Users { return &Users{lowest: hashCost, dummy: dummyHash(hashCost)} }
+
+// Names lists the users in alphabetical order.
+func (u *Users) Names() []string { return slices.Sorted(maps.Keys(u.hashes)) }
+
+// LowestCost is the bcrypt cost of the weakest hash in the file. Under 10 it
+// deserves a warning: htpasswd's default is 5.
+func (u *Users) LowestCost() int { return u.lowest }
+
+// hashOf returns the stored hash of a user and, for an unknown one, a dummy that
+// costs as much as the file's most expensive hash and matches no password. Time
+// still tells users with a cheaper hash from others: a file should have one cost.
+func (u *Users) hashOf(user string) (hash string, known bool) {
+	if hash, known = u.hashes[user]; known {
+		return hash, true
+	}
+	return u.dummy, false
+}
+
+// holds reports whether the user is there and still has that hash.
+func (u *Users) holds(user, hash string) bool {
+	stored, known := u.hashes[user]
+	return known && stored == hash
+}
+
+// parseUserLine returns the two halves of a line, empty for one to be passed over.
+func parseUserLine(line string) (name, hash string, err error) {
+	switch {
+	case strings.HasPrefix(line, byteOrderMark):
+		return "", "", errors.New("it begins with a byte order mark")
+	case !utf8.ValidString(line):
+		return "", "", errors.New("it is not UTF-8")
+	case strings.ContainsFunc(line, unicode.IsControl):
+		return "", "", errors.New("it holds a control character (lines must end with a newline alone)")
+	case strings.Trim(line, " ") == "", strings.HasPrefix(line, "#"):
+		return "", "", nil
+	}
+	name, hash, ok := strings.Cut(line, ":")
+	switch {
+	case !ok:
+		return "", "", errors.New("it has no colon")
+	case name == "":
+		return "", "", errors.New("it has no user name")
+	case len(name) > maxUserName:
+		return "", "", fmt.Errorf("the user name is longer than %d bytes", maxUserName)
+	case strings.TrimSpace(name) != name:
+		return "", "", errors.New("the user name begins or ends with a space")
+	case !isBcrypt(hash):
+		return "", "", errors.New("the hash is not bcrypt (use htpasswd -B)")
+	}
+	if cost := costOf(hash); cost < minCost || cost > maxCost {
+		return "", "", fmt.Errorf("the cost of the hash is not between %d and %d", minCost, maxCost)
+	}
+	return name, hash, nil
+}
+
+// isBcrypt reports whether a hash has the form of bcrypt's. $2x$ is left out: it
+// marks hashes of an implementation that did not sign-extend correctly.
+func isBcrypt(hash string) bool {
+	if len(hash) != 60 || !slices.Contains([]string{"$2a$", "$2b$", "$2y$"}, hash[:4]) {
+		return false
+	}
+	cost, saltAndDigest := hash[4:6], hash[7:]
+	return strings.Trim(cost, "0123456789") == "" && hash[6] == '$' &&
+		strings.Trim(saltAndDigest, bcryptAlphabet) == ""
+}
+
+// costOf reads the cost of a hash of the right form.
+func costOf(hash string) int {
+	cost, err := strconv.Atoi(hash[4:6])
+	if err != nil {
+		return -1
+	}
+	return cost
+}
+
+// dummyHash makes a well-formed hash of random salt and digest: comparing with it
+// is all the work of a real comparison, and making it is none.
+func dummyHash(cost int) string {
+	random := make([]byte, 16+23) // salt and digest, as many bytes as bcrypt has
+	_, _ = rand.Read(random)      // never fails, by its documentation
+	encoding := base64.NewEncoding(bcryptAlphabet).WithPadding(base64.NoPadding)
+	return fmt.Sprintf("$2a$%02d$%s%s", cost, encoding.EncodeToString(random[:16]), encoding.EncodeToString(random[16:]))
+}
+
+// Hash returns the bcrypt hash, of cost 10, of a password for a users file. It
+// refuses passwords that could not be used: empty ones, those over 72 bytes, of
+// which bcrypt would read the beginning only, and those that are not UTF-8.
+func Hash(password string) (string, error) {
+	switch {
+	case password == "":
+		return "", errors.New("the password is empty")
+	case len(password) > maxPassword:
+		return "", fmt.Errorf("the password is longer than %d bytes, which is all that bcrypt reads", maxPassword)
+	case !utf8.ValidString(password):
+		return "", errors.New("the password is not UTF-8")
+	}
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), hashCost)
+	if err != nil {
+		return "", fmt.Errorf("hash the password: %w", err)
+	}
+	return string(hash), nil
+}
