@@ -1,0 +1,180 @@
+package main
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"attestcsr/config"
+	"attestcsr/csr"
+	"attestcsr/handler/auth"
+)
+
+// adminName is the user that exists where no auth.users_file is set.
+const adminName = "admin"
+
+const (
+	adminHashFile       = "admin.htpasswd"
+	initialPasswordFile = "initial-admin-password"
+)
+
+// password says how the built-in admin's password can be known. Only text that
+// a terminal shows holds the password itself.
+type password struct {
+	shown string // the password, for a terminal
+	file  string // the file that holds it
+}
+
+func (p password) sentence() string {
+	switch {
+	case p.shown != "":
+		return p.shown + "   (shown once)"
+	case p.file != "":
+		return "in " + p.file
+	}
+	return "set before (attestcsr reset-password makes a new one)"
+}
+
+// usersFile is the htpasswd file that users are read from: the operator's, or
+// the one that holds the built-in admin.
+func usersFile(cfg *config.Config) string {
+	if cfg.Auth.UsersFile != "" {
+		return cfg.Auth.UsersFile
+	}
+	return filepath.Join(cfg.DataDir, adminHashFile)
+}
+
+// loadUsers reads and parses a users file.
+func loadUsers(path string) (*auth.Users, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	users, err := auth.ParseUsers(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return users, nil
+}
+
+// prepareAdmin makes sure that the built-in admin has a password: the one of
+// admin_password_file, the one it had before, or a random one.
+func prepareAdmin(cfg *config.Config, terminal bool) (password, error) {
+	hashFile := filepath.Join(cfg.DataDir, adminHashFile)
+	hash, err := readAdminHash(hashFile)
+	if err != nil {
+		return password{}, err
+	}
+	if cfg.AdminPasswordFile != "" {
+		return password{file: cfg.AdminPasswordFile}, adoptPassword(cfg.AdminPasswordFile, hashFile, hash)
+	}
+	if hash == nil {
+		return resetAdmin(cfg.DataDir, terminal)
+	}
+	waiting := filepath.Join(cfg.DataDir, initialPasswordFile)
+	if _, err := os.Stat(waiting); err == nil {
+		return password{file: waiting}, nil
+	}
+	return password{}, nil
+}
+
+// readAdminHash returns the stored hash, or nil when there is none yet.
+func readAdminHash(path string) ([]byte, error) {
+	data, err := readOwn(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	name, hash, ok := strings.Cut(strings.TrimSpace(string(data)), ":")
+	if !ok || name != adminName {
+		return nil, fmt.Errorf("%s is damaged: attestcsr reset-password makes it anew", path)
+	}
+	return []byte(hash), nil
+}
+
+// adoptPassword stores the password of the operator's file, unless it is the one
+// stored already.
+func adoptPassword(file, hashFile string, hash []byte) error {
+	secret, err := readPassword(file)
+	if err != nil {
+		return err
+	}
+	if hash != nil && bcrypt.CompareHashAndPassword(hash, secret) == nil {
+		return nil
+	}
+	return storeAdminHash(hashFile, string(secret))
+}
+
+// readPassword returns the first line of a password file.
+func readPassword(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("admin_password_file: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // only read
+	data, err := io.ReadAll(io.LimitReader(f, 4096))
+	if err != nil {
+		return nil, fmt.Errorf("admin_password_file: %w", err)
+	}
+	secret := bytes.TrimSuffix(bytes.TrimSuffix(data, []byte("\n")), []byte("\r"))
+	if len(secret) == 0 || bytes.ContainsAny(secret, "\r\n\x00") {
+		return nil, fmt.Errorf("admin_password_file: %s must hold the password in one line", file)
+	}
+	return secret, nil
+}
+
+func storeAdminHash(hashFile, secret string) error {
+	hash, err := auth.Hash(secret)
+	if err != nil {
+		return err
+	}
+	return writeOwn(hashFile, []byte(adminName+":"+hash+"\n"))
+}
+
+// resetAdmin gives the admin a random password and makes it known: on a
+// terminal, otherwise in a file whose path is printed. The file is written
+// first: a crash after it leaves a password that does not open anything yet and
+// is overwritten by the next start or reset.
+func resetAdmin(dataDir string, terminal bool) (password, error) {
+	secret := rand.Text()
+	file := filepath.Join(dataDir, initialPasswordFile)
+	known := password{shown: secret}
+	if terminal {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return password{}, err
+		}
+	} else {
+		known = password{file: file}
+		if err := writeOwn(file, []byte(secret+"\n")); err != nil {
+			return password{}, err
+		}
+	}
+	return known, storeAdminHash(filepath.Join(dataDir, adminHashFile), secret)
+}
+
+// privilegesOf returns what the settings grant each user. The built-in admin
+// holds every privilege unless the settings give it an entry of its own.
+func privilegesOf(cfg *config.Config) func(user string) []csr.Privilege {
+	table := map[string][]csr.Privilege{}
+	if cfg.Auth.UsersFile == "" {
+		table[adminName] = csr.Privileges()
+	}
+	for user, names := range cfg.Auth.Privileges {
+		granted := make([]csr.Privilege, len(names))
+		for i, name := range names {
+			granted[i] = csr.Privilege(name)
+		}
+		table[user] = granted
+	}
+	return func(user string) []csr.Privilege { return table[user] }
+}

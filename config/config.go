@@ -1,0 +1,128 @@
+// Package config is the shape of the service's settings, their defaults, where
+// they come from and which values they may have.
+//
+// Settings are taken from the defaults, one YAML file, the environment and
+// command-line flags, each beating those before it. One table (Config.settings)
+// names each setting once; file keys, flags, variables, help and the output of
+// Show are derived from it.
+package config
+
+import (
+	"cmp"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// Config is a complete set of settings that passed every rule. File names are
+// as the operator wrote them: relative ones count from the working directory.
+type Config struct {
+	Listen            string // host:port for HTTPS; port 0 takes a free one
+	OpsListen         string // host:port for health and metrics; empty = on Listen
+	DataDir           string
+	Hostname          string // host name of RFC 1123 section 2.1, 1 to 64 characters
+	TLS               TLS
+	Auth              Auth
+	AdminPasswordFile string // empty = none
+	Session           Session
+	KeySizes          []int          // RSA modulus lengths in bits, in the operator's order; 2048 is among them
+	TrustedProxies    []netip.Prefix // masked; no zones, no IPv4-mapped addresses
+	Sealing           Sealing
+	Log               Log
+	ShutdownTimeout   time.Duration
+
+	origins map[string]string // setting key → where its value came from
+}
+
+// TLS names the server's certificate chain and key. Both are set or neither is;
+// without them the service makes its own.
+type TLS struct{ CertFile, KeyFile string }
+
+// Auth says who may log in and what they may do.
+type Auth struct {
+	UsersFile  string              // htpasswd file with bcrypt hashes; empty = the built-in admin
+	Privileges map[string][]string // user → privileges, each one of Source.Privileges
+}
+
+// Session bounds the life of a session. IdleTimeout is at most Lifetime.
+type Session struct{ IdleTimeout, Lifetime time.Duration }
+
+// Sealing says with what stored private keys are sealed.
+type Sealing struct {
+	KeysetFile string // empty = in DataDir
+}
+
+// Log says what is logged and in which form.
+type Log struct {
+	Level  string // debug, info, warn or error
+	Format string // json or text
+}
+
+func defaults() *Config {
+	return &Config{
+		Listen:          ":8443",
+		DataDir:         "./data",
+		Auth:            Auth{Privileges: map[string][]string{}},
+		Session:         Session{IdleTimeout: 30 * time.Minute, Lifetime: 24 * time.Hour},
+		KeySizes:        []int{2048, 3072, 4096},
+		Log:             Log{Level: "info", Format: "json"},
+		ShutdownTimeout: 20 * time.Second,
+		origins:         map[string]string{},
+	}
+}
+
+// Source is where settings are looked for.
+type Source struct {
+	Env   []string       // "NAME=value", as os.Environ gives it
+	Flags *pflag.FlagSet // parsed, with the flags of AddFlags; nil = none
+	// Privileges are the names that auth.privileges may use.
+	Privileges []string
+	// SystemHostname gives the name that an empty hostname stands for; nil
+	// stands for os.Hostname.
+	SystemHostname func() (string, error)
+}
+
+// Load reads all sources, the file being the one that --config or else
+// ATTESTCSR_CONFIG names, if any. It returns the settings that hold, or an error
+// that joins the problems found, one line each: where the value stands
+// (file:line:column, variable or flag), the setting, what is wrong with it and
+// what is allowed. A wrong value is a problem also where a stronger source
+// overrides it. Problems never quote values of keys and variables that are no
+// settings: such a value may be a secret in the wrong place. After a long list
+// of problems the rest is only counted.
+//
+// Warnings are sentences for the operator; they stop nothing.
+//
+// Files that the settings name are not touched; that is CheckFiles.
+func Load(src Source) (c *Config, warnings []string, err error) {
+	c = defaults()
+	l := &loader{config: c, settings: c.settings(), privileges: src.Privileges, wrong: map[string]bool{}}
+	for _, s := range l.settings {
+		c.origins[s.key] = "default"
+	}
+	env := environment(src.Env)
+
+	readable := true
+	if name := cmp.Or(flagText(src.Flags, configFlag), env[configEnv]); name != "" {
+		readable = l.file(name)
+	}
+	l.environment(env)
+	l.flags(src.Flags)
+
+	systemHostname := src.SystemHostname
+	if systemHostname == nil {
+		systemHostname = os.Hostname
+	}
+	l.hostname(systemHostname)
+
+	// Without what the file says, settings would seem to contradict each other.
+	if readable {
+		l.rules()
+	}
+	if err := l.err(); err != nil {
+		return nil, nil, err
+	}
+	return c, l.warnings, nil
+}

@@ -1,0 +1,205 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// setting is one row of the table.
+type setting struct {
+	key   string // in the file, with a dot after the section
+	wants string // what a value looks like, for help and messages
+	usage string
+	value value // nil: a mapping, which only the file can hold
+}
+
+// settings is the table, bound to the fields of c. Settings of one section
+// stand together. No key begins with port or service_: beside a Service named
+// attestcsr, Kubernetes sets ATTESTCSR_PORT and ATTESTCSR_SERVICE_… in every pod.
+func (c *Config) settings() []setting {
+	return []setting{
+		{"listen", "host:port", "where to serve HTTPS; no host means all addresses, port 0 a free port",
+			&text{&c.Listen, listenAddress}},
+		{"ops_listen", "host:port", "separate address for health and metrics; empty serves them on listen",
+			&text{&c.OpsListen, optional(listenAddress)}},
+		{"data_dir", "directory", "where everything is kept that the service makes; made when missing",
+			&text{&c.DataDir, fileName}},
+		{"hostname", "name", "name of this host in certificates, 1 to 64 characters; empty takes the system's",
+			&text{&c.Hostname, optional(hostname)}},
+		{"tls.cert_file", "file", "server certificate chain (PEM, leaf first); empty makes a self-signed one",
+			&text{&c.TLS.CertFile, optional(fileName)}},
+		{"tls.key_file", "file", "private key of the server certificate (PEM)",
+			&text{&c.TLS.KeyFile, optional(fileName)}},
+		{"auth.users_file", "file", "users, as htpasswd -B writes them; empty leaves the built-in admin",
+			&text{&c.Auth.UsersFile, optional(fileName)}},
+		{"auth.privileges", "a mapping of users to lists of privileges", "what each user of the users file may do", nil},
+		{"admin_password_file", "file", "password of the built-in admin, read at every start; ignored with a users file",
+			&text{&c.AdminPasswordFile, optional(fileName)}},
+		{"session.idle_timeout", "duration", "end a session after this long without a request, at most 720h",
+			&duration{&c.Session.IdleTimeout, maxSession}},
+		{"session.lifetime", "duration", "end a session after this long in any case, at most 720h",
+			&duration{&c.Session.Lifetime, maxSession}},
+		{"key_sizes", "bits,...", "RSA key sizes that may be asked for: multiples of 256, 2048 to 8192, 2048 among them",
+			&list[int]{field: &c.KeySizes, parse: keySize, numeric: true}},
+		{"trusted_proxies", "address,...", "proxies whose X-Forwarded-For is believed: addresses or CIDR prefixes",
+			&list[netip.Prefix]{field: &c.TrustedProxies, parse: proxy}},
+		{"sealing.keyset_file", "file", "keyset that seals private keys; made when missing, empty keeps it in the data directory",
+			&text{&c.Sealing.KeysetFile, optional(fileName)}},
+		{"log.level", "level", "least severe level to log: debug, info, warn or error",
+			&text{&c.Log.Level, oneOf("debug", "info", "warn", "error")}},
+		{"log.format", "format", "json or text",
+			&text{&c.Log.Format, oneOf("json", "text")}},
+		{"shutdown_timeout", "duration", "how long requests in flight may take when the service stops, at most 10m",
+			&duration{&c.ShutdownTimeout, maxShutdown}},
+	}
+}
+
+func (s setting) env() string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(s.key, ".", "_"))
+}
+
+func (s setting) flag() string { return strings.NewReplacer(".", "-", "_", "-").Replace(s.key) }
+
+// split takes the text of a variable or flag apart: elements of a list are
+// separated by commas and optional spaces, and the empty text is the empty list.
+func (s setting) split(value, origin string) []item {
+	if many, _ := s.value.shape(); !many {
+		return []item{{value, origin}}
+	}
+	var items []item
+	if value == "" {
+		return items
+	}
+	for element := range strings.SplitSeq(value, ",") {
+		items = append(items, item{strings.TrimSpace(element), origin})
+	}
+	return items
+}
+
+// value adapts a field of Config to text.
+type value interface {
+	// shape tells a list from a single value, and whether YAML writes the value,
+	// or each element, as a whole number instead of a string.
+	shape() (many, numeric bool)
+	// reset forgets the elements of a list; a single value is replaced by add.
+	reset()
+	// add sets the value or appends to the list, or says what is wrong with text.
+	add(text string) error
+	// items returns what reset and add would make the same value from.
+	items() []string
+}
+
+// text is a string that check accepts.
+type text struct {
+	field *string
+	check func(string) error
+}
+
+func (v *text) shape() (bool, bool) { return false, false }
+func (v *text) reset()              {}
+func (v *text) items() []string     { return []string{*v.field} }
+
+func (v *text) add(s string) error {
+	*v.field = s
+	return v.check(s)
+}
+
+// duration is over 0 and at most max.
+type duration struct {
+	field *time.Duration
+	max   time.Duration
+}
+
+func (v *duration) shape() (bool, bool) { return false, false }
+func (v *duration) reset()              {}
+func (v *duration) items() []string     { return []string{shortDuration(*v.field)} }
+
+func (v *duration) add(s string) error {
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 || d > v.max {
+		return fmt.Errorf("%.64q is not a duration such as 90s, 30m or 1h30m, over 0 and at most %s", s, shortDuration(v.max))
+	}
+	*v.field = d
+	return nil
+}
+
+// shortDuration writes 30m where Duration.String writes 30m0s.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// list holds different elements, at most maxElements.
+type list[T comparable] struct {
+	field   *[]T
+	parse   func(string) (T, error)
+	numeric bool
+}
+
+func (v *list[T]) shape() (bool, bool) { return true, v.numeric }
+func (v *list[T]) reset()              { *v.field = nil }
+
+func (v *list[T]) add(s string) error {
+	element, err := v.parse(s)
+	switch {
+	case err != nil:
+		return err
+	case slices.Contains(*v.field, element):
+		return fmt.Errorf("%.64q is there twice", s)
+	case len(*v.field) == maxElements:
+		return fmt.Errorf("%.64q is one too many: at most %d are allowed", s, maxElements)
+	}
+	*v.field = append(*v.field, element)
+	return nil
+}
+
+func (v *list[T]) items() []string {
+	items := make([]string, len(*v.field))
+	for i, element := range *v.field {
+		items[i] = fmt.Sprint(element)
+	}
+	return items
+}
+
+// AddFlags adds --config and a flag for each setting that is not a mapping, with
+// help that shows its default and its environment variable. The flags hold text:
+// only Load judges it, together with the other sources.
+func AddFlags(flags *pflag.FlagSet) {
+	flags.Var(&flagValue{kind: "file"}, configFlag, "settings file (YAML) [$"+configEnv+"]")
+	for _, s := range defaults().settings() {
+		if s.value == nil {
+			continue
+		}
+		many, _ := s.value.shape()
+		flags.Var(&flagValue{kind: s.wants, text: strings.Join(s.value.items(), ","), list: many},
+			s.flag(), s.usage+" [$"+s.env()+"]")
+	}
+}
+
+// flagValue is a pflag.Value that keeps the text. A list given twice is one list.
+type flagValue struct {
+	kind, text string
+	list, set  bool
+}
+
+func (v *flagValue) Type() string   { return v.kind }
+func (v *flagValue) String() string { return v.text }
+
+func (v *flagValue) Set(s string) error {
+	if v.list && v.set {
+		s = v.text + "," + s
+	}
+	v.text, v.set = s, true
+	return nil
+}

@@ -1,0 +1,54 @@
+package handler
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics of the HTTP side. Every label comes from a closed set: route
+// templates, known methods, status codes, dialects and error kinds.
+type metrics struct {
+	duration *prometheus.HistogramVec
+	created  *prometheus.CounterVec
+	inFlight prometheus.GaugeFunc
+}
+
+func newMetrics(inFlight func() int) *metrics {
+	return &metrics{
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:                            "attestcsr_http_request_duration_seconds",
+			Help:                            "Time from the end of a request's header to the end of its answer, by route template.",
+			Buckets:                         []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+			NativeHistogramBucketFactor:     1.1,
+			NativeHistogramMaxBucketNumber:  100,
+			NativeHistogramMinResetDuration: time.Hour,
+		}, []string{"route", "method", "code"}),
+		created: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "attestcsr_csrs_created_total",
+			Help: "Requests to create a CSR, by dialect and outcome: created, or the kind of error.",
+		}, []string{"dialect", "outcome"}),
+		inFlight: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "attestcsr_http_requests_in_flight",
+			Help: "API requests that are being answered.",
+		}, func() float64 { return float64(inFlight()) }),
+	}
+}
+
+func (m *metrics) collectors() []prometheus.Collector {
+	return []prometheus.Collector{m.duration, m.created, m.inFlight}
+}
+
+func (m *metrics) observe(route, method string, status int, took time.Duration) {
+	m.duration.WithLabelValues(route, method, strconv.Itoa(status)).Observe(took.Seconds())
+}
+
+func (m *metrics) countCreate(dialect string, err error) {
+	outcome := "created"
+	if err != nil {
+		outcome, _ = classify(context.Background(), err)
+	}
+	m.created.WithLabelValues(dialect, outcome).Inc()
+}

@@ -1,0 +1,251 @@
+package handler
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"attestcsr/csr"
+)
+
+// maxBody bounds every request body, in bytes.
+const maxBody = 64 << 10
+
+// event collects what is known of a request for its one log line.
+type event struct {
+	requestID string
+	user      string
+	err       error
+}
+
+const eventKey = "event"
+
+func eventOf(c echo.Context) *event {
+	ev, ok := c.Get(eventKey).(*event)
+	if !ok {
+		panic("handler: observe has to surround every request")
+	}
+	return ev
+}
+
+// observe surrounds every request, unknown paths included: request id, body
+// limit, panics, one log line and one histogram sample.
+func (h *Handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		start := time.Now()
+		ev := &event{requestID: newRequestID()}
+		c.Set(eventKey, ev)
+		c.Response().Header().Set(echo.HeaderXRequestID, ev.requestID)
+		c.Request().Body = http.MaxBytesReader(c.Response(), c.Request().Body, maxBody)
+
+		defer func() { h.record(c, ev, time.Since(start)) }()
+		if err := h.admit(c, next); err != nil {
+			c.Error(err)
+		}
+		return nil
+	}
+}
+
+// admit runs the request unless the server is draining, and turns a panic into
+// an internal error.
+func (h *Handler) admit(c echo.Context, next echo.HandlerFunc) (err error) {
+	if !isOps(c.Path()) {
+		if !h.gate.enter() {
+			c.Response().Header().Set(echo.HeaderConnection, "close")
+			return &csr.Error{Kind: csr.Unavailable, RetryAfter: time.Second, Err: errDraining}
+		}
+		defer h.gate.leave()
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			if cause, ok := p.(error); ok && errors.Is(cause, http.ErrAbortHandler) {
+				panic(p)
+			}
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return next(c)
+}
+
+// record writes the log line and the histogram sample of a finished request.
+func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
+	route, status := c.Path(), c.Response().Status
+	if _, known := h.allow[route]; !known {
+		route = "unmatched"
+	}
+	method := c.Request().Method
+	if !knownMethod(method) {
+		method = "other"
+	}
+	h.metrics.observe(route, method, status, took)
+
+	level := slog.LevelInfo
+	if isOps(route) {
+		level = slog.LevelDebug
+	}
+	kind, fault := classify(c.Request().Context(), ev.err)
+	if fault {
+		level = slog.LevelError
+	}
+	ctx := context.WithoutCancel(c.Request().Context())
+	if !h.log.Enabled(ctx, level) {
+		return
+	}
+	attrs := append(make([]slog.Attr, 0, 12),
+		slog.String("method", method), slog.String("route", route), slog.Int("status", status),
+		slog.Duration("duration", took), slog.String("user", ev.user), slog.String("client", c.RealIP()),
+		slog.String("request_id", ev.requestID))
+	for header, name := range map[string]string{echo.HeaderXRequestID: "client_request_id", "Vapi-Ctx-Opid": "op_id"} {
+		if v := printable(c.Request().Header.Get(header), 64); v != "" {
+			attrs = append(attrs, slog.String(name, v))
+		}
+	}
+	if ev.err != nil {
+		attrs = append(attrs, slog.String("error_kind", kind), slog.String("err", printable(ev.err.Error(), maxLoggedError)))
+	}
+	h.log.LogAttrs(ctx, level, "request", attrs...)
+}
+
+// maxLoggedError has room for a panic's stack.
+const maxLoggedError = 8 << 10
+
+var errDraining = errors.New("the server is shutting down")
+
+// classify names the kind of a request's error and says whether it is the
+// service's own fault.
+func classify(ctx context.Context, err error) (kind string, fault bool) {
+	var (
+		httpErr *echo.HTTPError
+		csrErr  *csr.Error
+		tooLong *http.MaxBytesError
+	)
+	switch {
+	case err == nil:
+		return "", false
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return "client_gone", false
+	case errors.As(err, &tooLong):
+		return "body_too_large", false
+	case errors.As(err, &httpErr) && httpErr.Code == http.StatusNotFound:
+		return "unknown_path", false
+	case errors.As(err, &httpErr) && httpErr.Code == http.StatusMethodNotAllowed:
+		return "method_not_allowed", false
+	case errors.As(err, &csrErr):
+		return csrErr.Kind.String(), csrErr.Kind == csr.Internal
+	}
+	return csr.Internal.String(), true
+}
+
+func newRequestID() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails since Go 1.24
+	return hex.EncodeToString(b[:])
+}
+
+// printable cuts what a client sent, or an error that may quote it, to at most
+// limit bytes of printable characters, so that it cannot forge or flood the log.
+func printable(s string, limit int) string {
+	cut := len(s) > limit
+	if cut {
+		s = s[:limit]
+	}
+	s = strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || strconv.IsPrint(r) && r != '\uFFFD' {
+			return r
+		}
+		return '.'
+	}, s)
+	if cut {
+		s += "…"
+	}
+	return s
+}
+
+func knownMethod(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return true
+	}
+	return false
+}
+
+// setRetryAfter rounds up to whole seconds (RFC 9110 section 10.2.3), at least one.
+func setRetryAfter(header http.Header, after time.Duration) {
+	header.Set(echo.HeaderRetryAfter, strconv.Itoa(max(1, int(math.Ceil(after.Seconds())))))
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	p = p.Masked()
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// gate counts requests in flight and can be closed for good.
+type gate struct {
+	mu       sync.Mutex
+	closed   bool
+	inFlight int
+	idle     chan struct{} // closed when the gate is closed and nothing is in flight
+}
+
+func (g *gate) enter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.inFlight++
+	return true
+}
+
+func (g *gate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.inFlight--
+	if g.closed && g.inFlight == 0 {
+		close(g.idle)
+	}
+}
+
+func (g *gate) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.inFlight
+}
+
+func (g *gate) isClosed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.closed
+}
+
+func (g *gate) drain(ctx context.Context) error {
+	g.mu.Lock()
+	if !g.closed {
+		g.closed = true
+		g.idle = make(chan struct{})
+		if g.inFlight == 0 {
+			close(g.idle)
+		}
+	}
+	g.mu.Unlock()
+	select {
+	case <-g.idle:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,55 @@
+package handler
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+const (
+	healthPath  = "/healthz"
+	readyPath   = "/readyz"
+	metricsPath = "/metrics"
+)
+
+func isOps(path string) bool {
+	return path == healthPath || path == readyPath || path == metricsPath
+}
+
+// addOps registers what orchestrators and Prometheus call. None of it asks for
+// credentials and none of it tells more than whether the service works.
+func (h *Handler) addOps(registry *prometheus.Registry) {
+	h.add(h.ops, http.MethodGet, healthPath, func(c echo.Context) error {
+		return c.String(http.StatusOK, "ok\n")
+	})
+	h.add(h.ops, http.MethodGet, readyPath, h.readiness)
+	scrape := promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		ErrorLog:            scrapeLog{h},
+		ErrorHandling:       promhttp.ContinueOnError,
+		MaxRequestsInFlight: 8,
+		Timeout:             10 * time.Second,
+		Registry:            registry,
+	})
+	h.add(h.ops, http.MethodGet, metricsPath, echo.WrapHandler(scrape))
+}
+
+// readiness answers 503 while the service drains or cannot commit; the reason is
+// in the log, since the route is open to strangers.
+func (h *Handler) readiness(c echo.Context) error {
+	if h.gate.isClosed() {
+		return c.String(http.StatusServiceUnavailable, "shutting down\n")
+	}
+	if err := h.ready(c.Request().Context()); err != nil {
+		h.log.Warn("not ready", "request_id", eventOf(c).requestID, "err", err)
+		return c.String(http.StatusServiceUnavailable, "not ready: the log says why\n")
+	}
+	return c.String(http.StatusOK, "ready\n")
+}
+
+// scrapeLog is promhttp's logger.
+type scrapeLog struct{ h *Handler }
+
+func (l scrapeLog) Println(v ...any) { l.h.log.Error("metrics not gathered", "err", v) }

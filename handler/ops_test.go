@@ -1,0 +1,331 @@
+package handler_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"attestcsr/csr"
+	"attestcsr/handler"
+	"attestcsr/handler/policy"
+	"attestcsr/handler/vapi"
+)
+
+func TestHealthAndReadiness(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var broken error
+	s := newStack(t, func(c *handler.Config) {
+		ready := c.Ready
+		c.Ready = func(ctx context.Context) error {
+			mu.Lock()
+			defer mu.Unlock()
+			return errors.Join(broken, ready(ctx))
+		}
+	})
+	get := func(path string) answer { return s.do(call{method: "GET", path: path, anonymous: true, raw: true}) }
+	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
+		if a := get(path); a.status != http.StatusOK {
+			t.Errorf("%s: %d %s", path, a.status, a.body)
+		}
+	}
+	mu.Lock()
+	broken = errors.New("the disk is gone")
+	mu.Unlock()
+	if a := get("/readyz"); a.status != http.StatusServiceUnavailable || strings.Contains(string(a.body), "disk") {
+		t.Errorf("not ready: %d %s", a.status, a.body)
+	}
+	if !strings.Contains(s.log.String(), "the disk is gone") {
+		t.Error("the log does not say why")
+	}
+	if a := get("/healthz"); a.status != http.StatusOK {
+		t.Errorf("health: %d", a.status)
+	}
+}
+
+func TestSeparateOps(t *testing.T) {
+	t.Parallel()
+	s := newStack(t, func(c *handler.Config) { c.SeparateOps = true })
+	if a := s.do(call{method: "GET", path: "/metrics", anonymous: true}); a.status != http.StatusNotFound {
+		t.Errorf("metrics beside the API: %d", a.status)
+	}
+	ops := httptest.NewServer(s.handler.Ops())
+	defer ops.Close()
+	for path, want := range map[string]int{"/metrics": http.StatusOK, "/readyz": http.StatusOK, csrPath: http.StatusNotFound} {
+		resp, err := http.Get(ops.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%s on the ops listener: %d, want %d", path, resp.StatusCode, want)
+		}
+	}
+}
+
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	if err := s.handler.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a := s.do(call{method: "POST", path: csrPath, body: validSpec})
+	if doc := a.vapiError(t); a.status != http.StatusServiceUnavailable || doc.ErrorType != "SERVICE_UNAVAILABLE" || a.header.Get("Retry-After") == "" {
+		t.Errorf("while draining: %d %s %v", a.status, a.body, a.header)
+	}
+	if a := s.do(call{method: "GET", path: "/readyz", anonymous: true}); a.status != http.StatusServiceUnavailable {
+		t.Errorf("readiness while draining: %d", a.status)
+	}
+	if a := s.do(call{method: "GET", path: "/healthz", anonymous: true}); a.status != http.StatusOK {
+		t.Errorf("health while draining: %d", a.status)
+	}
+}
+
+// TestPanic also shows that a cause never leaves: the readiness function stands
+// for any code below that panics.
+func TestPanic(t *testing.T) {
+	t.Parallel()
+	s := newStack(t, func(c *handler.Config) {
+		c.Ready = func(context.Context) error { panic("cause of the panic") }
+	})
+	a := s.do(call{method: "GET", path: "/readyz", anonymous: true})
+	doc := a.vapiError(t)
+	id := a.header.Get("X-Request-Id")
+	if a.status != http.StatusInternalServerError || doc.ErrorType != "ERROR" || doc.Data["request_id"] != id {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if strings.Contains(string(a.body), "cause of the panic") {
+		t.Error("the cause left the service")
+	}
+	if log := s.log.String(); !strings.Contains(log, "cause of the panic") || !strings.Contains(log, id) {
+		t.Error("the log does not tell the cause under the request id")
+	}
+}
+
+// TestErrorDocuments walks every kind of error in every dialect.
+func TestErrorDocuments(t *testing.T) {
+	t.Parallel()
+	const secret = "cause with details"
+	statuses := map[csr.Kind]int{
+		csr.Internal: 500, csr.Invalid: 400, csr.Unauthenticated: 401, csr.Unauthorized: 403,
+		csr.NotFound: 404, csr.Exists: 400, csr.Conflict: 409, csr.Busy: 503, csr.Unavailable: 503,
+	}
+	dialects := map[string]func(echo.Context, string, error) error{
+		"vapi": vapi.WriteError, "legacy": vapi.WriteLegacyError, "policy": policy.WriteError,
+	}
+	shapes := map[string]*regexp.Regexp{
+		"vapi":   regexp.MustCompile(`^\{"error_type":"[A-Z_]+","messages":\[\{"id":"[^"]+","default_message":".*","args":\[.*\]\}\](,"data":\{"request_id":"rid"\})?\}$`),
+		"legacy": regexp.MustCompile(`^\{"type":"com\.vmware\.vapi\.std\.errors\.[a-z_]+","value":\{"messages":\[\{.*\}\].*\}\}$`),
+		"policy": regexp.MustCompile(`^\{"httpStatus":"[A-Z_]+","error_code":[1-9][0-9]*,"module_name":"(policy|common-services)","error_message":".+"(,"details":".+")?\}$`),
+	}
+	for name, write := range dialects {
+		for _, kind := range csr.Kinds() {
+			want, known := statuses[kind]
+			if !known {
+				t.Fatalf("kind %s has no status in this test", kind)
+			}
+			e := &csr.Error{Kind: kind, Err: errors.New(secret)}
+			if kind == csr.Invalid {
+				e.Violations = []csr.Violation{{Field: csr.KeySize, Rule: "not_allowed", Value: "1", Limit: "2048"}}
+			}
+			recorder := httptest.NewRecorder()
+			c := echo.New().NewContext(httptest.NewRequest("GET", "/", nil), recorder)
+			if err := write(c, "rid", e); err != nil {
+				t.Fatal(err)
+			}
+			if recorder.Code != want {
+				t.Errorf("%s %s: status %d, want %d", name, kind, recorder.Code, want)
+			}
+			if body := recorder.Body.String(); !shapes[name].MatchString(body) || strings.Contains(body, secret) {
+				t.Errorf("%s %s: %s", name, kind, body)
+			}
+			if got := recorder.Header().Get("Content-Type"); got != "application/json" {
+				t.Errorf("%s %s: Content-Type %q", name, kind, got)
+			}
+		}
+	}
+}
+
+// The document follows the path, also where nothing is there.
+func TestErrorDocumentByPath(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	for path, member := range map[string]string{
+		"/":                               `"error_type":"NOT_FOUND"`,
+		"/api/unknown":                    `"error_type":"NOT_FOUND"`,
+		"/api/session/createX":            `"error_type":"NOT_FOUND"`,
+		"/rest/unknown":                   `"type":"com.vmware.vapi.std.errors.not_found"`,
+		"/policy/api/v1/infra/unknown":    `"error_code":600`,
+		"/policyx":                        `"error_type":"NOT_FOUND"`,
+		"/api/session/create/and/further": `"error_type":"NOT_FOUND"`,
+	} {
+		a := s.do(call{method: "GET", path: path, anonymous: true})
+		if a.status != http.StatusNotFound || !strings.Contains(string(a.body), member) {
+			t.Errorf("%s: %d %s", path, a.status, a.body)
+		}
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.createCSR(validSpec)
+	s.do(call{method: "POST", path: csrPath, body: "{}"})
+	s.do(call{method: "GET", path: csrPath, anonymous: true})
+	s.do(call{method: "BREW", path: csrPath})
+	for _, path := range []string{"/a", "/b", "/c"} {
+		s.do(call{method: "GET", path: path})
+	}
+	problems, err := testutil.GatherAndLint(s.registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+	text := string(s.do(call{method: "GET", path: "/metrics", anonymous: true}).body)
+	for _, want := range []string{
+		`attestcsr_csrs_created_total{dialect="esx",outcome="created"} 1`,
+		`attestcsr_csrs_created_total{dialect="esx",outcome="invalid"} 1`,
+		`attestcsr_http_request_duration_seconds_count{code="404",method="GET",route="unmatched"} 3`,
+		`attestcsr_http_request_duration_seconds_count{code="405",method="other",route="` + csrPath + `"} 1`,
+		`attestcsr_http_request_duration_seconds_count{code="201",method="POST",route="` + csrPath + `"} 1`,
+		`attestcsr_key_generation_seconds_count{`,
+		`attestcsr_store_commit_seconds_count{`,
+		`attestcsr_certificate_not_after_timestamp_seconds `,
+		`attestcsr_csr_created_timestamp_seconds `,
+		`attestcsr_authentication_attempts_total{`,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("/metrics lacks %s", want)
+		}
+	}
+}
+
+func TestRequestLog(t *testing.T) {
+	t.Parallel()
+	s := newStack(t, trusting("127.0.0.1/32"))
+	a := s.do(call{method: "POST", path: csrPath, body: "{}", header: map[string]string{
+		"X-Request-ID": "from the\tclient" + strings.Repeat("x", 100), "vapi-ctx-opid": "op-7", "X-Forwarded-For": "198.51.100.7, 192.0.2.9",
+	}})
+	id := a.header.Get("X-Request-Id")
+	if strings.Contains(id, "client") {
+		t.Error("the request id is the client's")
+	}
+	var line string
+	for l := range strings.Lines(s.log.String()) {
+		if strings.Contains(l, id) {
+			line += l
+		}
+	}
+	if strings.Count(line, "\n") != 1 {
+		t.Errorf("not one line: %s", line)
+	}
+	for _, want := range []string{`"method":"POST"`, `"route":"` + csrPath + `"`, `"status":400`, `"user":"admin"`,
+		`"client":"192.0.2.9"`, `"error_kind":"invalid"`, `"op_id":"op-7"`, `"client_request_id":"from the`, `"duration":`} {
+		if !strings.Contains(line, want) {
+			t.Errorf("no %s in %s", want, line)
+		}
+	}
+	if strings.Contains(line, strings.Repeat("x", 65)) {
+		t.Error("the client's request id is not bounded")
+	}
+}
+
+func TestForwardedForIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.do(call{method: "GET", path: csrPath, header: map[string]string{"X-Forwarded-For": "198.51.100.7", "X-Real-IP": "198.51.100.7"}})
+	if strings.Contains(s.log.String(), "198.51.100.7") {
+		t.Error("X-Forwarded-For was believed from an untrusted peer")
+	}
+}
+
+func TestSecretsStayIn(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	var places strings.Builder
+	id := strings.Trim(string(s.do(call{method: "POST", path: sessionPath}).body), `"`)
+	guess := "a wrong password"
+	for _, c := range []call{
+		{method: "POST", path: csrPath, body: validSpec},
+		{method: "GET", path: csrPath, anonymous: true, header: map[string]string{"vmware-api-session-id": id}},
+		{method: "GET", path: csrPath + "?" + id, anonymous: true, header: map[string]string{"vmware-api-session-id": id + "0"}},
+		{method: "GET", path: csrPath, user: "admin", password: guess},
+		{method: "GET", path: sessionPath, anonymous: true, header: map[string]string{"vmware-api-session-id": id}},
+		{method: "DELETE", path: sessionPath, anonymous: true, header: map[string]string{"vmware-api-session-id": id}},
+		{method: "GET", path: "/metrics"},
+	} {
+		places.Write(s.do(c).body)
+	}
+	places.WriteString(s.log.String())
+	for name, secret := range map[string]string{"password": adminPassword, "guessed password": guess, "session id": id, "private key": "PRIVATE KEY"} {
+		if strings.Contains(places.String(), secret) {
+			t.Errorf("%s found in an answer, a metric or the log", name)
+		}
+	}
+}
+
+func TestDrainWaitsForRequestsInFlight(t *testing.T) {
+	t.Parallel()
+	entered, release := make(chan struct{}), make(chan struct{})
+	body := &slowBody{entered: entered, release: release, rest: strings.NewReader(validSpec)}
+	s := newStack(t)
+	done := make(chan answer)
+	go func() {
+		req, err := http.NewRequestWithContext(context.Background(), "POST", s.url+csrPath, body)
+		if err != nil {
+			t.Error(err)
+		}
+		req.SetBasicAuth("admin", adminPassword)
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := s.client.Do(req)
+		if err != nil {
+			t.Error(err)
+			done <- answer{}
+			return
+		}
+		resp.Body.Close()
+		done <- answer{status: resp.StatusCode}
+	}()
+	<-entered
+	for !strings.Contains(string(s.do(call{method: "GET", path: "/metrics", anonymous: true}).body), "attestcsr_http_requests_in_flight 1") {
+		time.Sleep(time.Millisecond)
+	}
+	drained := make(chan error)
+	go func() { drained <- s.handler.Drain(context.Background()) }()
+	select {
+	case <-drained:
+		t.Error("drained with a request in flight")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(release)
+	if a := <-done; a.status != http.StatusCreated {
+		t.Errorf("the request in flight got %d", a.status)
+	}
+	if err := <-drained; err != nil {
+		t.Error(err)
+	}
+}
+
+// slowBody gives nothing until it is released.
+type slowBody struct {
+	once             sync.Once
+	entered, release chan struct{}
+	rest             *strings.Reader
+}
+
+func (b *slowBody) Read(p []byte) (int, error) {
+	b.once.Do(func() { close(b.entered) })
+	<-b.release
+	return b.rest.Read(p)
+}

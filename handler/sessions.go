@@ -1,0 +1,32 @@
+package handler
+
+import (
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"attestcsr/handler/auth"
+)
+
+// sessions gives a dialect the sessions of its realm, without letting it see
+// how callers authenticate.
+type sessions struct {
+	auth  *auth.Authenticator
+	realm auth.Realm
+}
+
+func (s sessions) Login(c echo.Context) (string, error) {
+	return s.auth.Login(c.Request().Context(), c.Request(), c.RealIP(), s.realm)
+}
+
+func (s sessions) Session(c echo.Context) (user string, created, lastAccessed time.Time, err error) {
+	session, err := s.auth.Session(c.Request(), s.realm)
+	if err == nil {
+		eventOf(c).user = session.User
+	}
+	return session.User, session.Created, session.LastAccessed, err
+}
+
+func (s sessions) Logout(c echo.Context) error {
+	return s.auth.Logout(c.Request(), s.realm)
+}

@@ -1,0 +1,124 @@
+package vapi
+
+import (
+	"cmp"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"attestcsr/csr"
+)
+
+const invalidArgument = "INVALID_ARGUMENT"
+
+// document is the error body of vSphere Automation REST. Clients choose their
+// typed error by the HTTP status alone and fail on anything but an object with
+// lists, so messages and args are never null.
+type document struct {
+	ErrorType string         `json:"error_type"`
+	Messages  []message      `json:"messages"`
+	Data      map[string]any `json:"data,omitempty"`
+}
+
+type message struct {
+	ID      string   `json:"id"`
+	Default string   `json:"default_message"`
+	Args    []string `json:"args"`
+}
+
+// badRequest is a request that breaks a rule of the dialect rather than one of
+// the core: its JSON, media type or parameters.
+type badRequest struct {
+	errorType string
+	messages  []message
+}
+
+func (e *badRequest) Error() string { return e.messages[0].ID + ": " + e.messages[0].Default }
+
+// Unwrap says that this is the client's fault.
+func (e *badRequest) Unwrap() error { return &csr.Error{Kind: csr.Invalid} }
+
+// describe chooses status and document for an error. What it does not know is an
+// internal error, whose text stays here.
+func describe(requestID string, err error) (int, document) {
+	var (
+		bad     *badRequest
+		tooLong *http.MaxBytesError
+		httpErr *echo.HTTPError
+		coreErr *csr.Error
+	)
+	switch {
+	case errors.As(err, &bad):
+		return http.StatusBadRequest, document{ErrorType: bad.errorType, Messages: bad.messages}
+	case errors.As(err, &tooLong):
+		return http.StatusRequestEntityTooLarge, one("INVALID_REQUEST", "attestcsr.http.body_too_large", "The request body is larger than 65536 bytes.")
+	case errors.As(err, &httpErr) && httpErr.Code == http.StatusNotFound:
+		return http.StatusNotFound, one("NOT_FOUND", "com.vmware.vapi.rest.httpNotFound", "Not found.")
+	case errors.As(err, &httpErr) && httpErr.Code == http.StatusMethodNotAllowed:
+		return http.StatusMethodNotAllowed, one("INVALID_REQUEST", "com.vmware.vapi.rest.httpMethodNotAllowed", "This path does not have that method: the Allow header lists those it has.")
+	case errors.As(err, &coreErr):
+		return describeKind(requestID, coreErr)
+	}
+	return describeKind(requestID, &csr.Error{Kind: csr.Internal})
+}
+
+func describeKind(requestID string, err *csr.Error) (int, document) {
+	switch err.Kind {
+	case csr.Invalid:
+		return http.StatusBadRequest, violations(err.Violations)
+	case csr.Unauthenticated:
+		return http.StatusUnauthorized, one("UNAUTHENTICATED", "com.vmware.vapi.endpoint.method.authentication.required", "Authentication required.")
+	case csr.Unauthorized:
+		return http.StatusForbidden, one("UNAUTHORIZED", "vapi.security.authorization.invalid", "The user does not hold the privilege SECURITY_MGMT.")
+	case csr.NotFound:
+		return http.StatusNotFound, one("NOT_FOUND", "attestcsr.csr.not_found", "There is no CSR. Create one first.")
+	case csr.Exists:
+		return http.StatusBadRequest, one("ALREADY_EXISTS", "attestcsr.exists", "It exists already.")
+	case csr.Conflict:
+		return http.StatusConflict, one("CONCURRENT_CHANGE", "attestcsr.concurrent_change", "It was changed by another request at the same time. Read it again before you retry.")
+	case csr.Busy, csr.Unavailable:
+		return http.StatusServiceUnavailable, one("SERVICE_UNAVAILABLE", "attestcsr."+err.Kind.String(), "The service cannot take this request now. Try again after the time that the Retry-After header names.")
+	}
+	doc := one("ERROR", "attestcsr.internal_error", "Internal error. The service's log tells the cause under this request id.")
+	doc.Data = map[string]any{"request_id": requestID}
+	return http.StatusInternalServerError, doc
+}
+
+// violations says every broken rule in a message of its own.
+func violations(broken []csr.Violation) document {
+	doc := document{ErrorType: invalidArgument, Messages: make([]message, 0, len(broken))}
+	for _, v := range broken {
+		name := wireName(v.Field)
+		args := []string{name}
+		if arg := cmp.Or(v.Value, v.Limit); arg != "" {
+			args = append(args, arg)
+		}
+		doc.Messages = append(doc.Messages, message{ID: "attestcsr.csr." + string(v.Rule), Default: v.Describe(name), Args: args})
+	}
+	return doc
+}
+
+func one(errorType, id, text string) document {
+	return document{ErrorType: errorType, Messages: []message{{ID: id, Default: text, Args: []string{}}}}
+}
+
+// WriteError answers err with a vSphere Automation error document.
+func WriteError(c echo.Context, requestID string, err error) error {
+	status, doc := describe(requestID, err)
+	return reply(c, status, doc)
+}
+
+// WriteLegacyError answers err in the form of the older /rest interface.
+func WriteLegacyError(c echo.Context, requestID string, err error) error {
+	status, doc := describe(requestID, err)
+	type value struct {
+		Messages []message      `json:"messages"`
+		Data     map[string]any `json:"data,omitempty"`
+	}
+	return reply(c, status, struct {
+		Type  string `json:"type"`
+		Value value  `json:"value"`
+	}{"com.vmware.vapi.std.errors." + strings.ToLower(doc.ErrorType), value{doc.Messages, doc.Data}})
+}

@@ -1,0 +1,198 @@
+// Package vapi is the ESX dialect: the paths, JSON shapes and error documents of
+// vSphere Automation REST (/api) and of the older /rest session service.
+//
+// Sources: the vendor's page "esx attestation certificate csr: create" and what
+// its SDKs send and accept; docs/divergences.md lists where we knowingly differ.
+package vapi
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/labstack/echo/v4"
+
+	"attestcsr/csr"
+)
+
+// SessionHeader carries the session id; a cookie of the same name is accepted.
+const SessionHeader = "vmware-api-session-id"
+
+const (
+	csrPath           = "/api/esx/attestation/certificate/csr"
+	certificatePath   = "/api/esx/attestation/certificate"
+	sessionPath       = "/api/session"
+	legacySessionPath = "/rest/com/vmware/cis/session"
+)
+
+// Handle answers one request. The grant is nil where the route has no operation.
+type Handle func(c echo.Context, grant *csr.Grant) error
+
+// Sessions makes, shows and ends the sessions of this dialect, for the
+// credentials that a request carries. Errors are of package csr's kinds.
+type Sessions interface {
+	Login(c echo.Context) (id string, err error)
+	Session(c echo.Context) (user string, created, lastAccessed time.Time, err error)
+	Logout(c echo.Context) error
+}
+
+// Register hands every route of the dialect to add.
+func Register(s Sessions, add func(method, path string, op csr.Operation, handle Handle)) {
+	in := newDecoder()
+	add(http.MethodPost, csrPath, csr.CreateCSR, in.createCSR)
+	add(http.MethodGet, csrPath, csr.GetCSR, getCSR)
+	add(http.MethodDelete, csrPath, csr.DeleteCSR, deleteCSR)
+	add(http.MethodGet, certificatePath, csr.GetCertificate, getCertificate)
+	add(http.MethodPut, certificatePath, csr.SetCertificate, in.setCertificate)
+
+	api := sessionAPI{s}
+	add(http.MethodPost, sessionPath, "", api.create)
+	add(http.MethodGet, sessionPath, "", api.get)
+	add(http.MethodDelete, sessionPath, "", api.delete)
+	add(http.MethodPost, legacySessionPath, "", api.legacyPost)
+	add(http.MethodDelete, legacySessionPath, "", api.legacyDelete)
+}
+
+// createSpec is the body of csr create. Pointers tell absent and null from "".
+type createSpec struct {
+	KeySize          *int64   `json:"key_size"`
+	CommonName       *string  `json:"common_name"`
+	Organization     *string  `json:"organization" validate:"required"`
+	OrganizationUnit *string  `json:"organization_unit" validate:"required"`
+	Locality         *string  `json:"locality" validate:"required"`
+	StateOrProvince  *string  `json:"state_or_province" validate:"required"`
+	Country          *string  `json:"country" validate:"required"`
+	EmailAddress     *string  `json:"email_address" validate:"required"`
+	SubjectAltName   []string `json:"subject_alt_name"`
+}
+
+// spec says the same in the core's terms. An empty string leaves its attribute
+// out: clients in typed languages cannot omit a required field. An empty common
+// name is not among them, since it can be omitted; the core refuses it.
+func (s createSpec) spec() csr.Spec {
+	spec := csr.Spec{KeySize: s.KeySize, Email: *s.EmailAddress}
+	for _, a := range []struct {
+		field csr.Field
+		value *string
+	}{
+		{csr.Country, s.Country},
+		{csr.StateOrProvince, s.StateOrProvince},
+		{csr.Locality, s.Locality},
+		{csr.Organization, s.Organization},
+		{csr.OrganizationalUnit, s.OrganizationUnit},
+	} {
+		if *a.value != "" {
+			spec.Subject = append(spec.Subject, csr.Attribute{Type: a.field, Value: *a.value})
+		}
+	}
+	if s.CommonName != nil {
+		spec.Subject = append(spec.Subject, csr.Attribute{Type: csr.CommonName, Value: *s.CommonName})
+	}
+	for _, name := range s.SubjectAltName {
+		spec.AltNames = append(spec.AltNames, csr.AltName{Value: name})
+	}
+	return spec
+}
+
+// wireName is what this dialect calls the field of a violation.
+func wireName(f csr.Field) string {
+	switch f {
+	case csr.KeySize:
+		return "key_size"
+	case csr.CommonName:
+		return "common_name"
+	case csr.Organization:
+		return "organization"
+	case csr.OrganizationalUnit:
+		return "organization_unit"
+	case csr.Locality:
+		return "locality"
+	case csr.StateOrProvince:
+		return "state_or_province"
+	case csr.Country:
+		return "country"
+	case csr.EmailAddress:
+		return "email_address"
+	case csr.SubjectAltName:
+		return "subject_alt_name"
+	case csr.CertificateChain:
+		return "certificate"
+	}
+	return string(f)
+}
+
+type info struct {
+	CSR string `json:"csr"`
+}
+
+func (d *decoder) createCSR(c echo.Context, grant *csr.Grant) error {
+	var body createSpec
+	if err := d.decode(c, &body); err != nil {
+		return err
+	}
+	request, err := grant.CreateCSR(c.Request().Context(), body.spec())
+	if err != nil {
+		return err
+	}
+	return reply(c, http.StatusCreated, info{request.PEM})
+}
+
+func getCSR(c echo.Context, grant *csr.Grant) error {
+	if err := checkQuery(c); err != nil {
+		return err
+	}
+	request, err := grant.CSR(c.Request().Context())
+	if err != nil {
+		return err
+	}
+	return reply(c, http.StatusOK, info{request.PEM})
+}
+
+func deleteCSR(c echo.Context, grant *csr.Grant) error {
+	if err := checkQuery(c); err != nil {
+		return err
+	}
+	if err := grant.DeleteCSR(c.Request().Context()); err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusNoContent)
+}
+
+type certificateInfo struct {
+	Certificate string `json:"certificate"`
+}
+
+func getCertificate(c echo.Context, grant *csr.Grant) error {
+	if err := checkQuery(c); err != nil {
+		return err
+	}
+	certificate, err := grant.Certificate(c.Request().Context())
+	if err != nil {
+		return err
+	}
+	return reply(c, http.StatusOK, certificateInfo{certificate.PEM})
+}
+
+type setSpec struct {
+	Certificate *string `json:"certificate" validate:"required"`
+}
+
+func (d *decoder) setCertificate(c echo.Context, grant *csr.Grant) error {
+	var body setSpec
+	if err := d.decode(c, &body); err != nil {
+		return err
+	}
+	if err := grant.SetCertificate(c.Request().Context(), []byte(*body.Certificate)); err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusNoContent)
+}
+
+// reply writes v as JSON. Nothing under /api is wrapped in a "value".
+func reply(c echo.Context, status int, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return c.JSONBlob(status, body)
+}

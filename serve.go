@@ -1,0 +1,379 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"golang.org/x/net/netutil"
+
+	"attestcsr/config"
+	"attestcsr/csr"
+	"attestcsr/handler"
+	"attestcsr/handler/auth"
+	"attestcsr/keystore"
+	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/sealed"
+)
+
+const (
+	storeFile  = "attestcsr.db"
+	keysetFile = "sealing-keyset.json"
+	// maxConnections bounds what a listener accepts at the same time.
+	maxConnections = 2000
+)
+
+func (p process) serveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve the API until SIGTERM or SIGINT",
+		Args:  usageArgs(cobra.NoArgs),
+	}
+	load := p.settings(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, warnings, err := load()
+		if err != nil {
+			return err
+		}
+		log := newLogger(cfg, p.stdout)
+		for _, text := range warnings {
+			log.Warn("settings", "warning", text)
+		}
+		s, err := newServer(cmd.Context(), cfg, log, isTerminal(p.stderr))
+		if err != nil {
+			return err
+		}
+		return errors.Join(s.run(cmd.Context(), p.stderr), s.close())
+	}
+	return cmd
+}
+
+func newLogger(cfg *config.Config, w io.Writer) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(cfg.Log.Level)); err != nil {
+		level = slog.LevelInfo // package config lets only levels through
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if cfg.Log.Format == "text" {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+// server is everything that serve has open.
+type server struct {
+	cfg      *config.Config
+	log      *slog.Logger
+	keys     *keystore.Keystore
+	auth     *auth.Authenticator
+	cert     *serverCert
+	handler  *handler.Handler
+	password password
+}
+
+// newServer opens everything, from the bottom up: the store, whose lock makes
+// this process the only one on data_dir, then the sealing keyset, the keys, and
+// what is made at first start. All of it is durable when it returns.
+func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, terminal bool) (_ *server, err error) {
+	s := &server{cfg: cfg, log: log}
+	if s.keys, err = openKeystore(ctx, cfg, log); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	service, err := csr.New(csr.Config{Keys: s.keys, KeySizes: cfg.KeySizes, Hostname: cfg.Hostname})
+	if err != nil {
+		return nil, err
+	}
+	if err := service.Prepare(ctx); err != nil {
+		return nil, fmt.Errorf("attestation certificate: %w", err)
+	}
+	if err := s.prepareUsers(terminal); err != nil {
+		return nil, err
+	}
+	if s.cert, err = newServerCert(cfg, log); err != nil {
+		return nil, err
+	}
+
+	registry := prometheus.NewRegistry()
+	all := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newBuildInfo()}
+	all = append(all, s.keys.Collectors()...)
+	all = append(all, service.Collectors()...)
+	all = append(all, s.auth.Collectors()...)
+	for _, c := range all {
+		if err := registry.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	s.handler, err = handler.New(handler.Config{
+		Service:        service,
+		Auth:           s.auth,
+		Ready:          service.Ready,
+		Registry:       registry,
+		Logger:         log,
+		TrustedProxies: cfg.TrustedProxies,
+		SeparateOps:    cfg.OpsListen != "",
+	})
+	return s, err
+}
+
+func openKeystore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*keystore.Keystore, error) {
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("data_dir: %w", err)
+	}
+	store, err := bolt.Open(filepath.Join(cfg.DataDir, storeFile), bolt.Options{Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	custodian, err := openCustodian(ctx, cfg, store, log)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	keys, err := keystore.Open(ctx, keystore.Options{Store: store, Custodian: custodian, Logger: log})
+	if err != nil {
+		return nil, fmt.Errorf("%w; if the sealing keyset that belongs to %s is lost for good, \"attestcsr store discard-keys\" begins anew", err, cfg.DataDir)
+	}
+	return keys, nil
+}
+
+// openCustodian makes a sealing keyset only for a store that holds nothing yet:
+// with records there must have been one, and another cannot open them.
+func openCustodian(ctx context.Context, cfg *config.Config, store keystore.Store, log *slog.Logger) (*sealed.Custodian, error) {
+	errNotEmpty := errors.New("not empty")
+	err := store.Refs(ctx, func(keystore.Slot, keystore.Ref) error { return errNotEmpty })
+	if err != nil && !errors.Is(err, errNotEmpty) {
+		return nil, err
+	}
+	custodian, err := sealed.Open(sealed.Options{KeysetFile: keysetPath(cfg), Create: err == nil, Logger: log})
+	if errors.Is(err, sealed.ErrKeysetLost) {
+		return nil, fmt.Errorf("%w: restore %s from the backup that belongs to %s; if it is lost for good, no key in the store can be opened and \"attestcsr store discard-keys\" begins anew",
+			err, keysetPath(cfg), cfg.DataDir)
+	}
+	return custodian, err
+}
+
+func keysetPath(cfg *config.Config) string {
+	if cfg.Sealing.KeysetFile != "" {
+		return cfg.Sealing.KeysetFile
+	}
+	return filepath.Join(cfg.DataDir, keysetFile)
+}
+
+// prepareUsers loads the users file, or makes sure of the built-in admin.
+func (s *server) prepareUsers(terminal bool) error {
+	if s.cfg.Auth.UsersFile == "" {
+		var err error
+		if s.password, err = prepareAdmin(s.cfg, terminal); err != nil {
+			return err
+		}
+	} else if s.cfg.AdminPasswordFile != "" {
+		s.log.Warn("admin_password_file is ignored: auth.users_file is set, so that there is no built-in admin")
+	}
+	users, err := loadUsers(usersFile(s.cfg))
+	if err != nil {
+		return err
+	}
+	s.auth = auth.New(auth.Config{
+		Users:       users,
+		Privileges:  privilegesOf(s.cfg),
+		IdleTimeout: s.cfg.Session.IdleTimeout,
+		Lifetime:    s.cfg.Session.Lifetime,
+		OnPassword:  s.forgetInitialPassword,
+	})
+	return nil
+}
+
+// forgetInitialPassword removes the file with the generated password at the
+// first login: whoever read it has it now.
+func (s *server) forgetInitialPassword(user string) {
+	if s.cfg.Auth.UsersFile != "" || user != adminName {
+		return
+	}
+	err := os.Remove(filepath.Join(s.cfg.DataDir, initialPasswordFile))
+	switch {
+	case err == nil:
+		s.log.Info("first login: the file with the initial password is removed")
+	case !errors.Is(err, os.ErrNotExist):
+		s.log.Error("the file with the initial password cannot be removed: remove it by hand", "err", err)
+	}
+}
+
+// reloadUsers reads the users file again. On any error the users before stay.
+func (s *server) reloadUsers() {
+	users, err := loadUsers(usersFile(s.cfg))
+	if err != nil {
+		s.log.Error("users not reloaded: the ones before stay", "err", err)
+		return
+	}
+	s.auth.SetUsers(users)
+	s.log.Debug("users loaded", "users", len(users.Names()))
+}
+
+// run listens, serves until ctx ends, and then drains: requests in flight get
+// their answers, new ones a 503, for shutdown_timeout at most.
+func (s *server) run(ctx context.Context, stderr io.Writer) error {
+	api, err := s.listen(s.cfg.Listen)
+	if err != nil {
+		return err
+	}
+	listeners := []net.Listener{api}
+	servers := []*http.Server{s.httpServer(s.handler)}
+	if s.cfg.OpsListen != "" {
+		ops, err := s.listen(s.cfg.OpsListen)
+		if err != nil {
+			return errors.Join(err, api.Close())
+		}
+		listeners = append(listeners, ops)
+		servers = append(servers, s.httpServer(s.handler.Ops()))
+	}
+	if err := s.banner(listeners).print(stderr); err != nil {
+		return err
+	}
+
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var tasks sync.WaitGroup
+	tasks.Go(func() { watch(background, s.reloadUsers, usersFile(s.cfg)) })
+	tasks.Go(func() { s.keepCertificate(background) })
+	defer tasks.Wait()
+	defer stop()
+
+	failed := make(chan error, len(servers))
+	for i, srv := range servers {
+		go func() { failed <- srv.ServeTLS(listeners[i], "", "") }()
+	}
+	select {
+	case err := <-failed:
+		return errors.Join(err, s.shutDown(servers))
+	case <-ctx.Done():
+		return s.shutDown(servers)
+	}
+}
+
+// keepCertificate follows changes of the certificate's files, and looks once an
+// hour whether our own is due for renewal.
+func (s *server) keepCertificate(ctx context.Context) {
+	var tasks sync.WaitGroup
+	tasks.Go(func() { watch(ctx, s.cert.refresh, s.cert.certFile, s.cert.keyFile) })
+	defer tasks.Wait()
+	hourly := time.NewTicker(time.Hour)
+	defer hourly.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hourly.C:
+			s.cert.refresh()
+		}
+	}
+}
+
+func (s *server) listen(address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("cannot listen on %s: another program does; stop it, or choose another address with --listen or --ops-listen", address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s: %w", address, err)
+	}
+	return netutil.LimitListener(l, maxConnections), nil
+}
+
+// httpServer sets every limit that net/http leaves open. The write timeout
+// leaves room for the wait for a key and the making of the largest one.
+func (s *server) httpServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		TLSConfig:         s.cert.tlsConfig(),
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      3 * time.Minute,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          log.New(serverLog{s.log}, "", 0),
+	}
+}
+
+// serverLog takes what net/http says by itself. Failed handshakes are what port
+// scanners cause all day.
+type serverLog struct{ log *slog.Logger }
+
+func (l serverLog) Write(line []byte) (int, error) {
+	text := strings.TrimSpace(string(line))
+	level := slog.LevelWarn
+	if strings.Contains(text, "TLS handshake error") {
+		level = slog.LevelDebug
+	}
+	l.log.Log(context.Background(), level, "http server", "message", text)
+	return len(line), nil
+}
+
+func (s *server) shutDown(servers []*http.Server) error {
+	s.log.Info("shutting down", "timeout", s.cfg.ShutdownTimeout.String())
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ShutdownTimeout)
+	defer cancel()
+	if err := s.handler.Drain(ctx); err != nil {
+		s.log.Warn("requests were still in flight at the end of shutdown_timeout")
+	}
+	var errs []error
+	for _, srv := range servers {
+		if err := srv.Shutdown(ctx); err != nil {
+			errs = append(errs, srv.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// close closes the key store, and with it the store and the custodian.
+func (s *server) close() error { return s.keys.Close() }
+
+func (s *server) banner(listeners []net.Listener) banner {
+	b := banner{version: version(), dataDir: s.cfg.DataDir, certFile: s.cert.certFile}
+	if abs, err := filepath.Abs(s.cfg.DataDir); err == nil {
+		b.dataDir = abs
+	}
+	names := []string{"API", "health and metrics"}
+	for i, l := range listeners {
+		b.addresses = append(b.addresses, fmt.Sprintf("https://%s (%s)", l.Addr(), names[i]))
+	}
+	if len(listeners) == 1 {
+		b.addresses[0] = "https://" + listeners[0].Addr().String()
+	}
+	if s.cert.own {
+		b.fingerprint = fingerprint(s.cert.current.Load())
+	}
+	if s.cfg.Auth.UsersFile == "" {
+		b.user, b.password = adminName, s.password
+	}
+	return b
+}
+
+// newBuildInfo tells which build is running.
+func newBuildInfo() prometheus.Collector {
+	goVersion := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		goVersion = info.GoVersion
+	}
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name:        "attestcsr_build_info",
+		Help:        "Always 1; the labels say which build is running.",
+		ConstLabels: prometheus.Labels{"version": version(), "goversion": goVersion},
+	}, func() float64 { return 1 })
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"attestcsr/config"
+)
+
+const (
+	ownCertFile = "tls-cert.pem"
+	ownKeyFile  = "tls-key.pem"
+	// A certificate for 397 days is the longest that clients built for the public
+	// web accept (CA/Browser Forum baseline requirements, section 6.3.2 until 2026).
+	ownCertLife  = 397 * 24 * time.Hour
+	ownCertRenew = 30 * 24 * time.Hour
+)
+
+// serverCert is the certificate that TLS clients see. It is the operator's where
+// tls.cert_file is set, and otherwise our own self-signed one, which is renewed
+// before it ends. Either may change while connections stay open.
+type serverCert struct {
+	certFile, keyFile string
+	own               bool
+	hostname          string
+	log               *slog.Logger
+	current           atomic.Pointer[tls.Certificate]
+}
+
+// certFiles returns the files that the server certificate is read from.
+func certFiles(cfg *config.Config) (certFile, keyFile string, own bool) {
+	if cfg.TLS.CertFile != "" {
+		return cfg.TLS.CertFile, cfg.TLS.KeyFile, false
+	}
+	return filepath.Join(cfg.DataDir, ownCertFile), filepath.Join(cfg.DataDir, ownKeyFile), true
+}
+
+func newServerCert(cfg *config.Config, log *slog.Logger) (*serverCert, error) {
+	s := &serverCert{hostname: cfg.Hostname, log: log}
+	s.certFile, s.keyFile, s.own = certFiles(cfg)
+	if s.own {
+		if err := s.renewOwn(time.Now()); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.load(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// load reads the files and uses what they hold from the next handshake on.
+func (s *serverCert) load() error {
+	if s.own {
+		if _, err := readOwn(s.keyFile); err != nil {
+			return err
+		}
+	}
+	cert, err := tls.LoadX509KeyPair(s.certFile, s.keyFile)
+	if err != nil {
+		return fmt.Errorf("server certificate %s with key %s: %w", s.certFile, s.keyFile, err)
+	}
+	before := s.current.Swap(&cert)
+	if before != nil && !bytes.Equal(before.Leaf.Raw, cert.Leaf.Raw) {
+		s.log.Info("server certificate replaced", "sha256", fingerprint(&cert), "not_after", cert.Leaf.NotAfter)
+	}
+	return nil
+}
+
+// refresh renews our own certificate when it is due and loads what the files
+// hold. On failure the certificate in use stays.
+func (s *serverCert) refresh() {
+	if s.own {
+		if err := s.renewOwn(time.Now()); err != nil {
+			s.log.Error("server certificate not renewed", "err", err)
+		}
+	}
+	if err := s.load(); err != nil {
+		s.log.Error("server certificate not reloaded: the one before stays in use", "err", err)
+	}
+}
+
+func (s *serverCert) tlsConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return s.current.Load(), nil
+		},
+		NextProtos: []string{"h2", "http/1.1"},
+	}
+}
+
+// renewOwn writes a new self-signed pair unless there is a working one with
+// enough time left. The key is written first: after a crash between the two
+// files they do not match, which the next start finds here and repairs.
+func (s *serverCert) renewOwn(now time.Time) error {
+	old, err := tls.LoadX509KeyPair(s.certFile, s.keyFile)
+	if err == nil && old.Leaf.NotAfter.Sub(now) >= ownCertRenew {
+		return nil
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	cert, err := selfSign(key, s.hostname, now)
+	if err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	if err := writeOwn(s.keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
+		return err
+	}
+	return writeOwn(s.certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}))
+}
+
+// selfSign makes a server certificate (RFC 5280, RFC 6125) for the names under
+// which this machine calls itself.
+func selfSign(key *ecdsa.PrivateKey, hostname string, now time.Time) ([]byte, error) {
+	serial := make([]byte, 16)
+	rand.Read(serial) // never fails since Go 1.24
+	serial[0] &= 0x7f // positive
+	names := []string{hostname, "localhost"}
+	slices.Sort(names)
+	template := &x509.Certificate{
+		SerialNumber: new(big.Int).SetBytes(serial),
+		Subject:      pkix.Name{CommonName: hostname},
+		NotBefore:    now.Add(-5 * time.Minute), // clocks differ
+		NotAfter:     now.Add(ownCertLife),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames:     slices.Compact(names),
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+
+		BasicConstraintsValid: true,
+	}
+	return x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+}
+
+// fingerprint is the SHA-256 of the certificate in the form that openssl prints.
+func fingerprint(cert *tls.Certificate) string {
+	sum := sha256.Sum256(cert.Leaf.Raw)
+	pairs := make([]string, len(sum))
+	for i, b := range sum {
+		pairs[i] = strings.ToUpper(hex.EncodeToString([]byte{b}))
+	}
+	return strings.Join(pairs, ":")
+}
+
+// pinnedTo returns a client configuration that accepts the certificate in
+// certFile and no other, whatever name or issuer it has.
+func pinnedTo(certFile string) (*tls.Config, error) {
+	data, err := os.ReadFile(certFile)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return nil, fmt.Errorf("%s holds no certificate", certFile)
+	}
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection compares the very certificate
+		VerifyConnection: func(state tls.ConnectionState) error {
+			if !bytes.Equal(state.PeerCertificates[0].Raw, block.Bytes) {
+				return fmt.Errorf("the server's certificate is not the one in %s", certFile)
+			}
+			return nil
+		},
+	}, nil
+}
