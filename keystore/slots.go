@@ -80,10 +80,15 @@ func Open(ctx context.Context, o Options) (*Keystore, error) {
 }
 
 func (k *Keystore) start(ctx context.Context) error {
-	err := k.openKey(ctx, canarySlot)
+	canary, err := k.store.Get(ctx, canarySlot)
 	fresh := errors.Is(err, ErrNotFound)
 	if err != nil && !fresh {
-		return fmt.Errorf("the private keys in this store cannot be opened; it was written with another sealing keyset or token: %w", err)
+		return err
+	}
+	if !fresh {
+		if _, err := k.open(ctx, canary); err != nil {
+			return fmt.Errorf("the private keys in this store cannot be opened; they were made with another sealing keyset or token: %w", err)
+		}
 	}
 	if err := k.sweep(ctx); err != nil {
 		return err

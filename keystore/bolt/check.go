@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 )
 
 // checker reads the structure of a bbolt file without bbolt: which is built to
@@ -19,10 +18,9 @@ import (
 // element. The value of a bucket is 8 bytes root page, 8 sequence, and where the
 // root is 0 a leaf page follows in place.
 type checker struct {
-	file     io.ReaderAt
+	file     []byte // up to the high-water mark
 	pageSize int
-	seen     []bool // by page id, up to the high-water mark
-	levels   [][]byte
+	seen     []bool // by page id
 }
 
 const (
@@ -43,32 +41,25 @@ var errStructure = errors.New("the structure of the file is damaged")
 // checkStructure checks what bbolt will rely on when it opens the file at the
 // state that transaction id committed. Where the free list was written, the last
 // close was clean: then that is all; otherwise bbolt is going to visit every page.
-func checkStructure(file io.ReaderAt, id, pageSize int, highWater int64) error {
-	c := &checker{file: file, pageSize: pageSize, seen: make([]bool, highWater)}
-	var meta [56]byte // of the page header and the meta page: 32 root, 48 free list
-	if _, err := file.ReadAt(meta[:], int64(id%2*pageSize)); err != nil {
-		return err
+func checkStructure(file []byte, id, pageSize int) error {
+	c := &checker{file: file, pageSize: pageSize, seen: make([]bool, len(file)/pageSize)}
+	if len(c.seen) < 4 {
+		return errStructure
 	}
+	meta := file[id%2*pageSize:] // 16 bytes of page header; at 32 the root, at 48 the free list
 	root, list := binary.NativeEndian.Uint64(meta[32:]), binary.NativeEndian.Uint64(meta[48:])
 	if list != noFreeList {
 		return c.freeList(list)
 	}
-	return c.bucket(root, 0)
+	return c.tree(root, 0, nil, nil)
 }
 
-// load reads a page with its overflow into the buffer of that level.
-func (c *checker) load(id uint64, level int) ([]byte, error) {
-	if id < 2 || id >= uint64(len(c.seen)) || level >= maxDepth {
+// page returns a page with its overflow. Each is used once.
+func (c *checker) page(id uint64) ([]byte, error) {
+	if id < 2 || id >= uint64(len(c.seen)) {
 		return nil, errStructure
 	}
-	for len(c.levels) <= level {
-		c.levels = append(c.levels, make([]byte, c.pageSize))
-	}
-	offset := int64(id) * int64(c.pageSize) //nolint:gosec // below the high-water mark
-	page := c.levels[level][:c.pageSize]
-	if _, err := c.file.ReadAt(page, offset); err != nil {
-		return nil, fmt.Errorf("%w: page %d: %w", errStructure, id, err)
-	}
+	page := c.file[id*uint64(c.pageSize):] //nolint:gosec // positive
 	overflow := uint64(binary.NativeEndian.Uint32(page[12:]))
 	if binary.NativeEndian.Uint64(page) != id || overflow >= uint64(len(c.seen))-id {
 		return nil, fmt.Errorf("%w: page %d", errStructure, id)
@@ -79,24 +70,13 @@ func (c *checker) load(id uint64, level int) ([]byte, error) {
 		}
 		c.seen[i] = true
 	}
-	if overflow == 0 {
-		return page, nil
-	}
-	size := (int(overflow) + 1) * c.pageSize //nolint:gosec // below the high-water mark
-	if cap(c.levels[level]) < size {
-		c.levels[level] = make([]byte, size)
-	}
-	page = c.levels[level][:size]
-	if _, err := c.file.ReadAt(page, offset); err != nil {
-		return nil, fmt.Errorf("%w: page %d: %w", errStructure, id, err)
-	}
-	return page, nil
+	return page[:(overflow+1)*uint64(c.pageSize)], nil //nolint:gosec // positive
 }
 
 // freeList checks the page of the free list: a count (in the first entry when it
 // does not fit the header), then page ids.
 func (c *checker) freeList(id uint64) error {
-	page, err := c.load(id, 0)
+	page, err := c.page(id)
 	if err != nil {
 		return err
 	}
@@ -118,12 +98,13 @@ func (c *checker) freeList(id uint64) error {
 	return nil
 }
 
-func (c *checker) bucket(root uint64, level int) error { return c.tree(root, level, nil, nil) }
-
 // tree checks a page and those below it. Its keys are at least from and below to,
 // where those are given.
 func (c *checker) tree(id uint64, level int, from, to []byte) error {
-	page, err := c.load(id, level)
+	if level > maxDepth {
+		return errStructure
+	}
+	page, err := c.page(id)
 	if err != nil {
 		return err
 	}
@@ -195,7 +176,7 @@ func (c *checker) leaf(page []byte, level int, from, to []byte) error {
 			return errStructure
 		}
 		if root := binary.NativeEndian.Uint64(value); root != 0 {
-			err = c.bucket(root, level+1)
+			err = c.tree(root, level+1, nil, nil)
 		} else {
 			err = inline(value[16:])
 		}

@@ -134,48 +134,55 @@ func (s *Store) commitBatch(jobs []*job) (again []*job) {
 		return nil
 	}
 	defer abandon(tx)
-	meta := tx.Bucket(bucketMeta)
-	revision, err := number(meta.Get(keyRevision))
+	applied, again, err := s.applyAll(tx, jobs)
 	if err != nil {
 		fail(jobs, notCommitted(err))
 		return nil
 	}
-	failed := 0
-	for i, j := range jobs {
-		spoiled, err := s.apply(tx, j, revision+1)
-		switch {
-		case spoiled:
-			fail(jobs[i:i+1], notCommitted(err))
-			return slices.Concat(jobs[:i], jobs[i+1:])
-		case err != nil:
-			fail(jobs[i:i+1], err)
-			failed++
-		default:
-			j.err = nil
-			revision = max(revision, j.result.Revision)
-		}
-	}
-	if failed == len(jobs) {
-		return nil
-	}
-	// Written even when it did not change: a check is to go all the way to disk.
-	if err := meta.Put(keyRevision, binary.BigEndian.AppendUint64(nil, revision)); err != nil {
-		fail(jobs, notCommitted(err))
-		return nil
+	if len(again) > 0 || len(applied) == 0 {
+		return again
 	}
 	switch err := s.commitTx(tx); {
 	case errors.Is(err, keystore.ErrOutcomeUnknown):
-		for _, j := range jobs {
-			if j.err == nil {
-				fail([]*job{j}, err)
-			}
-		}
+		fail(applied, err)
 	case err != nil:
 		// Those whose conditions failed too: what they were checked against has
 		// not happened.
 		fail(jobs, err)
 	}
 	return nil
+}
+
+// applyAll applies jobs until one spoils the transaction. It returns those that
+// are to be committed, or those that are to be tried again in another.
+func (s *Store) applyAll(tx *bbolt.Tx, jobs []*job) (applied, again []*job, err error) {
+	defer s.guard(&err)
+	meta := tx.Bucket(bucketMeta)
+	revision, err := number(meta.Get(keyRevision))
+	if err != nil {
+		return nil, nil, err
+	}
+	full := s.full(tx)
+	for i, j := range jobs {
+		if full && writes(j) {
+			fail(jobs[i:i+1], notCommitted(s.errFull()))
+			continue
+		}
+		spoiled, err := s.apply(tx, j, revision+1)
+		switch {
+		case spoiled:
+			fail(jobs[i:i+1], notCommitted(err))
+			return nil, slices.Concat(jobs[:i], jobs[i+1:]), nil
+		case err != nil:
+			fail(jobs[i:i+1], err)
+		default:
+			j.err = nil
+			applied = append(applied, j)
+			revision = max(revision, j.result.Revision)
+		}
+	}
+	// Written even when it did not change: a check is to go all the way to disk.
+	return applied, nil, meta.Put(keyRevision, binary.BigEndian.AppendUint64(nil, revision))
 }
 
 // commitTx is the commit point. In this order, the file is given
@@ -206,7 +213,7 @@ func (s *Store) commitTx(tx *bbolt.Tx) error {
 		}
 	} else if !panicked && !s.shows(id) {
 		if errors.Is(err, berrors.ErrMaxSizeReached) {
-			err = fmt.Errorf("the store is full: %s may take %d bytes", s.path, s.maxSize)
+			err = s.errFull()
 		}
 		return notCommitted(err)
 	}
@@ -296,6 +303,21 @@ func (s *Store) recover() error {
 		return err
 	}
 	return s.publish()
+}
+
+// full reports whether the file has room left for deletions only.
+func (s *Store) full(tx *bbolt.Tx) bool {
+	free := int64(s.db.Stats().FreePageN) * int64(s.db.Info().PageSize)
+	return int64(s.maxSize)-tx.Size()+free < reserve
+}
+
+// writes reports whether a job makes the store larger.
+func writes(j *job) bool {
+	return slices.ContainsFunc(j.ops, func(op keystore.Op) bool { return !op.Delete })
+}
+
+func (s *Store) errFull() error {
+	return fmt.Errorf("the key store is full: %s may take %d bytes", s.path, s.maxSize)
 }
 
 func notCommitted(cause error) error {

@@ -7,10 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 )
 
 // ErrLocked: another process has the store open.
@@ -25,6 +27,12 @@ const (
 	// costs no memory. Readers hold a transaction across commits, and bbolt
 	// cannot map more while they do: a commit that would need it is refused.
 	defaultMaxSize = 64 << 30
+	minMaxSize     = 128 << 20
+
+	// reserve is the room in the file that only deletions may use: they need new
+	// pages too, and a full store that could not delete would stay full. A third
+	// of it is what bbolt grows the file ahead of need.
+	reserve = 48 << 20
 )
 
 // options are those of the database itself. The free list is not written with
@@ -36,13 +44,13 @@ func (s *Store) options() *bbolt.Options {
 		NoFreelistSync:  true,
 		InitialMmapSize: s.maxSize,
 		MaxSize:         s.maxSize,
-		NoStatistics:    true,
 	}
 }
 
 // openDatabase opens the file, after looking at it without writing: whether it
 // is ours, of a format known here, and whole.
 func (s *Store) openDatabase() (_ *bbolt.DB, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer s.guard(&err)
 	info, err := os.Stat(s.path)
 	if err != nil {
@@ -117,13 +125,19 @@ func (s *Store) inspect(size int64) (err error) {
 	return nil
 }
 
+// checkPages maps the file for itself: it may read all of it.
 func (s *Store) checkPages(tx *bbolt.Tx, pageSize int) (err error) {
 	f, err := os.Open(s.path)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	return checkStructure(f, tx.ID(), pageSize, tx.Size()/int64(pageSize))
+	file, err := unix.Mmap(int(f.Fd()), 0, int(tx.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return os.NewSyscallError("mmap", err)
+	}
+	defer func() { err = errors.Join(err, unix.Munmap(file)) }()
+	return checkStructure(file, tx.ID(), pageSize)
 }
 
 func (s *Store) foreign() error {

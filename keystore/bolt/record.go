@@ -55,15 +55,15 @@ func (r record) encode() []byte {
 	b := make([]byte, 0, size)
 	b = append(b, recordFormat)
 	b = binary.BigEndian.AppendUint64(b, r.revision)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(r.ref))) //nolint:gosec // bounded by Op.Validate, as are the lengths below
+	b = binary.BigEndian.AppendUint32(b, uint32(len(r.ref))) //nolint:gosec // bounded by Op.Validate, as are all lengths here
 	b = append(b, r.ref...)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(r.payload))) //nolint:gosec
+	b = binary.BigEndian.AppendUint32(b, uint32(len(r.payload))) //nolint:gosec // bounded
 	b = append(b, r.payload...)
-	b = append(b, byte(len(r.index)))
+	b = append(b, byte(len(r.index))) //nolint:gosec // bounded
 	for _, e := range r.index {
-		b = append(b, byte(len(e.Name)))
+		b = append(b, byte(len(e.Name))) //nolint:gosec // bounded
 		b = append(b, e.Name...)
-		b = binary.BigEndian.AppendUint16(b, uint16(len(e.Value))) //nolint:gosec
+		b = binary.BigEndian.AppendUint16(b, uint16(len(e.Value))) //nolint:gosec // bounded
 		b = append(b, e.Value...)
 	}
 	return binary.BigEndian.AppendUint32(b, checksum(b))

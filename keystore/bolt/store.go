@@ -53,8 +53,9 @@ var (
 // Options says how a store is opened.
 type Options struct {
 	Logger *slog.Logger // nil discards
-	// MaxSize is how large the file may grow, in bytes; default 64 GiB. Commits
-	// that need more are refused.
+	// MaxSize is how large the file may grow, in bytes; default 64 GiB, at least
+	// 128 MiB. Close to it commits that write records are refused, and those that
+	// only delete go on.
 	MaxSize int
 }
 
@@ -92,8 +93,11 @@ func Open(path string, o Options) (*Store, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.MaxSize <= 0 {
+	if o.MaxSize == 0 {
 		o.MaxSize = defaultMaxSize
+	}
+	if o.MaxSize < minMaxSize {
+		return nil, fmt.Errorf("the largest size of the key store is at least %d bytes", minMaxSize)
 	}
 	s := &Store{path: path, log: o.Logger, maxSize: o.MaxSize, lead: make(chan struct{}, 1), finish: (*bbolt.Tx).Commit}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
@@ -163,7 +167,8 @@ func (s *Store) guard(err *error) {
 }
 
 // publish makes the last commit visible to readers. The caller leads.
-func (s *Store) publish() error {
+func (s *Store) publish() (err error) {
+	defer s.guard(&err)
 	tx, err := s.db.Begin(false)
 	if err != nil {
 		return err
@@ -359,13 +364,14 @@ func (s *Store) Refs(ctx context.Context, fn func(keystore.Slot, keystore.Ref) e
 
 // snapshot begins a transaction of the caller's own on the published state: while
 // nobody writes and no outcome is unknown, that is what bbolt shows.
-func (s *Store) snapshot(ctx context.Context) (*bbolt.Tx, error) {
+func (s *Store) snapshot(ctx context.Context) (_ *bbolt.Tx, err error) {
 	select {
 	case s.lead <- struct{}{}:
 		defer func() { <-s.lead }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	defer s.guard(&err)
 	if err := s.usable(); err != nil {
 		return nil, err
 	}

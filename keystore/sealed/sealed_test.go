@@ -333,7 +333,7 @@ func writeGolden(t *testing.T, keysetFile, refFile string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.WriteFile(refFile, append(content, '\n'), 0o644), os.WriteFile(keysetFile, keyset, 0o644)); err != nil { //nolint:gosec // test data
+	if err := errors.Join(os.WriteFile(refFile, append(content, '\n'), 0o644), os.WriteFile(keysetFile, keyset, 0o644)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,0 +1,113 @@
+package keystore_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"path/filepath"
+	"testing"
+
+	"go.etcd.io/bbolt"
+
+	"attestcsr/keystore"
+	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/sealed"
+)
+
+// BenchmarkReplace measures Replace with an RSA-2048 key that is ready, against
+// the floor: building the PKCS#10 request and one commit to a bare bbolt file.
+func BenchmarkReplace(b *testing.B) {
+	b.Run("floor", func(b *testing.B) {
+		private, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			b.Fatal(err)
+		}
+		db, err := bbolt.Open(filepath.Join(b.TempDir(), "floor.db"), 0o600, &bbolt.Options{FreelistType: bbolt.FreelistMapType, NoFreelistSync: true, NoStatistics: true})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer db.Close()
+		if err := db.Update(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("c")); return err }); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportAllocs()
+		for b.Loop() {
+			change, err := request(private)
+			if err == nil {
+				err = db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("c")).Put([]byte("a"), change.Payload) })
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("keystore", func(b *testing.B) {
+		dir := b.TempDir()
+		store, err := bolt.Open(filepath.Join(dir, "store.db"), bolt.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		custodian, err := sealed.Open(sealed.Options{KeysetFile: filepath.Join(dir, "keyset.json"), Create: true})
+		if err != nil {
+			b.Fatal(err)
+		}
+		ready := &handedIn{Custodian: custodian}
+		k, err := keystore.Open(b.Context(), keystore.Options{Store: store, Custodian: ready})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer k.Close()
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := k.Replace(b.Context(), keystore.Target{Slot: a}, keystore.KeySpec{Algorithm: keystore.RSA, Bits: 2048}, request); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func request(signer crypto.Signer) (keystore.Change, error) {
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "esx-01.example.com"}}, signer)
+	return keystore.Change{Payload: der}, err
+}
+
+// handedIn is a custodian whose keys are always ready: one and the same, and so
+// good for nothing but this. A key is bound by sealing it anew.
+type handedIn struct {
+	keystore.Custodian
+	key crypto.Signer
+	ref keystore.Ref
+	at  keystore.Binding
+}
+
+func (h *handedIn) Generate(ctx context.Context, spec keystore.KeySpec) (keystore.Key, error) {
+	if spec.Algorithm != keystore.RSA {
+		return h.Custodian.Generate(ctx, spec)
+	}
+	if h.key == nil {
+		key, err := h.Custodian.Generate(ctx, spec)
+		if err != nil {
+			return nil, err
+		}
+		h.at = keystore.Bind(a, nil)
+		if h.ref, err = key.Bind(ctx, h.at); err != nil {
+			return nil, err
+		}
+		h.key = key
+	}
+	return handedInKey{h.key, h}, nil
+}
+
+type handedInKey struct {
+	crypto.Signer
+	custodian *handedIn
+}
+
+func (k handedInKey) Bind(ctx context.Context, to keystore.Binding) (keystore.Ref, error) {
+	return k.custodian.Rebind(ctx, k.custodian.at, to, k.custodian.ref)
+}
+
+func (k handedInKey) Discard() error { return nil }

@@ -1,0 +1,388 @@
+package bolt_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+	"go.uber.org/goleak"
+
+	"attestcsr/keystore"
+	"attestcsr/keystore/bolt"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var (
+	a = keystore.Slot{Collection: "c", ID: "a"}
+	b = keystore.Slot{Collection: "c", ID: "b"}
+)
+
+func put(at keystore.Slot, payload string) keystore.Op {
+	return keystore.Op{Slot: at, Ref: keystore.Ref("ref"), Payload: []byte(payload)}
+}
+
+func mustCommit(t testing.TB, s *bolt.Store, ops ...keystore.Op) uint64 {
+	t.Helper()
+	c, err := s.Commit(t.Context(), nil, ops...)
+	if err != nil {
+		t.Fatalf("Commit: %v", err)
+	}
+	return c.Revision
+}
+
+func wantPayload(t testing.TB, s *bolt.Store, at keystore.Slot, want string) {
+	t.Helper()
+	if r, err := s.Get(t.Context(), at); err != nil || string(r.Payload) != want {
+		t.Errorf("%s: %q, %v, want %q", at, r.Payload, err, want)
+	}
+}
+
+func wantError(t testing.TB, what string, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("%s: error %v, want %v", what, err, want)
+	}
+}
+
+func closing(t testing.TB, s *bolt.Store) {
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+}
+
+var errDisk = errors.New("input/output error")
+
+// The commit fails before the meta page is written: the old state stays, nobody
+// is refused.
+func TestFailBefore(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir())
+	closing(t, s)
+	mustCommit(t, s, put(a, "old"))
+	for name, fail := range map[string]func(*bbolt.Tx) error{
+		"error":    func(*bbolt.Tx) error { return errDisk },
+		"rollback": func(tx *bbolt.Tx) error { return errors.Join(errDisk, tx.Rollback()) },
+	} {
+		s.Finish(fail)
+		_, err := s.Commit(t.Context(), []byte("note"), put(a, "new"))
+		wantError(t, name, err, keystore.ErrNotCommitted)
+		wantError(t, name, err, errDisk)
+		wantPayload(t, s, a, "old")
+		wantError(t, name, s.Check(t.Context()), keystore.ErrNotCommitted)
+		s.Finish(nil)
+	}
+	if err := s.Check(t.Context()); err != nil {
+		t.Errorf("Check: %v", err)
+	}
+	mustCommit(t, s, put(a, "new"))
+	wantPayload(t, s, a, "new")
+	if notes, err := s.Notes(); err != nil || len(notes) != 0 {
+		t.Errorf("notes of commits that did not happen: %v, %v", notes, err)
+	}
+}
+
+// The flush after the meta page fails. Whether the page got to the disk is known
+// only to the disk: both cases, from the failure to the recovery.
+func TestOutcomeUnknown(t *testing.T) {
+	t.Parallel()
+	for _, persisted := range []bool{true, false} {
+		t.Run(fmt.Sprintf("persisted %t", persisted), func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			file := filepath.Join(dir, "store.db")
+			s := open(t, dir)
+			closing(t, s)
+			old := mustCommit(t, s, put(a, "old"))
+			const metaPages = 2 * 4096
+			before := readAt(t, file, metaPages)
+			s.Finish(func(tx *bbolt.Tx) error { return errors.Join(tx.Commit(), errDisk) })
+			_, err := s.Commit(t.Context(), nil, put(a, "new"))
+			wantError(t, "Commit", err, keystore.ErrOutcomeUnknown)
+			wantError(t, "Commit", err, errDisk)
+
+			// Readers keep what they had.
+			wantPayload(t, s, a, "old")
+			s.Finish(func(*bbolt.Tx) error { return errDisk })
+			// The next change tries to recover. While the disk still fails there is
+			// nothing to be sure of, so readers get nothing; attempts are rationed.
+			_, err = s.Commit(t.Context(), nil, put(b, "b"))
+			wantError(t, "Commit while the disk fails", err, keystore.ErrUnavailable)
+			wantError(t, "Check within the interval", s.Check(t.Context()), keystore.ErrUnavailable)
+			_, err = s.Get(t.Context(), a)
+			wantError(t, "Get after a failed recovery", err, keystore.ErrUnavailable)
+			wantError(t, "Refs", s.Refs(t.Context(), func(keystore.Slot, keystore.Ref) error { return nil }), keystore.ErrUnavailable)
+
+			if !persisted {
+				writeAt(t, file, before) // what the disk has
+			}
+			s.Finish(nil)
+			s.RecoverNow()
+			if err := s.Check(t.Context()); err != nil {
+				t.Fatalf("Check: %v", err)
+			}
+			want := "old"
+			if persisted {
+				want = "new"
+			}
+			wantPayload(t, s, a, want)
+			if r := mustCommit(t, s, put(b, "b")); r <= old {
+				t.Errorf("revision %d after %d", r, old)
+			}
+			wantPayload(t, s, b, "b")
+		})
+	}
+}
+
+// The process ends while the outcome is unknown.
+func TestCloseWhileBroken(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := open(t, dir)
+	mustCommit(t, s, put(a, "old"))
+	s.Finish(func(tx *bbolt.Tx) error { return errors.Join(tx.Commit(), errDisk) })
+	_, err := s.Commit(t.Context(), nil, put(a, "new"))
+	wantError(t, "Commit", err, keystore.ErrOutcomeUnknown)
+	if err := s.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	s = open(t, dir)
+	closing(t, s)
+	wantPayload(t, s, a, "new")
+}
+
+// bbolt panics in the middle of a commit: it fails, and so do all until the file
+// has been read again.
+func TestPanicInCommit(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir())
+	closing(t, s)
+	mustCommit(t, s, put(a, "old"))
+	s.Finish(func(*bbolt.Tx) error { panic("page 7: not what it should be") })
+	_, err := s.Commit(t.Context(), nil, put(a, "new"))
+	wantError(t, "Commit", err, keystore.ErrOutcomeUnknown)
+	s.Finish(nil)
+	wantPayload(t, s, a, "old")
+	mustCommit(t, s, put(a, "newer"))
+	wantPayload(t, s, a, "newer")
+}
+
+func readAt(t *testing.T, file string, n int) []byte {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content[:n]
+}
+
+func writeAt(t *testing.T, file string, b []byte) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt(b, 0)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Commits that arrive while another is written go to disk together.
+func TestGroupCommit(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir())
+	closing(t, s)
+	release := s.Hold()
+	const callers = 32
+	ctx, withdraw := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			op := put(keystore.Slot{Collection: "c", ID: fmt.Sprint(i)}, "x")
+			switch i {
+			case 0: // gives up before a leader takes it
+				_, err := s.Commit(ctx, nil, op)
+				wantError(t, "withdrawn", err, context.Canceled)
+				wantError(t, "withdrawn", err, keystore.ErrNotCommitted)
+			case 1: // fails its condition, and nobody else
+				op.Expect = keystore.At(12345)
+				_, err := s.Commit(t.Context(), nil, op)
+				wantError(t, "condition", err, keystore.ErrConflict)
+			default:
+				if _, err := s.Commit(t.Context(), fmt.Append(nil, "note ", i), op); err != nil {
+					t.Errorf("Commit: %v", err)
+				}
+			}
+		})
+	}
+	for s.Queued() != callers {
+		time.Sleep(time.Millisecond)
+	}
+	withdraw()
+	for s.Queued() != callers-1 {
+		time.Sleep(time.Millisecond)
+	}
+	release()
+	wg.Wait()
+	if n, err := s.Count(t.Context(), "c"); err != nil || n != callers-2 {
+		t.Errorf("%d records, %v, want %d", n, err, callers-2)
+	}
+	notes, err := s.Notes()
+	if err != nil || len(notes) != callers-2 {
+		t.Errorf("%d notes, %v, want %d", len(notes), err, callers-2)
+	}
+	// Every note is under the revision of its own commit.
+	for revision, note := range notes {
+		id := strings.TrimPrefix(note, "note ")
+		if r, err := s.Get(t.Context(), keystore.Slot{Collection: "c", ID: id}); err != nil || r.Revision != revision {
+			t.Errorf("%q at revision %d, its record: %+v, %v", note, revision, r, err)
+		}
+	}
+}
+
+// Jobs of one batch see what those before them did.
+func TestBatchConditions(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir())
+	closing(t, s)
+	for _, commitFails := range []bool{true, false} {
+		if commitFails {
+			s.Finish(func(*bbolt.Tx) error { return errDisk })
+		} else {
+			s.Finish(nil)
+		}
+		release := s.Hold()
+		errs := make([]error, 8)
+		var wg sync.WaitGroup
+		for i := range errs {
+			wg.Go(func() {
+				op := put(a, fmt.Sprint(i))
+				op.Expect = keystore.Absent
+				_, errs[i] = s.Commit(t.Context(), nil, op)
+			})
+		}
+		for s.Queued() != len(errs) {
+			time.Sleep(time.Millisecond)
+		}
+		release()
+		wg.Wait()
+		won := 0
+		for _, err := range errs {
+			switch {
+			case err == nil:
+				won++
+			case commitFails: // a conflict with what did not happen is none
+				wantError(t, "in a failed batch", err, keystore.ErrNotCommitted)
+			default:
+				wantError(t, "a loser", err, keystore.ErrConflict)
+			}
+		}
+		if want := map[bool]int{true: 0, false: 1}[commitFails]; won != want {
+			t.Errorf("commit fails %t: %d won, want %d", commitFails, won, want)
+		}
+	}
+}
+
+// Close lets the commit under way end and refuses the queue.
+func TestCloseDuringCommits(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir())
+	var wg sync.WaitGroup
+	for i := range 16 {
+		wg.Go(func() {
+			for n := 0; ; n++ {
+				_, err := s.Commit(t.Context(), nil, put(keystore.Slot{Collection: "c", ID: fmt.Sprint(i)}, fmt.Sprint(n)))
+				if err != nil {
+					wantError(t, "Commit", err, keystore.ErrUnavailable)
+					return
+				}
+			}
+		})
+	}
+	time.Sleep(20 * time.Millisecond)
+	if err := s.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	wg.Wait()
+}
+
+// Readers never wait for a disk: they read while a commit is being flushed, and
+// see the state before it.
+func TestReadDuringFlush(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir())
+	closing(t, s)
+	mustCommit(t, s, put(a, "old"))
+	flushing, flushed := make(chan struct{}), make(chan struct{})
+	s.Finish(func(tx *bbolt.Tx) error {
+		err := tx.Commit() // in the page cache, visible to bbolt
+		close(flushing)
+		<-flushed
+		return err
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() { mustCommit(t, s, put(a, "new")) })
+	<-flushing
+	wantPayload(t, s, a, "old")
+	close(flushed)
+	wg.Wait()
+	wantPayload(t, s, a, "new")
+	s.Finish(nil)
+}
+
+// A full store refuses records, keeps what it has and still deletes, which makes
+// room again.
+func TestFull(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "store.db")
+	const maxSize = 128 << 20
+	s, err := bolt.Open(file, bolt.Options{MaxSize: maxSize})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closing(t, s)
+	payload := strings.Repeat("x", keystore.MaxPayloadLen)
+	slot := func(i int) keystore.Slot { return keystore.Slot{Collection: "c", ID: fmt.Sprint(i)} }
+	stored := 0
+	for ; stored <= maxSize>>20; stored += 8 {
+		var ops []keystore.Op
+		for i := range 8 {
+			ops = append(ops, put(slot(stored+i), payload))
+		}
+		if _, err = s.Commit(t.Context(), nil, ops...); err != nil {
+			break
+		}
+	}
+	wantError(t, "Commit", err, keystore.ErrNotCommitted)
+	if err == nil || !strings.Contains(err.Error(), "full") || stored < 24 {
+		t.Fatalf("%d records stored, then %v", stored, err)
+	}
+	if info, err := os.Stat(file); err != nil || info.Size() > maxSize {
+		t.Errorf("the file has grown to %d bytes, %v", info.Size(), err)
+	}
+	if n, err := s.Count(t.Context(), "c"); err != nil || n != stored {
+		t.Errorf("%d records, %v, want %d", n, err, stored)
+	}
+	if err := s.Check(t.Context()); err != nil {
+		t.Errorf("Check: %v", err)
+	}
+	for i := range stored / 2 {
+		mustCommit(t, s, keystore.Op{Slot: slot(i), Delete: true})
+	}
+	mustCommit(t, s, put(a, payload))
+	wantPayload(t, s, a, payload)
+
+	if _, err := bolt.Open(file, bolt.Options{MaxSize: maxSize - 1}); err == nil || errors.Is(err, bolt.ErrLocked) {
+		t.Errorf("a limit below the least: %v", err)
+	}
+}

@@ -1,0 +1,73 @@
+package bolt
+
+import (
+	"encoding/binary"
+
+	"go.etcd.io/bbolt"
+
+	"attestcsr/keystore"
+)
+
+// Finish replaces the last step of every commit, or restores it with nil.
+func (s *Store) Finish(fn func(*bbolt.Tx) error) {
+	s.lead <- struct{}{}
+	defer func() { <-s.lead }()
+	s.finish = fn
+	if fn == nil {
+		s.finish = (*bbolt.Tx).Commit
+	}
+}
+
+// Hold takes the right to write until the function it returns is called.
+func (s *Store) Hold() (release func()) {
+	s.lead <- struct{}{}
+	return func() { <-s.lead }
+}
+
+// Queued returns the number of commits that wait for a leader.
+func (s *Store) Queued() int {
+	s.queueLock.Lock()
+	defer s.queueLock.Unlock()
+	return len(s.queue)
+}
+
+// RecoverNow makes the next commit try to recover, however recent the last attempt.
+func (s *Store) RecoverNow() {
+	release := s.Hold()
+	defer release()
+	s.attempted = s.attempted.Add(-recoveryInterval)
+}
+
+// DB returns the database, for a test that holds the store alone.
+func (s *Store) DB() *bbolt.DB { return s.db }
+
+// Notes returns what is in the outbox, by revision.
+func (s *Store) Notes() (map[uint64]string, error) {
+	notes := map[uint64]string{}
+	s.viewLock.Lock()
+	defer s.viewLock.Unlock()
+	return notes, s.view.Bucket(bucketOutbox).ForEach(func(k, v []byte) error {
+		notes[binary.BigEndian.Uint64(k)] = string(v)
+		return nil
+	})
+}
+
+// EncodeRecord and RecodeRecord are the codec: the second decodes and encodes again.
+func EncodeRecord(revision uint64, op keystore.Op) []byte { return newRecord(revision, op).encode() }
+
+func RecodeRecord(b []byte) (keystore.Record, []keystore.IndexEntry, []byte, error) {
+	r, err := decodeRecord(b)
+	if err != nil {
+		return keystore.Record{}, nil, nil, err
+	}
+	return keystore.Record{Revision: r.revision, Ref: r.ref, Payload: r.payload}, r.index, r.encode(), nil
+}
+
+// IndexKey is where an entry stands in its index.
+func IndexKey(value []byte, id string) []byte { return indexKey(value, id) }
+
+// Checksummed returns a copy of b with its last four bytes made the checksum.
+func Checksummed(b []byte) []byte {
+	body := b[:len(b)-4]
+	return binary.BigEndian.AppendUint32(append([]byte{}, body...), checksum(body))
+}
