@@ -43,7 +43,7 @@ const validSpec = `{"organization":"Example Ltd","organization_unit":"Hosts","lo
 
 // stack is the whole service behind a real TLS socket.
 type stack struct {
-	t        *testing.T
+	t        testing.TB
 	url      string
 	client   *http.Client
 	handler  *handler.Handler
@@ -74,7 +74,13 @@ func (l *lockedBuffer) String() string {
 
 type option func(*handler.Config)
 
-func newStack(t *testing.T, options ...option) *stack {
+func newStack(t testing.TB, options ...option) *stack {
+	t.Helper()
+	return newStackOver(t, func(c keystore.Custodian) keystore.Custodian { return c }, options...)
+}
+
+// newStackOver lets a test stand between the key store and its custodian.
+func newStackOver(t testing.TB, wrap func(keystore.Custodian) keystore.Custodian, options ...option) *stack {
 	t.Helper()
 	dir := t.TempDir()
 	s := &stack{t: t, log: &lockedBuffer{}, registry: prometheus.NewRegistry(), hostname: "esx-01.example.com"}
@@ -88,7 +94,7 @@ func newStack(t *testing.T, options ...option) *stack {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.keys, err = keystore.Open(t.Context(), keystore.Options{Store: store, Custodian: custodian, Logger: logger})
+	s.keys, err = keystore.Open(t.Context(), keystore.Options{Store: store, Custodian: wrap(custodian), Logger: logger})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +153,7 @@ func trusting(prefixes ...string) option {
 }
 
 // users makes a users file; the lowest cost keeps the tests quick.
-func users(t *testing.T, namesAndPasswords ...string) *auth.Users {
+func users(t testing.TB, namesAndPasswords ...string) *auth.Users {
 	t.Helper()
 	var file strings.Builder
 	for i := 0; i < len(namesAndPasswords); i += 2 {
@@ -242,7 +248,7 @@ type vapiError struct {
 	Data map[string]any `json:"data"`
 }
 
-func (a answer) vapiError(t *testing.T) vapiError {
+func (a answer) vapiError(t testing.TB) vapiError {
 	t.Helper()
 	if got := a.header.Get("Content-Type"); got != "application/json" {
 		t.Errorf("error with Content-Type %q", got)
@@ -284,7 +290,7 @@ func (s *stack) createCSR(spec string) string {
 }
 
 // member returns the only member of a JSON object.
-func (a answer) member(t *testing.T, name string) string {
+func (a answer) member(t testing.TB, name string) string {
 	t.Helper()
 	var object map[string]string
 	if err := json.Unmarshal(a.body, &object); err != nil {

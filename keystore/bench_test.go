@@ -1,7 +1,6 @@
 package keystore_test
 
 import (
-	"context"
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
@@ -14,6 +13,7 @@ import (
 
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/keystoretest"
 	"attestcsr/keystore/sealed"
 )
 
@@ -54,7 +54,7 @@ func BenchmarkReplace(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		ready := &handedIn{Custodian: custodian}
+		ready := keystoretest.NewHandedIn(custodian)
 		k, err := keystore.Open(b.Context(), keystore.Options{Store: store, Custodian: ready})
 		if err != nil {
 			b.Fatal(err)
@@ -73,41 +73,3 @@ func request(signer crypto.Signer) (keystore.Change, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "esx-01.example.com"}}, signer)
 	return keystore.Change{Payload: der}, err
 }
-
-// handedIn is a custodian whose keys are always ready: one and the same, and so
-// good for nothing but this. A key is bound by sealing it anew.
-type handedIn struct {
-	keystore.Custodian
-	key crypto.Signer
-	ref keystore.Ref
-	at  keystore.Binding
-}
-
-func (h *handedIn) Generate(ctx context.Context, spec keystore.KeySpec) (keystore.Key, error) {
-	if spec.Algorithm != keystore.RSA {
-		return h.Custodian.Generate(ctx, spec)
-	}
-	if h.key == nil {
-		key, err := h.Custodian.Generate(ctx, spec)
-		if err != nil {
-			return nil, err
-		}
-		h.at = keystore.Bind(a, nil)
-		if h.ref, err = key.Bind(ctx, h.at); err != nil {
-			return nil, err
-		}
-		h.key = key
-	}
-	return handedInKey{h.key, h}, nil
-}
-
-type handedInKey struct {
-	crypto.Signer
-	custodian *handedIn
-}
-
-func (k handedInKey) Bind(ctx context.Context, to keystore.Binding) (keystore.Ref, error) {
-	return k.custodian.Rebind(ctx, k.custodian.at, to, k.custodian.ref)
-}
-
-func (k handedInKey) Discard() error { return nil }
