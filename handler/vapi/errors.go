@@ -70,13 +70,15 @@ func describeKind(requestID string, err *csr.Error) (int, document) {
 		return http.StatusBadRequest, violations(err.Violations)
 	case csr.Unauthenticated:
 		return http.StatusUnauthorized, one("UNAUTHENTICATED", "com.vmware.vapi.endpoint.method.authentication.required", "Authentication required.")
+	case csr.Forged: // not in this dialect, whose sessions ask for no token
+		return http.StatusForbidden, one("UNAUTHORIZED", "attestcsr.forged", "The token that belongs to the session is missing.")
 	case csr.Unauthorized:
 		return http.StatusForbidden, one("UNAUTHORIZED", "vapi.security.authorization.invalid", "The user does not hold the privilege SECURITY_MGMT.")
 	case csr.NotFound:
 		return http.StatusNotFound, one("NOT_FOUND", "attestcsr.csr.not_found", "There is no CSR. Create one first.")
 	case csr.Exists:
 		return http.StatusBadRequest, one("ALREADY_EXISTS", "attestcsr.exists", "It exists already.")
-	case csr.Conflict:
+	case csr.Conflict, csr.Stale:
 		return http.StatusConflict, one("CONCURRENT_CHANGE", "attestcsr.concurrent_change", "It was changed by another request at the same time. Read it again before you retry.")
 	case csr.Busy, csr.Unavailable:
 		return http.StatusServiceUnavailable, one("SERVICE_UNAVAILABLE", "attestcsr."+err.Kind.String(), "The service cannot take this request now. Try again after the time that the Retry-After header names.")

@@ -1,0 +1,16 @@
+package vapi
+
+import (
+	"github.com/labstack/echo/v4"
+
+	"attestcsr/csr"
+)
+
+// DecodeCreateSpec is what csr create does with a request before the core sees it.
+func DecodeCreateSpec(c echo.Context) (csr.Spec, error) {
+	var body createSpec
+	if err := newDecoder().decode(c, &body); err != nil {
+		return csr.Spec{}, err
+	}
+	return body.spec(), nil
+}
