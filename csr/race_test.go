@@ -120,7 +120,7 @@ func TestSetGivesUp(t *testing.T) {
 // installed key, and every set ends in success or as overtaken.
 func TestCreateAndSetRace(t *testing.T) {
 	t.Parallel()
-	const rounds = 150
+	const rounds = 250 // 1,000 in all
 	b := newBench(t)
 	root := newAuthority(t, "root", nil)
 	var installed, overtaken atomic.Int64
