@@ -494,6 +494,18 @@ func TestUsersFile(t *testing.T) {
 	s.must(401, "GET", csrPath, "")
 }
 
+// The built-in admin holds every privilege, unless the settings say otherwise.
+func TestAdminPrivileges(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	overwrite(t, dir, "config.yaml", "auth:\n  privileges:\n    admin: [policy_certificate:read]\n    ghost: [SECURITY_MGMT]\n")
+	s := start(t, filepath.Join(dir, "data"), "--config", filepath.Join(dir, "config.yaml"))
+	s.must(403, "POST", csrPath, validSpec)
+	if !strings.Contains(s.stdout.String(), "ghost") {
+		t.Error("no warning about privileges of an unknown user")
+	}
+}
+
 func TestServerCertificateReload(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

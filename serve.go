@@ -184,8 +184,6 @@ func (s *server) prepareUsers(terminal bool) error {
 		if s.password, err = prepareAdmin(s.cfg, terminal); err != nil {
 			return err
 		}
-	} else if s.cfg.AdminPasswordFile != "" {
-		s.log.Warn("admin_password_file is ignored: auth.users_file is set, so that there is no built-in admin")
 	}
 	users, err := loadUsers(usersFile(s.cfg))
 	if err != nil {

@@ -298,10 +298,6 @@ func TestWarnings(t *testing.T) {
 			sources{file: "auth:\n  users_file: u\n", args: []string{"--admin-password-file=p"}},
 			[]string{"flag --admin-password-file: admin_password_file: is ignored, since auth.users_file (f:2:3) replaces the built-in admin"},
 		},
-		"privileges without users": {
-			sources{file: "auth:\n  privileges: {a: [SECURITY_MGMT]}\n"},
-			[]string{"f:2:3: auth.privileges: is ignored without auth.users_file, since the built-in admin has every privilege"},
-		},
 		"everybody is a proxy": {
 			sources{env: []string{"ATTESTCSR_TRUSTED_PROXIES=10.0.0.0/8,::/0"}},
 			[]string{"environment variable ATTESTCSR_TRUSTED_PROXIES: trusted_proxies: ::/0 lets every client choose the address it is logged and throttled under"},

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -49,10 +48,6 @@ func (l *loader) rules() {
 	if c.Auth.UsersFile != "" && c.AdminPasswordFile != "" {
 		l.warn("%s: admin_password_file: is ignored, since auth.users_file (%s) replaces the built-in admin",
 			from["admin_password_file"], from["auth.users_file"])
-	}
-	if c.Auth.UsersFile == "" && len(c.Auth.Privileges) > 0 {
-		l.warn("%s: auth.privileges: is ignored without auth.users_file, since the built-in admin has every privilege",
-			from["auth.privileges"])
 	}
 	for _, p := range c.TrustedProxies {
 		if p.Bits() == 0 {
@@ -195,9 +190,6 @@ func proxy(s string) (netip.Prefix, error) {
 // grant adds a privilege of a user.
 func (l *loader) grant(user, privilege string) error {
 	if !slices.Contains(l.privileges, privilege) {
-		if len(l.privileges) == 0 {
-			return errors.New("no privileges can be given")
-		}
 		return fmt.Errorf("%.64q is not a privilege: %s are allowed", privilege, strings.Join(l.privileges, ", "))
 	}
 	granted := l.config.Auth.Privileges[user]

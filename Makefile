@@ -1,0 +1,74 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+GO ?= go
+VERSION ?= $(shell git describe --tags --dirty 2>/dev/null)
+FUZZTIME ?= 30s
+
+# What the tests run beside Go, as command:Debian package (+ further packages).
+# This is the only list of them.
+TEST_TOOLS := gcc:gcc+libc6-dev openssl:openssl certtool:gnutls-bin htpasswd:apache2-utils \
+	curl:curl jq:jq strace:strace buildah:buildah podman:podman runc:runc newuidmap:uidmap
+
+# The linter is pinned: a newer one finds new things in old code.
+LINT_VERSION := 2.15.0
+LINT_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/attestcsr/golangci-lint-$(LINT_VERSION)
+
+.PHONY: build test test-tools lint fuzz image help
+
+help: ## say what can be made
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
+
+build: ## bin/attestcsr: static and stripped
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.release=$(VERSION)" -o bin/attestcsr .
+
+test: test-tools ## all tests, with the race detector and the tests that need tools
+	$(GO) vet -tags tools ./...
+	$(GO) test -race -tags tools -timeout 10m ./...
+
+test-tools: ## install what the tests need and is missing (Debian packages)
+	@PATH="$$PATH:/usr/sbin:/sbin"; commands=(); packages=(); \
+	for tool in $(TEST_TOOLS); do \
+		command -v "$${tool%%:*}" >/dev/null && continue; \
+		commands+=("$${tool%%:*}"); packages+=($$(tr + ' ' <<<"$${tool#*:}")); \
+	done; \
+	if (( $${#packages[@]} == 0 )); then exit 0; fi; \
+	echo "The tests need commands that are missing here: $${commands[*]}"; \
+	if ! command -v apt-get >/dev/null; then echo "There is no apt-get to install them with; install them and try again." >&2; exit 1; fi; \
+	sudo=(); if (( EUID != 0 )); then sudo=(sudo); fi; \
+	echo "Installing the Debian packages $${packages[*]}$${sudo:+ through sudo}"; \
+	"$${sudo[@]}" apt-get update -q; \
+	"$${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$${packages[@]}"
+
+lint: ## formatting and golangci-lint
+	@unformatted=$$(gofmt -l .); if [[ -n "$$unformatted" ]]; then echo "not formatted with gofmt:" $$unformatted >&2; exit 1; fi
+	@lint=$$(command -v golangci-lint $(LINT_DIR)/golangci-lint $$($(GO) env GOPATH)/bin/golangci-lint | \
+		while read -r bin; do if "$$bin" version 2>/dev/null | grep -qF 'version $(LINT_VERSION) '; then echo "$$bin"; break; fi; done) || true; \
+	if [[ -z "$$lint" ]]; then \
+		echo "Building golangci-lint $(LINT_VERSION) into $(LINT_DIR), which takes some minutes the first time"; \
+		GOFLAGS= GOBIN=$(LINT_DIR) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$(LINT_VERSION); \
+		lint=$(LINT_DIR)/golangci-lint; \
+	fi; \
+	echo "$$lint run ./..."; "$$lint" run ./...
+
+# Up to Go 1.26 a fuzz run that found nothing sometimes fails when its time is up,
+# with a bare "context deadline exceeded" (go.dev/issue/75804). A finding always
+# names its failing input.
+fuzz: ## every fuzz target for FUZZTIME
+	@targets=$$($(GO) test -list '^Fuzz' ./... | awk '/^Fuzz/ {names[n++] = $$1} /^ok/ {for (i = 0; i < n; i++) print $$2, names[i]; n = 0}'); \
+	if [[ -z "$$targets" ]]; then echo "there are no fuzz targets" >&2; exit 1; fi; \
+	log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	while read -r package target; do \
+		echo "$$package $$target"; \
+		if ! $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null 2>&1 | tee "$$log"; then \
+			if grep -q 'Failing input' "$$log" || ! grep -qx '    context deadline exceeded' "$$log"; then exit 1; fi; \
+			echo "nothing found; the failure is Go's own"; \
+		fi; \
+	done <<<"$$targets"
+
+image: ## container image attestcsr, with the first of docker, podman and buildah that is there
+	@engine=$$(command -v docker podman buildah | head -n 1); \
+	if [[ -z "$$engine" ]]; then echo "building an image needs docker, podman or buildah" >&2; exit 1; fi; \
+	format=(); if [[ "$$engine" != */docker ]]; then format=(--format docker); fi; \
+	"$$engine" build "$${format[@]}" --build-arg VERSION=$(VERSION) -t attestcsr:$(or $(VERSION),latest) .
