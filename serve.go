@@ -99,7 +99,7 @@ func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, termin
 			err = errors.Join(err, s.close())
 		}
 	}()
-	service, err := csr.New(csr.Config{Keys: s.keys, KeySizes: cfg.KeySizes, Hostname: cfg.Hostname})
+	service, err := csr.New(csr.Config{Keys: s.keys, KeySizes: cfg.KeySizes, Hostname: cfg.Hostname, MaxRequests: cfg.Limits.CSRs})
 	if err != nil {
 		return nil, err
 	}

@@ -30,6 +30,9 @@ type Config struct {
 	KeySizes          []int          // RSA modulus lengths in bits, in the operator's order; 2048 is among them
 	TrustedProxies    []netip.Prefix // masked; no zones, no IPv4-mapped addresses
 	Sealing           Sealing
+	KeyPool           KeyPool
+	KeyQueue          KeyQueue
+	Limits            Limits
 	Log               Log
 	ShutdownTimeout   time.Duration
 
@@ -54,6 +57,28 @@ type Sealing struct {
 	KeysetFile string // empty = in DataDir
 }
 
+// KeyPool says how many RSA keys are made before anyone asks.
+type KeyPool struct {
+	// Targets is how many keys are kept ready, by modulus length in bits; each
+	// one is among Config.KeySizes. Empty turns the pool off.
+	Targets map[int]int
+	// Max is how far a burst may raise a target: at least the largest one.
+	Max int
+	// ReadyWhenWarm makes readiness wait until every target is reached once.
+	ReadyWhenWarm bool
+}
+
+// KeyQueue bounds the wait for a key that is not ready.
+type KeyQueue struct {
+	Bound    int // waiters
+	Deadline time.Duration
+}
+
+// Limits bounds what is stored.
+type Limits struct {
+	CSRs int // of the NSX dialect, at a time
+}
+
 // Log says what is logged and in which form.
 type Log struct {
 	Level  string // debug, info, warn or error
@@ -67,6 +92,9 @@ func defaults() *Config {
 		Auth:            Auth{Privileges: map[string][]string{}},
 		Session:         Session{IdleTimeout: 30 * time.Minute, Lifetime: 24 * time.Hour},
 		KeySizes:        []int{2048, 3072, 4096},
+		KeyPool:         KeyPool{Targets: map[int]int{2048: 32, 3072: 4, 4096: 4}, Max: 256},
+		KeyQueue:        KeyQueue{Bound: 256, Deadline: 30 * time.Second},
+		Limits:          Limits{CSRs: 100_000},
 		Log:             Log{Level: "info", Format: "json"},
 		ShutdownTimeout: 20 * time.Second,
 		origins:         map[string]string{},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -91,6 +92,9 @@ func defaultSettings() config.Config {
 		Auth:            config.Auth{Privileges: map[string][]string{}},
 		Session:         config.Session{IdleTimeout: 30 * time.Minute, Lifetime: 24 * time.Hour},
 		KeySizes:        []int{2048, 3072, 4096},
+		KeyPool:         config.KeyPool{Targets: map[int]int{2048: 32, 3072: 4, 4096: 4}, Max: 256},
+		KeyQueue:        config.KeyQueue{Bound: 256, Deadline: 30 * time.Second},
+		Limits:          config.Limits{CSRs: 100_000},
 		Log:             config.Log{Level: "info", Format: "json"},
 		ShutdownTimeout: 20 * time.Second,
 	}
@@ -120,6 +124,13 @@ trusted_proxies:
   - 10.0.0.0/8
   - 192.0.2.7
   - fd00::/8
+key_pool:
+  targets: {2048: 512, 8192: 1}
+  max: 600
+  ready_when_warm: true
+key_queue: {bound: 8, deadline: 5s}
+limits:
+  csrs: 7
 sealing:
   keyset_file: /run/secrets/keyset
 log:
@@ -142,6 +153,9 @@ func everythingSettings() config.Config {
 		KeySizes:          []int{3072, 2048, 8192},
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.7/32"),
 			netip.MustParsePrefix("fd00::/8")},
+		KeyPool:         config.KeyPool{Targets: map[int]int{2048: 512, 8192: 1}, Max: 600, ReadyWhenWarm: true},
+		KeyQueue:        config.KeyQueue{Bound: 8, Deadline: 5 * time.Second},
+		Limits:          config.Limits{CSRs: 7},
 		Sealing:         config.Sealing{KeysetFile: "/run/secrets/keyset"},
 		Log:             config.Log{Level: "debug", Format: "text"},
 		ShutdownTimeout: time.Minute,
@@ -157,13 +171,15 @@ func TestSources(t *testing.T) {
 		{"auth-users-file", "users"}, {"admin-password-file", "admin password"}, {"session-idle-timeout", "90s"},
 		{"session-lifetime", "1h30m"}, {"key-sizes", "3072, 2048,8192"}, {"trusted-proxies", "10.0.0.0/8,192.0.2.7,fd00::/8"},
 		{"sealing-keyset-file", "/run/secrets/keyset"}, {"log-level", "debug"}, {"log-format", "text"}, {"shutdown-timeout", "1m"},
+		{"key-pool-max", "600"}, {"key-pool-ready-when-warm", "true"}, {"key-queue-bound", "8"}, {"key-queue-deadline", "5s"}, {"limits-csrs", "7"},
 	}
 	var env, args []string
 	for _, s := range flat {
 		env = append(env, "ATTESTCSR_"+strings.ToUpper(strings.ReplaceAll(s.name, "-", "_"))+"="+s.value)
 		args = append(args, "--"+s.name+"="+s.value)
 	}
-	const onlyFile = "auth:\n  privileges:\n    alice: [SECURITY_MGMT]\n    bob: [\"policy_certificate:read\", policy_certificate:crud]\n    carol: []\n"
+	const onlyFile = "auth:\n  privileges:\n    alice: [SECURITY_MGMT]\n    bob: [\"policy_certificate:read\", policy_certificate:crud]\n    carol: []\n" +
+		"key_pool:\n  targets:\n    2048: 512\n    8192: 1\n"
 	for name, tc := range map[string]struct {
 		in   sources
 		want config.Config
@@ -374,6 +390,18 @@ session:
   lifetime: "24h" # default
 key_sizes: [2048, 3072, 4096] # default
 trusted_proxies: [] # default
+key_pool:
+  targets: # default
+    2048: 32
+    3072: 4
+    4096: 4
+  max: 256 # default
+  ready_when_warm: false # default
+key_queue:
+  bound: 256 # default
+  deadline: "30s" # default
+limits:
+  csrs: 100000 # default
 sealing:
   keyset_file: "" # default
 log:
@@ -437,3 +465,30 @@ var errWrite = errors.New("disk full")
 type failingWriter struct{}
 
 func (failingWriter) Write([]byte) (int, error) { return 0, errWrite }
+
+// The default targets follow key_sizes and key_pool.max; an empty mapping turns
+// the pool off.
+func TestPoolTargets(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		in   sources
+		want map[int]int
+	}{
+		"fewer sizes":  {sources{args: []string{"--key-sizes=2048,4096"}}, map[int]int{2048: 32, 4096: 4}},
+		"other sizes":  {sources{args: []string{"--key-sizes=2048,8192"}}, map[int]int{2048: 32}},
+		"smaller pool": {sources{args: []string{"--key-pool-max=8"}}, map[int]int{2048: 8, 3072: 4, 4096: 4}},
+		"off":          {sources{file: "key_pool:\n  targets: {}\n"}, map[int]int{}},
+		"one size":     {sources{file: "key_pool:\n  targets: {4096: 2}\n"}, map[int]int{4096: 2}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, _, problems := load(t, tc.in)
+			if problems != nil {
+				t.Fatal(problems)
+			}
+			if !maps.Equal(c.KeyPool.Targets, tc.want) {
+				t.Errorf("got %v, want %v", c.KeyPool.Targets, tc.want)
+			}
+		})
+	}
+}

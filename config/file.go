@@ -142,7 +142,7 @@ func (d document) section(prefix string, node ast.Node, origin string) {
 		case !ok:
 			d.section(key+".", e.value, e.origin)
 		case s.value == nil:
-			d.grants(s, e)
+			s.assign(d, s, e)
 		default:
 			d.assign(s, e)
 		}
@@ -189,17 +189,22 @@ func (d document) entries(prefix string, node ast.Node, origin string) []entry {
 	seen := map[string]string{}
 	for it := mapping.MapRange(); it.Next(); {
 		at := d.at(it.Key().GetToken())
-		key, ok := it.Key().(*ast.StringNode)
-		if !ok {
-			d.problem(at, sectionName(prefix), "a key must be a plain word, not %s", describe(it.Key()))
+		var key string
+		switch n := it.Key().(type) {
+		case *ast.StringNode:
+			key = n.Value
+		case *ast.IntegerNode:
+			key = n.GetToken().Value
+		default:
+			d.problem(at, sectionName(prefix), "a key must be a plain word or a number, not %s", describe(n))
 			continue
 		}
-		if first, twice := seen[key.Value]; twice {
-			d.problem(at, printableKey(prefix+key.Value), "is there twice; first at %s", first)
+		if first, twice := seen[key]; twice {
+			d.problem(at, printableKey(prefix+key), "is there twice; first at %s", first)
 			continue
 		}
-		seen[key.Value] = at
-		entries = append(entries, entry{key.Value, at, it.Value()})
+		seen[key] = at
+		entries = append(entries, entry{key, at, it.Value()})
 	}
 	return entries
 }
@@ -221,7 +226,7 @@ func printableKey(key string) string {
 
 // assign applies the value of a setting.
 func (d document) assign(s setting, e entry) {
-	many, numeric := s.value.shape()
+	many, kind := s.value.shape()
 	var nodes []ast.Node
 	if !many {
 		nodes = []ast.Node{e.value}
@@ -230,7 +235,7 @@ func (d document) assign(s setting, e entry) {
 	}
 	items := make([]item, 0, len(nodes))
 	for _, node := range nodes {
-		if it, ok := d.scalar(s.key, s.wants, node, numeric); ok {
+		if it, ok := d.scalar(s.key, s.wants, node, kind); ok {
 			items = append(items, it)
 		}
 	}
@@ -250,47 +255,24 @@ func (d document) elements(key, wants string, e entry) []ast.Node {
 	return append([]ast.Node{}, list.Values...)
 }
 
-func (d document) scalar(key, wants string, node ast.Node, numeric bool) (item, bool) {
+func (d document) scalar(key, wants string, node ast.Node, kind scalar) (item, bool) {
 	at := d.at(node.GetToken())
-	kind := "a string"
-	if numeric {
-		kind = "a whole number"
-	}
 	switch n := node.(type) {
 	case *ast.StringNode:
-		if !numeric {
+		if kind == aString {
 			return item{n.Value, at}, true
 		}
 	case *ast.IntegerNode:
-		if numeric {
+		if kind == aNumber {
+			return item{n.GetToken().Value, at}, true
+		}
+	case *ast.BoolNode:
+		if kind == aBoolean {
 			return item{n.GetToken().Value, at}, true
 		}
 	}
 	d.problem(at, key, "must be %s (%s), not %s", kind, wants, describe(node))
 	return item{}, false
-}
-
-// grants applies auth.privileges.
-func (d document) grants(s setting, e entry) {
-	d.config.Auth.Privileges = map[string][]string{}
-	d.config.origins[s.key] = e.origin
-	for _, user := range d.entries(s.key+".", e.value, e.origin) {
-		key := printableKey(s.key + "." + user.key)
-		if err := userName(user.key); err != nil {
-			d.problem(user.origin, s.key, "%w", err)
-			continue
-		}
-		d.config.Auth.Privileges[user.key] = []string{}
-		for _, node := range d.elements(key, "privileges", user) {
-			it, ok := d.scalar(key, "the name of a privilege", node, false)
-			if !ok {
-				continue
-			}
-			if err := d.grant(user.key, it.text); err != nil {
-				d.problem(it.origin, key, "%w", err)
-			}
-		}
-	}
 }
 
 func describe(node ast.Node) string {

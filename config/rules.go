@@ -1,7 +1,9 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -15,10 +17,12 @@ import (
 const (
 	maxSession  = 30 * 24 * time.Hour
 	maxShutdown = 10 * time.Minute
-	maxElements = 256  // of a list
-	maxFileName = 4096 // PATH_MAX of Linux
-	maxHostname = 64   // the upper bound of a common name (RFC 5280 appendix A.1, ub-common-name)
-	maxUserName = 255  // as htpasswd bounds it
+	maxKeyWait  = 2 * time.Minute // the server's write timeout is longer
+	maxPool     = 10_000          // keys of one size, about 70 MB of the largest
+	maxElements = 256             // of a list
+	maxFileName = 4096            // PATH_MAX of Linux
+	maxHostname = 64              // the upper bound of a common name (RFC 5280 appendix A.1, ub-common-name)
+	maxUserName = 255             // as htpasswd bounds it
 )
 
 // rules checks settings against each other, once all sources are in.
@@ -45,6 +49,8 @@ func (l *loader) rules() {
 		l.problem(from["key_sizes"], "key_sizes", "2048 is missing: it is the size of a request that names none")
 	}
 
+	l.poolRules()
+
 	if c.Auth.UsersFile != "" && c.AdminPasswordFile != "" {
 		l.warn("%s: admin_password_file: is ignored, since auth.users_file (%s) replaces the built-in admin",
 			from["admin_password_file"], from["auth.users_file"])
@@ -53,6 +59,31 @@ func (l *loader) rules() {
 		if p.Bits() == 0 {
 			l.warn("%s: trusted_proxies: %s lets every client choose the address it is logged and throttled under",
 				from["trusted_proxies"], p)
+		}
+	}
+}
+
+// poolRules checks that the pool makes only keys that may be asked for. The
+// default targets follow key_sizes by themselves.
+func (l *loader) poolRules() {
+	const key = "key_pool.targets"
+	c, from := l.config, l.config.origins
+	if !l.right("key_sizes", key, "key_pool.max") {
+		return
+	}
+	for _, bits := range slices.Sorted(maps.Keys(c.KeyPool.Targets)) {
+		keys := c.KeyPool.Targets[bits]
+		switch {
+		case slices.Contains(c.KeySizes, bits) && keys <= c.KeyPool.Max:
+		case from[key] == "default":
+			delete(c.KeyPool.Targets, bits)
+			if slices.Contains(c.KeySizes, bits) {
+				c.KeyPool.Targets[bits] = c.KeyPool.Max
+			}
+		case keys > c.KeyPool.Max:
+			l.problem(from[key], key, "%d keys of %d bits are more than key_pool.max, %d (%s)", keys, bits, c.KeyPool.Max, from["key_pool.max"])
+		default:
+			l.problem(from[key], key, "%d is not among key_sizes (%s): nobody could ask for such a key", bits, from["key_sizes"])
 		}
 	}
 }
@@ -187,15 +218,16 @@ func proxy(s string) (netip.Prefix, error) {
 	return prefix, nil
 }
 
-// grant adds a privilege of a user.
-func (l *loader) grant(user, privilege string) error {
+// grantable says what is wrong with one more privilege for a user who has some.
+func (l *loader) grantable(granted []string, privilege string) error {
 	if !slices.Contains(l.privileges, privilege) {
+		if len(l.privileges) == 0 {
+			return errors.New("no privileges can be given")
+		}
 		return fmt.Errorf("%.64q is not a privilege: %s are allowed", privilege, strings.Join(l.privileges, ", "))
 	}
-	granted := l.config.Auth.Privileges[user]
 	if slices.Contains(granted, privilege) {
 		return fmt.Errorf("%q is there twice", privilege)
 	}
-	l.config.Auth.Privileges[user] = append(granted, privilege)
 	return nil
 }

@@ -16,7 +16,7 @@ func TestProblems(t *testing.T) {
 		size     = "is not an RSA key size: multiples of 256 from 2048 to 8192 are allowed"
 		cidr     = "is not an address or CIDR prefix such as 192.0.2.7, 10.0.0.0/8 or fd00::/8"
 		session  = "is not a duration such as 90s, 30m or 1h30m, over 0 and at most 720h"
-		topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, sealing, log, shutdown_timeout"
+		topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, key_pool, key_queue, limits, sealing, log, shutdown_timeout"
 	)
 	long := strings.Repeat("a", 63)
 	for name, tc := range map[string]struct {
@@ -83,6 +83,15 @@ func TestProblems(t *testing.T) {
 		"proxy twice":     {sources{args: []string{"--trusted-proxies=10.0.0.1,10.0.0.1/32"}}, []string{`flag --trusted-proxies: trusted_proxies: "10.0.0.1/32" is there twice`}},
 
 		"log level case": {sources{args: []string{"--log-level=INFO"}}, []string{`flag --log-level: log.level: "INFO" is not one of debug, info, warn, error`}},
+		"pool size":      {sources{file: "key_pool:\n  targets: {8192: 1}\n"}, []string{"f:2:3: key_pool.targets: 8192 is not among key_sizes (default): nobody could ask for such a key"}},
+		"pool odd size":  {sources{file: "key_pool:\n  targets: {x: 1}\n"}, []string{`f:2:13: key_pool.targets: "x" is not an RSA key size: multiples of 256 from 2048 to 8192 are allowed`}},
+		"pool keys":      {sources{file: "key_pool:\n  targets: {2048: 0}\n"}, []string{`f:2:19: key_pool.targets.2048: "0" is not a whole number from 1 to 10000`}},
+		"pool no number": {sources{file: "key_pool:\n  targets: {2048: many}\n"}, []string{"f:2:19: key_pool.targets.2048: must be a whole number (keys), not a string"}},
+		"pool over max":  {sources{file: "key_pool:\n  targets: {2048: 9}\n  max: 8\n"}, []string{"f:2:3: key_pool.targets: 9 keys of 2048 bits are more than key_pool.max, 8 (f:3:3)"}},
+		"boolean":        {sources{file: "key_pool: {ready_when_warm: yes}\n"}, []string{"f:1:29: key_pool.ready_when_warm: must be true or false (true|false), not a string"}},
+		"boolean text":   {sources{args: []string{"--key-pool-ready-when-warm=1"}}, []string{`flag --key-pool-ready-when-warm: key_pool.ready_when_warm: "1" is not true or false`}},
+		"queue bound":    {sources{args: []string{"--key-queue-bound=0"}}, []string{`flag --key-queue-bound: key_queue.bound: "0" is not a whole number from 1 to 100000`}},
+		"limit":          {sources{env: []string{"ATTESTCSR_LIMITS_CSRS=-1"}}, []string{`environment variable ATTESTCSR_LIMITS_CSRS: limits.csrs: "-1" is not a whole number from 1 to 10000000`}},
 		"log format":     {sources{env: []string{"ATTESTCSR_LOG_FORMAT=xml"}}, []string{`environment variable ATTESTCSR_LOG_FORMAT: log.format: "xml" is not one of json, text`}},
 
 		"privilege unknown":     {sources{file: "auth:\n  privileges:\n    al: [ROOT]\n"}, []string{`f:3:10: auth.privileges.al: "ROOT" is not a privilege: SECURITY_MGMT, policy_certificate:read, policy_certificate:crud are allowed`}},
@@ -110,7 +119,7 @@ func TestProblems(t *testing.T) {
 			"f:1:11: data_dir: must be a string (directory), not an anchor, alias, tag or merge key, which are not used here",
 			"f:2:11: hostname: must be a string (name), not an anchor, alias, tag or merge key, which are not used here"}},
 		"tag":                 {sources{file: "hostname: !!str b\n"}, []string{"f:1:11: hostname: must be a string (name), not an anchor, alias, tag or merge key, which are not used here"}},
-		"merge key":           {sources{file: "log: {level: info}\n<<: {listen: ':1'}\n"}, []string{"f:2:1: the file: a key must be a plain word, not an anchor, alias, tag or merge key, which are not used here"}},
+		"merge key":           {sources{file: "log: {level: info}\n<<: {listen: ':1'}\n"}, []string{"f:2:1: the file: a key must be a plain word or a number, not an anchor, alias, tag or merge key, which are not used here"}},
 		"second document":     {sources{file: "listen: :1\n---\nlisten: :2\n"}, []string{`f:2:1: a second document begins here; all settings must be in one`}},
 		"directive":           {sources{file: "%YAML 1.2\n---\nlisten: :1\n"}, []string{`f:1:1: directives (%) are not used here`}},
 		"not YAML":            {sources{file: "listen: :1\nlog: [hunter2\n"}, []string{"f:2:6: not YAML: sequence end token ']' not found"}},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,6 +17,15 @@ type setting struct {
 	wants string // what a value looks like, for help and messages
 	usage string
 	value value // nil: a mapping, which only the file can hold
+	mapping
+}
+
+// mapping adapts a field that holds a mapping.
+type mapping interface {
+	// assign applies what the file says, and reports what is wrong with it.
+	assign(d document, s setting, e entry)
+	// entries returns each key with its value as lines of YAML.
+	entries() []string
 }
 
 // settings is the table, bound to the fields of c. Settings of one section
@@ -24,38 +34,49 @@ type setting struct {
 func (c *Config) settings() []setting {
 	return []setting{
 		{"listen", "host:port", "where to serve HTTPS; no host means all addresses, port 0 a free port",
-			&text{&c.Listen, listenAddress}},
+			&text{&c.Listen, listenAddress}, nil},
 		{"ops_listen", "host:port", "separate address for health and metrics; empty serves them on listen",
-			&text{&c.OpsListen, optional(listenAddress)}},
+			&text{&c.OpsListen, optional(listenAddress)}, nil},
 		{"data_dir", "directory", "where everything is kept that the service makes; made when missing",
-			&text{&c.DataDir, fileName}},
+			&text{&c.DataDir, fileName}, nil},
 		{"hostname", "name", "name of this host in certificates, 1 to 64 characters; empty takes the system's",
-			&text{&c.Hostname, optional(hostname)}},
+			&text{&c.Hostname, optional(hostname)}, nil},
 		{"tls.cert_file", "file", "server certificate chain (PEM, leaf first); empty makes a self-signed one",
-			&text{&c.TLS.CertFile, optional(fileName)}},
+			&text{&c.TLS.CertFile, optional(fileName)}, nil},
 		{"tls.key_file", "file", "private key of the server certificate (PEM)",
-			&text{&c.TLS.KeyFile, optional(fileName)}},
+			&text{&c.TLS.KeyFile, optional(fileName)}, nil},
 		{"auth.users_file", "file", "users, as htpasswd -B writes them; empty leaves the built-in admin",
-			&text{&c.Auth.UsersFile, optional(fileName)}},
-		{"auth.privileges", "a mapping of users to lists of privileges", "what each user of the users file may do", nil},
+			&text{&c.Auth.UsersFile, optional(fileName)}, nil},
+		{"auth.privileges", "a mapping of users to lists of privileges", "what each user of the users file may do", nil, grants{&c.Auth.Privileges}},
 		{"admin_password_file", "file", "password of the built-in admin, read at every start; ignored with a users file",
-			&text{&c.AdminPasswordFile, optional(fileName)}},
+			&text{&c.AdminPasswordFile, optional(fileName)}, nil},
 		{"session.idle_timeout", "duration", "end a session after this long without a request, at most 720h",
-			&duration{&c.Session.IdleTimeout, maxSession}},
+			&duration{&c.Session.IdleTimeout, maxSession}, nil},
 		{"session.lifetime", "duration", "end a session after this long in any case, at most 720h",
-			&duration{&c.Session.Lifetime, maxSession}},
+			&duration{&c.Session.Lifetime, maxSession}, nil},
 		{"key_sizes", "bits,...", "RSA key sizes that may be asked for: multiples of 256, 2048 to 8192, 2048 among them",
-			&list[int]{field: &c.KeySizes, parse: keySize, numeric: true}},
+			&list[int]{field: &c.KeySizes, parse: keySize, kind: aNumber}, nil},
 		{"trusted_proxies", "address,...", "proxies whose X-Forwarded-For is believed: addresses or CIDR prefixes",
-			&list[netip.Prefix]{field: &c.TrustedProxies, parse: proxy}},
+			&list[netip.Prefix]{field: &c.TrustedProxies, parse: proxy, kind: aString}, nil},
+		{"key_pool.targets", "a mapping of key sizes to numbers of keys", "how many RSA keys of each size are kept ready; {} turns the pool off", nil, targets{&c.KeyPool.Targets}},
+		{"key_pool.max", "keys", "how many keys of one size a burst may make the pool keep ready",
+			&number{&c.KeyPool.Max, 1, maxPool}, nil},
+		{"key_pool.ready_when_warm", "true|false", "whether /readyz waits until the pool has been filled once",
+			&boolean{&c.KeyPool.ReadyWhenWarm}, nil},
+		{"key_queue.bound", "requests", "how many requests may wait for a key; more get 503",
+			&number{&c.KeyQueue.Bound, 1, 100_000}, nil},
+		{"key_queue.deadline", "duration", "how long a request may wait for a key, at most 2m",
+			&duration{&c.KeyQueue.Deadline, maxKeyWait}, nil},
+		{"limits.csrs", "number", "how many CSRs of the NSX dialect there may be at a time",
+			&number{&c.Limits.CSRs, 1, 10_000_000}, nil},
 		{"sealing.keyset_file", "file", "keyset that seals private keys; made when missing, empty keeps it in the data directory",
-			&text{&c.Sealing.KeysetFile, optional(fileName)}},
+			&text{&c.Sealing.KeysetFile, optional(fileName)}, nil},
 		{"log.level", "level", "least severe level to log: debug, info, warn or error",
-			&text{&c.Log.Level, oneOf("debug", "info", "warn", "error")}},
+			&text{&c.Log.Level, oneOf("debug", "info", "warn", "error")}, nil},
 		{"log.format", "format", "json or text",
-			&text{&c.Log.Format, oneOf("json", "text")}},
+			&text{&c.Log.Format, oneOf("json", "text")}, nil},
 		{"shutdown_timeout", "duration", "how long requests in flight may take when the service stops, at most 10m",
-			&duration{&c.ShutdownTimeout, maxShutdown}},
+			&duration{&c.ShutdownTimeout, maxShutdown}, nil},
 	}
 }
 
@@ -83,9 +104,9 @@ func (s setting) split(value, origin string) []item {
 
 // value adapts a field of Config to text.
 type value interface {
-	// shape tells a list from a single value, and whether YAML writes the value,
-	// or each element, as a whole number instead of a string.
-	shape() (many, numeric bool)
+	// shape tells a list from a single value, and how YAML writes the value, or
+	// each element.
+	shape() (many bool, kind scalar)
 	// reset forgets the elements of a list; a single value is replaced by add.
 	reset()
 	// add sets the value or appends to the list, or says what is wrong with text.
@@ -94,15 +115,24 @@ type value interface {
 	items() []string
 }
 
+// scalar is a kind of YAML scalar.
+type scalar string
+
+const (
+	aString  scalar = "a string"
+	aNumber  scalar = "a whole number"
+	aBoolean scalar = "true or false"
+)
+
 // text is a string that check accepts.
 type text struct {
 	field *string
 	check func(string) error
 }
 
-func (v *text) shape() (bool, bool) { return false, false }
-func (v *text) reset()              {}
-func (v *text) items() []string     { return []string{*v.field} }
+func (v *text) shape() (bool, scalar) { return false, aString }
+func (v *text) reset()                {}
+func (v *text) items() []string       { return []string{*v.field} }
 
 func (v *text) add(s string) error {
 	*v.field = s
@@ -115,9 +145,9 @@ type duration struct {
 	max   time.Duration
 }
 
-func (v *duration) shape() (bool, bool) { return false, false }
-func (v *duration) reset()              {}
-func (v *duration) items() []string     { return []string{shortDuration(*v.field)} }
+func (v *duration) shape() (bool, scalar) { return false, aString }
+func (v *duration) reset()                {}
+func (v *duration) items() []string       { return []string{shortDuration(*v.field)} }
 
 func (v *duration) add(s string) error {
 	d, err := time.ParseDuration(s)
@@ -140,15 +170,49 @@ func shortDuration(d time.Duration) string {
 	return s
 }
 
-// list holds different elements, at most maxElements.
-type list[T comparable] struct {
-	field   *[]T
-	parse   func(string) (T, error)
-	numeric bool
+// number is a whole number from min to max.
+type number struct {
+	field    *int
+	min, max int
 }
 
-func (v *list[T]) shape() (bool, bool) { return true, v.numeric }
-func (v *list[T]) reset()              { *v.field = nil }
+func (v *number) shape() (bool, scalar) { return false, aNumber }
+func (v *number) reset()                {}
+func (v *number) items() []string       { return []string{strconv.Itoa(*v.field)} }
+
+func (v *number) add(s string) error {
+	n, ok := decimal(s)
+	if !ok || n < v.min || n > v.max {
+		return fmt.Errorf("%.64q is not a whole number from %d to %d", s, v.min, v.max)
+	}
+	*v.field = n
+	return nil
+}
+
+// boolean is true or false and nothing that only looks like it.
+type boolean struct{ field *bool }
+
+func (v *boolean) shape() (bool, scalar) { return false, aBoolean }
+func (v *boolean) reset()                {}
+func (v *boolean) items() []string       { return []string{strconv.FormatBool(*v.field)} }
+
+func (v *boolean) add(s string) error {
+	if s != "true" && s != "false" {
+		return fmt.Errorf("%.64q is not true or false", s)
+	}
+	*v.field = s == "true"
+	return nil
+}
+
+// list holds different elements, at most maxElements.
+type list[T comparable] struct {
+	field *[]T
+	parse func(string) (T, error)
+	kind  scalar
+}
+
+func (v *list[T]) shape() (bool, scalar) { return true, v.kind }
+func (v *list[T]) reset()                { *v.field = nil }
 
 func (v *list[T]) add(s string) error {
 	element, err := v.parse(s)

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -27,12 +25,12 @@ func (c *Config) Show(w io.Writer) error {
 		switch {
 		case s.value != nil:
 			fmt.Fprintf(&b, "%s%s: %s # %s\n", indent, name, yamlText(s.value), c.origins[s.key])
-		case len(c.Auth.Privileges) == 0:
+		case len(s.entries()) == 0:
 			fmt.Fprintf(&b, "%s%s: {} # %s\n", indent, name, c.origins[s.key])
 		default:
 			fmt.Fprintf(&b, "%s%s: # %s\n", indent, name, c.origins[s.key])
-			for _, user := range slices.Sorted(maps.Keys(c.Auth.Privileges)) {
-				fmt.Fprintf(&b, "%s  %s: [%s]\n", indent, strconv.Quote(user), strings.Join(quoted(c.Auth.Privileges[user]), ", "))
+			for _, line := range s.entries() {
+				fmt.Fprintf(&b, "%s  %s\n", indent, line)
 			}
 		}
 	}
@@ -42,9 +40,9 @@ func (c *Config) Show(w io.Writer) error {
 
 // yamlText writes a value as one line of YAML.
 func yamlText(v value) string {
-	many, numeric := v.shape()
+	many, kind := v.shape()
 	items := v.items()
-	if !numeric {
+	if kind == aString {
 		items = quoted(items)
 	}
 	if !many {

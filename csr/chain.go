@@ -2,6 +2,7 @@ package csr
 
 import (
 	"bytes"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
@@ -15,6 +16,10 @@ const (
 	// maxAhead is how far a certificate's notBefore may lie in the future: the
 	// clocks of the CA and of this machine differ.
 	maxAhead = 5 * time.Minute
+	// maxIssuerKey is the longest RSA modulus in bits that a signature is checked
+	// with: the cost grows with its square, and a request could hold one of
+	// hundreds of thousands.
+	maxIssuerKey = 16384
 )
 
 // chain is one to ten certificates, the leaf first.
@@ -33,10 +38,10 @@ func (c chain) pem() string {
 
 // acceptChain reads a chain of certificates in PEM and checks all that can be
 // said of it without a trust anchor: that each certificate is issued by the one
-// that follows it, that all are valid now, and that the leaf may sign. The
-// caller bounds the size of text and compares the leaf's key. The error is an
-// *Error of kind Invalid.
-func acceptChain(text []byte, now time.Time) (chain, error) {
+// that follows it, that all are valid now, and that the leaf has the given key
+// usage, where there is one. The caller bounds the size of text and compares the
+// leaf's key. The error is an *Error of kind Invalid.
+func acceptChain(text []byte, now time.Time, usage x509.KeyUsage) (chain, error) {
 	c, rule := parseChain(text)
 	if rule != "" {
 		broken := Violation{Field: CertificateChain, Rule: rule}
@@ -61,6 +66,10 @@ func acceptChain(text []byte, now time.Time) (chain, error) {
 			break
 		}
 		issuer := c[i+1]
+		if key, ok := issuer.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > maxIssuerKey {
+			report(KeyTooLarge, issuer, strconv.Itoa(maxIssuerKey))
+			continue
+		}
 		err := cert.CheckSignatureFrom(issuer)
 		if _, weak := errors.AsType[x509.InsecureAlgorithmError](err); weak {
 			report(WeakSignature, cert, cert.SignatureAlgorithm.String())
@@ -69,13 +78,22 @@ func acceptChain(text []byte, now time.Time) (chain, error) {
 		}
 	}
 	// No usages at all leave the key free for every use (RFC 5280 section 4.2.1.3).
-	if usage := c.leaf().KeyUsage; usage != 0 && usage&x509.KeyUsageDigitalSignature == 0 {
-		report(KeyUsage, c.leaf(), "")
+	if has := c.leaf().KeyUsage; has != 0 && has&usage != usage {
+		report(KeyUsage, c.leaf(), usageName(usage))
 	}
 	if err := broken.err(); err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// usageName is the name of a key usage that acceptChain is asked for, as RFC 5280
+// section 4.2.1.3 has it.
+func usageName(usage x509.KeyUsage) string {
+	if usage == x509.KeyUsageCertSign {
+		return "keyCertSign"
+	}
+	return "digitalSignature"
 }
 
 // parseChain reads the CERTIFICATE blocks of text, or returns the rule that is

@@ -61,10 +61,12 @@ const (
 	Conflict                    // the object changed in the meantime
 	Busy                        // too much to do; try again after RetryAfter
 	Unavailable                 // not able to serve now; try again after RetryAfter
+	Stale                       // the caller names a revision that is not the stored one
+	Forged                      // another site may have made the caller's browser send this
 )
 
 func (k Kind) String() string {
-	names := [...]string{"internal", "invalid", "unauthenticated", "unauthorized", "not_found", "exists", "conflict", "busy", "unavailable"}
+	names := [...]string{"internal", "invalid", "unauthenticated", "unauthorized", "not_found", "exists", "conflict", "busy", "unavailable", "stale", "forged"}
 	if k < 0 || int(k) >= len(names) {
 		return fmt.Sprintf("kind(%d)", int(k))
 	}
@@ -73,7 +75,7 @@ func (k Kind) String() string {
 
 // Kinds lists every kind, so that tests and metrics can walk them.
 func Kinds() []Kind {
-	return []Kind{Internal, Invalid, Unauthenticated, Unauthorized, NotFound, Exists, Conflict, Busy, Unavailable}
+	return []Kind{Internal, Invalid, Unauthenticated, Unauthorized, NotFound, Exists, Conflict, Busy, Unavailable, Stale, Forged}
 }
 
 // Error is the error of every operation of this package. Err is the cause; it is
@@ -98,8 +100,8 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Field names a part of a request in the terms of X.509; each dialect has its
-// own word for it.
+// Field names a part of a request, that of a certification request in the terms
+// of X.509; each dialect has its own word for it.
 type Field string
 
 // The fields a Violation can name.
@@ -115,6 +117,14 @@ const (
 	EmailAddress       Field = "e-mail address"
 	SubjectAltName     Field = "subject alternative name"
 	CertificateChain   Field = "certificate"
+	DaysValid          Field = "days valid"
+	ObjectID           Field = "id"
+	DisplayName        Field = "display name"
+	Description        Field = "description"
+	Tags               Field = "tags"
+	Collection         Field = "collection"
+	PageLimit          Field = "page limit"
+	SortOrder          Field = "sort order"
 )
 
 // Violation is one broken rule. Value is the offending value, shortened and

@@ -16,13 +16,17 @@ type (
 )
 
 func Resolve(spec Spec, hostname string, keySizes ...int) (keystore.KeySpec, Template, error) {
-	return policy{keySizes, hostname}.resolve(spec)
+	resolved, t, err := policy{keySizes, hostname}.resolve(spec)
+	if err != nil {
+		return keystore.KeySpec{}, Template{}, err
+	}
+	return resolved.keySpec(), t, nil
 }
 
 func (t template) Sign(key crypto.Signer) (string, error) { return t.sign(key) }
 
 func AcceptChain(text []byte, now time.Time) (pem string, certificates []*x509.Certificate, err error) {
-	c, err := acceptChain(text, now)
+	c, err := acceptChain(text, now, x509.KeyUsageDigitalSignature)
 	if err != nil {
 		return "", nil, err
 	}
@@ -43,3 +47,36 @@ const (
 func PendingSlot() keystore.Slot { return pendingSlot() }
 
 func InstalledSlot() keystore.Slot { return installedSlot() }
+
+func RequestSlot(id string) keystore.Slot { return requestSlot(id) }
+
+func CertificateSlot(id string) keystore.Slot { return certificateSlot(id) }
+
+func RequestIn(r keystore.Record) (NamedRequest, error) { return requestIn(r) }
+
+func CertificateIn(r keystore.Record) (NamedCertificate, error) { return certificateIn(r) }
+
+// RewriteNamed reads a payload and writes it again.
+func RewriteNamed(b []byte) (keystore.Change, error) {
+	p, err := decodeNamed(b)
+	if err != nil {
+		return keystore.Change{}, err
+	}
+	return p.change()
+}
+
+// StoreObject checks an id and labels and returns what would be stored of them.
+func StoreObject(id string, l Labels) (keystore.Change, error) {
+	var broken violations
+	checkID(id, &broken)
+	l.check(&broken)
+	if err := broken.err(); err != nil {
+		return keystore.Change{}, err
+	}
+	g := Grant{service: &Service{now: time.Now}, user: "u"}
+	p := newNamedPayload(g.newObject(id, "unique", l), "pem")
+	p.Spec = &storedSpec{}
+	return p.change()
+}
+
+func Sortable(t time.Time) []byte { return sortable(t) }

@@ -3,6 +3,7 @@ package csr
 import (
 	"context"
 	"crypto"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"time"
@@ -22,11 +23,30 @@ const (
 	SetCertificate Operation = "certificate.set"
 )
 
+// The operations on named certification requests and named certificates. Gets
+// and lists need PolicyCertificateRead, the others PolicyCertificateCRUD.
+const (
+	CreateNamedCSR         Operation = "named_csr.create"
+	GetNamedCSR            Operation = "named_csr.get"
+	ListNamedCSRs          Operation = "named_csr.list"
+	DeleteNamedCSR         Operation = "named_csr.delete"
+	ImportCertificate      Operation = "named_csr.import"
+	SelfSign               Operation = "named_csr.self_sign"
+	SelfSignNew            Operation = "named_certificate.self_sign"
+	GetNamedCertificate    Operation = "named_certificate.get"
+	ListNamedCertificates  Operation = "named_certificate.list"
+	DeleteNamedCertificate Operation = "named_certificate.delete"
+)
+
 // privilege is what the operation needs.
 func (o Operation) privilege() (Privilege, bool) {
 	switch o {
 	case CreateCSR, GetCSR, DeleteCSR, GetCertificate, SetCertificate:
 		return SecurityManagement, true
+	case GetNamedCSR, ListNamedCSRs, GetNamedCertificate, ListNamedCertificates:
+		return PolicyCertificateRead, true
+	case CreateNamedCSR, DeleteNamedCSR, ImportCertificate, SelfSign, SelfSignNew, DeleteNamedCertificate:
+		return PolicyCertificateCRUD, true
 	}
 	return "", false
 }
@@ -36,6 +56,7 @@ func (o Operation) privilege() (Privilege, bool) {
 type Grant struct {
 	service   *Service
 	operation Operation
+	user      string // whom changes are recorded as made by
 }
 
 // Authorise gives out the Grant for an operation, or an Unauthorized error when
@@ -49,7 +70,7 @@ func (s *Service) Authorise(caller Caller, o Operation) (*Grant, error) {
 	if !caller.Holds(need) {
 		return nil, &Error{Kind: Unauthorized, Err: fmt.Errorf("%s needs the privilege %s", o, need)}
 	}
-	return &Grant{service: s, operation: o}, nil
+	return &Grant{service: s, operation: o, user: caller.User}, nil
 }
 
 // permits returns an Internal error when the grant is for another operation.
@@ -82,7 +103,7 @@ func (g *Grant) CreateCSR(ctx context.Context, spec Spec) (Request, error) {
 		return Request{}, err
 	}
 	s := g.service
-	keySpec, t, err := s.policy.resolve(spec)
+	resolved, t, err := s.policy.resolve(spec)
 	if err != nil {
 		return Request{}, classify(err)
 	}
@@ -90,7 +111,7 @@ func (g *Grant) CreateCSR(ctx context.Context, spec Spec) (Request, error) {
 	// A crash before the commit leaves the old pending pair, one after it the
 	// new pair, which nobody was told of: the next create replaces it.
 	at := keystore.Target{Slot: pendingSlot(), Expect: keystore.Any}
-	_, err = s.keys.Replace(ctx, at, keySpec, func(key crypto.Signer) (keystore.Change, error) {
+	_, err = s.keys.Replace(ctx, at, resolved.keySpec(), func(key crypto.Signer) (keystore.Change, error) {
 		text, err := t.sign(key)
 		if err != nil {
 			return keystore.Change{}, err
@@ -161,7 +182,7 @@ func (g *Grant) SetCertificate(ctx context.Context, pem []byte) error {
 		return err
 	}
 	s := g.service
-	c, err := acceptChain(pem, s.now())
+	c, err := acceptChain(pem, s.now(), x509.KeyUsageDigitalSignature)
 	if err != nil {
 		return err
 	}

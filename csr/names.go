@@ -1,6 +1,7 @@
 package csr
 
 import (
+	"cmp"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -8,7 +9,7 @@ import (
 
 // Bounds of names, in characters unless they say otherwise.
 const (
-	maxAltNames     = 100 // entries
+	defaultAltNames = 100 // entries
 	maxMailbox      = 254 // RFC 5321 section 4.5.3.1.3, without the angle brackets
 	maxLocalPart    = 64  // RFC 5321 section 4.5.3.1.1
 	maxDNSName      = 253 // RFC 1035 section 2.3.4, as text
@@ -52,9 +53,9 @@ type generalName struct {
 	bytes string
 }
 
-// resolveNames returns the names of the extension in their order, the e-mail
+// generalNames returns the names of the extension in their order, the e-mail
 // address first, and reports the rules they break.
-func resolveNames(email string, altNames []AltName, broken *violations) []generalName {
+func (s Spec) generalNames(broken *violations) []generalName {
 	var names []generalName
 	seen := map[generalName]bool{}
 	add := func(field Field, a AltName) {
@@ -74,14 +75,14 @@ func resolveNames(email string, altNames []AltName, broken *violations) []genera
 		}
 	}
 
-	if email != "" {
-		add(EmailAddress, AltName{Mailbox, email})
+	if s.Email != "" {
+		add(EmailAddress, AltName{Mailbox, s.Email})
 	}
-	if len(altNames) > maxAltNames {
-		broken.add(Violation{Field: SubjectAltName, Rule: TooMany, Limit: strconv.Itoa(maxAltNames)})
+	if limit := cmp.Or(s.MaxAltNames, defaultAltNames); len(s.AltNames) > limit {
+		broken.add(Violation{Field: SubjectAltName, Rule: TooMany, Limit: strconv.Itoa(limit)})
 		return names
 	}
-	for _, a := range altNames {
+	for _, a := range s.AltNames {
 		add(SubjectAltName, a)
 	}
 	return names

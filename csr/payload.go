@@ -57,9 +57,9 @@ func (p payload) publicKey() (crypto.PublicKey, error) {
 	}
 	switch block.Type {
 	case blockRequest:
-		r, err := x509.ParseCertificateRequest(block.Bytes)
+		r, err := parseRequest(p.PEM)
 		if err != nil {
-			return nil, fmt.Errorf("parse the stored CSR: %w", err)
+			return nil, err
 		}
 		return r.PublicKey, nil
 	case blockCertificate:
@@ -70,6 +70,19 @@ func (p payload) publicKey() (crypto.PublicKey, error) {
 		return c.PublicKey, nil
 	}
 	return nil, fmt.Errorf("a payload holds a PEM block of type %q", block.Type)
+}
+
+// parseRequest reads a stored certification request.
+func parseRequest(text string) (*x509.CertificateRequest, error) {
+	block, _ := pem.Decode([]byte(text))
+	if block == nil || block.Type != blockRequest {
+		return nil, errors.New("a payload holds no CSR")
+	}
+	r, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("parse the stored CSR: %w", err)
+	}
+	return r, nil
 }
 
 // sameKey reports whether two public keys are the same. It compares keys, not

@@ -1,8 +1,10 @@
 package csr
 
 import (
+	"cmp"
 	"context"
 	"crypto"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -25,6 +27,7 @@ func installedSlot() keystore.Slot {
 
 const (
 	initialLifetimeYears = 10
+	defaultMaxRequests   = 100_000
 
 	// maxAttempts bounds how often SetCertificate looks again after a change
 	// by somebody else. A create makes the next look fail for good and an equal
@@ -43,13 +46,17 @@ type Config struct {
 	KeySizes []int
 	// Hostname is the common name of a subject without one: 1 to 64 characters.
 	Hostname string
-	Now      func() time.Time // nil is time.Now
+	// MaxRequests is how many named certification requests there may be at a
+	// time; 0 is 100,000.
+	MaxRequests int
+	Now         func() time.Time // nil is time.Now
 }
 
 // Service is the core. It is safe for concurrent use.
 type Service struct {
 	keys   *keystore.Keystore
 	policy policy
+	quota  *quota // of named certification requests
 	now    func() time.Time
 }
 
@@ -65,7 +72,15 @@ func New(c Config) (*Service, error) {
 		return nil, fmt.Errorf("hostname: %s: it is the default common name; set hostname to another name",
 			broken[0].Describe(fmt.Sprintf("%q", shown(c.Hostname))))
 	}
-	s := &Service{keys: c.Keys, policy: policy{slices.Clone(c.KeySizes), c.Hostname}, now: c.Now}
+	if c.MaxRequests < 0 {
+		return nil, fmt.Errorf("limits.csrs: %d: it must be positive", c.MaxRequests)
+	}
+	s := &Service{
+		keys:   c.Keys,
+		policy: policy{slices.Clone(c.KeySizes), c.Hostname},
+		quota:  newQuota(cmp.Or(c.MaxRequests, defaultMaxRequests)),
+		now:    c.Now,
+	}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -80,15 +95,15 @@ func (s *Service) Prepare(ctx context.Context) error {
 	if !errors.Is(err, keystore.ErrNotFound) {
 		return classify(err)
 	}
-	keySpec, t, err := s.policy.resolve(Spec{})
+	spec, t, err := s.policy.resolve(Spec{})
 	if err != nil {
 		return classify(err)
 	}
 	at := keystore.Target{Slot: installedSlot(), Expect: keystore.Absent}
-	_, err = s.keys.Replace(ctx, at, keySpec, func(key crypto.Signer) (keystore.Change, error) {
+	_, err = s.keys.Replace(ctx, at, spec.keySpec(), func(key crypto.Signer) (keystore.Change, error) {
 		notBefore := s.timestamp()
 		notAfter := notBefore.AddDate(initialLifetimeYears, 0, 0)
-		text, err := t.selfSign(key, notBefore, notAfter)
+		text, err := t.selfSign(key, x509.KeyUsageDigitalSignature, notBefore, notAfter)
 		if err != nil {
 			return keystore.Change{}, err
 		}
@@ -145,6 +160,9 @@ func classify(err error) error {
 		e.Kind = Conflict
 	case errors.Is(err, keystore.ErrBusy):
 		e.Kind, e.RetryAfter = Busy, busyRetryAfter
+		if busy, ok := errors.AsType[*keystore.BusyError](err); ok {
+			e.RetryAfter = busy.RetryAfter
+		}
 	case errors.Is(err, keystore.ErrUnavailable):
 		e.Kind, e.RetryAfter = Unavailable, unavailableRetryAfter
 	}

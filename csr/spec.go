@@ -13,12 +13,28 @@ import (
 	"attestcsr/keystore"
 )
 
-// defaultKeySize is the modulus length in bits of a Spec that names none.
-const defaultKeySize = 2048
+// The key sizes in bits of a Spec that names none.
+const (
+	defaultKeySize   = 2048
+	defaultCurveSize = 256
+)
+
+// Algorithm is the kind of a key pair.
+type Algorithm = keystore.Algorithm
+
+// The algorithms that a Spec may ask for.
+const (
+	RSA   = keystore.RSA
+	ECDSA = keystore.ECDSA
+)
 
 // Spec says what a certification request shall say.
 type Spec struct {
-	// KeySize is the modulus length in bits, one of Config.KeySizes; nil is 2048.
+	// Algorithm is RSA, also when it is empty, or ECDSA.
+	Algorithm Algorithm
+	// KeySize is for RSA the modulus length in bits, one of Config.KeySizes, by
+	// default 2048; for ECDSA the size of the curve, 256 (the default), 384 or
+	// 521 (FIPS 186-5: P-256, P-384, P-521). Nil is the default.
 	KeySize *int64
 	// Subject becomes the subject in the order given, one RDN for each
 	// attribute. Without a CommonName one is appended that is the hostname.
@@ -26,9 +42,20 @@ type Spec struct {
 	// Email goes into the subject alternative name as the first name (RFC 5280
 	// deprecates it in the subject); empty is none.
 	Email string
-	// AltNames follow in the order given, at most 100. One that repeats
+	// AltNames follow in the order given, at most MaxAltNames. One that repeats
 	// another, or Email, without regard to case is left out.
 	AltNames []AltName
+	// MaxAltNames bounds AltNames as the dialect has it; 0 is 100.
+	MaxAltNames int
+	// CA asks for the certificate of a certification authority: critical
+	// basicConstraints with CA:TRUE and critical keyUsage with keyCertSign
+	// (RFC 5280 sections 4.2.1.9 and 4.2.1.3).
+	CA bool
+}
+
+// keySpec says which key a resolved spec asks for.
+func (s Spec) keySpec() keystore.KeySpec {
+	return keystore.KeySpec{Algorithm: s.Algorithm, Bits: int(*s.KeySize)}
 }
 
 // Attribute is one attribute of a subject. Type is one of CommonName,
@@ -64,7 +91,7 @@ func attributeType(f Field) (oid asn1.ObjectIdentifier, upperBound int, ok bool)
 // fieldOrder is the order in which violations are reported, whatever the order
 // of the subject is.
 func fieldOrder(f Field) int {
-	return slices.Index([]Field{KeySize, CommonName, Organization, OrganizationalUnit, Locality,
+	return slices.Index([]Field{KeyAlgorithm, KeySize, CommonName, Organization, OrganizationalUnit, Locality,
 		StateOrProvince, Country, EmailAddress, SubjectAltName}, f)
 }
 
@@ -74,36 +101,59 @@ type policy struct {
 	hostname string
 }
 
-// resolve checks all of spec and returns the key and the template that it asks
-// for. An Invalid error names every broken rule.
-func (p policy) resolve(spec Spec) (keystore.KeySpec, template, error) {
+// resolve checks all of spec and completes it from the policy. An Invalid error
+// names every broken rule.
+func (p policy) resolve(spec Spec) (Spec, template, error) {
 	var broken violations
+	spec, names := p.complete(spec, &broken)
+	if err := broken.err(); err != nil {
+		return Spec{}, template{}, err
+	}
+	t, err := newTemplate(spec, names)
+	return spec, t, err
+}
 
-	size := int64(defaultKeySize)
-	if spec.KeySize != nil {
-		size = *spec.KeySize
+// complete returns spec with all that it leaves open, and its names as they are
+// encoded. Both are of use only when it reports no broken rule.
+func (p policy) complete(spec Spec, all *violations) (Spec, []generalName) {
+	var broken violations
+	spec.Algorithm, spec.KeySize = p.key(spec, &broken)
+	spec.Subject = slices.Clone(spec.Subject)
+	if !slices.ContainsFunc(spec.Subject, func(a Attribute) bool { return a.Type == CommonName }) {
+		spec.Subject = append(spec.Subject, Attribute{CommonName, p.hostname})
 	}
-	if !slices.ContainsFunc(p.keySizes, func(allowed int) bool { return int64(allowed) == size }) {
-		broken.add(Violation{KeySize, NotAllowed, strconv.FormatInt(size, 10), list(p.keySizes)})
+	for i := range spec.Subject {
+		spec.Subject[i].check(&broken)
 	}
-
-	subject := slices.Clone(spec.Subject)
-	if !slices.ContainsFunc(subject, func(a Attribute) bool { return a.Type == CommonName }) {
-		subject = append(subject, Attribute{CommonName, p.hostname})
-	}
-	for i := range subject {
-		subject[i].check(&broken)
-	}
-	names := resolveNames(spec.Email, spec.AltNames, &broken)
+	names := spec.generalNames(&broken)
 
 	slices.SortStableFunc(broken, func(a, b Violation) int {
 		return cmp.Compare(fieldOrder(a.Field), fieldOrder(b.Field))
 	})
-	if err := broken.err(); err != nil {
-		return keystore.KeySpec{}, template{}, err
+	for _, v := range broken {
+		all.add(v)
 	}
-	t, err := newTemplate(subject, names)
-	return keystore.KeySpec{Algorithm: keystore.RSA, Bits: int(size)}, t, err
+	return spec, names
+}
+
+// key returns the algorithm and the size of the key that spec asks for.
+func (p policy) key(spec Spec, broken *violations) (Algorithm, *int64) {
+	algorithm, sizes, size := cmp.Or(spec.Algorithm, RSA), p.keySizes, int64(defaultKeySize)
+	switch algorithm {
+	case RSA:
+	case ECDSA:
+		sizes, size = []int{256, 384, 521}, defaultCurveSize
+	default:
+		broken.add(Violation{KeyAlgorithm, NotAllowed, string(algorithm), string(RSA + ", " + ECDSA)})
+		return algorithm, &size
+	}
+	if spec.KeySize != nil {
+		size = *spec.KeySize
+	}
+	if !slices.ContainsFunc(sizes, func(allowed int) bool { return int64(allowed) == size }) {
+		broken.add(Violation{KeySize, NotAllowed, strconv.FormatInt(size, 10), list(sizes)})
+	}
+	return algorithm, &size
 }
 
 // check reports the rules that the attribute breaks and brings its value into

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -27,28 +28,55 @@ const (
 // template is what a certification request or a self-signed certificate says
 // besides its key, encoded.
 type template struct {
-	subject    []byte // DER of Name
-	extensions []pkix.Extension
+	subject []byte           // DER of Name
+	names   []pkix.Extension // the subject alternative name, or nothing
+	ca      bool
 }
 
 // newTemplate encodes a checked subject and checked names. Both are built here,
 // since crypto/x509 sorts attributes, joins repeated ones into one RDN, groups
 // names by kind and writes URIs its own way.
-func newTemplate(subject []Attribute, names []generalName) (template, error) {
-	der, err := encodeSubject(subject)
+func newTemplate(spec Spec, names []generalName) (template, error) {
+	der, err := encodeSubject(spec.Subject)
 	if err != nil {
 		return template{}, fmt.Errorf("encode the subject: %w", err)
 	}
-	t := template{subject: der}
+	t := template{subject: der, ca: spec.CA}
 	if len(names) > 0 {
 		san, err := encodeNames(names)
 		if err != nil {
 			return template{}, fmt.Errorf("encode the subject alternative name: %w", err)
 		}
 		// Not critical, since the subject is never empty (RFC 5280 section 4.2.1.6).
-		t.extensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: san}}
+		t.names = []pkix.Extension{{Id: oidSubjectAltName(), Value: san}}
 	}
 	return t, nil
+}
+
+// templateOf returns the template that a certification request was made from.
+func templateOf(r *x509.CertificateRequest, ca bool) template {
+	t := template{subject: r.RawSubject, ca: ca}
+	for _, e := range r.Extensions {
+		if e.Id.Equal(oidSubjectAltName()) {
+			t.names = append(t.names, e)
+		}
+	}
+	return t
+}
+
+// oidSubjectAltName: RFC 5280 section 4.2.1.6.
+func oidSubjectAltName() asn1.ObjectIdentifier { return asn1.ObjectIdentifier{2, 5, 29, 17} }
+
+// extensions is what a certification request asks for.
+func (t template) extensions() []pkix.Extension {
+	if !t.ca {
+		return t.names
+	}
+	return append([]pkix.Extension{
+		// SEQUENCE { cA TRUE } and the bit string with bit 5, keyCertSign.
+		{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 0x03, 0x01, 0x01, 0xff}},
+		{Id: asn1.ObjectIdentifier{2, 5, 29, 15}, Critical: true, Value: []byte{0x03, 0x02, 0x02, 0x04}},
+	}, t.names...)
 }
 
 // encodeSubject writes one RDN for each attribute (RFC 5280 section 4.1.2.4).
@@ -100,7 +128,7 @@ func (t template) sign(key crypto.Signer) (string, error) {
 	}
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
 		RawSubject:         t.subject,
-		ExtraExtensions:    t.extensions,
+		ExtraExtensions:    t.extensions(),
 		SignatureAlgorithm: algorithm,
 	}, key)
 	if err != nil {
@@ -109,10 +137,13 @@ func (t template) sign(key crypto.Signer) (string, error) {
 	return encodePEM(blockRequest, der), nil
 }
 
-// selfSign returns a certificate that is signed by its own key, as PEM. It is
-// for signing and is not a CA.
-func (t template) selfSign(key crypto.Signer, notBefore, notAfter time.Time) (string, error) {
+// selfSign returns a certificate that is signed by its own key, as PEM.
+func (t template) selfSign(key crypto.Signer, usage x509.KeyUsage, notBefore, notAfter time.Time) (string, error) {
 	algorithm, err := signatureAlgorithm(key.Public())
+	if err != nil {
+		return "", err
+	}
+	id, err := subjectKeyID(key.Public())
 	if err != nil {
 		return "", err
 	}
@@ -121,11 +152,13 @@ func (t template) selfSign(key crypto.Signer, notBefore, notAfter time.Time) (st
 	certificate := &x509.Certificate{
 		SerialNumber:          new(big.Int).SetBytes(serial),
 		RawSubject:            t.subject,
-		ExtraExtensions:       t.extensions,
+		SubjectKeyId:          id,
+		ExtraExtensions:       t.names,
 		NotBefore:             notBefore,
 		NotAfter:              notAfter,
-		KeyUsage:              x509.KeyUsageDigitalSignature,
+		KeyUsage:              usage,
 		BasicConstraintsValid: true,
+		IsCA:                  t.ca,
 		SignatureAlgorithm:    algorithm,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, certificate, certificate, key.Public(), key)
@@ -135,13 +168,37 @@ func (t template) selfSign(key crypto.Signer, notBefore, notAfter time.Time) (st
 	return encodePEM(blockCertificate, der), nil
 }
 
-// signatureAlgorithm: SHA-256 for every key. For RSA it is PKCS#1 v1.5, because
-// vSphere refuses PSS.
+// subjectKeyID follows RFC 7093 section 2, method 1.
+func subjectKeyID(pub crypto.PublicKey) ([]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return nil, fmt.Errorf("encode the public key: %w", err)
+	}
+	var info struct {
+		Algorithm pkix.AlgorithmIdentifier
+		PublicKey asn1.BitString
+	}
+	if _, err := asn1.Unmarshal(der, &info); err != nil {
+		return nil, fmt.Errorf("read the encoded public key: %w", err)
+	}
+	sum := sha256.Sum256(info.PublicKey.Bytes)
+	return sum[:20], nil
+}
+
+// signatureAlgorithm is SHA-256 for RSA, with PKCS#1 v1.5 because vSphere
+// refuses PSS. For ECDSA it is the hash that is as strong as the curve, the pairs
+// that CAs ask for.
 func signatureAlgorithm(pub crypto.PublicKey) (x509.SignatureAlgorithm, error) {
-	switch pub.(type) {
+	switch pub := pub.(type) {
 	case *rsa.PublicKey:
 		return x509.SHA256WithRSA, nil
 	case *ecdsa.PublicKey:
+		switch bits := pub.Curve.Params().BitSize; {
+		case bits > 384:
+			return x509.ECDSAWithSHA512, nil
+		case bits > 256:
+			return x509.ECDSAWithSHA384, nil
+		}
 		return x509.ECDSAWithSHA256, nil
 	}
 	return 0, fmt.Errorf("no signature algorithm for a key of type %T", pub)

@@ -22,6 +22,9 @@ const (
 	NotAnIPAddress   Rule = "not_an_ip_address"
 	NotADNSName      Rule = "not_a_dns_name"
 	NotAName         Rule = "not_a_name"
+	NotAnID          Rule = "not_an_id"
+	OutOfRange       Rule = "out_of_range"
+	Full             Rule = "full"
 )
 
 // The rules that a certificate chain can break.
@@ -35,14 +38,16 @@ const (
 	Expired       Rule = "expired"
 	KeyUsage      Rule = "key_usage"
 	KeyMismatch   Rule = "key_mismatch"
+	KeyTooLarge   Rule = "key_too_large"
 )
 
 // Rules lists every rule, so that tests and documents can walk them.
 func Rules() []Rule {
 	return []Rule{
 		Empty, EmptyItem, TooLong, TooMany, NotAllowed, InvalidUTF8, ControlCharacter, UnknownCountry,
-		NotAMailbox, NotAURI, NotAnIPAddress, NotADNSName, NotAName,
+		NotAMailbox, NotAURI, NotAnIPAddress, NotADNSName, NotAName, NotAnID, OutOfRange, Full,
 		NoCertificate, ForeignBlock, Malformed, BrokenChain, WeakSignature, NotYetValid, Expired, KeyUsage, KeyMismatch,
+		KeyTooLarge,
 	}
 }
 
@@ -84,6 +89,12 @@ func (v Violation) demand() string {
 		return "must be a DNS name (RFC 1123) without wildcard or final dot"
 	case NotAName:
 		return "must be a DNS name, IP address, e-mail address or URI"
+	case NotAnID:
+		return "must be " + v.Limit + " bytes of UTF-8 without control characters, and neither . nor .."
+	case OutOfRange:
+		return "must be from " + v.Limit
+	case Full:
+		return "is full: it takes " + v.Limit + " objects"
 	case NoCertificate:
 		return "must have at least one PEM block of type CERTIFICATE"
 	case ForeignBlock:
@@ -99,9 +110,11 @@ func (v Violation) demand() string {
 	case Expired:
 		return "expired at " + v.Limit
 	case KeyUsage:
-		return "must have digitalSignature among its key usages"
+		return "must have " + v.Limit + " among its key usages"
 	case KeyMismatch:
 		return "does not answer the current CSR"
+	case KeyTooLarge:
+		return "must not have a key of more than " + v.Limit + " bits"
 	}
 	return "breaks the rule " + string(v.Rule)
 }

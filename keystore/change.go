@@ -28,10 +28,13 @@ type Change struct {
 // signer is build's alone and must not be used after it returned.
 //
 // Where Expect is not met the error is ErrConflict, before a key is made if it
-// can be seen then. ErrBusy means that too many wait for a key. Errors of build
-// are returned as they are. On every error but ErrOutcomeUnknown the slot is as
-// it was and the fresh key is destroyed; after ErrOutcomeUnknown both keys are
-// kept and the slot must be read again.
+// can be seen then. ErrBusy, of the custodian, means that too many wait for a key.
+// Errors of build are returned as they are. On every error but ErrOutcomeUnknown
+// the slot is as it was and the fresh key is destroyed; after ErrOutcomeUnknown
+// both keys are kept and the slot must be read again.
+//
+// At most Options.Processors builds run at once, first come, first served: build
+// must not call Replace or Move of this Keystore, which could wait for itself.
 func (k *Keystore) Replace(ctx context.Context, at Target, spec KeySpec, build func(crypto.Signer) (Change, error)) (Record, error) {
 	if err := k.expect(ctx, at); err != nil {
 		return Record{}, err
@@ -47,12 +50,10 @@ func (k *Keystore) Replace(ctx context.Context, at Target, spec KeySpec, build f
 	return k.commit(ctx, change.Note, ref, put(at, ref, change))
 }
 
-// generate waits for its turn and makes a key.
 func (k *Keystore) generate(ctx context.Context, spec KeySpec) (Key, error) {
-	if err := k.gate.enter(ctx); err != nil {
+	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	defer k.gate.leave()
 	start := time.Now()
 	key, err := k.custodian.Generate(ctx, spec)
 	if err != nil {
@@ -74,7 +75,7 @@ func (k *Keystore) buildAndBind(ctx context.Context, slot Slot, key Key, build f
 			k.log.ErrorContext(ctx, "a key that was not used could not be discarded", "slot", slot.String(), "error", err)
 		}
 	}()
-	change, err := build(signerOnly{key})
+	change, err := k.build(ctx, func() (Change, error) { return build(signerOnly{key}) })
 	if err != nil {
 		return Change{}, nil, err
 	}
@@ -87,6 +88,16 @@ func (k *Keystore) buildAndBind(ctx context.Context, slot Slot, key Key, build f
 	}
 	bound = true
 	return change, ref, nil
+}
+
+// build runs a caller's function when it is its turn. Signatures are pure CPU:
+// more of them at once than processors only make all of them late.
+func (k *Keystore) build(ctx context.Context, build func() (Change, error)) (Change, error) {
+	if err := k.building.Acquire(ctx, 1); err != nil {
+		return Change{}, err
+	}
+	defer k.building.Release(1)
+	return build()
 }
 
 // signerOnly keeps Bind and Discard of a Key from the function that builds the
@@ -119,7 +130,7 @@ func (k *Keystore) Move(ctx context.Context, from, to Target, build func(signer 
 	}
 	shown := source
 	shown.Ref = nil
-	change, err := build(signerOnly{signer}, shown)
+	change, err := k.build(ctx, func() (Change, error) { return build(signerOnly{signer}, shown) })
 	if err != nil {
 		return Record{}, err
 	}

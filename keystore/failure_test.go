@@ -90,7 +90,7 @@ func TestFailedCommits(t *testing.T) {
 // A change that is overtaken between its early check and its commit.
 func TestConflictAtCommit(t *testing.T) {
 	t.Parallel()
-	f := openFixture(t, nil)
+	f := openFixture(t, func(o *keystore.Options) { o.Processors = 2 }) // for a change within a build
 	r := f.mustReplace(t, a)
 	f.store.FailNext(keystoretest.Overtaken)
 	_, err := f.Replace(t.Context(), keystore.Target{Slot: a, Expect: keystore.At(r.Revision)}, spec, publicKey)

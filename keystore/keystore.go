@@ -17,6 +17,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Errors of this package, of stores and of custodians. Callers test with errors.Is.
@@ -40,6 +41,18 @@ var (
 	// an outcome that was unknown.
 	ErrUnavailable = errors.New("key store unavailable")
 )
+
+// BusyError is an ErrBusy that says why and for how long.
+type BusyError struct {
+	Reason string
+	// RetryAfter is when trying again makes sense, at least a second.
+	RetryAfter time.Duration
+}
+
+func (e *BusyError) Error() string { return ErrBusy.Error() + ": " + e.Reason }
+
+// Unwrap makes errors.Is(err, ErrBusy) hold.
+func (e *BusyError) Unwrap() error { return ErrBusy }
 
 // Slot names one place for a key and its payload. Collection groups slots that
 // are counted and listed together, such as "nsx/csrs"; ID is unique in it.
@@ -218,6 +231,12 @@ type Store interface {
 	List(ctx context.Context, q Query) ([]Item, error)
 	// Count returns the number of records in a collection without a scan.
 	Count(ctx context.Context, collection string) (int, error)
+	// Values calls fn with the values that records of a collection have in an
+	// index, in ascending order, one for each record, up to but without below;
+	// nil is no bound. It ends at the first error of fn, which it returns. It
+	// reads no records, and its cost is that of the values it gives. A value
+	// belongs to fn.
+	Values(ctx context.Context, collection, index string, below []byte, fn func(value []byte) error) error
 	// Refs calls fn with the reference of every record until fn returns an
 	// error, which it returns. It scans; it is for start-up and maintenance.
 	Refs(ctx context.Context, fn func(Slot, Ref) error) error

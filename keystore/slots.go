@@ -11,23 +11,19 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
 )
 
-// Options says what a Keystore is made of. Zero values of the bounds mean the
-// defaults.
+// Options says what a Keystore is made of.
 type Options struct {
 	Store     Store
 	Custodian Custodian
 	Logger    *slog.Logger // nil discards
 
-	// Processors bounds how many keys are generated at once; default GOMAXPROCS.
+	// Processors bounds how many payloads are built at once, which is when
+	// signatures are made; default GOMAXPROCS. It is to be given where the
+	// Custodian raises GOMAXPROCS for its own purposes.
 	Processors int
-	// QueueBound is how many callers may wait for their turn to generate;
-	// default 256. One more gets ErrBusy.
-	QueueBound int
-	// QueueDeadline is how long a caller waits for its turn at most, before it
-	// gets ErrBusy; default 30 s.
-	QueueDeadline time.Duration
 }
 
 // Keystore is a set of slots: what the layers above work with. It is safe for
@@ -36,7 +32,7 @@ type Keystore struct {
 	store     Store
 	custodian Custodian
 	log       *slog.Logger
-	gate      *gate
+	building  *semaphore.Weighted // first come, first served
 	metrics   metrics
 	check     storeCheck
 }
@@ -59,17 +55,11 @@ func Open(ctx context.Context, o Options) (*Keystore, error) {
 	if o.Processors <= 0 {
 		o.Processors = runtime.GOMAXPROCS(0)
 	}
-	if o.QueueBound <= 0 {
-		o.QueueBound = 256
-	}
-	if o.QueueDeadline <= 0 {
-		o.QueueDeadline = 30 * time.Second
-	}
 	k := &Keystore{
 		store:     o.Store,
 		custodian: o.Custodian,
 		log:       o.Logger,
-		gate:      newGate(o.Processors, o.QueueBound, o.QueueDeadline),
+		building:  semaphore.NewWeighted(int64(o.Processors)),
 		metrics:   newMetrics(),
 		check:     newStoreCheck(),
 	}
@@ -160,6 +150,11 @@ func (k *Keystore) Count(ctx context.Context, collection string) (int, error) {
 	return k.store.Count(ctx, collection)
 }
 
+// Values calls fn with the values of an index, as Store.Values does.
+func (k *Keystore) Values(ctx context.Context, collection, index string, below []byte, fn func(value []byte) error) error {
+	return k.store.Values(ctx, collection, index, below, fn)
+}
+
 // Ready reports whether changes can be made: the store takes a durable write
 // (asked at most once a second), and the canary key and the keys of the given
 // slots open. A slot that is empty is fine.
@@ -195,8 +190,18 @@ func (k *Keystore) open(ctx context.Context, r Record) (crypto.Signer, error) {
 	return k.custodian.Open(ctx, Bind(r.Slot, r.Payload), r.Ref)
 }
 
-// Collectors returns the metrics of this Keystore for a registry.
+// measured is a custodian with metrics of its own. It knows better than this
+// package how long the making of a key took: some of its keys were made earlier.
+type measured interface {
+	Collectors() []prometheus.Collector
+}
+
+// Collectors returns the metrics of this Keystore and of its custodian for a
+// registry.
 func (k *Keystore) Collectors() []prometheus.Collector {
+	if m, ok := k.custodian.(measured); ok {
+		return append(m.Collectors(), k.metrics.commit)
+	}
 	return []prometheus.Collector{k.metrics.generation, k.metrics.commit}
 }
 

@@ -66,6 +66,9 @@ func RecodeRecord(b []byte) (keystore.Record, []keystore.IndexEntry, []byte, err
 // IndexKey is where an entry stands in its index.
 func IndexKey(value []byte, id string) []byte { return indexKey(value, id) }
 
+// IndexValue is the value of an entry that stands there.
+func IndexValue(key []byte) ([]byte, error) { return indexValue(key) }
+
 // Checksummed returns a copy of b with its last four bytes made the checksum.
 func Checksummed(b []byte) []byte {
 	body := b[:len(b)-4]

@@ -36,7 +36,10 @@ type record struct {
 
 const recordFormat = 1
 
-var errDamagedRecord = errors.New("the record is damaged")
+var (
+	errDamagedRecord = errors.New("the record is damaged")
+	errDamagedIndex  = errors.New("an index key is damaged")
+)
 
 func checksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
@@ -146,4 +149,23 @@ func indexKey(value []byte, id string) []byte {
 		}
 	}
 	return append(append(b, 0x00, 0x01), id...)
+}
+
+// indexValue returns the value of an indexKey.
+func indexValue(key []byte) ([]byte, error) {
+	value := make([]byte, 0, len(key))
+	for i := 0; i+1 < len(key); i++ {
+		switch {
+		case key[i] != 0:
+			value = append(value, key[i])
+		case key[i+1] == 0xFF:
+			value = append(value, 0)
+			i++
+		case key[i+1] == 0x01:
+			return value, nil
+		default:
+			return nil, errDamagedIndex
+		}
+	}
+	return nil, errDamagedIndex
 }

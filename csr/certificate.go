@@ -1,0 +1,254 @@
+package csr
+
+import (
+	"cmp"
+	"context"
+	"crypto"
+	"crypto/rsa"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/google/uuid"
+
+	"attestcsr/keystore"
+)
+
+// collectionCertificates holds the certificates of named requests, a slot for
+// each, whose id is a UUID.
+const collectionCertificates = "nsx/certificates"
+
+func certificateSlot(id string) keystore.Slot {
+	return keystore.Slot{Collection: collectionCertificates, ID: id}
+}
+
+const (
+	// maxDaysValid bounds what may be asked for, maxLeafDays what a certificate
+	// that is not a CA's gets: clients refuse longer ones.
+	maxDaysValid = 10_000
+	maxLeafDays  = 825
+)
+
+// Import is a certificate for a named certification request.
+type Import struct {
+	PEM []byte // at most 10 certificates, the leaf first; the caller bounds its size
+	Labels
+	// Revision is what the caller believes the request's to be; nil is any.
+	Revision *int64
+}
+
+// NamedCertificate is a certificate that has a name, and whose key is kept.
+type NamedCertificate struct {
+	Object
+	PEM   string
+	Chain []*x509.Certificate // what PEM holds, the leaf first
+}
+
+// ImportCertificate accepts the certificate for a certification request. Its key
+// moves to a new certificate, and the request is used up. The display name is
+// that of the request unless another is given.
+//
+// Errors: Invalid with the rules that id, labels or chain break, KeyMismatch when
+// the certificate is for another key, KeyUsage when the request is for a CA and
+// the certificate cannot sign others; NotFound, Stale; Conflict when others kept
+// changing the request; Unavailable, Internal.
+func (g *Grant) ImportCertificate(ctx context.Context, id string, in Import) (NamedCertificate, error) {
+	if err := g.permits(ImportCertificate); err != nil {
+		return NamedCertificate{}, err
+	}
+	var broken violations
+	checkID(id, &broken)
+	in.Labels.check(&broken)
+	if err := broken.err(); err != nil {
+		return NamedCertificate{}, err
+	}
+	made, err := g.promote(ctx, id, func(key crypto.Signer, r NamedRequest) (Labels, string, error) {
+		if err := current(in.Revision, r.Revision); err != nil {
+			return Labels{}, "", err
+		}
+		var usage x509.KeyUsage
+		if r.Spec.CA {
+			usage = x509.KeyUsageCertSign
+		}
+		c, err := acceptChain(in.PEM, g.service.now(), usage)
+		if err != nil {
+			return Labels{}, "", err
+		}
+		if !sameKey(key.Public(), c.leaf().PublicKey) {
+			return Labels{}, "", violations{{Field: CertificateChain, Rule: KeyMismatch}}.err()
+		}
+		labels := in.Labels
+		labels.DisplayName = cmp.Or(labels.DisplayName, r.DisplayName)
+		return labels, c.pem(), nil
+	})
+	return made, classify(err)
+}
+
+// SelfSign makes a certificate for a certification request that is signed by its
+// own key, valid from now for the given days, 1 to 10,000; nil is 825. One that is
+// not a CA's is valid for at most 825, whatever is asked for. It keeps the labels
+// of the request, which is used up.
+//
+// Errors: Invalid with the rules that id and days break, NotFound; Conflict when
+// others kept changing the request; Unavailable, Internal.
+func (g *Grant) SelfSign(ctx context.Context, id string, days *int64) (NamedCertificate, error) {
+	if err := g.permits(SelfSign); err != nil {
+		return NamedCertificate{}, err
+	}
+	var broken violations
+	checkID(id, &broken)
+	checkDays(days, &broken)
+	if err := broken.err(); err != nil {
+		return NamedCertificate{}, err
+	}
+	made, err := g.promote(ctx, id, func(key crypto.Signer, r NamedRequest) (Labels, string, error) {
+		parsed, err := parseRequest(r.PEM)
+		if err != nil {
+			return Labels{}, "", err
+		}
+		text, err := g.service.selfSign(key, templateOf(parsed, r.Spec.CA), days)
+		return r.Labels, text, err
+	})
+	return made, classify(err)
+}
+
+// SelfSignNew makes a fresh key and a self-signed certificate for it, as SelfSign
+// does from a certification request. The ID of r is not looked at.
+//
+// Errors: Invalid with every rule that r and days break; Stale, Busy,
+// Unavailable, Internal.
+func (g *Grant) SelfSignNew(ctx context.Context, r NewRequest, days *int64) (NamedCertificate, error) {
+	if err := g.permits(SelfSignNew); err != nil {
+		return NamedCertificate{}, err
+	}
+	made, err := g.selfSignNew(ctx, r, days)
+	return made, classify(err)
+}
+
+func (g *Grant) selfSignNew(ctx context.Context, r NewRequest, days *int64) (NamedCertificate, error) {
+	s := g.service
+	var broken violations
+	checkDays(days, &broken)
+	spec, t, err := r.resolve(s.policy, &broken)
+	if err != nil {
+		return NamedCertificate{}, err
+	}
+	if err := current(r.Revision, 0); err != nil {
+		return NamedCertificate{}, err
+	}
+	// A crash before the commit leaves nothing, one after it a certificate that
+	// nobody was told of: it is in the list.
+	id := uuid.NewString()
+	at := keystore.Target{Slot: certificateSlot(id), Expect: keystore.Absent}
+	record, err := s.keys.Replace(ctx, at, spec.keySpec(), func(key crypto.Signer) (keystore.Change, error) {
+		text, err := s.selfSign(key, t, days)
+		if err != nil {
+			return keystore.Change{}, err
+		}
+		return certificateChange(g.newObject(id, id, r.Labels), text)
+	})
+	if err != nil {
+		return NamedCertificate{}, err
+	}
+	return certificateIn(record)
+}
+
+// NamedCertificate returns a certificate.
+//
+// Errors: Invalid when no certificate can have that id, NotFound, Unavailable,
+// Internal.
+func (g *Grant) NamedCertificate(ctx context.Context, id string) (NamedCertificate, error) {
+	if err := g.permits(GetNamedCertificate); err != nil {
+		return NamedCertificate{}, err
+	}
+	c, err := get(ctx, g.service, certificateSlot(id), certificateIn)
+	return c, classify(err)
+}
+
+// DeleteNamedCertificate removes a certificate and destroys its key.
+//
+// Errors: those of NamedCertificate.
+func (g *Grant) DeleteNamedCertificate(ctx context.Context, id string) error {
+	if err := g.permits(DeleteNamedCertificate); err != nil {
+		return err
+	}
+	return classify(g.service.remove(ctx, certificateSlot(id)))
+}
+
+// ListNamedCertificates returns a page of the certificates, as ListNamedCSRs does
+// of the certification requests.
+func (g *Grant) ListNamedCertificates(ctx context.Context, p Page) (items []NamedCertificate, next []byte, total int, err error) {
+	if err := g.permits(ListNamedCertificates); err != nil {
+		return nil, nil, 0, err
+	}
+	items, next, total, err = listPage(ctx, g.service, collectionCertificates, p, certificateIn)
+	return items, next, total, classify(err)
+}
+
+// promote moves the key of a certification request to a new certificate. build
+// makes the certificate's labels and its chain from the request; it is called
+// again when the request has become another one meanwhile.
+func (g *Grant) promote(ctx context.Context, id string, build func(crypto.Signer, NamedRequest) (Labels, string, error)) (NamedCertificate, error) {
+	certificateID := uuid.NewString()
+	from := keystore.Target{Slot: requestSlot(id), Expect: keystore.Any}
+	to := keystore.Target{Slot: certificateSlot(certificateID), Expect: keystore.Absent}
+	var conflict error
+	for range maxAttempts {
+		// One commit: a crash leaves the request or the certificate. Trying again
+		// finds the request, or NotFound and the certificate in the list.
+		record, err := g.service.keys.Move(ctx, from, to, func(key crypto.Signer, old keystore.Record) (keystore.Change, error) {
+			r, err := requestIn(old)
+			if err != nil {
+				return keystore.Change{}, err
+			}
+			labels, text, err := build(key, r)
+			if err != nil {
+				return keystore.Change{}, err
+			}
+			return certificateChange(g.newObject(certificateID, certificateID, labels), text)
+		})
+		switch {
+		case err == nil:
+			return certificateIn(record)
+		case !errors.Is(err, keystore.ErrConflict):
+			return NamedCertificate{}, err
+		}
+		conflict = err
+	}
+	return NamedCertificate{}, conflict
+}
+
+// certificateChange is what is stored of a certificate.
+func certificateChange(o Object, text string) (keystore.Change, error) {
+	p := newNamedPayload(o, text)
+	c, err := p.certificates()
+	if err != nil {
+		return keystore.Change{}, err
+	}
+	return p.change(keystore.IndexEntry{Name: indexNotAfter, Value: sortable(c[0].NotAfter)})
+}
+
+func checkDays(days *int64, broken *violations) {
+	if days != nil && (*days < 1 || *days > maxDaysValid) {
+		broken.add(Violation{DaysValid, OutOfRange, strconv.FormatInt(*days, 10), fmt.Sprintf("1 to %d", maxDaysValid)})
+	}
+}
+
+// selfSign returns a certificate that starts now. Its key usages are those that
+// fit (RFC 5280 section 4.2.1.3): a CA signs certificates, lists and, for OCSP,
+// answers; keyEncipherment is for RSA key transport.
+func (s *Service) selfSign(key crypto.Signer, t template, days *int64) (string, error) {
+	valid := maxLeafDays
+	if days != nil && (t.ca || *days < maxLeafDays) {
+		valid = int(*days)
+	}
+	usage := x509.KeyUsageDigitalSignature
+	if t.ca {
+		usage |= x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+	} else if _, ok := key.Public().(*rsa.PublicKey); ok {
+		usage |= x509.KeyUsageKeyEncipherment
+	}
+	notBefore := s.timestamp()
+	return t.selfSign(key, usage, notBefore, notBefore.AddDate(0, 0, valid))
+}

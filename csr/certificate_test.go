@@ -1,0 +1,288 @@
+package csr_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"math/big"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"attestcsr/csr"
+	"attestcsr/keystore"
+)
+
+func TestImportRules(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	root := newAuthority(t, "root", nil)
+	usage := func(u x509.KeyUsage) func(*x509.Certificate) { return func(c *x509.Certificate) { c.KeyUsage = u } }
+	for _, c := range []struct {
+		name   string
+		ca     bool
+		usage  x509.KeyUsage
+		in     csr.Import
+		other  bool // a certificate for another key
+		noPEM  bool
+		stale  bool
+		labels csr.Labels // of the certificate, where it is accepted
+		want   []string
+	}{
+		{name: "plain", usage: x509.KeyUsageDigitalSignature, labels: csr.Labels{DisplayName: "the request"}},
+		{name: "no usages", labels: csr.Labels{DisplayName: "the request"}},
+		{name: "for key transport alone", usage: x509.KeyUsageKeyEncipherment, labels: csr.Labels{DisplayName: "the request"}},
+		{name: "CA", ca: true, usage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, labels: csr.Labels{DisplayName: "the request"}},
+		{name: "CA without usages", ca: true, labels: csr.Labels{DisplayName: "the request"}},
+		{name: "CA that may not sign others", ca: true, usage: x509.KeyUsageDigitalSignature, want: []string{"certificate: key_usage"}},
+		{name: "own labels", in: csr.Import{Labels: csr.Labels{DisplayName: "own", Description: "d", Tags: []csr.Tag{{Tag: "t"}}}},
+			labels: csr.Labels{DisplayName: "own", Description: "d", Tags: []csr.Tag{{Tag: "t"}}}},
+		{name: "bad labels", in: csr.Import{Labels: csr.Labels{DisplayName: "\n"}}, want: []string{"display name: control_character"}},
+		{name: "another key", other: true, want: []string{"certificate: key_mismatch"}},
+		{name: "no certificate", noPEM: true, want: []string{"certificate: no_certificate"}},
+		{name: "revision as stored", in: csr.Import{Revision: new(int64(0))}, labels: csr.Labels{DisplayName: "the request"}},
+		{name: "stale revision", in: csr.Import{Revision: new(int64(1))}, stale: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			spec := commonName("x")
+			spec.CA = c.ca
+			made := b.createNamed(t, csr.NewRequest{ID: c.name, Spec: spec,
+				Labels: csr.Labels{DisplayName: "the request", Description: "its own", Tags: []csr.Tag{{Tag: "its own"}}}})
+			key := parseRequest(t, made.PEM).PublicKey
+			if c.other {
+				key = testKey().Public()
+			}
+			if !c.noPEM {
+				c.in.PEM = pemOf(root.issue(t, "x", key, usage(c.usage)))
+			}
+			got, err := b.importNamed(t, c.name, c.in)
+			switch {
+			case c.stale:
+				if kindOf(err) != csr.Stale {
+					t.Fatalf("error %v", err)
+				}
+			case c.want != nil:
+				if vs := violationsOf(t, err); !slices.Equal(rules(vs), c.want) {
+					t.Fatalf("violations %q, want %q", rules(vs), c.want)
+				}
+			case err != nil:
+				t.Fatal(err)
+			default:
+				if !reflect.DeepEqual(got.Labels, c.labels) {
+					t.Errorf("labels %+v, want %+v", got.Labels, c.labels)
+				}
+				return
+			}
+			if still, err := b.named(t, c.name); err != nil || !reflect.DeepEqual(still, made) {
+				t.Errorf("a refused import touched the request: %v", err)
+			}
+		})
+	}
+}
+
+func TestSelfSign(t *testing.T) {
+	t.Parallel()
+	const leaf, authority = x509.KeyUsageDigitalSignature, x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+	b := openBench(t, t.TempDir(), func(c keystore.Custodian) keystore.Custodian { return c })
+	for _, c := range []struct {
+		name      string
+		algorithm csr.Algorithm
+		ca        bool
+		days      *int64
+		valid     int // days; 0: refused
+		usage     x509.KeyUsage
+	}{
+		{"default", csr.ECDSA, false, nil, 825, leaf},
+		{"RSA", csr.RSA, false, nil, 825, leaf | x509.KeyUsageKeyEncipherment},
+		{"RSA CA", csr.RSA, true, nil, 825, authority},
+		{"one day", csr.ECDSA, false, new(int64(1)), 1, leaf},
+		{"825 days", csr.ECDSA, false, new(int64(825)), 825, leaf},
+		{"826 days", csr.ECDSA, false, new(int64(826)), 825, leaf},
+		{"10,000 days", csr.ECDSA, false, new(int64(10000)), 825, leaf},
+		{"CA, 10,000 days", csr.ECDSA, true, new(int64(10000)), 10000, authority},
+		{"CA, one day", csr.ECDSA, true, new(int64(1)), 1, authority},
+		{"no days", csr.ECDSA, true, new(int64(0)), 0, 0},
+		{"negative", csr.ECDSA, true, new(int64(-1)), 0, 0},
+		{"10,001 days", csr.ECDSA, true, new(int64(10001)), 0, 0},
+		{"beyond 32 bits", csr.ECDSA, true, new(int64(1)<<32 | 1), 0, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			r := csr.NewRequest{ID: c.name, Labels: csr.Labels{DisplayName: "kept", Tags: []csr.Tag{{Scope: "s"}}}, Spec: csr.Spec{
+				Algorithm: c.algorithm, CA: c.ca,
+				Subject: []csr.Attribute{{Type: csr.OrganizationalUnit, Value: "B"}, {Type: csr.OrganizationalUnit, Value: "A"},
+					{Type: csr.CommonName, Value: "self"}},
+				AltNames: []csr.AltName{{Kind: csr.DNSName, Value: "self.example.com"}, {Kind: csr.IPAddress, Value: "2001:db8::1"}},
+			}}
+			made := b.createNamed(t, r)
+			fromStored, err := b.selfSign(t, c.name, c.days)
+			fresh, freshErr := b.namedGrant(t, csr.SelfSignNew).SelfSignNew(t.Context(), csr.NewRequest{Labels: r.Labels, Spec: r.Spec}, c.days)
+			if c.valid == 0 {
+				for _, err := range []error{err, freshErr} {
+					if vs := violationsOf(t, err); len(vs) != 1 || vs[0].Field != csr.DaysValid || vs[0].Rule != csr.OutOfRange || vs[0].Limit != "1 to 10000" {
+						t.Errorf("violations %+v", vs)
+					}
+				}
+				return
+			}
+			if err != nil || freshErr != nil {
+				t.Fatal(err, freshErr)
+			}
+			request := parseRequest(t, made.PEM)
+			if !equalKeys(fromStored.Chain[0].PublicKey, request.PublicKey) {
+				t.Error("the certificate is not for the request's key")
+			}
+			if equalKeys(fresh.Chain[0].PublicKey, request.PublicKey) {
+				t.Error("the request's key was used again")
+			}
+			for _, got := range []csr.NamedCertificate{fromStored, fresh} {
+				checkSelfSigned(t, got, request, c.ca, c.usage, c.valid)
+				if !reflect.DeepEqual(got.Labels, r.Labels) {
+					t.Errorf("labels %+v", got.Labels)
+				}
+				if !equalKeys(b.privateAt(t, csr.CertificateSlot(got.ID)), got.Chain[0].PublicKey) {
+					t.Error("the stored key is not the certified one")
+				}
+			}
+			if _, err := b.named(t, c.name); kindOf(err) != csr.NotFound {
+				t.Errorf("the request was not used up: %v", err)
+			}
+		})
+	}
+}
+
+func checkSelfSigned(t *testing.T, got csr.NamedCertificate, request *x509.CertificateRequest, ca bool, usage x509.KeyUsage, days int) {
+	t.Helper()
+	if len(got.Chain) != 1 {
+		t.Fatalf("%d certificates", len(got.Chain))
+	}
+	c := got.Chain[0]
+	if !bytes.Equal(c.RawSubject, request.RawSubject) || !bytes.Equal(c.RawIssuer, request.RawSubject) {
+		t.Error("subject or issuer is not the request's subject")
+	}
+	if !slices.Equal(c.DNSNames, request.DNSNames) || len(c.DNSNames) != 1 || len(c.IPAddresses) != 1 {
+		t.Errorf("names %v %v", c.DNSNames, c.IPAddresses)
+	}
+	if c.IsCA != ca || !c.BasicConstraintsValid || c.KeyUsage != usage {
+		t.Errorf("CA %v, usage %b, want %b", c.IsCA, c.KeyUsage, usage)
+	}
+	if !c.NotBefore.Equal(noon()) || !c.NotAfter.Equal(noon().AddDate(0, 0, days)) {
+		t.Errorf("valid from %v to %v", c.NotBefore, c.NotAfter)
+	}
+	if n := c.SerialNumber.BitLen(); c.SerialNumber.Sign() <= 0 || n > 128 || n < 64 {
+		t.Errorf("serial number of %d bits", n)
+	}
+	if len(c.SubjectKeyId) != 20 || c.Version != 3 {
+		t.Errorf("subject key id of %d bytes, version %d", len(c.SubjectKeyId), c.Version)
+	}
+	if err := c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature); err != nil {
+		t.Error(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(c)
+	if _, err := c.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: noon(), DNSName: "self.example.com", KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSelfSignNewRules(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	g := b.namedGrant(t, csr.SelfSignNew)
+	_, err := g.SelfSignNew(t.Context(), csr.NewRequest{Labels: csr.Labels{Description: "\x00"}, Spec: csr.Spec{Algorithm: "x"}}, new(int64(0)))
+	if got := rules(violationsOf(t, err)); !slices.Equal(got, []string{"days valid: out_of_range", "description: control_character", "key algorithm: not_allowed"}) {
+		t.Errorf("violations %q", got)
+	}
+	if _, err := g.SelfSignNew(t.Context(), csr.NewRequest{Spec: commonName("x"), Revision: new(int64(1))}, nil); kindOf(err) != csr.Stale {
+		t.Errorf("error %v", err)
+	}
+	if got, err := g.SelfSignNew(t.Context(), csr.NewRequest{Spec: commonName("x")}, nil); err != nil || got.DisplayName != got.ID {
+		t.Errorf("display name %q, error %v", got.DisplayName, err)
+	}
+	if n := len(b.certificates(t)); n != 1 {
+		t.Errorf("%d certificates", n)
+	}
+}
+
+// hugeIssuer returns a leaf and an issuer whose RSA modulus has more bits than a
+// signature is checked with. Nobody can sign with such a key; the name is right.
+func hugeIssuer(t *testing.T, key any, bits int) (leaf, issuer *x509.Certificate) {
+	t.Helper()
+	modulus, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), uint(bits-1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	modulus.SetBit(modulus.SetBit(modulus, bits-1, 1), 0, 1)
+	root := newAuthority(t, "huge", nil)
+	issuer = root.issue(t, "huge", &rsa.PublicKey{N: modulus, E: 65537}, func(c *x509.Certificate) {
+		c.IsCA, c.BasicConstraintsValid, c.KeyUsage = true, true, x509.KeyUsageCertSign
+	})
+	return root.issue(t, "leaf", key), issuer
+}
+
+func TestHugeIssuerKey(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		bits int
+		want csr.Rule
+	}{{16384, csr.BrokenChain}, {16385, csr.KeyTooLarge}, {200_000, csr.KeyTooLarge}} {
+		leaf, issuer := hugeIssuer(t, testKey().Public(), c.bits)
+		start := time.Now()
+		_, _, err := csr.AcceptChain(pemOf(leaf, issuer), noon())
+		vs := violationsOf(t, err)
+		if len(vs) != 1 || vs[0].Rule != c.want {
+			t.Errorf("%d bits: violations %+v, want %s", c.bits, vs, c.want)
+		}
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("%d bits took %v", c.bits, took)
+		}
+	}
+}
+
+// A request is for the key that signs it and no other.
+func TestRequestsOfEveryKind(t *testing.T) {
+	t.Parallel()
+	b := openBench(t, t.TempDir(), func(c keystore.Custodian) keystore.Custodian { return c })
+	for _, c := range []struct {
+		name      string
+		algorithm csr.Algorithm
+		size      int64
+		signature x509.SignatureAlgorithm
+	}{
+		{"RSA 2048", csr.RSA, 2048, x509.SHA256WithRSA},
+		{"RSA 3072", csr.RSA, 3072, x509.SHA256WithRSA},
+		{"P-256", csr.ECDSA, 256, x509.ECDSAWithSHA256},
+		{"P-384", csr.ECDSA, 384, x509.ECDSAWithSHA384},
+		{"P-521", csr.ECDSA, 521, x509.ECDSAWithSHA512},
+	} {
+		for _, ca := range []bool{false, true} {
+			spec := commonName("x")
+			spec.Algorithm, spec.KeySize, spec.CA = c.algorithm, &c.size, ca
+			id := c.name
+			if ca {
+				id += " CA"
+			}
+			r := parseRequest(t, b.createNamed(t, csr.NewRequest{ID: id, Spec: spec}).PEM)
+			if r.SignatureAlgorithm != c.signature || !equalKeys(r.PublicKey, b.privateAt(t, csr.RequestSlot(id))) {
+				t.Errorf("%s: signature %v, or another key", id, r.SignatureAlgorithm)
+			}
+			var extensions []string
+			for _, e := range r.Extensions {
+				extensions = append(extensions, e.Id.String())
+				if !e.Critical {
+					t.Errorf("%s: %v is not critical", id, e.Id)
+				}
+			}
+			var want []string
+			if ca {
+				want = []string{"2.5.29.19", "2.5.29.15"}
+			}
+			if !slices.Equal(extensions, want) {
+				t.Errorf("%s: extensions %v, want %v", id, extensions, want)
+			}
+		}
+	}
+}

@@ -1,0 +1,166 @@
+package csr
+
+import (
+	"context"
+	"crypto"
+	"errors"
+
+	"github.com/google/uuid"
+
+	"attestcsr/keystore"
+)
+
+// collectionRequests holds the named certification requests, a slot for each.
+const collectionRequests = "nsx/csrs"
+
+func requestSlot(id string) keystore.Slot {
+	return keystore.Slot{Collection: collectionRequests, ID: id}
+}
+
+// NewRequest asks for a named certification request.
+type NewRequest struct {
+	ID string // 1 to 255 bytes of UTF-8, no control characters, not "." or ".."
+	Labels
+	Spec Spec
+	// Revision is what the caller believes is stored: nil or 0, since nothing is.
+	Revision *int64
+}
+
+// NamedRequest is a certification request that has a name.
+type NamedRequest struct {
+	Object
+	PEM string
+	// Spec is as it was resolved: algorithm and key size are set, the subject is
+	// in the order given and has a common name, and a country is in upper case.
+	Spec Spec
+}
+
+// CreateNamedCSR makes a fresh key and a certification request for it. What it
+// returns is what NamedCSR returns later.
+//
+// Errors: Invalid with every rule that the request breaks, or because the
+// collection is full; Exists, before a key is made, when the id is taken; Stale;
+// Busy, Unavailable, Internal.
+func (g *Grant) CreateNamedCSR(ctx context.Context, r NewRequest) (NamedRequest, error) {
+	if err := g.permits(CreateNamedCSR); err != nil {
+		return NamedRequest{}, err
+	}
+	made, err := g.createNamedCSR(ctx, r)
+	return made, classify(err)
+}
+
+func (g *Grant) createNamedCSR(ctx context.Context, r NewRequest) (NamedRequest, error) {
+	s := g.service
+	var broken violations
+	checkID(r.ID, &broken)
+	spec, t, err := r.resolve(s.policy, &broken)
+	if err != nil {
+		return NamedRequest{}, err
+	}
+	slot := requestSlot(r.ID)
+	if _, err := s.keys.Get(ctx, slot); err == nil {
+		return NamedRequest{}, &Error{Kind: Exists}
+	} else if !errors.Is(err, keystore.ErrNotFound) {
+		return NamedRequest{}, err
+	}
+	if err := current(r.Revision, 0); err != nil {
+		return NamedRequest{}, err
+	}
+
+	err = s.quota.reserve(ctx, func() (int, error) { return s.keys.Count(ctx, collectionRequests) })
+	if err != nil {
+		return NamedRequest{}, err
+	}
+	defer s.quota.release()
+	// A crash before the commit leaves nothing, one after it a request that
+	// nobody was told of: the caller finds it under the id it chose.
+	at := keystore.Target{Slot: slot, Expect: keystore.Absent}
+	record, err := s.keys.Replace(ctx, at, spec.keySpec(), func(key crypto.Signer) (keystore.Change, error) {
+		text, err := t.sign(key)
+		if err != nil {
+			return keystore.Change{}, err
+		}
+		p := newNamedPayload(g.newObject(r.ID, uuid.NewString(), r.Labels), text)
+		p.Spec, err = newStoredSpec(spec)
+		if err != nil {
+			return keystore.Change{}, err
+		}
+		return p.change()
+	})
+	if errors.Is(err, keystore.ErrConflict) {
+		return NamedRequest{}, &Error{Kind: Exists, Err: err}
+	}
+	if err != nil {
+		return NamedRequest{}, err
+	}
+	return requestIn(record)
+}
+
+// resolve checks labels and spec, beside what is broken already, and completes
+// the spec.
+func (r NewRequest) resolve(p policy, broken *violations) (Spec, template, error) {
+	r.Labels.check(broken)
+	spec, names := p.complete(r.Spec, broken)
+	if err := broken.err(); err != nil {
+		return Spec{}, template{}, err
+	}
+	t, err := newTemplate(spec, names)
+	return spec, t, err
+}
+
+// NamedCSR returns a certification request.
+//
+// Errors: Invalid when no request can have that id, NotFound, Unavailable,
+// Internal.
+func (g *Grant) NamedCSR(ctx context.Context, id string) (NamedRequest, error) {
+	if err := g.permits(GetNamedCSR); err != nil {
+		return NamedRequest{}, err
+	}
+	r, err := get(ctx, g.service, requestSlot(id), requestIn)
+	return r, classify(err)
+}
+
+// DeleteNamedCSR removes a certification request and destroys its key.
+//
+// Errors: those of NamedCSR.
+func (g *Grant) DeleteNamedCSR(ctx context.Context, id string) error {
+	if err := g.permits(DeleteNamedCSR); err != nil {
+		return err
+	}
+	return classify(g.service.remove(ctx, requestSlot(id)))
+}
+
+// ListNamedCSRs returns a page of the certification requests, the position that
+// the next page starts after, which is nil when there is none, and how many
+// requests there are in all.
+//
+// Errors: Invalid when the page breaks a rule, Unavailable, Internal.
+func (g *Grant) ListNamedCSRs(ctx context.Context, p Page) (items []NamedRequest, next []byte, total int, err error) {
+	if err := g.permits(ListNamedCSRs); err != nil {
+		return nil, nil, 0, err
+	}
+	items, next, total, err = listPage(ctx, g.service, collectionRequests, p, requestIn)
+	return items, next, total, classify(err)
+}
+
+// get reads a slot of a collection of named objects.
+func get[T any](ctx context.Context, s *Service, slot keystore.Slot, read func(keystore.Record) (T, error)) (T, error) {
+	var none T
+	if err := validID(slot.ID); err != nil {
+		return none, err
+	}
+	record, err := s.keys.Get(ctx, slot)
+	if err != nil {
+		return none, err
+	}
+	return read(record)
+}
+
+// remove empties a slot of a collection of named objects. A crash leaves the
+// whole object or nothing; deleting again settles it.
+func (s *Service) remove(ctx context.Context, slot keystore.Slot) error {
+	if err := validID(slot.ID); err != nil {
+		return err
+	}
+	return s.keys.Delete(ctx, keystore.Target{Slot: slot, Expect: keystore.Any}, nil)
+}

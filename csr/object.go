@@ -1,0 +1,118 @@
+package csr
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Bounds of what a caller may write on an object, in characters unless they say
+// otherwise.
+const (
+	maxObjectID    = 255 // bytes
+	maxDisplayName = 255
+	maxDescription = 1024
+	maxTags        = 30 // entries
+	maxTagScope    = 128
+	maxTag         = 256
+)
+
+// Labels is what a caller may write on an object. The characters that a subject
+// may not have are refused here too, except that a description may have line
+// breaks and tabs.
+type Labels struct {
+	DisplayName string // at most 255 characters; empty is the object's id
+	Description string // at most 1,024 characters
+	Tags        []Tag  // at most 30
+}
+
+// Tag is a label that machines read. Scope has at most 128 characters, Tag at
+// most 256; both may be empty.
+type Tag struct{ Scope, Tag string }
+
+// Object is what named certification requests and named certificates have in
+// common.
+type Object struct {
+	ID       string // of its collection: 1 to 255 bytes
+	UniqueID string // of all objects that ever were: a UUID (RFC 9562)
+	Labels
+	CreatedBy, ModifiedBy string    // users
+	Created, Modified     time.Time // UTC, whole milliseconds
+	Revision              int64     // counts the changes of the object, from 0
+}
+
+// checkID reports whether an object can have the id. A slash is fine; what would
+// be another path once it stands in a URL is not.
+func checkID(id string, broken *violations) {
+	if id == "" || len(id) > maxObjectID || !utf8.ValidString(id) || id == "." || id == ".." ||
+		strings.ContainsFunc(id, unicode.IsControl) {
+		broken.add(Violation{ObjectID, NotAnID, id, "1 to " + strconv.Itoa(maxObjectID)})
+	}
+}
+
+// validID is checkID where the id is all there is to check.
+func validID(id string) error {
+	var broken violations
+	checkID(id, &broken)
+	return broken.err()
+}
+
+// check reports the rules that the labels break.
+func (l Labels) check(broken *violations) {
+	checkText(DisplayName, l.DisplayName, maxDisplayName, misleads, broken)
+	checkText(Description, l.Description, maxDescription, func(r rune) bool {
+		return misleads(r) && r != '\n' && r != '\r' && r != '\t'
+	}, broken)
+	if len(l.Tags) > maxTags {
+		broken.add(Violation{Field: Tags, Rule: TooMany, Limit: strconv.Itoa(maxTags)})
+		return
+	}
+	for _, t := range l.Tags {
+		checkText(Tags, t.Scope, maxTagScope, misleads, broken)
+		checkText(Tags, t.Tag, maxTag, misleads, broken)
+	}
+}
+
+// checkText reports the rules that a value breaks. It is not shown: the field
+// says enough, and what breaks these rules is long or cannot be read.
+func checkText(f Field, value string, upperBound int, refused func(rune) bool, broken *violations) {
+	if !utf8.ValidString(value) {
+		broken.add(Violation{Field: f, Rule: InvalidUTF8})
+		return
+	}
+	if utf8.RuneCountInString(value) > upperBound {
+		broken.add(Violation{Field: f, Rule: TooLong, Limit: strconv.Itoa(upperBound)})
+	}
+	if strings.ContainsFunc(value, refused) {
+		broken.add(Violation{Field: f, Rule: ControlCharacter})
+	}
+}
+
+// newObject is an object as its first commit stores it.
+func (g *Grant) newObject(id, uniqueID string, l Labels) Object {
+	now := g.service.now().UTC().Truncate(time.Millisecond)
+	return Object{
+		ID:       id,
+		UniqueID: uniqueID,
+		Labels: Labels{
+			DisplayName: cmp.Or(l.DisplayName, id),
+			Description: l.Description,
+			Tags:        slices.Clone(l.Tags),
+		},
+		CreatedBy: g.user, ModifiedBy: g.user,
+		Created: now, Modified: now,
+	}
+}
+
+// current returns a Stale error unless claimed, the revision that the caller
+// believes is stored, is the stored one or nil.
+func current(claimed *int64, stored int64) error {
+	if claimed != nil && *claimed != stored {
+		return &Error{Kind: Stale}
+	}
+	return nil
+}

@@ -1,0 +1,178 @@
+package csr_test
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"attestcsr/csr"
+)
+
+// compareBy is the order of a list, as it is documented.
+func compareBy(sort csr.Sort, a, b csr.Object) int {
+	c := 0
+	switch sort {
+	case csr.SortByDisplayName:
+		c = strings.Compare(a.DisplayName, b.DisplayName)
+	case csr.SortByCreated:
+		c = a.Created.Compare(b.Created)
+	case csr.SortByModified:
+		c = a.Modified.Compare(b.Modified)
+	}
+	return cmp.Or(c, strings.Compare(a.ID, b.ID))
+}
+
+func orders() []csr.Sort {
+	return []csr.Sort{csr.SortByID, csr.SortByDisplayName, csr.SortByCreated, csr.SortByModified}
+}
+
+func TestPages(t *testing.T) {
+	t.Parallel()
+	const objects = 23
+	b := newBench(t)
+	now := noon()
+	b = b.with(t, func(c *csr.Config) { c.Now = func() time.Time { return now } })
+	var all []csr.NamedRequest
+	for i := range objects {
+		now = noon().Add(time.Duration((i*7)%5) * time.Millisecond) // many at the same time, and not in order
+		all = append(all, b.createNamed(t, csr.NewRequest{ID: fmt.Sprintf("%x", i*11%objects), Spec: commonName("x"),
+			Labels: csr.Labels{DisplayName: []string{"", "a", "a\u00ff", "B", "aa"}[i%5]}}))
+	}
+	g := b.namedGrant(t, csr.ListNamedCSRs)
+	for _, sort := range orders() {
+		for _, descending := range []bool{false, true} {
+			want := slices.Clone(all)
+			slices.SortFunc(want, func(x, y csr.NamedRequest) int { return compareBy(sort, x.Object, y.Object) })
+			if descending {
+				slices.Reverse(want)
+			}
+			for _, limit := range []int{1, 2, objects - 1, objects, objects + 1, 1000} {
+				var got []csr.NamedRequest
+				page := csr.Page{Sort: sort, Descending: descending, Limit: limit}
+				for {
+					items, next, total, err := g.ListNamedCSRs(t.Context(), page)
+					if err != nil || total != objects || len(items) > limit || next != nil && len(items) < limit {
+						t.Fatalf("%s, limit %d: %d items, total %d, error %v", sort, limit, len(items), total, err)
+					}
+					got = append(got, items...)
+					if next == nil {
+						break
+					}
+					page.After = next
+				}
+				if !reflect.DeepEqual(got, want) {
+					t.Errorf("by %s, descending %v, limit %d: another order", sort, descending, limit)
+				}
+			}
+		}
+	}
+}
+
+// What is there for the whole of a listing comes exactly once, whatever comes
+// and goes between its pages, the object of a page's end included.
+func TestPagesUnderChange(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for i := range 20 {
+		b.createNamed(t, csr.NewRequest{ID: fmt.Sprintf("stays %02d", i), Spec: commonName("x")})
+		b.createNamed(t, csr.NewRequest{ID: fmt.Sprintf("stays %02d, goes", i), Spec: commonName("x")})
+	}
+	for _, sort := range orders() {
+		page, round := csr.Page{Sort: sort, Limit: 3}, 0
+		var stayed []string
+		for {
+			items, next, _, err := b.namedGrant(t, csr.ListNamedCSRs).ListNamedCSRs(t.Context(), page)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, item := range items {
+				if !strings.HasSuffix(item.ID, "goes") {
+					stayed = append(stayed, item.ID)
+				}
+			}
+			if next == nil {
+				break
+			}
+			page.After = next
+			round++
+			if last := items[len(items)-1].ID; strings.HasSuffix(last, "goes") {
+				if err := b.namedGrant(t, csr.DeleteNamedCSR).DeleteNamedCSR(t.Context(), last); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b.createNamed(t, csr.NewRequest{ID: fmt.Sprintf("new %s %d, goes", sort, round), Spec: commonName("x")})
+		}
+		if len(stayed) != 20 || !slices.IsSorted(stayed) {
+			t.Errorf("by %s: %q", sort, stayed)
+		}
+	}
+}
+
+func TestPageRules(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for _, c := range []struct {
+		name string
+		page csr.Page
+		want []string
+	}{
+		{"one", csr.Page{Sort: csr.SortByID, Limit: 1}, nil},
+		{"a thousand", csr.Page{Sort: csr.SortByID, Limit: 1000}, nil},
+		{"none", csr.Page{Sort: csr.SortByID}, []string{"page limit: out_of_range"}},
+		{"negative", csr.Page{Sort: csr.SortByID, Limit: -1}, []string{"page limit: out_of_range"}},
+		{"more", csr.Page{Sort: csr.SortByID, Limit: 1001}, []string{"page limit: out_of_range"}},
+		{"no order", csr.Page{Limit: 1}, []string{"sort order: not_allowed"}},
+		{"unknown order", csr.Page{Sort: "not_after", Limit: 0}, []string{"sort order: not_allowed", "page limit: out_of_range"}},
+	} {
+		_, _, _, err := b.namedGrant(t, csr.ListNamedCSRs).ListNamedCSRs(t.Context(), c.page)
+		_, _, _, err2 := b.namedGrant(t, csr.ListNamedCertificates).ListNamedCertificates(t.Context(), c.page)
+		for _, err := range []error{err, err2} {
+			vs := violationsOf(t, err)
+			if got := rules(vs); !slices.Equal(got, c.want) {
+				t.Errorf("%s: violations %q, want %q", c.name, got, c.want)
+			}
+			checkSentences(t, vs)
+		}
+	}
+}
+
+// Any bytes are a position.
+func FuzzPageAfter(f *testing.F) {
+	b := newBench(f)
+	var all []csr.NamedRequest
+	for i := range 5 {
+		all = append(all, b.createNamed(f, csr.NewRequest{ID: fmt.Sprint(i), Labels: csr.Labels{DisplayName: "n" + fmt.Sprint(i%2)}, Spec: commonName("x")}))
+	}
+	for i, sort := range orders() {
+		_, next, _, err := b.namedGrant(f, csr.ListNamedCSRs).ListNamedCSRs(f.Context(), csr.Page{Sort: sort, Limit: 2})
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(i, false, next)
+		f.Add(i, true, next)
+	}
+	f.Add(0, true, []byte{})
+	f.Add(1, false, []byte{0})
+	f.Add(2, true, bytes.Repeat([]byte{0xff}, 2000))
+	f.Fuzz(func(t *testing.T, order int, descending bool, after []byte) {
+		sort := orders()[uint(order)%4]
+		items, next, total, err := b.namedGrant(t, csr.ListNamedCSRs).ListNamedCSRs(t.Context(), csr.Page{Sort: sort, Descending: descending, After: after, Limit: 1000})
+		if err != nil || next != nil || total != len(all) {
+			t.Fatalf("total %d, next %q, error %v", total, next, err)
+		}
+		// The page is the end of the whole list.
+		want := slices.Clone(all)
+		slices.SortFunc(want, func(x, y csr.NamedRequest) int { return compareBy(sort, x.Object, y.Object) })
+		if descending {
+			slices.Reverse(want)
+		}
+		if want = want[len(want)-len(items):]; len(items) > 0 && !reflect.DeepEqual(items, want) {
+			t.Fatalf("a page after %q has %d items that are not the end of the list", after, len(items))
+		}
+	})
+}

@@ -1,0 +1,63 @@
+package csr
+
+import (
+	"context"
+	"strconv"
+	"sync"
+)
+
+// quota bounds how many records a collection holds, exactly, also while many are
+// being made: the store cannot check a count in a commit, so that a place is
+// reserved before a key is made and given back when the outcome is stored.
+//
+// It is exact for one process on a store.
+type quota struct {
+	limit    int
+	lock     sync.Mutex // guards the fields below
+	reserved int
+	released chan struct{} // closed, and made anew, when a place is given back
+}
+
+func newQuota(limit int) *quota { return &quota{limit: limit, released: make(chan struct{})} }
+
+// reserve takes a place, or returns an Invalid error when the collection is full.
+// count is the number of records now. While it depends on others that are being
+// made whether there is a place, it waits for them.
+func (q *quota) reserve(ctx context.Context, count func() (int, error)) error {
+	for {
+		ok, released, err := q.try(count)
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-released:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (q *quota) try(count func() (int, error)) (ok bool, released <-chan struct{}, err error) {
+	q.lock.Lock()
+	defer q.lock.Unlock()
+	n, err := count()
+	switch {
+	case err != nil:
+		return false, nil, err
+	case n >= q.limit:
+		return false, nil, violations{{Field: Collection, Rule: Full, Limit: strconv.Itoa(q.limit)}}.err()
+	case n+q.reserved >= q.limit:
+		return false, q.released, nil
+	}
+	q.reserved++
+	return true, nil, nil
+}
+
+// release gives a place back; a record that was made for it is counted by now.
+func (q *quota) release() {
+	q.lock.Lock()
+	defer q.lock.Unlock()
+	q.reserved--
+	close(q.released)
+	q.released = make(chan struct{})
+}
