@@ -63,16 +63,26 @@ type dialect struct {
 func dialectOf(path string) dialect {
 	switch {
 	case path == "/policy", strings.HasPrefix(path, "/policy/"),
-		path == "/api/session/create", path == "/api/session/destroy":
-		return dialect{name: "nsx", writeError: policy.WriteError}
+		path == policy.LoginPath, path == policy.LogoutPath:
+		return dialect{name: nsx, realm: nsxRealm(), writeError: policy.WriteError}
 	case path == "/rest", strings.HasPrefix(path, "/rest/"):
-		return dialect{name: "esx", realm: esxRealm(), writeError: vapi.WriteLegacyError}
+		return dialect{name: esx, realm: esxRealm(), writeError: vapi.WriteLegacyError}
 	}
-	return dialect{name: "esx", realm: esxRealm(), writeError: vapi.WriteError}
+	return dialect{name: esx, realm: esxRealm(), writeError: vapi.WriteError}
 }
 
+// Names of dialects.
+const (
+	esx = "esx"
+	nsx = "nsx"
+)
+
 func esxRealm() auth.Realm {
-	return auth.Realm{Dialect: "esx", SessionHeader: vapi.SessionHeader, SessionCookie: vapi.SessionHeader}
+	return auth.Realm{Dialect: esx, SessionHeader: vapi.SessionHeader, SessionCookie: vapi.SessionHeader}
+}
+
+func nsxRealm() auth.Realm {
+	return auth.Realm{Dialect: nsx, SessionCookie: policy.SessionCookie, XSRFHeader: policy.XSRFHeader}
 }
 
 // New builds the routes. It fails when a collector cannot be registered.
@@ -97,7 +107,10 @@ func New(cfg Config) (*Handler, error) {
 	}
 	h.addOps(cfg.Registry)
 	vapi.Register(sessions{auth: h.auth, realm: esxRealm()}, func(method, path string, op csr.Operation, handle vapi.Handle) {
-		h.add(h.api, method, path, h.operation(dialectOf(path), op, handle))
+		h.add(h.api, method, path, h.operation(dialectOf(path), always(op), handle))
+	})
+	policy.Register(sessions{auth: h.auth, realm: nsxRealm()}, func(method, path string, operation policy.Operation, handle policy.Handle) {
+		h.add(h.api, method, path, h.operation(dialectOf(path), operation, handle))
 	})
 	for _, e := range []*echo.Echo{h.api, h.ops} {
 		h.refuseOtherMethods(e)
@@ -136,7 +149,8 @@ func clientAddress(trusted []netip.Prefix) echo.IPExtractor {
 	return echo.ExtractIPFromXFFHeader(options...)
 }
 
-// add registers a route; HEAD follows GET.
+// add registers a route; HEAD follows GET. With echo.RouteNotFound as the method
+// the path is one that does not exist, whatever stands beside it.
 func (h *Handler) add(e *echo.Echo, method, path string, handle echo.HandlerFunc) {
 	methods := []string{method}
 	if method == http.MethodGet {
@@ -144,7 +158,9 @@ func (h *Handler) add(e *echo.Echo, method, path string, handle echo.HandlerFunc
 	}
 	for _, m := range methods {
 		e.Add(m, path, handle)
-		h.allow[path] = append(h.allow[path], m)
+		if m != echo.RouteNotFound {
+			h.allow[path] = append(h.allow[path], m)
+		}
 	}
 }
 
@@ -153,7 +169,7 @@ func (h *Handler) add(e *echo.Echo, method, path string, handle echo.HandlerFunc
 func (h *Handler) refuseOtherMethods(e *echo.Echo) {
 	var paths []string
 	for _, r := range e.Routes() {
-		if !slices.Contains(paths, r.Path) {
+		if r.Method != echo.RouteNotFound && !slices.Contains(paths, r.Path) {
 			paths = append(paths, r.Path)
 		}
 	}
@@ -163,29 +179,54 @@ func (h *Handler) refuseOtherMethods(e *echo.Echo) {
 }
 
 // operation is the way of every API request: authenticate, authorise, and then
-// the dialect's own handler. Routes without an operation are logins, which
-// authenticate themselves.
-func (h *Handler) operation(d dialect, op csr.Operation, handle vapi.Handle) echo.HandlerFunc {
-	if op == "" {
+// the dialect's own handler. What a request asks for may depend on more than its
+// route: choose says it, and its error, that it asks for nothing there is, is told
+// only to callers who may do the operation beside it. Routes without choose are
+// logins, which authenticate themselves, and paths that are none.
+func (h *Handler) operation(d dialect, choose func(*http.Request) (csr.Operation, error), handle func(echo.Context, *csr.Grant) error) echo.HandlerFunc {
+	if choose == nil {
 		return func(c echo.Context) error { return handle(c, nil) }
 	}
-	return func(c echo.Context) (err error) {
-		if op == csr.CreateCSR {
-			defer func() { h.metrics.countCreate(d.name, err) }()
+	return func(c echo.Context) error {
+		op, unknown := choose(c.Request())
+		grant, err := h.authorise(c, d, op)
+		if err == nil {
+			err = unknown
 		}
-		caller, err := h.auth.Authenticate(c.Request().Context(), c.Request(), c.RealIP(), d.realm)
-		if err != nil {
-			return err
+		if err == nil {
+			err = handle(c, grant)
 		}
-		ev := eventOf(c)
-		caller.RequestID = ev.requestID
-		ev.user = caller.User
-		grant, err := h.service.Authorise(caller, op)
-		if err != nil {
-			return err
+		if unknown == nil && creates(op) {
+			h.metrics.countCreate(d.name, err)
 		}
-		return handle(c, grant)
+		return err
 	}
+}
+
+// authorise finds out who sends the request and grants the operation.
+func (h *Handler) authorise(c echo.Context, d dialect, op csr.Operation) (*csr.Grant, error) {
+	caller, err := h.auth.Authenticate(c.Request().Context(), c.Request(), c.RealIP(), d.realm)
+	if err != nil {
+		return nil, err
+	}
+	ev := eventOf(c)
+	caller.RequestID = ev.requestID
+	ev.user = caller.User
+	return h.service.Authorise(caller, op)
+}
+
+// always is the choice of a route that has one operation, or none.
+func always(op csr.Operation) func(*http.Request) (csr.Operation, error) {
+	if op == "" {
+		return nil
+	}
+	return func(*http.Request) (csr.Operation, error) { return op, nil }
+}
+
+// creates reports whether an operation makes a fresh key, and so counts as the
+// creation of a CSR.
+func creates(op csr.Operation) bool {
+	return op == csr.CreateCSR || op == csr.CreateNamedCSR || op == csr.SelfSignNew
 }
 
 // fail is the one place where an error becomes an answer: an error document of

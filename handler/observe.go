@@ -105,10 +105,13 @@ func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
 	if !h.log.Enabled(ctx, level) {
 		return
 	}
-	attrs := append(make([]slog.Attr, 0, 12),
+	attrs := append(make([]slog.Attr, 0, 13),
 		slog.String("method", method), slog.String("route", route), slog.Int("status", status),
 		slog.Duration("duration", took), slog.String("user", ev.user), slog.String("client", c.RealIP()),
 		slog.String("request_id", ev.requestID))
+	if !isOps(route) {
+		attrs = append(attrs, slog.String("dialect", dialectOf(c.Request().URL.Path).name))
+	}
 	for header, name := range map[string]string{echo.HeaderXRequestID: "client_request_id", "Vapi-Ctx-Opid": "op_id"} {
 		if v := printable(c.Request().Header.Get(header), 64); v != "" {
 			attrs = append(attrs, slog.String(name, v))

@@ -118,6 +118,7 @@ func TestErrorDocuments(t *testing.T) {
 	statuses := map[csr.Kind]int{
 		csr.Internal: 500, csr.Invalid: 400, csr.Unauthenticated: 401, csr.Unauthorized: 403,
 		csr.NotFound: 404, csr.Exists: 400, csr.Conflict: 409, csr.Busy: 503, csr.Unavailable: 503,
+		csr.Stale: 412, csr.Forged: 403,
 	}
 	dialects := map[string]func(echo.Context, string, error) error{
 		"vapi": vapi.WriteError, "legacy": vapi.WriteLegacyError, "policy": policy.WriteError,
@@ -132,6 +133,9 @@ func TestErrorDocuments(t *testing.T) {
 			want, known := statuses[kind]
 			if !known {
 				t.Fatalf("kind %s has no status in this test", kind)
+			}
+			if kind == csr.Stale && name != "policy" {
+				want = http.StatusConflict // vSphere Automation has no 412
 			}
 			e := &csr.Error{Kind: kind, Err: errors.New(secret)}
 			if kind == csr.Invalid {
@@ -160,17 +164,58 @@ func TestErrorDocumentByPath(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
 	for path, member := range map[string]string{
-		"/":                               `"error_type":"NOT_FOUND"`,
-		"/api/unknown":                    `"error_type":"NOT_FOUND"`,
-		"/api/session/createX":            `"error_type":"NOT_FOUND"`,
-		"/rest/unknown":                   `"type":"com.vmware.vapi.std.errors.not_found"`,
-		"/policy/api/v1/infra/unknown":    `"error_code":600`,
-		"/policyx":                        `"error_type":"NOT_FOUND"`,
-		"/api/session/create/and/further": `"error_type":"NOT_FOUND"`,
+		"/":                                     `"error_type":"NOT_FOUND"`,
+		"/api/unknown":                          `"error_type":"NOT_FOUND"`,
+		"/api/session/createX":                  `"error_type":"NOT_FOUND"`,
+		"/rest/unknown":                         `"type":"com.vmware.vapi.std.errors.not_found"`,
+		"/policy/api/v1/infra/unknown":          `"error_code":600`,
+		"/policyx":                              `"error_type":"NOT_FOUND"`,
+		"/policy/api/v1/infra/certificates/a/b": `"error_code":600`,
+		"/api/session/create/and/further":       `"error_type":"NOT_FOUND"`,
 	} {
 		a := s.do(call{method: "GET", path: path, anonymous: true})
 		if a.status != http.StatusNotFound || !strings.Contains(string(a.body), member) {
 			t.Errorf("%s: %d %s", path, a.status, a.body)
+		}
+	}
+}
+
+// Templates with parameters and paths that are none beside them are 404 and 405
+// before anybody is asked for credentials.
+func TestNSXRoutes(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	for path, allow := range map[string]string{
+		nsxCSRs:                 "GET, HEAD, POST",
+		nsxCSRs + "/x":          "GET, HEAD, POST, DELETE",
+		nsxCSRs + "/a%2Fb":      "GET, HEAD, POST, DELETE",
+		nsxCSRs + "/x/pem-file": "GET, HEAD",
+		nsxCertificates:         "GET, HEAD",
+		nsxCertificates + "/x":  "GET, HEAD, DELETE",
+		"/api/session/create":   "POST",
+	} {
+		for _, method := range []string{"PUT", "PATCH", "OPTIONS", "BREW"} {
+			a := s.do(call{method: method, path: path, anonymous: true})
+			a.wantNSXError(t, http.StatusMethodNotAllowed, 255)
+			if got := a.header.Get("Allow"); got != allow {
+				t.Errorf("%s %s: Allow %q, want %q", method, path, got, allow)
+			}
+		}
+	}
+	for _, path := range []string{
+		"/policy", "/policy/", "/policy/api/v1/infra", nsxCSRs + "x", nsxCSRs + "/a/b", nsxCSRs + "/a/pem-file/b", nsxCSRs + "/a/b/pem-file", nsxCSRs + "/x/",
+		nsxCertificates + "/a/b", nsxCertificates + "/a/b/c", nsxCertificates + "/a/pem-file", "/api/session/create/", "/policy/api/v1/infra/c%73rs/x", "/POLICY/api/v1/infra/csrs/x",
+	} {
+		for _, method := range []string{"GET", "POST", "DELETE", "PUT", "OPTIONS"} {
+			a := s.do(call{method: method, path: path, anonymous: true})
+			if a.status != http.StatusNotFound {
+				t.Errorf("%s %s: %d %s", method, path, a.status, a.body)
+			}
+		}
+	}
+	for l := range strings.Lines(s.log.String()) {
+		if strings.Contains(l, `"status":404`) && !strings.Contains(l, `"route":"unmatched"`) {
+			t.Errorf("an unknown path has a route: %s", l)
 		}
 	}
 }
@@ -231,7 +276,7 @@ func TestRequestLog(t *testing.T) {
 		t.Errorf("not one line: %s", line)
 	}
 	for _, want := range []string{`"method":"POST"`, `"route":"` + csrPath + `"`, `"status":400`, `"user":"admin"`,
-		`"client":"192.0.2.9"`, `"error_kind":"invalid"`, `"op_id":"op-7"`, `"client_request_id":"from the`, `"duration":`} {
+		`"client":"192.0.2.9"`, `"error_kind":"invalid"`, `"dialect":"esx"`, `"op_id":"op-7"`, `"client_request_id":"from the`, `"duration":`} {
 		if !strings.Contains(line, want) {
 			t.Errorf("no %s in %s", want, line)
 		}

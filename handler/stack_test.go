@@ -35,6 +35,8 @@ const (
 
 	adminPassword  = "correct horse battery"
 	readerPassword = "only looks"
+	viewerPassword = "looks even less"
+	hostsPassword  = "knows hosts alone"
 )
 
 // validSpec is a create_spec with every required field.
@@ -111,11 +113,13 @@ func newStackOver(t testing.TB, wrap func(keystore.Custodian) keystore.Custodian
 		t.Fatal(err)
 	}
 	s.auth = auth.New(auth.Config{
-		Users: users(t, "admin", adminPassword, "reader", readerPassword),
+		Users: users(t, "admin", adminPassword, "reader", readerPassword, "viewer", viewerPassword, "hosts", hostsPassword),
 		Privileges: func(user string) []csr.Privilege {
 			return map[string][]csr.Privilege{
 				"admin":  csr.Privileges(),
 				"reader": {csr.PolicyCertificateRead, csr.PolicyCertificateCRUD},
+				"viewer": {csr.PolicyCertificateRead},
+				"hosts":  {csr.SecurityManagement},
 			}[user]
 		},
 		IdleTimeout: 30 * time.Minute,

@@ -75,10 +75,15 @@ func orDefault[T int | time.Duration](value *T, otherwise T) {
 // Realm says what authenticates in one dialect. Dialect keeps sessions apart:
 // those of one are unknown to the others. An empty name of a header or cookie
 // means that sessions do not come that way.
+//
+// XSRFHeader, where it is named, guards the cookie: browsers send that along with
+// whatever another site makes them send, so that a method other than GET and HEAD
+// also needs, in this header, the token that the login handed out beside the id.
 type Realm struct {
 	Dialect       string
 	SessionHeader string
 	SessionCookie string
+	XSRFHeader    string
 }
 
 // Authenticator is safe for concurrent use. It runs nothing in the background,
@@ -107,6 +112,7 @@ type method struct {
 // Names of methods.
 const (
 	byPassword = "basic"
+	byForm     = "form" // a user name and a password, only ever at a login
 	bySession  = "session"
 	byOther    = "other" // an Authorization header that no method knows
 	byNothing  = "none"
@@ -153,9 +159,10 @@ func (a *Authenticator) SetUsers(users *Users) {
 // port; failed passwords are counted under it.
 //
 // Errors are *csr.Error: Unauthenticated where credentials are missing or wrong,
-// without saying which part of them is; Busy, with RetryAfter, where too many
-// passwords wait to be checked or too many from this address were wrong; and
-// Unavailable where ctx ends first.
+// without saying which part of them is; Forged where a session cookie comes without
+// the token that it needs; Busy, with RetryAfter, where too many passwords wait to
+// be checked or too many from this address were wrong; and Unavailable where ctx
+// ends first.
 func (a *Authenticator) Authenticate(ctx context.Context, r *http.Request, address string, realm Realm) (csr.Caller, error) {
 	who, by, err := a.identify(ctx, attempt{r, address, realm})
 	if err != nil {
@@ -164,38 +171,56 @@ func (a *Authenticator) Authenticate(ctx context.Context, r *http.Request, addre
 	return csr.Caller{User: who.user, Method: by.name, Address: address, Privileges: a.privileges(who.user)}, nil
 }
 
+// Login is what a login hands out. The service keeps neither secret.
+type Login struct {
+	User    string
+	Session string // the id: 64 hexadecimal digits, new at every login
+	XSRF    string // the token for Realm.XSRFHeader, made likewise; empty in a realm without
+}
+
 // Login begins a session of the realm's dialect for the user whose password the
-// request carries, and returns its id: 64 hexadecimal digits, new at every call. A
-// session does not begin another. Errors are those of Authenticate, and Unavailable,
-// with RetryAfter, where there are too many sessions.
-func (a *Authenticator) Login(ctx context.Context, r *http.Request, address string, realm Realm) (id string, err error) {
+// Authorization header carries. A session does not begin another. Errors are those
+// of Authenticate, and Unavailable, with RetryAfter, where there are too many
+// sessions.
+func (a *Authenticator) Login(ctx context.Context, r *http.Request, address string, realm Realm) (Login, error) {
 	at := attempt{r, address, realm}
 	if by := a.offered(at); !by.login {
 		a.metrics.count(by.name, failure)
-		return "", unauthenticated("a login needs a password")
+		return Login{}, unauthenticated("a login needs a password")
 	}
 	who, _, err := a.identify(ctx, at)
 	if err != nil {
-		return "", err
+		return Login{}, err
 	}
-	return a.sessions.create(who, realm.Dialect)
+	return a.sessions.create(who, realm)
+}
+
+// LoginPassword is Login for a user name and a password that came by themselves,
+// as the fields of a form. The bounds of Basic credentials hold for them too.
+func (a *Authenticator) LoginPassword(ctx context.Context, user, password, address string, realm Realm) (Login, error) {
+	who, err := identity{}, unauthenticated("the user name or the password cannot be one")
+	if usable(user, password) {
+		who, err = a.passwords.verify(ctx, user, password, networkOf(address))
+	}
+	a.metrics.count(byForm, outcomeOf(err))
+	if err != nil {
+		return Login{}, err
+	}
+	return a.sessions.create(who, realm)
 }
 
 // Session describes the session that authenticates the request, and counts as an
 // access to it. Where none does, because there is none or because an Authorization
-// header takes precedence, the error is a *csr.Error of kind Unauthenticated.
-func (a *Authenticator) Session(r *http.Request, realm Realm) (session Session, err error) {
-	err = a.withSession(r, realm, func(id string) (ok bool) {
-		session, ok = a.sessions.use(id, realm.Dialect)
-		return ok
-	})
-	return session, err
+// header takes precedence, the error is a *csr.Error of kind Unauthenticated; it
+// is Forged as Authenticate says.
+func (a *Authenticator) Session(r *http.Request, realm Realm) (Session, error) {
+	return a.withSession(r, realm, a.sessions.use)
 }
 
-// Logout ends the session that authenticates the request. Errors are those of
-// Session.
-func (a *Authenticator) Logout(r *http.Request, realm Realm) error {
-	return a.withSession(r, realm, func(id string) bool { return a.sessions.end(id, realm.Dialect) })
+// Logout ends the session that authenticates the request, and describes it. Errors
+// are those of Session.
+func (a *Authenticator) Logout(r *http.Request, realm Realm) (Session, error) {
+	return a.withSession(r, realm, a.sessions.end)
 }
 
 // Collectors returns the metrics of authentication, for the caller to register.
@@ -221,17 +246,16 @@ func (a *Authenticator) identify(ctx context.Context, at attempt) (identity, met
 	return who, by, err
 }
 
-// withSession hands the id of the session that decides about the request to do,
-// which reports whether there is such a session.
-func (a *Authenticator) withSession(r *http.Request, realm Realm, do func(id string) bool) error {
+// withSession does something with a request that a session decides about.
+func (a *Authenticator) withSession(r *http.Request, realm Realm, do func(attempt) (Session, error)) (Session, error) {
 	at := attempt{request: r, realm: realm}
 	by := a.offered(at)
-	var err error
-	if id, _ := sessionID(at); by.name != bySession || !do(id) {
-		err = unauthenticated("no session, or one that has ended")
+	session, err := Session{}, noSession()
+	if by.name == bySession {
+		session, err = do(at)
 	}
 	a.metrics.count(by.name, outcomeOf(err))
-	return err
+	return session, err
 }
 
 func offersAuthorization(at attempt) bool { return len(at.request.Header["Authorization"]) > 0 }

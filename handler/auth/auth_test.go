@@ -2,6 +2,7 @@ package auth_test
 
 import (
 	"context"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -113,7 +114,7 @@ func TestErrorsDoNotSayWhichPartWasWrong(t *testing.T) {
 	t.Parallel()
 	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret", "bob", "hidden")})
 	expired := login(t, a, "bob", "hidden", esx)
-	if err := a.Logout(request("vmware-api-session-id: "+expired), esx); err != nil {
+	if _, err := a.Logout(request("vmware-api-session-id: "+expired), esx); err != nil {
 		t.Fatal(err)
 	}
 	same := func(errs ...error) {
@@ -169,8 +170,8 @@ func TestMetrics(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	id := login(t, a, "amy", "secret", esx) // basic, success
-	login(t, a, "amy", "secret", nsx)       // basic, success
+	id := login(t, a, "amy", "secret", esx)    // basic, success
+	ofNSX := login(t, a, "amy", "secret", nsx) // basic, success
 	send := func(headers ...string) {
 		_, _ = a.Authenticate(context.Background(), request(headers...), here, esx)
 	}
@@ -182,8 +183,12 @@ func TestMetrics(t *testing.T) {
 	send("vmware-api-session-id: x")
 	_, _ = a.Session(request("vmware-api-session-id: "+id), esx)
 	_, _ = a.Session(request(), esx)
-	_ = a.Logout(request("vmware-api-session-id: "+id), esx)
+	_, _ = a.Logout(request("vmware-api-session-id: "+id), esx)
 	_, _ = a.Login(t.Context(), request("vmware-api-session-id: "+id), here, esx)
+	_, _ = a.Authenticate(t.Context(), as(http.MethodPost, request("Cookie: JSESSIONID="+ofNSX)), here, nsx)
+	_, _ = a.LoginPassword(t.Context(), "amy", "secret", here, esx)
+	_, _ = a.LoginPassword(t.Context(), "amy", "wrong", here, esx)
+	_, _ = a.LoginPassword(t.Context(), "", "secret", here, esx)
 
 	want := `
 # HELP attestcsr_authentication_attempts_total Requests by the kind of their credentials and what came of them.
@@ -194,13 +199,20 @@ attestcsr_authentication_attempts_total{method="basic",outcome="error"} 0
 attestcsr_authentication_attempts_total{method="basic",outcome="failure"} 2
 attestcsr_authentication_attempts_total{method="basic",outcome="success"} 2
 attestcsr_authentication_attempts_total{method="basic",outcome="throttled"} 0
+attestcsr_authentication_attempts_total{method="form",outcome="busy"} 0
+attestcsr_authentication_attempts_total{method="form",outcome="canceled"} 0
+attestcsr_authentication_attempts_total{method="form",outcome="error"} 0
+attestcsr_authentication_attempts_total{method="form",outcome="failure"} 2
+attestcsr_authentication_attempts_total{method="form",outcome="success"} 1
+attestcsr_authentication_attempts_total{method="form",outcome="throttled"} 0
 attestcsr_authentication_attempts_total{method="none",outcome="failure"} 2
 attestcsr_authentication_attempts_total{method="other",outcome="failure"} 1
 attestcsr_authentication_attempts_total{method="session",outcome="failure"} 2
+attestcsr_authentication_attempts_total{method="session",outcome="forged"} 1
 attestcsr_authentication_attempts_total{method="session",outcome="success"} 3
 # HELP attestcsr_sessions Sessions that have not ended.
 # TYPE attestcsr_sessions gauge
-attestcsr_sessions 1
+attestcsr_sessions 2
 `
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(want)); err != nil {
 		t.Fatal(err)

@@ -19,10 +19,7 @@ func isBasic(authorization string) bool {
 }
 
 // parseBasic reads the credentials of an Authorization header of the Basic scheme
-// (RFC 7617, section 2, in UTF-8). It refuses a user name that is empty, longer
-// than 255 bytes or holds control characters, for which no users file has a line,
-// and a password over 72 bytes, of which bcrypt would check the beginning only
-// (htpasswd cuts such passwords off without a word; they do not work here).
+// (RFC 7617, section 2, in UTF-8). It refuses what is not usable.
 func parseBasic(authorization string) (user, password string, ok bool) {
 	if !isBasic(authorization) {
 		return "", "", false
@@ -35,13 +32,22 @@ func parseBasic(authorization string) (user, password string, ok bool) {
 	}
 	var buf [maxBasic / 4 * 3]byte
 	n, err := base64.StdEncoding.Strict().Decode(buf[:], []byte(encoded))
-	if err != nil || !utf8.Valid(buf[:n]) {
+	if err != nil {
 		return "", "", false
 	}
 	user, password, ok = strings.Cut(string(buf[:n]), ":")
-	if !ok || user == "" || len(user) > maxUserName || len(password) > maxPassword ||
-		strings.ContainsFunc(user, unicode.IsControl) {
+	if !ok || !usable(user, password) {
 		return "", "", false
 	}
 	return user, password, true
+}
+
+// usable reports whether there can be such a user and such a password: for a name
+// that is empty, longer than 255 bytes, not UTF-8 or holds control characters no
+// users file has a line. Passwords are UTF-8 of at most 1,024 bytes. That is more
+// than the 72 that bcrypt reads: htpasswd hashes the beginning of a longer one
+// without a word, and what it wrote has to work.
+func usable(user, password string) bool {
+	return user != "" && len(user) <= maxUserName && len(password) <= maxPassword &&
+		utf8.ValidString(user) && utf8.ValidString(password) && !strings.ContainsFunc(user, unicode.IsControl)
 }

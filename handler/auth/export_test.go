@@ -44,3 +44,14 @@ func (a *Authenticator) SessionKeys() [][]byte {
 	}
 	return keys
 }
+
+// TokenDigests returns what the session store keeps instead of XSRF tokens.
+func (a *Authenticator) TokenDigests() [][]byte {
+	a.sessions.mu.Lock()
+	defer a.sessions.mu.Unlock()
+	var digests [][]byte
+	for _, one := range a.sessions.byKey {
+		digests = append(digests, one.xsrf[:])
+	}
+	return digests
+}

@@ -29,7 +29,7 @@ const (
 
 var (
 	esx = auth.Realm{Dialect: "esx", SessionHeader: "vmware-api-session-id", SessionCookie: "vmware-api-session-id"}
-	nsx = auth.Realm{Dialect: "nsx", SessionCookie: "JSESSIONID"}
+	nsx = auth.Realm{Dialect: "nsx", SessionCookie: "JSESSIONID", XSRFHeader: "X-XSRF-TOKEN"}
 )
 
 // hashOf makes the cheapest hash there is; which cost it has is not the point.
@@ -144,6 +144,12 @@ func request(headers ...string) *http.Request {
 	return r
 }
 
+// as makes a request one of another method.
+func as(method string, r *http.Request) *http.Request {
+	r.Method = method
+	return r
+}
+
 func basic(user, password string) string {
 	return "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
 }
@@ -155,11 +161,14 @@ func try(a *auth.Authenticator, user, password, address string) error {
 
 func login(t testing.TB, a *auth.Authenticator, user, password string, realm auth.Realm) string {
 	t.Helper()
-	id, err := a.Login(context.Background(), request(basic(user, password)), here, realm)
+	made, err := a.Login(context.Background(), request(basic(user, password)), here, realm)
 	if err != nil {
 		t.Fatalf("login of %s: %v", user, err)
 	}
-	return id
+	if made.User != user {
+		t.Fatalf("login of %s made a session of %q", user, made.User)
+	}
+	return made.Session
 }
 
 // ended tells whether an id authenticates no longer; if it does, that is an access.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"attestcsr/csr"
@@ -57,6 +58,28 @@ func TestHtpasswdFile(t *testing.T) {
 	wantKind(t, try(a, "amy", "secret", here), csr.Unauthenticated)
 	if err := try(a, "amy", "changed", here); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// htpasswd hashes the first 72 bytes of a longer password and takes up to 255;
+// both of us then accept what it was given.
+func TestHtpasswdLongPassword(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "users")
+	a := auth.New(auth.Config{})
+	for _, length := range []int{71, 72, 73, 255} {
+		password := strings.Repeat("0123456789abcdef", 16)[:length]
+		htpasswd(t, "-cbB", path, "amy", password)
+		htpasswd(t, "-vb", path, "amy", password)
+		file, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.SetUsers(parse(t, string(file)))
+		if err := try(a, "amy", password, here); err != nil {
+			t.Errorf("%d bytes: %v", length, err)
+		}
+		wantKind(t, try(a, "amy", password[:70], here), csr.Unauthenticated)
 	}
 }
 

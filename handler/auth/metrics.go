@@ -14,6 +14,7 @@ type outcome string
 const (
 	success   outcome = "success"
 	failure   outcome = "failure"
+	forged    outcome = "forged"    // a session cookie without its token
 	throttled outcome = "throttled" // too many wrong passwords from there
 	busy      outcome = "busy"      // too many passwords to check
 	canceled  outcome = "canceled"  // the client did not wait for the answer
@@ -39,7 +40,8 @@ func newMetrics(sessions *sessions) metrics {
 	// From zero, so that a rate sees the first of each.
 	for method, outcomes := range map[string][]outcome{
 		byPassword: {success, failure, throttled, busy, canceled, failed},
-		bySession:  {success, failure},
+		byForm:     {success, failure, throttled, busy, canceled, failed},
+		bySession:  {success, failure, forged},
 		byOther:    {failure},
 		byNothing:  {failure},
 	} {
@@ -64,6 +66,8 @@ func outcomeOf(err error) outcome {
 		return failed
 	case known.Kind == csr.Unauthenticated:
 		return failure
+	case known.Kind == csr.Forged:
+		return forged
 	case errors.Is(err, errThrottled):
 		return throttled
 	case known.Kind == csr.Busy:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -99,6 +100,32 @@ func TestBrokenComparisonIsInternal(t *testing.T) {
 	wantKind(t, try(a, "amy", "secret", here), csr.Internal)
 	if n := attempts(t, a, "basic", "error"); n != 1 {
 		t.Fatalf("%v errors counted, want 1", n)
+	}
+}
+
+// Of a password over 72 bytes htpasswd and bcrypt take the beginning, so that any
+// other end is as good; up to there every byte counts.
+func TestLongPassword(t *testing.T) {
+	t.Parallel()
+	const bound = 1024
+	beginning := strings.Repeat("b", 71) + "!"
+	a := auth.New(auth.Config{Users: usersOf(t, "amy", beginning)})
+	for name, password := range map[string]string{
+		"72 bytes": beginning, "73 bytes": beginning + "x", "other end": beginning + "y", "longest": beginning + strings.Repeat("x", bound-72),
+	} {
+		if err := try(a, "amy", password, here); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	counted := count(a, 0)
+	wantKind(t, try(a, "amy", beginning[:71], here), csr.Unauthenticated)
+	wantKind(t, try(a, "amy", beginning[:71]+"x"+strings.Repeat("x", bound-72), here), csr.Unauthenticated)
+	if n := len(counted.runs()); n != 2 {
+		t.Errorf("%d comparisons, want 2", n)
+	}
+	wantKind(t, try(a, "amy", beginning+strings.Repeat("x", bound-71), here), csr.Unauthenticated)
+	if n := len(counted.runs()); n != 0 {
+		t.Error("a password over the bound was compared")
 	}
 }
 

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/hex"
 	"errors"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,14 +34,31 @@ type identity struct {
 type session struct {
 	identity
 	dialect           string
+	xsrf              digest // of the token
 	created, accessed time.Time
 }
 
-// sessionKey is the SHA-256 of a session id: who reads the memory of the process
-// cannot use what is found, and a lookup does not compare ids byte by byte.
-type sessionKey [sha256.Size]byte
+// digest is the SHA-256 of a session id or token: who reads the memory of the
+// process cannot use what is found, and a lookup does not compare ids byte by byte.
+type digest [sha256.Size]byte
 
-const sessionIDBytes = 32 // 256 random bits
+const secretBytes = 32 // 256 random bits
+
+// newSecret makes a session id or token.
+func newSecret() string {
+	var random [secretBytes]byte
+	_, _ = rand.Read(random[:]) // never fails, by its documentation
+	return hex.EncodeToString(random[:])
+}
+
+// digestOf returns zero, which is no secret's digest, for what cannot be a secret
+// of ours; no work is spent on that.
+func digestOf(secret string) digest {
+	if len(secret) != hex.EncodedLen(secretBytes) {
+		return digest{}
+	}
+	return sha256.Sum256([]byte(secret))
+}
 
 // sessions is the store of sessions. They live in memory and end with the process.
 type sessions struct {
@@ -50,7 +69,7 @@ type sessions struct {
 	max, maxOfOne int
 
 	mu      sync.Mutex
-	byKey   map[sessionKey]*session
+	byKey   map[digest]*session
 	byUser  map[string]int // how many of each user
 	expires time.Time      // none in the store expires before; spares sweeping a full store at every login
 }
@@ -63,7 +82,7 @@ func newSessions(cfg Config, users *atomic.Pointer[Users]) *sessions {
 		lifetime: cfg.Lifetime,
 		max:      cfg.Sessions,
 		maxOfOne: cfg.SessionsPerUser,
-		byKey:    make(map[sessionKey]*session),
+		byKey:    make(map[digest]*session),
 		byUser:   make(map[string]int),
 	}
 }
@@ -71,43 +90,66 @@ func newSessions(cfg Config, users *atomic.Pointer[Users]) *sessions {
 // sessionID returns the session id that a request offers: that of the header, and
 // only where there is none that of the cookie. Several are no usable id: which one
 // counts would be for whoever added the others to choose.
-func sessionID(at attempt) (id string, present bool) {
+func sessionID(at attempt) (id string, inCookie, present bool) {
 	var ids []string
 	if at.realm.SessionHeader != "" {
 		ids = at.request.Header.Values(at.realm.SessionHeader)
 	}
 	if len(ids) == 0 && at.realm.SessionCookie != "" {
+		inCookie = true
 		for _, cookie := range at.request.CookiesNamed(at.realm.SessionCookie) {
 			ids = append(ids, cookie.Value)
 		}
 	}
 	if len(ids) != 1 {
-		return "", len(ids) > 0
+		return "", inCookie, len(ids) > 0
 	}
-	return ids[0], true
+	return ids[0], inCookie, true
 }
 
 func offersSession(at attempt) bool {
-	_, present := sessionID(at)
+	_, _, present := sessionID(at)
 	return present
 }
 
-// authenticate is the verification of the session method.
-func (s *sessions) authenticate(_ context.Context, at attempt) (identity, error) {
-	id, _ := sessionID(at)
-	found, ok := s.use(id, at.realm.Dialect)
-	if !ok {
-		return identity{}, unauthenticated("no session, or one that has ended")
-	}
-	return identity{user: found.User}, nil
+// claim is what a request says of the session that it belongs to.
+type claim struct {
+	key     digest // of the id
+	dialect string
+	guarded bool   // it has to carry the session's token
+	token   digest // of the token that it carries
 }
 
-// create makes a session and returns its id, which is kept nowhere. A full store
-// is csr.Unavailable with the time until a session may expire.
-func (s *sessions) create(who identity, dialect string) (id string, err error) {
-	var random [sessionIDBytes]byte
-	_, _ = rand.Read(random[:]) // never fails, by its documentation
-	id = hex.EncodeToString(random[:])
+func claimOf(at attempt) claim {
+	id, inCookie, _ := sessionID(at)
+	c := claim{key: digestOf(id), dialect: at.realm.Dialect}
+	if !inCookie || at.realm.XSRFHeader == "" || at.request.Method == http.MethodGet || at.request.Method == http.MethodHead {
+		return c
+	}
+	c.guarded = true
+	if tokens := at.request.Header.Values(at.realm.XSRFHeader); len(tokens) == 1 {
+		c.token = digestOf(tokens[0])
+	}
+	return c
+}
+
+func noSession() error { return unauthenticated("no session, or one that has ended") }
+
+// authenticate is the verification of the session method.
+func (s *sessions) authenticate(_ context.Context, at attempt) (identity, error) {
+	found, err := s.use(at)
+	return identity{user: found.User}, err
+}
+
+// create makes a session. A full store is csr.Unavailable with the time until a
+// session may expire.
+func (s *sessions) create(who identity, realm Realm) (Login, error) {
+	// Every session has a token, told or not: the digest of none must match none.
+	made := Login{User: who.user, Session: newSecret(), XSRF: newSecret()}
+	key, xsrf := digestOf(made.Session), digestOf(made.XSRF)
+	if realm.XSRFHeader == "" {
+		made.XSRF = ""
+	}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,48 +157,51 @@ func (s *sessions) create(who identity, dialect string) (id string, err error) {
 	// Under the lock that SetUsers ends sessions under: a login that overlaps with
 	// the removal of its user is ended by it or refused here.
 	if !s.users.Load().holds(who.user, who.hash) {
-		return "", wrongPassword()
+		return Login{}, wrongPassword()
 	}
 	if s.full(who.user) {
 		s.sweep(now)
 	}
 	if s.full(who.user) {
-		return "", &csr.Error{
+		return Login{}, &csr.Error{
 			Kind:       csr.Unavailable,
 			RetryAfter: atLeastOneSecond(s.expires.Sub(now)),
 			Err:        errors.New("too many sessions"),
 		}
 	}
-	created := &session{identity: who, dialect: dialect, created: now, accessed: now}
-	s.byKey[sessionKey(sha256.Sum256([]byte(id)))] = created
+	created := &session{identity: who, dialect: realm.Dialect, xsrf: xsrf, created: now, accessed: now}
+	s.byKey[key] = created
 	s.byUser[who.user]++
 	if at := s.expiry(created); len(s.byKey) == 1 || at.Before(s.expires) {
 		s.expires = at
 	}
-	return id, nil
+	return made, nil
 }
 
-// use returns the session with that id and counts as an access to it.
-func (s *sessions) use(id, dialect string) (Session, bool) {
+// use returns the session that the request offers and counts as an access to it.
+func (s *sessions) use(at attempt) (Session, error) {
+	c := claimOf(at)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, found, ok := s.find(id, dialect)
-	if !ok {
-		return Session{}, false
+	found, err := s.find(c)
+	if err != nil {
+		return Session{}, err
 	}
 	found.accessed = s.now()
-	return Session{User: found.user, Created: found.created, LastAccessed: found.accessed}, true
+	return found.describe(), nil
 }
 
-// end removes the session with that id.
-func (s *sessions) end(id, dialect string) bool {
+// end removes the session that the request offers.
+func (s *sessions) end(at attempt) (Session, error) {
+	c := claimOf(at)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key, found, ok := s.find(id, dialect)
-	if ok {
-		s.remove(key, found)
+	found, err := s.find(c)
+	if err != nil {
+		return Session{}, err
 	}
-	return ok
+	s.remove(c.key, found)
+	return found.describe(), nil
 }
 
 // count is the number of sessions that have not ended.
@@ -179,21 +224,24 @@ func (s *sessions) endStale() {
 	}
 }
 
-// find returns the session that an id of a dialect still stands for.
-func (s *sessions) find(id, dialect string) (sessionKey, *session, bool) {
-	if len(id) != hex.EncodedLen(sessionIDBytes) {
-		return sessionKey{}, nil, false
+// find returns the session that is claimed, if it still holds in that dialect. A
+// claim without the token that it needs is csr.Forged and no access to the session.
+func (s *sessions) find(c claim) (*session, error) {
+	found, ok := s.byKey[c.key]
+	switch {
+	case !ok || found.dialect != c.dialect:
+		return nil, noSession()
+	case !s.now().Before(s.expiry(found)) || !s.users.Load().holds(found.user, found.hash):
+		s.remove(c.key, found)
+		return nil, noSession()
+	case c.guarded && subtle.ConstantTimeCompare(c.token[:], found.xsrf[:]) != 1:
+		return nil, &csr.Error{Kind: csr.Forged, Err: errors.New("a session cookie without its XSRF token")}
 	}
-	key := sessionKey(sha256.Sum256([]byte(id)))
-	found, ok := s.byKey[key]
-	if !ok || found.dialect != dialect {
-		return key, nil, false
-	}
-	if !s.now().Before(s.expiry(found)) || !s.users.Load().holds(found.user, found.hash) {
-		s.remove(key, found)
-		return key, nil, false
-	}
-	return key, found, true
+	return found, nil
+}
+
+func (one *session) describe() Session {
+	return Session{User: one.user, Created: one.created, LastAccessed: one.accessed}
 }
 
 // expiry is when a session ends if it is not used before.
@@ -226,7 +274,7 @@ func (s *sessions) full(user string) bool {
 	return len(s.byKey) >= s.max || s.byUser[user] >= s.maxOfOne
 }
 
-func (s *sessions) remove(key sessionKey, one *session) {
+func (s *sessions) remove(key digest, one *session) {
 	delete(s.byKey, key)
 	if s.byUser[one.user]--; s.byUser[one.user] == 0 {
 		delete(s.byUser, one.user)

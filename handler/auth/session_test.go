@@ -41,17 +41,21 @@ func TestLogin(t *testing.T) {
 	}
 	seen := map[string]bool{first: true}
 	for _, tt := range tests {
-		id, err := a.Login(t.Context(), request(tt.headers...), here, esx)
+		made, err := a.Login(t.Context(), request(tt.headers...), here, esx)
 		if !tt.ok {
 			wantKind(t, err, csr.Unauthenticated)
-			if id != "" {
-				t.Fatalf("%s: an id beside an error", tt.name)
+			if made != (auth.Login{}) {
+				t.Fatalf("%s: a login beside an error", tt.name)
 			}
 			continue
 		}
 		if err != nil {
 			t.Fatalf("%s: %v", tt.name, err)
 		}
+		if made.User != "amy" || made.XSRF != "" {
+			t.Fatalf("%s: user %q, token %q", tt.name, made.User, made.XSRF)
+		}
+		id := made.Session
 		if raw, err := hex.DecodeString(id); err != nil || len(raw) != 32 || id != strings.ToLower(id) {
 			t.Fatalf("%s: id %q is not 256 bits in hexadecimal", tt.name, id)
 		}
@@ -145,7 +149,7 @@ func TestOtherDialectDoesNotRefresh(t *testing.T) {
 	if _, err := a.Session(request("Cookie: JSESSIONID="+id), nsx); kindOf(err) != csr.Unauthenticated {
 		t.Fatalf("error %v", err)
 	}
-	if err := a.Logout(request("Cookie: JSESSIONID="+id), nsx); kindOf(err) != csr.Unauthenticated {
+	if _, err := a.Logout(request("Cookie: JSESSIONID="+id), nsx); kindOf(err) != csr.Unauthenticated {
 		t.Fatalf("error %v", err)
 	}
 	clock.advance(10 * time.Minute)
@@ -173,17 +177,18 @@ func TestSessionAndLogoutFollowPrecedence(t *testing.T) {
 		if session, err := a.Session(request(headers...), esx); kindOf(err) != csr.Unauthenticated || session != (auth.Session{}) {
 			t.Fatalf("%s: session %+v, %v", name, session, err)
 		}
-		if err := a.Logout(request(headers...), esx); kindOf(err) != csr.Unauthenticated {
-			t.Fatalf("%s: logout: %v", name, err)
+		if session, err := a.Logout(request(headers...), esx); kindOf(err) != csr.Unauthenticated || session != (auth.Session{}) {
+			t.Fatalf("%s: logout: %+v, %v", name, session, err)
 		}
 	}
-	if err := a.Logout(request(both...), esx); err != nil {
-		t.Fatal(err)
+	if session, err := a.Logout(request(both...), esx); err != nil || session.User != "amy" {
+		t.Fatalf("logout: %+v, %v", session, err)
 	}
 	if !ended(t, a, amy, esx) || ended(t, a, bob, esx) {
 		t.Fatal("logout ended another session than the one that authenticated it")
 	}
-	wantKind(t, a.Logout(bySession(amy), esx), csr.Unauthenticated)
+	_, err = a.Logout(bySession(amy), esx)
+	wantKind(t, err, csr.Unauthenticated)
 }
 
 func TestSessionBounds(t *testing.T) {
@@ -195,10 +200,10 @@ func TestSessionBounds(t *testing.T) {
 	})
 	full := func(user, password string) {
 		t.Helper()
-		id, err := a.Login(t.Context(), request(basic(user, password)), here, esx)
+		made, err := a.Login(t.Context(), request(basic(user, password)), here, esx)
 		wantKind(t, err, csr.Unavailable)
-		if id != "" {
-			t.Fatal("an id beside an error")
+		if made != (auth.Login{}) {
+			t.Fatal("a login beside an error")
 		}
 	}
 	first := login(t, a, "amy", "a", esx)
@@ -231,7 +236,7 @@ func TestLogoutMakesRoom(t *testing.T) {
 	t.Parallel()
 	a := auth.New(auth.Config{Users: usersOf(t, "amy", "a"), Sessions: 1, SessionsPerUser: 1})
 	for range 3 {
-		if err := a.Logout(bySession(login(t, a, "amy", "a", esx)), esx); err != nil {
+		if _, err := a.Logout(bySession(login(t, a, "amy", "a", esx)), esx); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -324,13 +329,13 @@ func TestSessionsConcurrently(t *testing.T) {
 		workers.Go(func() {
 			credentials := []string{basic("amy", "secret"), basic("bob", "hidden")}[i%2]
 			for range 50 {
-				id, err := a.Login(t.Context(), request(credentials), here, esx)
+				made, err := a.Login(t.Context(), request(credentials), here, esx)
 				if err != nil {
 					continue
 				}
-				_, _ = a.Authenticate(t.Context(), bySession(id), here, esx)
-				_, _ = a.Session(bySession(id), esx)
-				_ = a.Logout(bySession(id), esx)
+				_, _ = a.Authenticate(t.Context(), bySession(made.Session), here, esx)
+				_, _ = a.Session(bySession(made.Session), esx)
+				_, _ = a.Logout(bySession(made.Session), esx)
 			}
 		})
 	}

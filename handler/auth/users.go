@@ -16,15 +16,16 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// Bounds of a users file and of what Basic credentials may hold.
+// Bounds of a users file and of user names and passwords.
 const (
 	maxUsersFile   = 1 << 20 // bytes
 	maxUsers       = 10_000
-	maxUserName    = 255 // bytes; htpasswd's own bound
-	maxPassword    = 72  // bytes; bcrypt reads no further, so a longer one would match by its beginning
-	minCost        = 4   // bcrypt's lower bound
-	maxCost        = 17  // htpasswd's upper bound; one check takes seconds
-	hashCost       = 10  // of the hashes that Hash makes
+	maxUserName    = 255  // bytes; htpasswd's own bound
+	maxPassword    = 1024 // bytes, of one to be checked
+	maxHashed      = 72   // bytes, of one to be hashed: bcrypt reads no further
+	minCost        = 4    // bcrypt's lower bound
+	maxCost        = 17   // htpasswd's upper bound; one check takes seconds
+	hashCost       = 10   // of the hashes that Hash makes
 	byteOrderMark  = "\ufeff"
 	bcryptAlphabet = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 )
@@ -173,14 +174,14 @@ func dummyHash(cost int) string {
 }
 
 // Hash returns the bcrypt hash, of cost 10, of a password for a users file. It
-// refuses passwords that could not be used: empty ones, those over 72 bytes, of
-// which bcrypt would read the beginning only, and those that are not UTF-8.
+// refuses empty passwords, those that are not UTF-8, which could not be used, and
+// those over 72 bytes, of which bcrypt would read the beginning only.
 func Hash(password string) (string, error) {
 	switch {
 	case password == "":
 		return "", errors.New("the password is empty")
-	case len(password) > maxPassword:
-		return "", fmt.Errorf("the password is longer than %d bytes, which is all that bcrypt reads", maxPassword)
+	case len(password) > maxHashed:
+		return "", fmt.Errorf("the password is longer than %d bytes, which is all that bcrypt reads", maxHashed)
 	case !utf8.ValidString(password):
 		return "", errors.New("the password is not UTF-8")
 	}

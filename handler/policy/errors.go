@@ -1,10 +1,10 @@
-// Package policy is the NSX dialect: the JSON shapes and error documents of the
-// NSX policy API under /policy/api/v1.
 package policy
 
 import (
 	"errors"
 	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -16,13 +16,25 @@ import (
 // The error codes of this dialect. A well-known client dereferences error_code
 // unchecked, so that every document carries one.
 const (
+	codeForged          = 98
 	codeInternal        = 99
+	codeJSON            = 220
 	codeValidation      = 255
 	codePermission      = 289
 	codeUnauthenticated = 403
 	codeConflict        = 409
 	codeNotFound        = 600
+	codeStale           = 604
 	codeExists          = 500127
+)
+
+const (
+	// maxProblems is how many broken rules an answer names: a body has room for
+	// thousands of them.
+	maxProblems = 32
+	// maxShownPath is how many characters of a path an answer shows; that of an
+	// object is shorter.
+	maxShownPath = 300
 )
 
 // document is the ApiError of NSX.
@@ -34,49 +46,149 @@ type document struct {
 	Details      string `json:"details,omitempty"`
 }
 
-// describe chooses status, code and words for an error. What it does not know is
-// an internal error, whose text stays here.
-func describe(err error) (status, code int, text string) {
+// badRequest is a request that breaks rules of the dialect rather than ones of
+// the core: its JSON, its parameters, what must be there.
+type badRequest struct {
+	code     int
+	problems []string // sentences without a full stop, at least one
+}
+
+func invalid(problems ...string) error { return &badRequest{codeValidation, problems} }
+
+func malformed(what string) error { return &badRequest{codeJSON, []string{what}} }
+
+func (e *badRequest) Error() string { return strings.Join(e.problems, "; ") }
+
+// Unwrap says that this is the client's fault.
+func (e *badRequest) Unwrap() error { return &csr.Error{Kind: csr.Invalid} }
+
+// WriteError answers err with an NSX error document. What it does not know is an
+// internal error, whose text stays here.
+func WriteError(c echo.Context, requestID string, err error) error {
+	status, doc := describe(c.Request().URL, err)
+	doc.HTTPStatus = statusName(status)
+	doc.ModuleName = "policy"
+	switch status {
+	case http.StatusUnauthorized:
+		doc.ModuleName = "common-services"
+	case http.StatusInternalServerError:
+		doc.Details = "request id " + requestID
+	}
+	return reply(c, status, doc)
+}
+
+// describe chooses status, code and words for an error of a request for u.
+func describe(u *url.URL, err error) (status int, doc document) {
 	var (
+		bad     *badRequest
 		tooLong *http.MaxBytesError
 		httpErr *echo.HTTPError
 		coreErr *csr.Error
 	)
 	switch {
+	case errors.As(err, &bad) && bad.code == codeJSON:
+		return http.StatusBadRequest, document{ErrorCode: codeJSON, ErrorMessage: "Failed to parse the JSON of the request body: " + bad.Error() + "."}
+	case errors.As(err, &bad):
+		return http.StatusBadRequest, fieldErrors(bad.problems)
 	case errors.As(err, &tooLong):
-		return http.StatusRequestEntityTooLarge, codeValidation, "The request body is larger than 65536 bytes."
+		return http.StatusRequestEntityTooLarge, document{ErrorCode: codeValidation, ErrorMessage: "The request body is larger than 65536 bytes."}
 	case errors.As(err, &httpErr) && httpErr.Code == http.StatusNotFound:
-		return http.StatusNotFound, codeNotFound, "The requested path does not exist."
+		return http.StatusNotFound, document{ErrorCode: codeNotFound, ErrorMessage: "The requested path does not exist."}
 	case errors.As(err, &httpErr) && httpErr.Code == http.StatusMethodNotAllowed:
-		return http.StatusMethodNotAllowed, codeValidation, "This path does not have that method: the Allow header lists those it has."
+		return http.StatusMethodNotAllowed, document{ErrorCode: codeValidation, ErrorMessage: "This path does not have that method: the Allow header lists those it has."}
 	case errors.As(err, &coreErr):
-		switch coreErr.Kind {
-		case csr.Invalid:
-			return http.StatusBadRequest, codeValidation, "Field level validation errors: " + violations(coreErr.Violations)
-		case csr.NotFound:
-			return http.StatusNotFound, codeNotFound, "The requested object does not exist."
-		case csr.Exists:
-			return http.StatusBadRequest, codeExists, "Cannot create an object that already exists."
-		case csr.Conflict:
-			return http.StatusConflict, codeConflict, "The object was changed by another request at the same time."
-		case csr.Unauthenticated:
-			return http.StatusUnauthorized, codeUnauthenticated, "The credentials were incorrect or the account specified has been locked."
-		case csr.Unauthorized:
-			return http.StatusForbidden, codePermission, "The user does not have permission for this operation on the feature policy_certificate."
-		case csr.Busy, csr.Unavailable:
-			return http.StatusServiceUnavailable, codeInternal, "The service cannot take this request now. Try again after the time that the Retry-After header names."
-		}
+		return describeKind(u, coreErr)
 	}
-	return http.StatusInternalServerError, codeInternal, "Internal error. The service's log tells the cause under this request id."
+	return describeKind(u, &csr.Error{Kind: csr.Internal})
 }
 
-// violations lists the broken rules as NSX does, in braces.
-func violations(broken []csr.Violation) string {
+func describeKind(u *url.URL, err *csr.Error) (status int, doc document) {
+	switch err.Kind {
+	case csr.Invalid:
+		return http.StatusBadRequest, fieldErrors(violations(err.Violations))
+	case csr.NotFound:
+		return http.StatusNotFound, document{ErrorCode: codeNotFound,
+			ErrorMessage: "The requested object : " + infraPath(u) + " could not be found. Object identifiers are case sensitive."}
+	case csr.Exists:
+		return http.StatusBadRequest, document{ErrorCode: codeExists,
+			ErrorMessage: "Cannot create an object with path=[" + infraPath(u) + "] as it already exists."}
+	case csr.Conflict:
+		return http.StatusConflict, document{ErrorCode: codeConflict, ErrorMessage: "The object was changed by another request at the same time."}
+	case csr.Stale:
+		return http.StatusPreconditionFailed, document{ErrorCode: codeStale,
+			ErrorMessage: "The _revision of the request is not that of the stored object. Read it again before you retry."}
+	case csr.Unauthenticated:
+		return http.StatusUnauthorized, document{ErrorCode: codeUnauthenticated,
+			ErrorMessage: "The credentials were incorrect or the account specified has been locked."}
+	case csr.Forged:
+		return http.StatusForbidden, document{ErrorCode: codeForged, ErrorMessage: "The X-XSRF-TOKEN header is not that of the session."}
+	case csr.Unauthorized:
+		return http.StatusForbidden, document{ErrorCode: codePermission,
+			ErrorMessage: "The user does not have permission for this operation on the feature policy_certificate."}
+	case csr.Busy, csr.Unavailable:
+		return http.StatusServiceUnavailable, document{ErrorCode: codeInternal,
+			ErrorMessage: "The service cannot take this request now. Try again after the time that the Retry-After header names."}
+	}
+	return http.StatusInternalServerError, document{ErrorCode: codeInternal,
+		ErrorMessage: "Internal error. The service's log tells the cause under this request id."}
+}
+
+// fieldErrors lists broken rules as NSX does, in braces, and again in details.
+func fieldErrors(problems []string) document {
+	if more := len(problems) - maxProblems; more > 0 {
+		problems = append(problems[:maxProblems:maxProblems], "and "+strconv.Itoa(more)+" more")
+	}
+	text := "Field level validation errors: {" + strings.Join(problems, "; ") + "}"
+	return document{ErrorCode: codeValidation, ErrorMessage: text, Details: text}
+}
+
+func violations(broken []csr.Violation) []string {
 	sentences := make([]string, len(broken))
 	for i, v := range broken {
-		sentences[i] = v.Describe(string(v.Field))
+		sentences[i] = v.Describe(wireName(v.Field))
 	}
-	return "{" + strings.Join(sentences, ". ") + "}"
+	return sentences
+}
+
+// wireName is what this dialect calls the field of a violation.
+func wireName(f csr.Field) string {
+	if key, ok := attributeKey(f); ok {
+		return "subject.attributes " + key
+	}
+	switch f {
+	case csr.KeySize:
+		return "key_size"
+	case csr.KeyAlgorithm:
+		return "algorithm"
+	case csr.SubjectAltName:
+		return "extensions.subject_alt_names"
+	case csr.CertificateChain:
+		return "pem_encoded"
+	case csr.ObjectID:
+		return "id"
+	case csr.DisplayName:
+		return "display_name"
+	case csr.Description:
+		return "description"
+	case csr.Tags:
+		return "tags"
+	case csr.DaysValid:
+		return "days_valid"
+	case csr.Collection:
+		return "csrs"
+	}
+	return string(f)
+}
+
+// infraPath is the policy path of the object that a URL names.
+func infraPath(u *url.URL) string {
+	segments := strings.Split(u.EscapedPath(), "/")
+	escaped := strings.Join(segments[:min(len(segments), idSegment+1)], "/") // without what comes after the id
+	path, err := url.PathUnescape(strings.TrimPrefix(escaped, apiPath))
+	if err != nil {
+		path = escaped
+	}
+	return shorten(path, maxShownPath)
 }
 
 // statusName is the spelling of an HTTP status in NSX's httpStatus member.
@@ -87,19 +199,26 @@ func statusName(status int) string {
 	return strings.ReplaceAll(strings.ToUpper(http.StatusText(status)), " ", "_")
 }
 
-// WriteError answers err with an NSX error document.
-func WriteError(c echo.Context, requestID string, err error) error {
-	status, code, text := describe(err)
-	doc := document{HTTPStatus: statusName(status), ErrorCode: code, ModuleName: "policy", ErrorMessage: text}
-	switch {
-	case code == codeUnauthenticated:
-		doc.ModuleName = "common-services"
-	case status == http.StatusInternalServerError:
-		doc.Details = "request id " + requestID
-	}
-	body, err := json.Marshal(doc)
+// reply writes v as JSON.
+func reply(c echo.Context, status int, v any) error {
+	body, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
 	return c.JSONBlob(status, body)
+}
+
+// shorten cuts a client's own words before they are sent back, to at most limit
+// characters that are printable.
+func shorten(s string, limit int) string {
+	printable := []rune(strings.ToValidUTF8(s, "."))
+	if len(printable) > limit {
+		printable = append(printable[:limit], '…')
+	}
+	for i, r := range printable {
+		if !strconv.IsPrint(r) {
+			printable[i] = '.'
+		}
+	}
+	return string(printable)
 }

@@ -1,0 +1,126 @@
+package policy_test
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"attestcsr/keystore"
+	"github.com/go-json-experiment/json"
+)
+
+// BenchmarkList measures pages of collections of two sizes, for every order, and
+// a walk over all of the larger one. What a page costs must not depend on the
+// size; heap-MB is the heap that is live after the pages, peak-MB the most heap in
+// use after any page of the walk.
+func BenchmarkList(b *testing.B) {
+	for _, size := range []int{1_000, 100_000} {
+		h := seeded(b, size)
+		for _, sortBy := range []string{"id", "display_name", "_create_time", "_last_modified_time"} {
+			b.Run(fmt.Sprintf("page of 100 of %d by %s", size, sortBy), func(b *testing.B) {
+				first := getPage(b, h, "page_size=100&sort_by="+sortBy)
+				b.ReportAllocs()
+				for b.Loop() {
+					getPage(b, h, "page_size=100&sort_by="+sortBy+"&cursor="+first)
+				}
+				var m runtime.MemStats
+				runtime.GC()
+				runtime.ReadMemStats(&m)
+				b.ReportMetric(float64(m.HeapAlloc)/(1<<20), "heap-MB")
+			})
+		}
+		b.Run(fmt.Sprintf("walk over %d", size), func(b *testing.B) {
+			var peak uint64
+			for b.Loop() {
+				for cursor := getPage(b, h, "page_size=1000"); cursor != ""; {
+					cursor = getPage(b, h, "page_size=1000&cursor="+url.QueryEscape(cursor))
+					var m runtime.MemStats
+					runtime.ReadMemStats(&m)
+					peak = max(peak, m.HeapAlloc)
+				}
+			}
+			b.ReportMetric(float64(peak)/(1<<20), "peak-MB")
+		})
+	}
+}
+
+// getPage returns the cursor of the page.
+func getPage(tb testing.TB, h http.Handler, query string) string {
+	tb.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/policy/api/v1/infra/csrs?"+query, nil))
+	if w.Code != http.StatusOK {
+		tb.Fatalf("%d %s", w.Code, w.Body)
+	}
+	_, cursor, _ := strings.Cut(w.Body.String(), `"cursor":"`)
+	cursor, _, _ = strings.Cut(cursor, `"`)
+	return cursor
+}
+
+// seeded serves the dialect over a store that holds n certification requests.
+// They are written below the API, each a copy of one that was made through it:
+// a list opens no key.
+func seeded(b *testing.B, n int) http.Handler {
+	b.Helper()
+	h, store := newAPI(b, n)
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/policy/api/v1/infra/csrs/seed?action=create", strings.NewReader(quickSpec)))
+	seed, err := store.Get(b.Context(), keystore.Slot{Collection: "nsx/csrs", ID: "seed"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	copies(b, store, seed, n)
+	return h
+}
+
+// copies commits in parallel, so that many share an fsync.
+func copies(b *testing.B, store keystore.Store, seed keystore.Record, n int) {
+	b.Helper()
+	const writers = 64
+	var group sync.WaitGroup
+	for w := range writers {
+		group.Go(func() {
+			var ops []keystore.Op
+			for i := w; i < n; i += writers {
+				id := fmt.Sprintf("csr-%07d", i)
+				payload, err := relabel(seed.Payload, id)
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				at := binary.BigEndian.AppendUint64(nil, uint64(1_700_000_000_000+i))
+				ops = append(ops, keystore.Op{
+					Slot: keystore.Slot{Collection: seed.Slot.Collection, ID: id}, Expect: keystore.Absent, Ref: seed.Ref, Payload: payload,
+					Index: []keystore.IndexEntry{{Name: "display_name", Value: []byte(id)}, {Name: "created", Value: at}, {Name: "modified", Value: at}},
+				})
+				if len(ops) == keystore.MaxOpsPerCommit || i+writers >= n {
+					if _, err := store.Commit(context.Background(), nil, ops...); err != nil {
+						b.Error(err)
+						return
+					}
+					ops = ops[:0]
+				}
+			}
+		})
+	}
+	group.Wait()
+	if b.Failed() {
+		b.FailNow()
+	}
+}
+
+// relabel gives a stored request another display name.
+func relabel(payload []byte, name string) ([]byte, error) {
+	var members map[string]any
+	if err := json.Unmarshal(payload, &members); err != nil {
+		return nil, err
+	}
+	members["display_name"] = name
+	return json.Marshal(members)
+}

@@ -1,0 +1,248 @@
+package policy
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/hex"
+	"errors"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"attestcsr/csr"
+)
+
+// trustData is TlsTrustData: the chain, leaf first. A private key is no member
+// of it here: keys are made by the service and never come in.
+type trustData struct {
+	common
+	PEMEncoded *string `json:"pem_encoded" validate:"required"`
+	Purpose    *string `json:"purpose"` // of no meaning here
+}
+
+// tlsCertificate is TlsCertificate.
+type tlsCertificate struct {
+	head
+	PEMEncoded    string               `json:"pem_encoded"`
+	HasPrivateKey bool                 `json:"has_private_key"`
+	Details       []certificateDetails `json:"details"`
+	tail
+}
+
+// certificateDetails is X509Certificate of NSX. Numbers too large for JSON are
+// strings: the serial number in decimal, the parts of keys and the signature in
+// hexadecimal. Times are milliseconds since 1970.
+type certificateDetails struct {
+	Subject            string `json:"subject"`
+	SubjectCN          string `json:"subject_cn"`
+	Issuer             string `json:"issuer"`
+	IssuerCN           string `json:"issuer_cn"`
+	NotBefore          int64  `json:"not_before"`
+	NotAfter           int64  `json:"not_after"`
+	SerialNumber       string `json:"serial_number"`
+	PublicKeyAlgo      string `json:"public_key_algo"`
+	PublicKeyLength    int    `json:"public_key_length"`
+	RSAModulus         string `json:"rsa_public_key_modulus,omitempty"`
+	RSAExponent        string `json:"rsa_public_key_exponent,omitempty"`
+	ECDSACurveName     string `json:"ecdsa_curve_name,omitempty"`
+	Signature          string `json:"signature"`
+	SignatureAlgorithm string `json:"signature_algorithm"`
+	Version            string `json:"version"`
+	IsCA               bool   `json:"is_ca"`
+	IsValid            bool   `json:"is_valid"`
+}
+
+func newTLSCertificate(n csr.NamedCertificate) tlsCertificate {
+	c := tlsCertificate{
+		head:          newHead("TlsCertificate", certificatesParent, n.Object),
+		PEMEncoded:    n.PEM,
+		HasPrivateKey: true,
+		tail:          newTail(n.Object),
+	}
+	c.ParentPath = infraParent // unlike that of a TlsCsr
+	now := time.Now()
+	for _, certificate := range n.Chain {
+		c.Details = append(c.Details, newDetails(certificate, now))
+	}
+	return c
+}
+
+func newDetails(c *x509.Certificate, now time.Time) certificateDetails {
+	d := certificateDetails{
+		Subject:            distinguishedName(c.RawSubject, c.Subject),
+		SubjectCN:          c.Subject.CommonName,
+		Issuer:             distinguishedName(c.RawIssuer, c.Issuer),
+		IssuerCN:           c.Issuer.CommonName,
+		NotBefore:          c.NotBefore.UnixMilli(),
+		NotAfter:           c.NotAfter.UnixMilli(),
+		SerialNumber:       c.SerialNumber.String(),
+		PublicKeyAlgo:      c.PublicKeyAlgorithm.String(),
+		Signature:          hex.EncodeToString(c.Signature),
+		SignatureAlgorithm: signatureName(c.SignatureAlgorithm),
+		Version:            strconv.Itoa(c.Version),
+		IsCA:               c.IsCA,
+		IsValid:            !now.Before(c.NotBefore) && !now.After(c.NotAfter),
+	}
+	switch key := c.PublicKey.(type) {
+	case *rsa.PublicKey:
+		d.PublicKeyLength = key.N.BitLen()
+		d.RSAModulus = key.N.Text(16)
+		d.RSAExponent = strconv.FormatInt(int64(key.E), 16)
+	case *ecdsa.PublicKey:
+		d.PublicKeyLength = key.Params().BitSize
+		d.ECDSACurveName = key.Params().Name
+	}
+	return d
+}
+
+// distinguishedName is the string of a name (RFC 4514) with its attributes in
+// the order in which they are encoded; that of pkix.Name sorts them.
+func distinguishedName(der []byte, parsed pkix.Name) string {
+	var rdns pkix.RDNSequence
+	if rest, err := asn1.Unmarshal(der, &rdns); err != nil || len(rest) > 0 {
+		return parsed.String()
+	}
+	return rdns.String()
+}
+
+// signatureName is Java's name of a signature algorithm, which NSX shows.
+func signatureName(a x509.SignatureAlgorithm) string {
+	switch a {
+	case x509.SHA256WithRSA:
+		return "SHA256WITHRSA"
+	case x509.SHA384WithRSA:
+		return "SHA384WITHRSA"
+	case x509.SHA512WithRSA:
+		return "SHA512WITHRSA"
+	case x509.ECDSAWithSHA256:
+		return "SHA256WITHECDSA"
+	case x509.ECDSAWithSHA384:
+		return "SHA384WITHECDSA"
+	case x509.ECDSAWithSHA512:
+		return "SHA512WITHECDSA"
+	}
+	return a.String()
+}
+
+func (d *decoder) importCertificate(c echo.Context, grant *csr.Grant) error {
+	id, err := objectID(c)
+	if err != nil {
+		return err
+	}
+	var body trustData
+	if err := d.decode(c, &body); err != nil {
+		return err
+	}
+	made, err := grant.ImportCertificate(c.Request().Context(), id,
+		csr.Import{PEM: []byte(*body.PEMEncoded), Labels: body.labels(), Revision: body.Revision})
+	return replyCertificate(c, http.StatusCreated, made, err)
+}
+
+// uploadCertificate is importCertificate for a file, as a browser sends one.
+func uploadCertificate(c echo.Context, grant *csr.Grant) error {
+	id, err := objectID(c)
+	if err != nil {
+		return err
+	}
+	pem, err := uploadedFile(c.Request())
+	if err != nil {
+		return err
+	}
+	made, err := grant.ImportCertificate(c.Request().Context(), id, csr.Import{PEM: pem})
+	return replyCertificate(c, http.StatusCreated, made, err)
+}
+
+// uploadedFile returns the content of the field "file", the only one of a
+// multipart/form-data body (RFC 7578).
+func uploadedFile(r *http.Request) ([]byte, error) {
+	mediaType, params, err := mime.ParseMediaType(r.Header.Get(echo.HeaderContentType))
+	if err != nil || mediaType != echo.MIMEMultipartForm || params["boundary"] == "" {
+		return nil, invalid("the Content-Type must be multipart/form-data with a boundary")
+	}
+	body, err := readBody(r)
+	if err != nil {
+		return nil, err
+	}
+	var content []byte
+	parts := multipart.NewReader(bytes.NewReader(body), params["boundary"])
+	for found := false; ; found = true {
+		part, err := parts.NextRawPart()
+		switch {
+		case errors.Is(err, io.EOF) && found:
+			return content, nil
+		case errors.Is(err, io.EOF):
+			return nil, invalid("file is required")
+		case err != nil:
+			return nil, invalid("the body must be well-formed multipart/form-data")
+		case found || part.FormName() != "file":
+			return nil, invalid("the body must have exactly one field, file")
+		}
+		if content, err = io.ReadAll(part); err != nil {
+			return nil, invalid("the body must be well-formed multipart/form-data")
+		}
+	}
+}
+
+// selfSign reads no body: clients send "{}" or none.
+func selfSign(c echo.Context, grant *csr.Grant) error {
+	id, err := objectID(c)
+	if err != nil {
+		return err
+	}
+	q := readQuery(c.Request())
+	days := q.integer("days_valid")
+	if err := q.err(); err != nil {
+		return err
+	}
+	made, err := grant.SelfSign(c.Request().Context(), id, days)
+	return replyCertificate(c, http.StatusCreated, made, err)
+}
+
+func (d *decoder) selfSignNew(c echo.Context, grant *csr.Grant) error {
+	var body csrWithDays
+	if err := d.decode(c, &body); err != nil {
+		return err
+	}
+	request, err := body.newRequest("")
+	if err != nil {
+		return err
+	}
+	made, err := grant.SelfSignNew(c.Request().Context(), request, body.DaysValid)
+	return replyCertificate(c, http.StatusCreated, made, err)
+}
+
+func getCertificate(c echo.Context, grant *csr.Grant) error {
+	id, err := objectID(c)
+	if err != nil {
+		return err
+	}
+	certificate, err := grant.NamedCertificate(c.Request().Context(), id)
+	return replyCertificate(c, http.StatusOK, certificate, err)
+}
+
+func deleteCertificate(c echo.Context, grant *csr.Grant) error {
+	id, err := objectID(c)
+	if err != nil {
+		return err
+	}
+	if err := grant.DeleteNamedCertificate(c.Request().Context(), id); err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusOK)
+}
+
+func replyCertificate(c echo.Context, status int, n csr.NamedCertificate, err error) error {
+	if err != nil {
+		return err
+	}
+	return reply(c, status, newTLSCertificate(n))
+}

@@ -1,0 +1,215 @@
+package policy
+
+import (
+	"net/http"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/labstack/echo/v4"
+
+	"attestcsr/csr"
+)
+
+// maxAltNames is the sum of the bounds in the tags of altNames.
+const maxAltNames = 128 + 64
+
+// wireEC is this dialect's word for csr.ECDSA.
+const wireEC = "EC"
+
+// csrBody is TlsCsr as a client sends it. Pointers tell absent and null from a
+// value.
+type csrBody struct {
+	common
+	Subject    *subject       `json:"subject" validate:"required"`
+	KeySize    *keySize       `json:"key_size"`
+	Algorithm  *string        `json:"algorithm" validate:"omitnil,oneof=RSA EC"`
+	IsCA       *bool          `json:"is_ca"`
+	Extensions *extensions    `json:"extensions"`
+	PEMEncoded jsontext.Value `json:"pem_encoded"` // only the server sets it
+}
+
+// csrWithDays is TlsCsrWithDaysValid.
+type csrWithDays struct {
+	csrBody
+	DaysValid *int64 `json:"days_valid"`
+}
+
+type subject struct {
+	Attributes []attribute `json:"attributes" validate:"required,min=1,dive"`
+}
+
+// attribute has its members in the order of the vendor's example.
+type attribute struct {
+	Value *string `json:"value" validate:"required"`
+	Key   *string `json:"key" validate:"required,oneof=CN O OU C ST L"`
+}
+
+type extensions struct {
+	AltNames *altNames `json:"subject_alt_names,omitempty"`
+}
+
+type altNames struct {
+	DNSNames    []string `json:"dns_names,omitempty" validate:"omitempty,min=1,max=128"`
+	IPAddresses []string `json:"ip_addresses,omitempty" validate:"omitempty,min=1,max=64"`
+}
+
+// attributeType pairs the key of a subject attribute with the core's word for it.
+type attributeType struct {
+	key   string
+	field csr.Field
+}
+
+func attributeTypes() []attributeType {
+	return []attributeType{
+		{"CN", csr.CommonName},
+		{"O", csr.Organization},
+		{"OU", csr.OrganizationalUnit},
+		{"C", csr.Country},
+		{"ST", csr.StateOrProvince},
+		{"L", csr.Locality},
+	}
+}
+
+func attributeKey(field csr.Field) (key string, ok bool) {
+	for _, t := range attributeTypes() {
+		if t.field == field {
+			return t.key, true
+		}
+	}
+	return "", false
+}
+
+func attributeField(key string) csr.Field {
+	for _, t := range attributeTypes() {
+		if t.key == key {
+			return t.field
+		}
+	}
+	return csr.Field(key) // which the core refuses; checkShape lets no such key through
+}
+
+// newRequest says the same in the core's terms.
+func (b csrBody) newRequest(id string) (csr.NewRequest, error) {
+	spec := csr.Spec{CA: value(b.IsCA), MaxAltNames: maxAltNames}
+	if value(b.Algorithm) == wireEC {
+		spec.Algorithm = csr.ECDSA
+	}
+	if b.KeySize != nil {
+		size := int64(*b.KeySize)
+		spec.KeySize = &size
+	}
+	named := false
+	for _, a := range b.Subject.Attributes {
+		field := attributeField(*a.Key)
+		named = named || field == csr.CommonName
+		spec.Subject = append(spec.Subject, csr.Attribute{Type: field, Value: *a.Value})
+	}
+	if !named { // the core would put the hostname
+		return csr.NewRequest{}, invalid("subject.attributes must have one with the key CN")
+	}
+	if b.Extensions != nil && b.Extensions.AltNames != nil {
+		for _, name := range b.Extensions.AltNames.DNSNames {
+			spec.AltNames = append(spec.AltNames, csr.AltName{Kind: csr.DNSName, Value: name})
+		}
+		for _, address := range b.Extensions.AltNames.IPAddresses {
+			spec.AltNames = append(spec.AltNames, csr.AltName{Kind: csr.IPAddress, Value: address})
+		}
+	}
+	return csr.NewRequest{ID: id, Labels: b.labels(), Spec: spec, Revision: b.Revision}, nil
+}
+
+// tlsCSR is TlsCsr as it is answered.
+type tlsCSR struct {
+	head
+	PEMEncoded string      `json:"pem_encoded"`
+	KeySize    int64       `json:"key_size"`
+	Subject    subject     `json:"subject"`
+	Algorithm  string      `json:"algorithm"`
+	IsCA       bool        `json:"is_ca"`
+	Extensions *extensions `json:"extensions,omitempty"`
+	tail
+}
+
+func newTLSCSR(r csr.NamedRequest) tlsCSR {
+	c := tlsCSR{
+		head:       newHead("TlsCsr", csrsParent, r.Object),
+		PEMEncoded: r.PEM,
+		KeySize:    value(r.Spec.KeySize),
+		Algorithm:  string(r.Spec.Algorithm),
+		IsCA:       r.Spec.CA,
+		tail:       newTail(r.Object),
+	}
+	if r.Spec.Algorithm == csr.ECDSA {
+		c.Algorithm = wireEC
+	}
+	for _, a := range r.Spec.Subject {
+		key, _ := attributeKey(a.Type)
+		c.Subject.Attributes = append(c.Subject.Attributes, attribute{Value: &a.Value, Key: &key})
+	}
+	if len(r.Spec.AltNames) > 0 {
+		names := &altNames{}
+		for _, n := range r.Spec.AltNames {
+			if n.Kind == csr.IPAddress {
+				names.IPAddresses = append(names.IPAddresses, n.Value)
+			} else {
+				names.DNSNames = append(names.DNSNames, n.Value)
+			}
+		}
+		c.Extensions = &extensions{names}
+	}
+	return c
+}
+
+func (d *decoder) createCSR(c echo.Context, grant *csr.Grant) error {
+	id, err := objectID(c)
+	if err != nil {
+		return err
+	}
+	var body csrBody
+	if err := d.decode(c, &body); err != nil {
+		return err
+	}
+	request, err := body.newRequest(id)
+	if err != nil {
+		return err
+	}
+	made, err := grant.CreateNamedCSR(c.Request().Context(), request)
+	if err != nil {
+		return err
+	}
+	return reply(c, http.StatusCreated, newTLSCSR(made))
+}
+
+func readCSR(c echo.Context, grant *csr.Grant) (csr.NamedRequest, error) {
+	id, err := objectID(c)
+	if err != nil {
+		return csr.NamedRequest{}, err
+	}
+	return grant.NamedCSR(c.Request().Context(), id)
+}
+
+func getCSR(c echo.Context, grant *csr.Grant) error {
+	request, err := readCSR(c, grant)
+	if err != nil {
+		return err
+	}
+	return reply(c, http.StatusOK, newTLSCSR(request))
+}
+
+func getPEMFile(c echo.Context, grant *csr.Grant) error {
+	request, err := readCSR(c, grant)
+	if err != nil {
+		return err
+	}
+	return c.Blob(http.StatusOK, "text/plain;charset=UTF-8", []byte(request.PEM))
+}
+
+func deleteCSR(c echo.Context, grant *csr.Grant) error {
+	id, err := objectID(c)
+	if err != nil {
+		return err
+	}
+	if err := grant.DeleteNamedCSR(c.Request().Context(), id); err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusOK)
+}

@@ -1,0 +1,62 @@
+package policy
+
+import (
+	"crypto/x509"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/labstack/echo/v4"
+
+	"attestcsr/csr"
+)
+
+// NewCursor and ParseCursor are the two directions of cursors.
+func NewCursor(p csr.Page, position []byte) string        { return newCursor(p, position) }
+func ParseCursor(text string, p csr.Page) ([]byte, error) { return parseCursor(text, p) }
+func ObjectID(c echo.Context) (string, error)             { return objectID(c) }
+func UploadedFile(r *http.Request) ([]byte, error)        { return uploadedFile(r) }
+func MarshalDetails(c *x509.Certificate, now time.Time) ([]byte, error) {
+	return json.Marshal(newDetails(c, now))
+}
+
+// DecodeRequest reads a TlsCsr, or with days a TlsCsrWithDaysValid.
+func DecodeRequest(body string, days bool) (csr.NewRequest, error) {
+	d, c := newDecoder(), bodyContext(body)
+	var b csrWithDays
+	into := any(&b.csrBody)
+	if days {
+		into = &b
+	}
+	if err := d.decode(c, into); err != nil {
+		return csr.NewRequest{}, err
+	}
+	return b.newRequest("id")
+}
+
+// DecodeTrustData reads a TlsTrustData and returns its chain.
+func DecodeTrustData(body string) (string, error) {
+	var b trustData
+	if err := newDecoder().decode(bodyContext(body), &b); err != nil {
+		return "", err
+	}
+	return *b.PEMEncoded, nil
+}
+
+// MarshalCSR is a TlsCsr as it is answered.
+func MarshalCSR(r csr.NamedRequest) (string, error) {
+	b, err := json.Marshal(newTLSCSR(r))
+	return string(b), err
+}
+
+func ParseKeySize(text string) (int64, error) {
+	var k keySize
+	err := json.Unmarshal([]byte(text), &k)
+	return int64(k), err
+}
+
+func bodyContext(body string) echo.Context {
+	r, _ := http.NewRequest(http.MethodPost, "/", strings.NewReader(body))
+	return echo.New().NewContext(r, nil)
+}

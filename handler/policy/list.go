@@ -1,0 +1,232 @@
+package policy
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"io"
+	"net/http"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/labstack/echo/v4"
+
+	"attestcsr/csr"
+)
+
+// maxPageSize is the page size of a request that names none, too.
+const maxPageSize = 1000
+
+// sortKey is a value of sort_by. Its letter stands for it in cursors.
+type sortKey struct {
+	name   string
+	sort   csr.Sort
+	letter byte
+}
+
+// sortKeys are all values of sort_by, the default first.
+func sortKeys() []sortKey {
+	return []sortKey{
+		{"id", csr.SortByID, 'i'},
+		{"display_name", csr.SortByDisplayName, 'n'},
+		{"_create_time", csr.SortByCreated, 'c'},
+		{"_last_modified_time", csr.SortByModified, 'm'},
+	}
+}
+
+// listQuery is what a request for a page asks for.
+type listQuery struct {
+	page     csr.Page
+	sortBy   string
+	included []string // names of members; nil is all
+}
+
+// readListQuery reads the parameters of a list whose items have these members.
+func readListQuery(r *http.Request, members []string) (listQuery, error) {
+	q := readQuery(r)
+	key := readSortKey(q)
+	l := listQuery{
+		page:   csr.Page{Sort: key.sort, Descending: !q.boolean("sort_ascending", true), Limit: maxPageSize},
+		sortBy: key.name,
+	}
+	if size := q.integer("page_size"); size != nil {
+		if *size < 1 || *size > maxPageSize {
+			q.refuse("page_size must be from 1 to " + strconv.Itoa(maxPageSize))
+		} else {
+			l.page.Limit = int(*size)
+		}
+	}
+	if text := q.get("cursor"); text != "" {
+		after, err := parseCursor(text, l.page)
+		if err != nil {
+			q.refuse("cursor " + err.Error())
+		}
+		l.page.After = after
+	}
+	if text := q.get("included_fields"); text != "" {
+		l.included = readMembers(q, text, members)
+	}
+	return l, q.err()
+}
+
+// readMembers splits a list of names of members. It takes no more names than
+// there are members: each is looked for in every result.
+func readMembers(q *query, text string, members []string) []string {
+	names := strings.SplitN(text, ",", len(members)+1)
+	if len(names) > len(members) {
+		q.refuse("included_fields must name a member once")
+		return nil
+	}
+	for _, name := range names {
+		if !slices.Contains(members, name) {
+			q.refuse("included_fields " + quote(name) + " is not a member of the results")
+		}
+	}
+	return names
+}
+
+func readSortKey(q *query) sortKey {
+	keys := sortKeys()
+	name := q.get("sort_by")
+	if name == "" {
+		return keys[0]
+	}
+	var names []string
+	for _, k := range keys {
+		if k.name == name {
+			return k
+		}
+		names = append(names, k.name)
+	}
+	q.refuse("sort_by " + quote(name) + " must be one of " + strings.Join(names, ", "))
+	return keys[0]
+}
+
+const (
+	cursorVersion = 1
+	cursorHeader  = 3 // bytes: version, letter of the sort key, direction
+	// maxCursor has room for the position behind the longest display name and id.
+	maxCursor = 4096
+)
+
+// newCursor writes the position where a page ended. It names the order too,
+// since a position means nothing in another one.
+func newCursor(p csr.Page, position []byte) string {
+	return base64.RawURLEncoding.EncodeToString(append(cursorOrder(p), position...))
+}
+
+// parseCursor returns the position in a cursor for the order of p. A cursor
+// comes from a client: any position may be in it, and none does harm.
+func parseCursor(text string, p csr.Page) ([]byte, error) {
+	if len(text) > maxCursor {
+		return nil, errors.New("is too long")
+	}
+	b, err := base64.RawURLEncoding.DecodeString(text)
+	// The decoder skips line breaks and the spare bits of the last letter.
+	if err != nil || base64.RawURLEncoding.EncodeToString(b) != text || len(b) <= cursorHeader || b[0] != cursorVersion {
+		return nil, errors.New("is not one that a list has returned")
+	}
+	order, position := b[:cursorHeader], b[cursorHeader:]
+	if !bytes.Equal(order, cursorOrder(p)) {
+		return nil, errors.New("is of a list with another sort_by or sort_ascending")
+	}
+	return position, nil
+}
+
+func cursorOrder(p csr.Page) []byte {
+	order := []byte{cursorVersion, 0, 'a'}
+	for _, k := range sortKeys() {
+		if k.sort == p.Sort {
+			order[1] = k.letter
+		}
+	}
+	if p.Descending {
+		order[2] = 'd'
+	}
+	return order
+}
+
+// listResult is ListResult of NSX. The count is on the first page only, the
+// cursor on all but the last.
+type listResult struct {
+	Results       []any  `json:"results"`
+	ResultCount   *int   `json:"result_count,omitempty"`
+	SortBy        string `json:"sort_by"`
+	SortAscending bool   `json:"sort_ascending"`
+	Cursor        string `json:"cursor,omitempty"`
+}
+
+// list answers with a page of a collection: fetch reads its objects, and show
+// makes of each the struct that is its JSON.
+func list[Object, Document any](
+	fetch func(*csr.Grant, context.Context, csr.Page) (objects []Object, next []byte, total int, err error),
+	show func(Object) Document,
+) Handle {
+	members := memberNames(reflect.TypeFor[Document]())
+	return func(c echo.Context, grant *csr.Grant) error {
+		q, err := readListQuery(c.Request(), members)
+		if err != nil {
+			return err
+		}
+		objects, next, total, err := fetch(grant, c.Request().Context(), q.page)
+		if err != nil {
+			return err
+		}
+		result := listResult{Results: make([]any, len(objects)), SortBy: q.sortBy, SortAscending: !q.page.Descending}
+		for i, o := range objects {
+			if result.Results[i], err = include(q.included, show(o)); err != nil {
+				return err
+			}
+		}
+		if q.page.After == nil {
+			result.ResultCount = &total
+		}
+		if next != nil {
+			result.Cursor = newCursor(q.page, next)
+		}
+		return reply(c, http.StatusOK, result)
+	}
+}
+
+// include returns document with only the members of these names, or all of it
+// where there are none.
+func include(names []string, document any) (any, error) {
+	if names == nil {
+		return document, nil
+	}
+	b, err := json.Marshal(document)
+	if err != nil {
+		return nil, err
+	}
+	in, out := jsontext.NewDecoder(bytes.NewReader(b)), new(bytes.Buffer)
+	encoder := jsontext.NewEncoder(out)
+	token, err := in.ReadToken()
+	for ; err == nil; token, err = in.ReadToken() {
+		name := token.String()
+		if token.Kind() != '"' { // the braces
+			if err := encoder.WriteToken(token); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		member, err := in.ReadValue()
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(names, name) {
+			continue
+		}
+		if err := errors.Join(encoder.WriteToken(jsontext.String(name)), encoder.WriteValue(member)); err != nil {
+			return nil, err
+		}
+	}
+	if !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return jsontext.Value(out.Bytes()), nil
+}

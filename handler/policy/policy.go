@@ -1,0 +1,123 @@
+// Package policy is the NSX dialect: the paths, JSON shapes and error documents
+// of the NSX policy API under /policy/api/v1, for certification requests
+// (TlsCsr) and the certificates that answer them (TlsCertificate).
+//
+// Sources: the vendor's page "Generate a New Certificate Signing Request" and
+// what its SDKs send and accept; docs/divergences.md lists where we knowingly
+// differ.
+package policy
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"attestcsr/csr"
+)
+
+const (
+	apiPath          = "/policy/api/v1"
+	csrsPath         = apiPath + csrsParent
+	certificatesPath = apiPath + certificatesParent
+	pemFile          = "/pem-file"
+)
+
+// Handle answers one request. The grant is nil where the route has no operation.
+type Handle func(c echo.Context, grant *csr.Grant) error
+
+// Operation tells what a request asks for: the action, a query parameter,
+// decides it where a path and a method serve several. An error says that the
+// request names no operation; the operation beside it is then the one that a
+// caller must be allowed before it learns so. It reads no body.
+type Operation func(r *http.Request) (csr.Operation, error)
+
+// Add registers a route. A nil operation makes a route that authenticates
+// nobody or does it itself: a login, or, with echo.RouteNotFound as the method,
+// a path that does not exist.
+type Add func(method, path string, operation Operation, handle Handle)
+
+// Register hands every route of the dialect to add.
+func Register(s Sessions, add Add) {
+	in := newDecoder()
+	collection := actions{"self_sign": {csr.SelfSignNew, in.selfSignNew}}
+	object := actions{
+		"create":    {csr.CreateNamedCSR, in.createCSR},
+		"import":    {csr.ImportCertificate, in.importCertificate},
+		"upload":    {csr.ImportCertificate, uploadCertificate},
+		"self_sign": {csr.SelfSign, selfSign},
+	}
+	add(http.MethodGet, csrsPath, always(csr.ListNamedCSRs), list((*csr.Grant).ListNamedCSRs, newTLSCSR))
+	add(http.MethodPost, csrsPath, collection.operation, collection.handle)
+	add(http.MethodGet, csrsPath+"/:id", always(csr.GetNamedCSR), getCSR)
+	add(http.MethodPost, csrsPath+"/:id", object.operation, object.handle)
+	add(http.MethodDelete, csrsPath+"/:id", always(csr.DeleteNamedCSR), deleteCSR)
+	add(http.MethodGet, csrsPath+"/:id"+pemFile, always(csr.GetNamedCSR), getPEMFile)
+
+	add(http.MethodGet, certificatesPath, always(csr.ListNamedCertificates), list((*csr.Grant).ListNamedCertificates, newTLSCertificate))
+	add(http.MethodGet, certificatesPath+"/:id", always(csr.GetNamedCertificate), getCertificate)
+	add(http.MethodDelete, certificatesPath+"/:id", always(csr.DeleteNamedCertificate), deleteCertificate)
+	// Echo lets a parameter that ends a route swallow slashes unless something
+	// comes after it, and one inside a route be empty. No id is either.
+	add(echo.RouteNotFound, certificatesPath+"/:id/*", nil, unknownPath)
+	add(echo.RouteNotFound, csrsPath+"/"+pemFile, nil, unknownPath)
+
+	registerSessions(s, add)
+}
+
+func always(o csr.Operation) Operation {
+	return func(*http.Request) (csr.Operation, error) { return o, nil }
+}
+
+func unknownPath(echo.Context, *csr.Grant) error { return echo.ErrNotFound }
+
+// actions are what a POST to one path can do, by the value of the parameter
+// "action".
+type actions map[string]struct {
+	operation csr.Operation
+	handle    Handle
+}
+
+// operation needs the strongest privilege where there is no such action, so that
+// only those learn about actions who may do one.
+func (a actions) operation(r *http.Request) (csr.Operation, error) {
+	q := readQuery(r)
+	name := q.get("action")
+	action, known := a[name]
+	switch {
+	case q.err() != nil:
+		return csr.CreateNamedCSR, q.err()
+	case name == "":
+		return csr.CreateNamedCSR, invalid("action is required")
+	case !known:
+		return csr.CreateNamedCSR, invalid("action " + quote(name) + " does not exist here")
+	}
+	return action.operation, nil
+}
+
+func (a actions) handle(c echo.Context, grant *csr.Grant) error {
+	action, known := a[readQuery(c.Request()).get("action")]
+	if !known {
+		return invalid("action does not exist here")
+	}
+	return action.handle(c, grant)
+}
+
+// idSegment is where the id stands between the slashes of a path: after "",
+// "policy", "api", "v1", "infra" and the collection.
+const idSegment = 6
+
+// objectID returns the id in the path. Echo unescapes path parameters only
+// sometimes, so that the escaped path is unescaped here, once.
+func objectID(c echo.Context) (string, error) {
+	segments := strings.Split(c.Request().URL.EscapedPath(), "/")
+	if len(segments) <= idSegment {
+		return "", echo.ErrNotFound
+	}
+	id, err := url.PathUnescape(segments[idSegment])
+	if err != nil {
+		return "", echo.ErrNotFound
+	}
+	return id, nil
+}

@@ -1,0 +1,84 @@
+package policy
+
+import (
+	"net/http"
+	"net/url"
+	"strconv"
+)
+
+// query is the query parameters of a request, and what is wrong with those that
+// were asked for. Unknown ones are ignored, as NSX does; an empty one is absent.
+type query struct {
+	values   url.Values
+	problems []string
+}
+
+func readQuery(r *http.Request) *query {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	q := &query{values: values}
+	if err != nil {
+		q.refuse("the query parameters must be name=value, percent-encoded, with & between them")
+	}
+	return q
+}
+
+func (q *query) refuse(problem string) { q.problems = append(q.problems, problem) }
+
+// err returns what is wrong with the parameters that were asked for.
+func (q *query) err() error {
+	if len(q.problems) == 0 {
+		return nil
+	}
+	return invalid(q.problems...)
+}
+
+// get returns the parameter, or "". One that is given twice is refused: two
+// readers could disagree on which of them counts.
+func (q *query) get(name string) string {
+	given := q.values[name]
+	if len(given) > 1 {
+		q.refuse(name + " must be given once")
+		return ""
+	}
+	return q.values.Get(name)
+}
+
+// integer returns the parameter as a decimal number, or nil where it is absent.
+func (q *query) integer(name string) *int64 {
+	text := q.get(name)
+	if text == "" {
+		return nil
+	}
+	n, ok := parseDecimal(text)
+	if !ok {
+		q.refuse(name + " " + quote(text) + " must be an integer")
+		return nil
+	}
+	return &n
+}
+
+// boolean returns the parameter, which is true or false, or otherwise.
+func (q *query) boolean(name string, otherwise bool) bool {
+	switch text := q.get(name); text {
+	case "":
+		return otherwise
+	case "true", "false":
+		return text == "true"
+	default:
+		q.refuse(name + " " + quote(text) + " must be true or false")
+		return otherwise
+	}
+}
+
+// parseDecimal reads an integer in the one way to write it: no plus sign, no
+// leading zeros, no blanks, no -0.
+func parseDecimal(text string) (int64, bool) {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || strconv.FormatInt(n, 10) != text {
+		return 0, false
+	}
+	return n, true
+}
+
+// quote shows a value that a client sent.
+func quote(text string) string { return strconv.Quote(shorten(text, 64)) }
