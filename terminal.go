@@ -7,6 +7,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -69,8 +70,10 @@ type banner struct {
 	password    password // how its password is known
 }
 
+// print writes the block in one piece, so that nothing comes in between.
 func (b banner) print(w io.Writer) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	var text bytes.Buffer
+	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	row := func(name, value string) { fmt.Fprintf(t, "  %s\t%s\n", name, value) } //nolint:errcheck // Flush reports it
 	fmt.Fprintf(t, "attestcsr %s is serving\n", b.version)                        //nolint:errcheck // Flush reports it
 	for _, address := range b.addresses {
@@ -87,7 +90,11 @@ func (b banner) print(w io.Writer) error {
 		row("user", b.user)
 		row("password", b.password.sentence())
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	_, err := w.Write(text.Bytes())
+	return err
 }
 
 // confirm asks on stderr for a word on stdin.
