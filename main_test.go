@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -14,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -79,11 +79,19 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// launch starts "attestcsr serve" on a free port.
+// launch starts "attestcsr serve" on a free port, without a key pool unless the
+// settings say otherwise: most tests need one key and no processor beside it.
 func launch(t *testing.T, dataDir string, args ...string) *instance {
 	t.Helper()
+	if !slices.Contains(args, "--config") {
+		dir := t.TempDir()
+		overwrite(t, dir, "config.yaml", noPool)
+		args = append(args, "--config", filepath.Join(dir, "config.yaml"))
+	}
 	return launchBinary(t, "attestcsr", dataDir, args...)
 }
+
+const noPool = "key_pool:\n  targets: {}\n"
 
 func launchBinary(t *testing.T, binary, dataDir string, args ...string) *instance {
 	t.Helper()
@@ -422,326 +430,6 @@ func TestDiscardKeys(t *testing.T) {
 	again := start(t, dir)
 	again.password = s.password
 	again.must(201, "POST", csrPath, validSpec)
-}
-
-func TestResetPassword(t *testing.T) {
-	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "data")
-	s := start(t, dir)
-	old := s.password
-	var session string
-	if err := json.Unmarshal([]byte(s.must(201, "POST", sessionPath, "")), &session); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command("attestcsr", "reset-password", "--data-dir", dir).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v %s", err, out)
-	}
-	data, err := os.ReadFile(filepath.Join(dir, initialPasswordFile))
-	if err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the old session ends", func() bool {
-		status, _, err := s.do("GET", csrPath, "", session)
-		return err == nil && status == http.StatusUnauthorized
-	})
-	if s.password = strings.TrimSpace(string(data)); s.password == old {
-		t.Error("the password is the old one")
-	}
-	s.must(404, "GET", csrPath, "")
-	s.password = old
-	s.must(401, "GET", csrPath, "")
-}
-
-func TestUsersFile(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	hash := func(password string) string {
-		cmd := exec.Command("attestcsr", "hash-password")
-		cmd.Stdin = strings.NewReader(password + "\n")
-		out, err := cmd.Output()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.TrimSpace(string(out))
-	}
-	admin, other := "admin:"+hash("one")+"\n", "other:"+hash("two")+"\n"
-	overwrite(t, dir, "users", admin+other)
-	overwrite(t, dir, "config.yaml", "auth:\n  users_file: "+filepath.Join(dir, "users")+"\n  privileges:\n    admin: [SECURITY_MGMT]\n    ghost: [SECURITY_MGMT]\n")
-	s := start(t, filepath.Join(dir, "data"), "--config", filepath.Join(dir, "config.yaml"))
-	if !strings.Contains(s.stdout.String(), "ghost") {
-		t.Error("no warning about privileges of an unknown user")
-	}
-	if strings.Contains(s.stderr.String(), "password") {
-		t.Errorf("a built-in admin beside users_file:\n%s", s.stderr)
-	}
-	s.password = "one"
-	s.must(404, "GET", csrPath, "")
-	var session string
-	if err := json.Unmarshal([]byte(s.must(201, "POST", sessionPath, "")), &session); err != nil {
-		t.Fatal(err)
-	}
-	status := func() int {
-		status, _, err := s.do("GET", csrPath, "", session)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return status
-	}
-
-	overwrite(t, dir, "users", admin+"garbage\n")
-	eventually(t, "an error about the garbage", func() bool { return strings.Contains(s.stdout.String(), "users not reloaded") })
-	if status() != http.StatusNotFound {
-		t.Error("garbage in the users file ended a session")
-	}
-	overwrite(t, dir, "users", other)
-	eventually(t, "the removed user's session ends", func() bool { return status() == http.StatusUnauthorized })
-	s.must(401, "GET", csrPath, "")
-}
-
-// The built-in admin holds every privilege, unless the settings say otherwise.
-func TestAdminPrivileges(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	overwrite(t, dir, "config.yaml", "auth:\n  privileges:\n    admin: [policy_certificate:read]\n    ghost: [SECURITY_MGMT]\n")
-	s := start(t, filepath.Join(dir, "data"), "--config", filepath.Join(dir, "config.yaml"))
-	s.must(403, "POST", csrPath, validSpec)
-	if !strings.Contains(s.stdout.String(), "ghost") {
-		t.Error("no warning about privileges of an unknown user")
-	}
-}
-
-func TestServerCertificateReload(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	// Two pairs, each behind the symlink that a Kubernetes secret volume has.
-	for _, version := range []string{"v1", "v2"} {
-		own := filepath.Join(dir, "other-"+version)
-		if err := start(t, own).stop(); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Mkdir(filepath.Join(dir, version), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		copyFile(t, filepath.Join(own, ownCertFile), filepath.Join(dir, version, "tls.crt"))
-		copyFile(t, filepath.Join(own, ownKeyFile), filepath.Join(dir, version, "tls.key"))
-	}
-	point := func(version string) {
-		if err := os.Symlink(version, filepath.Join(dir, "next")); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(filepath.Join(dir, "next"), filepath.Join(dir, "..data")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	point("v1")
-	for _, name := range []string{"tls.crt", "tls.key"} {
-		if err := os.Symlink(filepath.Join("..data", name), filepath.Join(dir, name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s := start(t, filepath.Join(dir, "data"), "--tls-cert-file", filepath.Join(dir, "tls.crt"), "--tls-key-file", filepath.Join(dir, "tls.key"))
-	if strings.Contains(s.stderr.String(), "self-signed") {
-		t.Errorf("the operator's certificate is called self-signed:\n%s", s.stderr)
-	}
-	address := strings.TrimPrefix(s.url, "https://")
-	conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	before := conn.ConnectionState().PeerCertificates[0]
-	point("v2")
-	eventually(t, "the new certificate", func() bool {
-		fresh, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer fresh.Close()
-		return !fresh.ConnectionState().PeerCertificates[0].Equal(before)
-	})
-	if _, err := io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil {
-		t.Fatalf("the connection from before the change: %v", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		t.Errorf("the connection from before the change: %v", resp.Status)
-	}
-}
-
-func TestOpsListenAndHealthcheck(t *testing.T) {
-	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "data")
-	s := start(t, dir, "--ops-listen", "127.0.0.1:0")
-	for url, want := range map[string]int{s.ops + "/readyz": 200, s.ops + "/metrics": 200, s.url + "/readyz": 404, s.ops + csrPath: 404} {
-		resp, err := s.client.Get(url)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != want {
-			t.Errorf("%s: %d, want %d", url, resp.StatusCode, want)
-		}
-	}
-	check := func(args ...string) error {
-		return exec.Command("attestcsr", append([]string{"healthcheck", "--data-dir", dir}, args...)...).Run()
-	}
-	ops := strings.TrimPrefix(s.ops, "https://")
-	if err := check("--ops-listen", ops); err != nil {
-		t.Errorf("healthcheck of a healthy service: %v", err)
-	}
-	// Somebody else's certificate on the port is not our service.
-	stranger := start(t, filepath.Join(t.TempDir(), "data"))
-	if err := check("--listen", strings.TrimPrefix(stranger.url, "https://")); err == nil {
-		t.Error("healthcheck believed another service")
-	}
-	if err := s.stop(); err != nil {
-		t.Error(err)
-	}
-	if err := check("--ops-listen", ops); err == nil {
-		t.Error("healthcheck of a stopped service succeeded")
-	}
-}
-
-// TestStopDuringCreates: what was accepted is answered, what comes later gets a
-// 503 or no connection, and no answer is anything else.
-func TestStopDuringCreates(t *testing.T) {
-	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "data")
-	s := start(t, dir)
-	s.must(201, "POST", csrPath, validSpec)
-	var (
-		mu     sync.Mutex
-		last   []string
-		counts = map[string]int{}
-		wg     sync.WaitGroup
-		begun  = make(chan struct{}, 64)
-	)
-	for range 8 {
-		wg.Go(func() {
-			for {
-				begun <- struct{}{}
-				status, body, err := s.do("POST", csrPath, validSpec, "")
-				mu.Lock()
-				switch {
-				case err != nil:
-					counts["connection refused or closed"]++
-				case status == 201:
-					counts["created"]++
-					last = append(last, member(t, body, "csr"))
-				case status == 503:
-					counts["unavailable"]++
-				default:
-					t.Errorf("%d %s", status, body)
-				}
-				mu.Unlock()
-				if err != nil || status != 201 {
-					return
-				}
-			}
-		})
-	}
-	for range 24 {
-		<-begun
-	}
-	go func() {
-		for range begun {
-		}
-	}()
-	if err := s.stop(); err != nil {
-		t.Errorf("exit: %v %s", err, s.stderr)
-	}
-	wg.Wait()
-	close(begun)
-	t.Logf("%v", counts)
-	if counts["created"] < 8 {
-		t.Errorf("requests in flight were not answered: %v", counts)
-	}
-	again := start(t, dir)
-	again.password = s.password
-	stored := member(t, again.must(200, "GET", csrPath, ""), "csr")
-	found := false
-	for _, csr := range last {
-		found = found || csr == stored
-	}
-	if !found {
-		t.Error("the stored CSR was never answered")
-	}
-}
-
-// TestKill ends the service with SIGKILL in the middle of creates, again and
-// again on the same data. After each: the stored pair matches, and the last
-// acknowledged CSR is stored or was replaced by a later one.
-func TestKill(t *testing.T) {
-	t.Parallel()
-	const kills = 50
-	dir := t.TempDir()
-	// Not the test binary: the race detector would make most of it waiting.
-	binary := filepath.Join(dir, "attestcsr")
-	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	overwrite(t, dir, "password", "swordfish")
-	order := map[string]int{} // CSR → how many were acknowledged before it
-	for n := range kills {
-		s := launchBinary(t, binary, filepath.Join(dir, "data"), "--admin-password-file", filepath.Join(dir, "password"))
-		if err := s.waitReady(); err != nil {
-			t.Fatal(err)
-		}
-		s.password = "swordfish"
-		status, body, err := s.do("GET", csrPath, "", "")
-		if err != nil || status != 200 && (status != 404 || len(order) > 0) {
-			t.Fatalf("start %d: %v %d %s", n, err, status, body)
-		}
-		if status == 200 {
-			stored := member(t, body, "csr")
-			// One that was never acknowledged may have been committed last.
-			if i, acknowledged := order[stored]; acknowledged && i != len(order)-1 {
-				t.Fatalf("start %d: CSR %d of %d is stored", n, i+1, len(order))
-			}
-			// The key in the store belongs to the CSR: readiness opens it, and a
-			// certificate for the CSR is accepted only over that key.
-			if status, _, err := s.do("GET", "/readyz", "", ""); err != nil || status != 200 {
-				t.Fatalf("start %d: readiness %d %v", n, status, err)
-			}
-		}
-		// Some lives end before their first create is acknowledged.
-		killed, acknowledged := make(chan struct{}), make(chan struct{}, 1000)
-		go func() {
-			for range n % 4 {
-				select {
-				case <-acknowledged:
-				case <-s.exited:
-				}
-			}
-			time.Sleep(time.Duration(n*7%60) * time.Millisecond)
-			s.kill()
-			close(killed)
-		}()
-		for {
-			status, body, err := s.do("POST", csrPath, validSpec, "")
-			if err != nil {
-				break
-			}
-			if status != 201 {
-				t.Fatalf("create: %d %s", status, body)
-			}
-			order[member(t, body, "csr")] = len(order)
-			acknowledged <- struct{}{}
-		}
-		<-killed
-		if s.cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-			t.Fatalf("not killed: %v", s.cmd.ProcessState)
-		}
-	}
-	if len(order) < kills {
-		t.Errorf("only %d creates were acknowledged", len(order))
-	}
-	t.Logf("%d creates acknowledged over %d kills", len(order), kills)
 }
 
 func eventually(t *testing.T, what string, condition func() bool) {

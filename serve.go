@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -28,6 +29,7 @@ import (
 	"attestcsr/handler/auth"
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/pool"
 	"attestcsr/keystore/sealed"
 )
 
@@ -36,6 +38,8 @@ const (
 	keysetFile = "sealing-keyset.json"
 	// maxConnections bounds what a listener accepts at the same time.
 	maxConnections = 2000
+	// closeTimeout is how long the end waits for keys in the making.
+	closeTimeout = 3 * time.Second
 )
 
 func (p process) serveCommand() *cobra.Command {
@@ -79,6 +83,7 @@ func newLogger(cfg *config.Config, w io.Writer) *slog.Logger {
 type server struct {
 	cfg      *config.Config
 	log      *slog.Logger
+	pool     *pool.Pool
 	keys     *keystore.Keystore
 	auth     *auth.Authenticator
 	cert     *serverCert
@@ -91,7 +96,9 @@ type server struct {
 // what is made at first start. All of it is durable when it returns.
 func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, terminal bool) (_ *server, err error) {
 	s := &server{cfg: cfg, log: log}
-	if s.keys, err = openKeystore(ctx, cfg, log); err != nil {
+	// The pool raises GOMAXPROCS; what is bounded to processors counts them before.
+	processors := runtime.GOMAXPROCS(0)
+	if err := s.openKeystore(ctx, processors); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -106,7 +113,7 @@ func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, termin
 	if err := service.Prepare(ctx); err != nil {
 		return nil, fmt.Errorf("attestation certificate: %w", err)
 	}
-	if err := s.prepareUsers(terminal); err != nil {
+	if err := s.prepareUsers(terminal, processors); err != nil {
 		return nil, err
 	}
 	if s.cert, err = newServerCert(cfg, log); err != nil {
@@ -126,7 +133,7 @@ func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, termin
 	s.handler, err = handler.New(handler.Config{
 		Service:        service,
 		Auth:           s.auth,
-		Ready:          service.Ready,
+		Ready:          s.readiness(service),
 		Registry:       registry,
 		Logger:         log,
 		TrustedProxies: cfg.TrustedProxies,
@@ -135,23 +142,40 @@ func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, termin
 	return s, err
 }
 
-func openKeystore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*keystore.Keystore, error) {
+// readiness is that of the core, and of the pool where the settings say so.
+func (s *server) readiness(service *csr.Service) func(context.Context) error {
+	if !s.cfg.KeyPool.ReadyWhenWarm {
+		return service.Ready
+	}
+	return func(ctx context.Context) error { return errors.Join(s.pool.Ready(), service.Ready(ctx)) }
+}
+
+func (s *server) openKeystore(ctx context.Context, processors int) error {
+	cfg := s.cfg
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-		return nil, fmt.Errorf("data_dir: %w", err)
+		return fmt.Errorf("data_dir: %w", err)
 	}
-	store, err := bolt.Open(filepath.Join(cfg.DataDir, storeFile), bolt.Options{Logger: log})
+	store, err := bolt.Open(filepath.Join(cfg.DataDir, storeFile), bolt.Options{Logger: s.log})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	custodian, err := openCustodian(ctx, cfg, store, log)
+	custodian, err := openCustodian(ctx, cfg, store, s.log)
 	if err != nil {
-		return nil, errors.Join(err, store.Close())
+		return errors.Join(err, store.Close())
 	}
-	keys, err := keystore.Open(ctx, keystore.Options{Store: store, Custodian: custodian, Logger: log})
+	s.pool, err = pool.New(pool.Options{
+		Custodian: custodian, Logger: s.log,
+		Targets: cfg.KeyPool.Targets, Max: cfg.KeyPool.Max,
+		QueueBound: cfg.KeyQueue.Bound, QueueDeadline: cfg.KeyQueue.Deadline,
+	})
 	if err != nil {
-		return nil, fmt.Errorf("%w; if the sealing keyset that belongs to %s is lost for good, \"attestcsr store discard-keys\" begins anew", err, cfg.DataDir)
+		return errors.Join(err, store.Close())
 	}
-	return keys, nil
+	s.keys, err = keystore.Open(ctx, keystore.Options{Store: store, Custodian: s.pool, Logger: s.log, Processors: processors})
+	if err != nil {
+		return fmt.Errorf("%w; if the sealing keyset that belongs to %s is lost for good, \"attestcsr store discard-keys\" begins anew", err, cfg.DataDir)
+	}
+	return nil
 }
 
 // openCustodian makes a sealing keyset only for a store that holds nothing yet:
@@ -178,7 +202,7 @@ func keysetPath(cfg *config.Config) string {
 }
 
 // prepareUsers loads the users file, or makes sure of the built-in admin.
-func (s *server) prepareUsers(terminal bool) error {
+func (s *server) prepareUsers(terminal bool, processors int) error {
 	if s.cfg.Auth.UsersFile == "" {
 		var err error
 		if s.password, err = prepareAdmin(s.cfg, terminal); err != nil {
@@ -195,6 +219,7 @@ func (s *server) prepareUsers(terminal bool) error {
 		IdleTimeout: s.cfg.Session.IdleTimeout,
 		Lifetime:    s.cfg.Session.Lifetime,
 		OnPassword:  s.forgetInitialPassword,
+		Comparisons: max(1, processors/2),
 	})
 	return nil
 }
@@ -339,8 +364,20 @@ func (s *server) shutDown(servers []*http.Server) error {
 	return errors.Join(errs...)
 }
 
-// close closes the key store, and with it the store and the custodian.
-func (s *server) close() error { return s.keys.Close() }
+// close closes the key store, and with it the store first and then the pool. Keys
+// in the making cannot be interrupted, and under SCHED_IDLE on a busy machine
+// they may take long; they are on no disk, so that they need not be waited for.
+func (s *server) close() error {
+	closed := make(chan error, 1)
+	go func() { closed <- s.keys.Close() }()
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(closeTimeout):
+		s.log.Debug("keys in the making are left behind")
+		return nil
+	}
+}
 
 func (s *server) banner(listeners []net.Listener) banner {
 	b := banner{version: version(), dataDir: s.cfg.DataDir, certFile: s.cert.certFile}

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,6 +25,7 @@ import (
 	"attestcsr/handler/auth"
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/pool"
 	"attestcsr/keystore/sealed"
 )
 
@@ -96,7 +98,12 @@ func newStackOver(t testing.TB, wrap func(keystore.Custodian) keystore.Custodian
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.keys, err = keystore.Open(t.Context(), keystore.Options{Store: store, Custodian: wrap(custodian), Logger: logger})
+	// No targets: keys are made when they are asked for.
+	keys, err := pool.New(pool.Options{Custodian: custodian, Logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.keys, err = keystore.Open(t.Context(), keystore.Options{Store: store, Custodian: wrap(keys), Logger: logger})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +132,7 @@ func newStackOver(t testing.TB, wrap func(keystore.Custodian) keystore.Custodian
 		IdleTimeout: 30 * time.Minute,
 		Lifetime:    24 * time.Hour,
 	})
-	for _, c := range append(append(s.keys.Collectors(), service.Collectors()...), s.auth.Collectors()...) {
+	for _, c := range slices.Concat(s.keys.Collectors(), service.Collectors(), s.auth.Collectors()) {
 		s.registry.MustRegister(c)
 	}
 	cfg := handler.Config{

@@ -54,12 +54,10 @@ func (k *Keystore) generate(ctx context.Context, spec KeySpec) (Key, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	start := time.Now()
 	key, err := k.custodian.Generate(ctx, spec)
 	if err != nil {
 		return nil, fmt.Errorf("generating a key: %w", err)
 	}
-	k.metrics.generated(spec, start)
 	return key, nil
 }
 

@@ -2,7 +2,6 @@ package keystore
 
 import (
 	"errors"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,8 +40,7 @@ func outcomeOf(err error) outcome {
 }
 
 type metrics struct {
-	generation *prometheus.HistogramVec
-	commit     *prometheus.HistogramVec
+	commit *prometheus.HistogramVec
 }
 
 func newMetrics() metrics {
@@ -55,8 +53,6 @@ func newMetrics() metrics {
 		}, labels)
 	}
 	m := metrics{
-		generation: native("attestcsr_key_generation_seconds",
-			"Time to generate a key pair, without the wait for a processor.", "algorithm", "size"),
 		commit: native("attestcsr_store_commit_seconds",
 			"Time of a commit to the key store, until it was durable or had failed.", "outcome"),
 	}
@@ -64,10 +60,6 @@ func newMetrics() metrics {
 		m.commit.WithLabelValues(string(o))
 	}
 	return m
-}
-
-func (m metrics) generated(spec KeySpec, since time.Time) {
-	m.generation.WithLabelValues(string(spec.Algorithm), strconv.Itoa(spec.Bits)).Observe(time.Since(since).Seconds())
 }
 
 func (m metrics) commits(err error, since time.Time) {

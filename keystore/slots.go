@@ -202,7 +202,7 @@ func (k *Keystore) Collectors() []prometheus.Collector {
 	if m, ok := k.custodian.(measured); ok {
 		return append(m.Collectors(), k.metrics.commit)
 	}
-	return []prometheus.Collector{k.metrics.generation, k.metrics.commit}
+	return []prometheus.Collector{k.metrics.commit}
 }
 
 // Close closes the store and then the custodian. Changes still under way fail

@@ -485,7 +485,6 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]uint64{
-		"attestcsr_key_generation_seconds ECDSA 256":     3, // the canary's too
 		"attestcsr_store_commit_seconds committed":       2,
 		"attestcsr_store_commit_seconds conflict":        0,
 		"attestcsr_store_commit_seconds not_found":       1,

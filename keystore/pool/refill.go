@@ -1,0 +1,128 @@
+package pool
+
+import (
+	"time"
+)
+
+// maxRest bounds the pause after background generations that failed.
+const maxRest = time.Minute
+
+// startWorkers starts n workers, or as many as suit the priority that a thread
+// can be given here.
+func (p *Pool) startWorkers(n int) {
+	threads := []*thread{startThread(&p.tasks)}
+	if n <= 0 {
+		n = p.places.workers(threads[0].priority)
+	}
+	for len(threads) < n {
+		threads = append(threads, startThread(&p.tasks))
+	}
+	p.places.raise(n)
+	p.log.Debug("key pool refills in the background", "workers", n, "priority", threads[0].priority.String())
+	for _, t := range threads {
+		p.tasks.Go(func() { p.refill(t) })
+	}
+}
+
+// refill is a worker. Only the making of keys runs on its thread: a thread that
+// the system lets wait for a processor must not hold the pool's lock or the
+// logger's meanwhile.
+func (p *Pool) refill(t *thread) {
+	defer t.end()
+	for s := p.nextRefill(); s != nil; s = p.nextRefill() {
+		var made outcome
+		t.run(func() { made.key, _, made.err = p.generate(p.life, s.spec, background) })
+		var after aftermath
+		var rest time.Duration
+		p.mu.Lock()
+		s.filling--
+		if made.err != nil {
+			rest = p.rest(s)
+		} else {
+			s.failures = 0
+			after = p.handOver(s, made.key)
+		}
+		first := s.failures == 1
+		p.mu.Unlock()
+		p.finish(after)
+		if first && p.life.Err() == nil {
+			p.log.Error("key pool cannot be refilled", "size", s.spec.Bits, "retry_after", rest.String(), "error", made.err)
+		}
+	}
+}
+
+// nextRefill waits until a size is below its target and returns the one whose
+// turn was longest ago: at the start one key of each is made first, and a size
+// under heavy use does not keep the others from being filled. It returns nil once
+// the pool is closed.
+func (p *Pool) nextRefill() *size {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for ; !p.closed; p.work.Wait() {
+		var next *size
+		for _, s := range p.pooled {
+			if !s.resting && len(s.ready)+s.filling < s.target && (next == nil || s.turn < next.turn) {
+				next = s
+			}
+		}
+		if next != nil {
+			next.filling++
+			p.turns++
+			next.turn = p.turns
+			return next
+		}
+	}
+	return nil
+}
+
+// rest keeps workers from a size that cannot be made just now: for a second, and
+// twice as long after each further failure.
+func (p *Pool) rest(s *size) time.Duration {
+	pause := min(time.Second<<min(s.failures, 6), maxRest)
+	s.failures++
+	s.resting = true
+	time.AfterFunc(pause, func() { // after Close it does no harm
+		p.mu.Lock()
+		s.resting = false
+		p.mu.Unlock()
+		p.work.Broadcast()
+	})
+	return pause
+}
+
+// tend adapts the targets to demand and the places to the processors there are.
+func (p *Pool) tend() {
+	ticker := time.NewTicker(tendInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-p.life.Done():
+			return
+		case <-ticker.C:
+			p.adapt()
+			p.follow()
+		}
+	}
+}
+
+// adapt ends the windows of demand that are over.
+func (p *Pool) adapt() {
+	var after aftermath
+	now := p.now()
+	p.mu.Lock()
+	for _, s := range p.pooled {
+		after.unused = append(after.unused, s.adapt(now)...)
+	}
+	p.mu.Unlock()
+	p.finish(after)
+}
+
+// follow takes up a change of the processors that a cgroup or an affinity mask
+// leaves to this process.
+func (p *Pool) follow() {
+	processors := p.places.follow()
+	p.mu.Lock()
+	p.processors = processors
+	p.startMisses()
+	p.mu.Unlock()
+}

@@ -1,0 +1,217 @@
+package pool_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"attestcsr/keystore"
+	"attestcsr/keystore/keystoretest"
+	"attestcsr/keystore/pool"
+)
+
+// policies returns the scheduling policy of every thread of this process.
+func policies(t testing.TB) map[int]uint32 {
+	t.Helper()
+	tasks, err := filepath.Glob("/proc/self/task/*")
+	if err != nil || len(tasks) == 0 {
+		t.Fatalf("no threads: %v", err)
+	}
+	all := map[int]uint32{}
+	for _, task := range tasks {
+		tid, err := strconv.Atoi(filepath.Base(task))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if attr, err := unix.SchedGetAttr(tid, 0); err == nil { // else it has ended
+			all[tid] = attr.Policy
+		}
+	}
+	return all
+}
+
+func idleThreads(t testing.TB) []int {
+	t.Helper()
+	var idle []int
+	for tid, policy := range policies(t) {
+		if policy == unix.SCHED_IDLE {
+			idle = append(idle, tid)
+		}
+	}
+	slices.Sort(idle)
+	return idle
+}
+
+// Not parallel: what it looks at belongs to the process.
+func TestThreadsAreIdle(t *testing.T) {
+	if !eventually(func() bool { return len(idleThreads(t)) == 0 }) { // those of earlier tests end
+		t.Fatalf("threads %v are idle already", idleThreads(t))
+	}
+	made := &where{Custodian: keystoretest.NewVault()}
+	p, err := pool.New(pool.Options{Custodian: made, Targets: map[int]int{2048: 20}, Workers: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Warm(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	idle := idleThreads(t)
+	if len(idle) != 3 || slices.Contains(idle, os.Getpid()) {
+		t.Errorf("idle threads %v, want 3 and not the main one, %d", idle, os.Getpid())
+	}
+	for _, tid := range made.threads(2048) {
+		if !slices.Contains(idle, tid) {
+			t.Errorf("a key of the pool was made on thread %d, which is not idle", tid)
+		}
+	}
+	// Many goroutines and threads come to be meanwhile: none on those threads, and
+	// none that inherits from them.
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			if slices.Contains(idle, unix.Gettid()) {
+				t.Error("another goroutine runs on an idle thread")
+			}
+			if _, err := p.Generate(t.Context(), rsaSpec(4096)); err != nil {
+				t.Errorf("Generate: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, tid := range made.threads(4096) {
+		if slices.Contains(idle, tid) {
+			t.Error("a key somebody waits for is made on an idle thread")
+		}
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	if !eventually(func() bool { return len(idleThreads(t)) == 0 }) {
+		t.Errorf("threads %v are left idle", idleThreads(t))
+	}
+}
+
+// A worker that the runtime puts on the main thread looks for another.
+func TestMainThreadIsSpared(t *testing.T) {
+	onMain := make(chan bool)
+	release := make(chan struct{})
+	var tasks sync.WaitGroup
+	var end func()
+	const goroutines = 200 // each on a thread of its own, until one has the main thread
+	found := false
+	for range goroutines {
+		tasks.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			main := unix.Gettid() == os.Getpid()
+			onMain <- main
+			if !main {
+				<-release
+				return
+			}
+			pool.LockThread(&tasks, func(stop func()) { end = stop; close(release) })
+		})
+		if found = <-onMain; found {
+			break
+		}
+	}
+	if !found {
+		close(release)
+		t.Fatal("no goroutine ran on the main thread")
+	}
+	<-release
+	if idle := idleThreads(t); len(idle) != 1 || idle[0] == os.Getpid() {
+		t.Errorf("idle threads %v, want one and not the main one, %d", idle, os.Getpid())
+	}
+	end()
+	tasks.Wait()
+	if !eventually(func() bool { return len(idleThreads(t)) == 0 }) {
+		t.Errorf("threads %v are left idle", idleThreads(t))
+	}
+}
+
+// where is a custodian that notes on which threads it makes keys.
+type where struct {
+	keystore.Custodian
+	mu  sync.Mutex
+	ids map[int][]int // by bits
+}
+
+func (w *where) Generate(ctx context.Context, spec keystore.KeySpec) (keystore.Key, error) {
+	w.mu.Lock()
+	if w.ids == nil {
+		w.ids = map[int][]int{}
+	}
+	w.ids[spec.Bits] = append(w.ids[spec.Bits], unix.Gettid())
+	w.mu.Unlock()
+	return w.Custodian.Generate(ctx, spec)
+}
+
+func (w *where) threads(bits int) []int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ids[bits]
+}
+
+// What the runtime would run at once, with the limits of this machine.
+func TestPlaces(t *testing.T) {
+	if _, set := os.LookupEnv("GOMAXPROCS"); set {
+		t.Setenv("GOMAXPROCS", "")
+	}
+	runtime.SetDefaultGOMAXPROCS()
+	before := runtime.GOMAXPROCS(0)
+	wantPlaces := func(when string, want int) {
+		t.Helper()
+		if got := runtime.GOMAXPROCS(0); got != want {
+			t.Errorf("%s: GOMAXPROCS is %d, want %d", when, got, want)
+		}
+	}
+	start := func(o pool.Options) *pool.Pool {
+		t.Helper()
+		o.Custodian = keystoretest.NewVault()
+		p, err := pool.New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	stop := func(p *pool.Pool) {
+		t.Helper()
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+		wantPlaces("after Close", before)
+	}
+	p := start(pool.Options{Targets: map[int]int{2048: 1}, Workers: 3})
+	wantPlaces("with 3 workers", before+3+before)
+	runtime.GOMAXPROCS(1)
+	p.Follow()
+	wantPlaces("followed", before+3+before)
+	stop(p)
+
+	p = start(pool.Options{Targets: map[int]int{2048: 1}, Workers: 1, Processors: 5})
+	wantPlaces("with processors given", before+1+5)
+	p.Follow()
+	wantPlaces("followed", before+1+5)
+	stop(p)
+
+	p = start(pool.Options{})
+	wantPlaces("without a pool", before)
+	stop(p)
+
+	t.Setenv("GOMAXPROCS", strconv.Itoa(before))
+	p = start(pool.Options{Targets: map[int]int{2048: 1}, Workers: 3})
+	wantPlaces("set in the environment", before)
+	p.Follow()
+	wantPlaces("set in the environment, followed", before)
+	stop(p)
+}

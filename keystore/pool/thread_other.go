@@ -1,0 +1,7 @@
+//go:build !linux
+
+package pool
+
+func onMainThread() bool { return false }
+
+func lowerPriority() priority { return normal }
