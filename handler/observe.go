@@ -112,10 +112,11 @@ func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
 	if !isOps(route) {
 		attrs = append(attrs, slog.String("dialect", dialectOf(c.Request().URL.Path).name))
 	}
-	for header, name := range map[string]string{echo.HeaderXRequestID: "client_request_id", "Vapi-Ctx-Opid": "op_id"} {
-		if v := printable(c.Request().Header.Get(header), 64); v != "" {
-			attrs = append(attrs, slog.String(name, v))
-		}
+	if v := c.Request().Header.Get(echo.HeaderXRequestID); v != "" {
+		attrs = append(attrs, slog.String("client_request_id", printable(v, 64)))
+	}
+	if v := c.Request().Header.Get("Vapi-Ctx-Opid"); v != "" {
+		attrs = append(attrs, slog.String("op_id", printable(v, 64)))
 	}
 	if ev.err != nil {
 		attrs = append(attrs, slog.String("error_kind", kind), slog.String("err", printable(ev.err.Error(), maxLoggedError)))

@@ -4,6 +4,8 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"sync"
+	"time"
 )
 
 // places is how many goroutines run at once (GOMAXPROCS), and what of it is the
@@ -15,26 +17,39 @@ import (
 // wait for them. So whatever makes keys gets places beside those that are there,
 // and the operating system, which knows priorities, decides who gets a processor.
 //
+// They have them only while keys are made and for quietTime after: with more
+// places than processors the scheduler spins and wakes threads for nothing, which
+// cost a read half as much processor time again. Raising and lowering stop the
+// world for some ten microseconds; the garbage collector does so in each of its
+// cycles.
+//
 // Setting GOMAXPROCS ends the runtime's own following of cgroup limits and
-// affinity masks. follow makes up for it: it has the runtime find its default
-// again (which knows every kind of cgroup) and raises that. It stops the world
-// twice, for some ten microseconds, once a minute; the garbage collector does so
-// in each of its cycles.
+// affinity masks. Lowering hands it back to the runtime; while it is raised,
+// follow has the runtime find its default again (which knows every kind of
+// cgroup) and raises that.
 //
 // GOMAXPROCS in the environment is the operator's word: it stays.
 type places struct {
-	// processors is how many there are without the pool's share.
-	processors int
-	given      bool // by Options: processors does not follow
-	fixed      bool // GOMAXPROCS stays as it is
-	quota      bool // a cgroup limits processor time rather than processors
-	share      int  // of the workers
+	given bool // by Options: processors does not follow
+	fixed bool // GOMAXPROCS stays as it is
+	quota bool // a cgroup limits processor time rather than processors
+
+	mu         sync.Mutex
+	processors int // how many there are without the pool's share
+	share      int // of the workers; 0 is a pool that is off and raises nothing
+	making     int // keys in the making
+	raised     bool
+	quiet      *time.Timer // lowers when nothing was made for quietTime
 }
 
-func newPlaces(processors int) places {
+// quietTime is longer than the gaps between the requests of a busy client, so
+// that places are not raised and lowered with each.
+const quietTime = time.Second
+
+func newPlaces(processors int) *places {
 	found := runtime.GOMAXPROCS(0)
 	n, err := strconv.Atoi(os.Getenv("GOMAXPROCS"))
-	l := places{
+	l := &places{
 		processors: processors,
 		given:      processors > 0,
 		fixed:      err == nil && n > 0,
@@ -54,16 +69,52 @@ func (l *places) workers(threads priority) int {
 	return max(1, l.processors-1)
 }
 
-// raise adds places for that many workers and for the foreground.
-func (l *places) raise(workers int) {
+// open says for how many workers there have to be places while keys are made.
+func (l *places) open(workers int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.share = workers
-	if !l.fixed {
+	l.quiet = time.AfterFunc(quietTime, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.making == 0 {
+			l.lower()
+		}
+	})
+}
+
+// enter is called before a key is made, and leave after.
+func (l *places) enter() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.making++
+	if l.share > 0 && !l.fixed && !l.raised {
+		l.raised = true
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + l.share + l.processors)
+	}
+}
+
+func (l *places) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.making--
+	if l.making == 0 && l.raised {
+		l.quiet.Reset(quietTime)
+	}
+}
+
+// lower hands GOMAXPROCS back to the runtime.
+func (l *places) lower() {
+	if l.raised {
+		l.raised = false
+		runtime.SetDefaultGOMAXPROCS()
 	}
 }
 
 // follow takes up a change of the limits, and returns the processors there are.
 func (l *places) follow() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.fixed {
 		return l.processors
 	}
@@ -72,13 +123,18 @@ func (l *places) follow() int {
 	if !l.given {
 		l.processors = found
 	}
-	runtime.GOMAXPROCS(found + l.share + l.processors)
+	if l.raised {
+		runtime.GOMAXPROCS(found + l.share + l.processors)
+	}
 	return l.processors
 }
 
-// giveBack leaves GOMAXPROCS to the runtime again.
-func (l *places) giveBack() {
-	if !l.fixed {
-		runtime.SetDefaultGOMAXPROCS()
+// close hands GOMAXPROCS back for good. Nothing is being made any more.
+func (l *places) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.quiet != nil {
+		l.quiet.Stop()
 	}
+	l.lower()
 }

@@ -23,8 +23,8 @@
 // Workers make keys on operating system threads of their own, under SCHED_IDLE:
 // such a thread runs when nothing else wants the processor. Each takes a place
 // among the GOMAXPROCS goroutines that run at once, and one that is waiting for a
-// processor gives its place to nobody; the Pool therefore raises GOMAXPROCS. See
-// places.
+// processor gives its place to nobody; the Pool therefore raises GOMAXPROCS while keys are
+// made. See places.
 //
 // The idle threads give way to every other process too. The garbage collector
 // has to wait until each of them has stopped, so that where others of the same
@@ -98,7 +98,7 @@ type Pool struct {
 	now           func() time.Time
 	queueBound    int
 	queueDeadline time.Duration
-	places        places
+	places        *places
 	metrics       metrics
 
 	life  context.Context // ends with Close
@@ -292,9 +292,7 @@ func (p *Pool) shutDown(end context.CancelFunc) error {
 	p.work.Broadcast()
 	err := discard(unused)
 	p.tasks.Wait()
-	if len(p.pooled) > 0 {
-		p.places.giveBack()
-	}
+	p.places.close()
 	return errors.Join(err, p.custodian.Close())
 }
 
@@ -311,6 +309,10 @@ func (p *Pool) generate(ctx context.Context, spec keystore.KeySpec, from origin)
 			key, err = nil, fmt.Errorf("%s: the custodian panicked: %v", spec, r)
 		}
 	}()
+	if spec.Algorithm == keystore.RSA {
+		p.places.enter()
+		defer p.places.leave()
+	}
 	start := time.Now()
 	key, err = p.custodian.Generate(ctx, spec)
 	took = time.Since(start)

@@ -17,7 +17,7 @@ func (p *Pool) startWorkers(n int) {
 	for len(threads) < n {
 		threads = append(threads, startThread(&p.tasks))
 	}
-	p.places.raise(n)
+	p.places.open(n)
 	p.log.Debug("key pool refills in the background", "workers", n, "priority", threads[0].priority.String())
 	for _, t := range threads {
 		p.tasks.Go(func() { p.refill(t) })

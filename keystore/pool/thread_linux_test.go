@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -182,6 +183,9 @@ func TestPlaces(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := p.Warm(t.Context()); err != nil { // keys were made a moment ago
+			t.Fatal(err)
+		}
 		return p
 	}
 	stop := func(p *pool.Pool) {
@@ -196,6 +200,23 @@ func TestPlaces(t *testing.T) {
 	runtime.GOMAXPROCS(1)
 	p.Follow()
 	wantPlaces("followed", before+3+before)
+	for deadline := time.Now().Add(10 * time.Second); runtime.GOMAXPROCS(0) != before && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	wantPlaces("when nothing has been made for a while", before)
+	p.Follow()
+	wantPlaces("followed meanwhile", before)
+	key, err := p.Generate(t.Context(), keystore.KeySpec{Algorithm: keystore.RSA, Bits: 2048})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := key.Discard(); err != nil {
+		t.Error(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); runtime.GOMAXPROCS(0) == before && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	wantPlaces("when the key is replaced", before+3+before)
 	stop(p)
 
 	p = start(pool.Options{Targets: map[int]int{2048: 1}, Workers: 1, Processors: 5})
