@@ -161,9 +161,10 @@ func (stored *storedSpec) spec() (Spec, error) {
 // The indexes of both collections; certificates are in indexNotAfter too.
 const (
 	indexDisplayName = "display_name"
-	indexCreated     = "created"
-	indexModified    = "modified"
-	indexNotAfter    = "not_after"
+	// Also for the time of the last change: no operation changes an object, and
+	// another index would make every commit write more pages.
+	indexCreated  = "created"
+	indexNotAfter = "not_after"
 )
 
 // change returns what is stored of an object: the payload and its place in every
@@ -176,7 +177,6 @@ func (p namedPayload) change(more ...keystore.IndexEntry) (keystore.Change, erro
 	return keystore.Change{Payload: b, Index: append([]keystore.IndexEntry{
 		{Name: indexDisplayName, Value: []byte(p.DisplayName)},
 		{Name: indexCreated, Value: sortable(p.Created)},
-		{Name: indexModified, Value: sortable(p.Modified)},
 	}, more...)}, nil
 }
 

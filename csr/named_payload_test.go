@@ -72,7 +72,6 @@ func TestGoldenNamedPayloads(t *testing.T) {
 		want := []keystore.IndexEntry{
 			{Name: "display_name", Value: []byte("Web")},
 			{Name: "created", Value: []byte{0, 0, 0x01, 0xa2, 0x0a, 0x50, 0xd8, 0x3b}},
-			{Name: "modified", Value: []byte{0, 0, 0x01, 0xa2, 0x0a, 0x50, 0xd8, 0x3b}},
 		}
 		if !reflect.DeepEqual(written.Index, want) {
 			t.Errorf("index %q", written.Index)

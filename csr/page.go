@@ -29,10 +29,8 @@ func (s Sort) index() (name string, ok bool) {
 		return "", true
 	case SortByDisplayName:
 		return indexDisplayName, true
-	case SortByCreated:
+	case SortByCreated, SortByModified:
 		return indexCreated, true
-	case SortByModified:
-		return indexModified, true
 	}
 	return "", false
 }

@@ -97,7 +97,7 @@ func copies(b *testing.B, store keystore.Store, seed keystore.Record, n int) {
 				at := binary.BigEndian.AppendUint64(nil, uint64(1_700_000_000_000+i))
 				ops = append(ops, keystore.Op{
 					Slot: keystore.Slot{Collection: seed.Slot.Collection, ID: id}, Expect: keystore.Absent, Ref: seed.Ref, Payload: payload,
-					Index: []keystore.IndexEntry{{Name: "display_name", Value: []byte(id)}, {Name: "created", Value: at}, {Name: "modified", Value: at}},
+					Index: []keystore.IndexEntry{{Name: "display_name", Value: []byte(id)}, {Name: "created", Value: at}},
 				})
 				if len(ops) == keystore.MaxOpsPerCommit || i+writers >= n {
 					if _, err := store.Commit(context.Background(), nil, ops...); err != nil {
