@@ -24,6 +24,7 @@ import (
 	"attestcsr/csr"
 	"attestcsr/handler/auth"
 	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/ownfile"
 )
 
 // release is set by the linker in release builds.
@@ -258,7 +259,7 @@ func (p process) discardKeys(cfg *config.Config, yes bool) error {
 			return err
 		}
 	}
-	if err := syncDir(cfg.DataDir); err != nil {
+	if err := ownfile.SyncDir(cfg.DataDir); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintln(p.stderr, "discarded: the next start makes new keys and a new certificate")

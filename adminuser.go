@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"attestcsr/config"
 	"attestcsr/csr"
 	"attestcsr/handler/auth"
+	"attestcsr/keystore/ownfile"
 )
 
 // adminName is the user that exists where no auth.users_file is set.
@@ -24,6 +26,9 @@ const adminName = "admin"
 const (
 	adminHashFile       = "admin.htpasswd"
 	initialPasswordFile = "initial-admin-password"
+
+	// maxOwnFile is far more than a hash or a key takes, in bytes.
+	maxOwnFile = 64 << 10
 )
 
 // password says how the built-in admin's password can be known. Only text that
@@ -67,9 +72,9 @@ func loadUsers(path string) (*auth.Users, error) {
 
 // prepareAdmin makes sure that the built-in admin has a password: the one of
 // admin_password_file, the one it had before, or a random one.
-func prepareAdmin(cfg *config.Config, terminal bool) (password, error) {
+func prepareAdmin(cfg *config.Config, log *slog.Logger, terminal bool) (password, error) {
 	hashFile := filepath.Join(cfg.DataDir, adminHashFile)
-	hash, err := readAdminHash(hashFile)
+	hash, err := readAdminHash(hashFile, log)
 	if err != nil {
 		return password{}, err
 	}
@@ -87,8 +92,8 @@ func prepareAdmin(cfg *config.Config, terminal bool) (password, error) {
 }
 
 // readAdminHash returns the stored hash, or nil when there is none yet.
-func readAdminHash(path string) ([]byte, error) {
-	data, err := readOwn(path)
+func readAdminHash(path string, log *slog.Logger) ([]byte, error) {
+	data, err := ownfile.Read(path, maxOwnFile, log)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -138,7 +143,7 @@ func storeAdminHash(hashFile, secret string) error {
 	if err != nil {
 		return err
 	}
-	return writeOwn(hashFile, []byte(adminName+":"+hash+"\n"))
+	return ownfile.Replace(hashFile, []byte(adminName+":"+hash+"\n"))
 }
 
 // resetAdmin gives the admin a random password and makes it known: on a
@@ -155,7 +160,7 @@ func resetAdmin(dataDir string, terminal bool) (password, error) {
 		}
 	} else {
 		known = password{file: file}
-		if err := writeOwn(file, []byte(secret+"\n")); err != nil {
+		if err := ownfile.Replace(file, []byte(secret+"\n")); err != nil {
 			return password{}, err
 		}
 	}

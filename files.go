@@ -2,64 +2,11 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 )
-
-// writeOwn replaces a file of ours, 0600. A crash leaves the old content or the
-// new one, and at most a temporary file beside it that the next write of the
-// same name replaces.
-func writeOwn(path string, data []byte) error {
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(0o600) // the temporary file may be a leftover
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-// syncDir makes a rename or removal in the directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close() //nolint:errcheck // only read
-	return d.Sync()
-}
-
-// readOwn reads a file of ours and refuses it when others could have read or
-// changed it.
-func readOwn(path string) ([]byte, error) {
-	stat, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if stat.Mode().Perm()&0o007 != 0 {
-		return nil, fmt.Errorf("%s is accessible to every user (mode %#o): find out who could have read it, then chmod 600 it", path, stat.Mode().Perm())
-	}
-	return os.ReadFile(path)
-}
 
 // pollInterval is how often watched files are looked at.
 const pollInterval = 250 * time.Millisecond

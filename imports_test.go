@@ -18,7 +18,7 @@ import (
 // of the design.
 var mayImport = map[string][]string{
 	"bench":                 {"csr", "keystore", "keystore/bolt", "keystore/sealed"}, // floors and stored objects
-	".":                     {"config", "handler", "handler/auth", "csr", "keystore", "keystore/bolt", "keystore/pool", "keystore/sealed"},
+	".":                     {"config", "handler", "handler/auth", "csr", "keystore", "keystore/bolt", "keystore/ownfile", "keystore/pool", "keystore/sealed"},
 	"config":                {},
 	"handler":               {"csr", "handler/auth", "handler/vapi", "handler/policy"},
 	"handler/auth":          {"csr"},
@@ -26,9 +26,10 @@ var mayImport = map[string][]string{
 	"handler/policy":        {"csr"},
 	"csr":                   {"keystore"},
 	"keystore":              {},
-	"keystore/bolt":         {"keystore"},
+	"keystore/bolt":         {"keystore", "keystore/ownfile"},
+	"keystore/ownfile":      {},
 	"keystore/pool":         {"keystore"},
-	"keystore/sealed":       {"keystore"},
+	"keystore/sealed":       {"keystore", "keystore/ownfile"},
 	"keystore/keystoretest": {"keystore"},
 }
 

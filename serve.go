@@ -212,7 +212,7 @@ func keysetPath(cfg *config.Config) string {
 func (s *server) prepareUsers(terminal bool, processors int) error {
 	if s.cfg.Auth.UsersFile == "" {
 		var err error
-		if s.password, err = prepareAdmin(s.cfg, terminal); err != nil {
+		if s.password, err = prepareAdmin(s.cfg, s.log, terminal); err != nil {
 			return err
 		}
 	}

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"attestcsr/config"
+	"attestcsr/keystore/ownfile"
 )
 
 const (
@@ -70,7 +71,7 @@ func newServerCert(cfg *config.Config, log *slog.Logger) (*serverCert, error) {
 // load reads the files and uses what they hold from the next handshake on.
 func (s *serverCert) load() error {
 	if s.own {
-		if _, err := readOwn(s.keyFile); err != nil {
+		if _, err := ownfile.Read(s.keyFile, maxOwnFile, s.log); err != nil {
 			return err
 		}
 	}
@@ -128,10 +129,10 @@ func (s *serverCert) renewOwn(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := writeOwn(s.keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
+	if err := ownfile.Replace(s.keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
 		return err
 	}
-	return writeOwn(s.certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}))
+	return ownfile.Replace(s.certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}))
 }
 
 // selfSign makes a server certificate (RFC 5280, RFC 6125) for the names under

@@ -1,10 +1,10 @@
 package bolt
 
 import (
+	"attestcsr/keystore/ownfile"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -56,15 +56,10 @@ func (s *Store) openDatabase() (_ *bbolt.DB, err error) {
 	if err != nil {
 		return nil, err
 	}
-	mode := info.Mode()
-	switch {
-	case !mode.IsRegular():
-		return nil, fmt.Errorf("%s is not a regular file", s.path)
-	case mode&0o007 != 0:
-		return nil, fmt.Errorf("%s is accessible to others (mode %#o): chmod 0600 it", s.path, mode.Perm())
-	case mode&0o070 != 0:
-		s.log.Warn("the key store is accessible to its group", "file", s.path, "mode", fmt.Sprintf("%#o", mode.Perm()))
-	case info.Size() == 0:
+	if err := ownfile.Check(s.path, info, s.log); err != nil {
+		return nil, err
+	}
+	if info.Size() == 0 {
 		return nil, fmt.Errorf("%s is empty: restore a backup, or remove it to begin anew", s.path)
 	}
 	if err := s.inspect(info.Size()); err != nil {
@@ -161,8 +156,7 @@ func (s *Store) explain(err error) error {
 // then nothing has been committed, and the next Open makes another. When another
 // process was faster, its file stays.
 func (s *Store) create() (err error) {
-	dir := filepath.Dir(s.path)
-	f, err := os.CreateTemp(dir, ".store-*.tmp") // mode 0600
+	f, err := os.CreateTemp(filepath.Dir(s.path), ".store-*.tmp") // mode 0600
 	if err != nil {
 		return err
 	}
@@ -189,17 +183,5 @@ func (s *Store) create() (err error) {
 	if err := errors.Join(err, db.Close()); err != nil {
 		return err
 	}
-	if err := os.Link(temp, s.path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(name string) (err error) {
-	dir, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, dir.Close()) }()
-	return dir.Sync()
+	return ownfile.Link(temp, s.path)
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -23,7 +24,18 @@ import (
 	"attestcsr/keystore/pool"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// onMainThread runs functions on the main thread of the process.
+var onMainThread = make(chan func())
+
+// Locked before main, the goroutine that runs TestMain stays on the main thread.
+func init() { runtime.LockOSThread() } //nolint:gochecknoinits // there is no later moment
+
+func TestMain(m *testing.M) {
+	go goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) // which ends the process
+	for f := range onMainThread {
+		f()
+	}
+}
 
 func rsaSpec(bits int) keystore.KeySpec {
 	return keystore.KeySpec{Algorithm: keystore.RSA, Bits: bits}

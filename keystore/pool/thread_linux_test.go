@@ -103,33 +103,18 @@ func TestThreadsAreIdle(t *testing.T) {
 
 // A worker that the runtime puts on the main thread looks for another.
 func TestMainThreadIsSpared(t *testing.T) {
-	onMain := make(chan bool)
-	release := make(chan struct{})
 	var tasks sync.WaitGroup
 	var end func()
-	const goroutines = 200 // each on a thread of its own, until one has the main thread
-	found := false
-	for range goroutines {
-		tasks.Go(func() {
-			runtime.LockOSThread()
-			defer runtime.UnlockOSThread()
-			main := unix.Gettid() == os.Getpid()
-			onMain <- main
-			if !main {
-				<-release
-				return
-			}
-			pool.LockThread(&tasks, func(stop func()) { end = stop; close(release) })
-		})
-		if found = <-onMain; found {
-			break
-		}
+	started := make(chan struct{})
+	onMain := make(chan bool, 1)
+	onMainThread <- func() {
+		onMain <- unix.Gettid() == os.Getpid()
+		pool.LockThread(&tasks, func(stop func()) { end = stop; close(started) })
 	}
-	if !found {
-		close(release)
-		t.Fatal("no goroutine ran on the main thread")
+	if !<-onMain {
+		t.Fatal("that was not the main thread")
 	}
-	<-release
+	<-started
 	if idle := idleThreads(t); len(idle) != 1 || idle[0] == os.Getpid() {
 		t.Errorf("idle threads %v, want one and not the main one, %d", idle, os.Getpid())
 	}

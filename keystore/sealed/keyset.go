@@ -1,14 +1,12 @@
 package sealed
 
 import (
+	"attestcsr/keystore/ownfile"
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
@@ -41,7 +39,7 @@ func Open(o Options) (*Custodian, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	content, err := readKeyset(o)
+	content, err := ownfile.Read(o.KeysetFile, maxKeysetSize, o.Logger)
 	if errors.Is(err, fs.ErrNotExist) {
 		if !o.Create {
 			return nil, fmt.Errorf("%w: there is no %s", ErrKeysetLost, o.KeysetFile)
@@ -49,42 +47,13 @@ func Open(o Options) (*Custodian, error) {
 		if err := createKeyset(o.KeysetFile); err != nil {
 			return nil, fmt.Errorf("creating the sealing keyset: %w", err)
 		}
-		content, err = readKeyset(o)
+		content, err = ownfile.Read(o.KeysetFile, maxKeysetSize, o.Logger)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the sealing keyset: %w", err)
 	}
 	defer clear(content)
 	return parseKeyset(o.KeysetFile, content)
-}
-
-func readKeyset(o Options) (_ []byte, err error) {
-	f, err := os.Open(o.KeysetFile)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	mode := info.Mode()
-	switch {
-	case !mode.IsRegular():
-		return nil, fmt.Errorf("%s is not a regular file", o.KeysetFile)
-	case mode&0o007 != 0:
-		return nil, fmt.Errorf("%s is accessible to others (mode %#o): chmod 0600 it, and consider its keys known", o.KeysetFile, mode.Perm())
-	case mode&0o070 != 0:
-		o.Logger.Warn("the sealing keyset is accessible to its group", "file", o.KeysetFile, "mode", fmt.Sprintf("%#o", mode.Perm()))
-	}
-	content, err := io.ReadAll(io.LimitReader(f, maxKeysetSize+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(content) > maxKeysetSize {
-		return nil, fmt.Errorf("%s is longer than %d bytes: it is not a sealing keyset", o.KeysetFile, maxKeysetSize)
-	}
-	return content, nil
 }
 
 // parseKeyset drops the causes that Tink gives: they may quote key material.
@@ -114,7 +83,7 @@ func parseKeyset(name string, content []byte) (*Custodian, error) {
 // since its content was flushed before. A power cut before the directory is
 // flushed may take the name away again: that is before Open returned, so nothing
 // has been sealed, and the next Open makes another.
-func createKeyset(name string) (err error) {
+func createKeyset(name string) error {
 	handle, err := keyset.NewHandle(aead.AES256GCMSIVKeyTemplate())
 	if err != nil {
 		return err
@@ -124,30 +93,5 @@ func createKeyset(name string) (err error) {
 	if err := insecurecleartextkeyset.Write(handle, keyset.NewJSONWriter(&content)); err != nil {
 		return err
 	}
-	dir := filepath.Dir(name)
-	f, err := os.CreateTemp(dir, ".keyset-*.tmp") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
-	_, err = f.Write(content.Bytes())
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(f.Name(), name); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(name string) (err error) {
-	dir, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, dir.Close()) }()
-	return dir.Sync()
+	return ownfile.Create(name, content.Bytes())
 }

@@ -1,0 +1,114 @@
+// Package ownfile has the rules for the files that the service makes for itself:
+// who may reach them, and when they are durable.
+package ownfile
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+)
+
+// Check refuses what is not a regular file, and one that every user of the
+// machine could have read or changed. That its group could is a warning: volumes
+// of orchestrators are made so. info is of the file itself, links followed.
+func Check(path string, info fs.FileInfo, log *slog.Logger) error {
+	mode := info.Mode()
+	switch {
+	case !mode.IsRegular():
+		return fmt.Errorf("%s is not a regular file", path)
+	case mode&0o007 != 0:
+		return fmt.Errorf("%s is accessible to others (mode %#o): find out who could have read it, then chmod 0600 it", path, mode.Perm())
+	case mode&0o070 != 0:
+		log.Warn("a file of the service is accessible to its group", "file", path, "mode", fmt.Sprintf("%#o", mode.Perm()))
+	}
+	return nil
+}
+
+// Read returns the content of a file that passes Check and is at most limit
+// bytes long.
+func Read(path string, limit int, log *slog.Logger) (content []byte, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if err := Check(path, info, log); err != nil {
+		return nil, err
+	}
+	content, err = io.ReadAll(io.LimitReader(f, int64(limit)+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(content) > limit {
+		return nil, fmt.Errorf("%s is longer than %d bytes: it is not what it should be", path, limit)
+	}
+	return content, nil
+}
+
+// Replace writes a file, 0600, over the one before. A crash leaves the old
+// content or the new one, and at most a temporary file beside it that nobody
+// reads.
+func Replace(path string, content []byte) error {
+	temp, err := writeTemp(path, content)
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// Create writes a file, 0600, unless there is one: when another process was
+// faster, its file stays. It is complete when it appears, since its content was
+// flushed before; a crash before that leaves a temporary file that nobody reads.
+func Create(path string, content []byte) (err error) {
+	temp, err := writeTemp(path, content)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(temp)) }()
+	return Link(temp, path)
+}
+
+// Link gives a complete file its name, unless another has it, and makes that
+// durable.
+func Link(temp, path string) error {
+	if err := os.Link(temp, path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+func writeTemp(path string, content []byte) (temp string, err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*.tmp") // mode 0600
+	if err != nil {
+		return "", err
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(f.Name()))
+	}
+	return f.Name(), nil
+}
+
+// SyncDir makes what was linked, renamed or removed in a directory durable.
+func SyncDir(name string) (err error) {
+	dir, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	return dir.Sync()
+}

@@ -1,0 +1,81 @@
+package ownfile_test
+
+import (
+	"bytes"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"attestcsr/keystore/ownfile"
+)
+
+func TestModes(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		mode            os.FileMode
+		refused, warned bool
+	}{
+		{0o600, false, false}, {0o400, false, false},
+		{0o640, false, true}, {0o660, false, true}, {0o610, false, true},
+		{0o604, true, false}, {0o644, true, false}, {0o602, true, false}, {0o601, true, false},
+	} {
+		path := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(path, []byte("content"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, c.mode); err != nil {
+			t.Fatal(err)
+		}
+		var log bytes.Buffer
+		content, err := ownfile.Read(path, 7, slog.New(slog.NewTextHandler(&log, nil)))
+		if c.refused != (err != nil) || c.refused && (content != nil || !strings.Contains(err.Error(), path)) {
+			t.Errorf("%#o: %q %v", c.mode, content, err)
+		}
+		if warned := strings.Contains(log.String(), path); warned != c.warned {
+			t.Errorf("%#o: warned %v: %s", c.mode, warned, &log)
+		}
+	}
+}
+
+func TestReadIsBounded(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "file")
+	if err := ownfile.Replace(path, []byte("12345678")); err != nil {
+		t.Fatal(err)
+	}
+	if content, err := ownfile.Read(path, 7, slog.New(slog.DiscardHandler)); err == nil || content != nil {
+		t.Errorf("%q %v", content, err)
+	}
+	if _, err := ownfile.Read(filepath.Dir(path), 7, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("a directory was read")
+	}
+}
+
+func TestReplaceAndCreate(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	want := func(content string) {
+		t.Helper()
+		got, err := ownfile.Read(path, 100, slog.New(slog.DiscardHandler))
+		if err != nil || string(got) != content {
+			t.Errorf("%q %v, want %q", got, err, content)
+		}
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+			t.Errorf("left behind: %v %v", entries, err)
+		}
+	}
+	for _, step := range []struct {
+		write         func(string, []byte) error
+		content, want string
+	}{
+		{ownfile.Create, "one", "one"}, {ownfile.Create, "two", "one"}, {ownfile.Replace, "three", "three"},
+	} {
+		if err := step.write(path, []byte(step.content)); err != nil {
+			t.Fatal(err)
+		}
+		want(step.want)
+	}
+}
