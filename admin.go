@@ -82,7 +82,9 @@ func checkSettings(cfg *config.Config) (warnings []string, err error) {
 		if err != nil {
 			return warnings, fmt.Errorf("auth.users_file: %w", err)
 		}
-		users = table.Names()
+		if users = table.Names(); len(users) == 0 {
+			return warnings, fmt.Errorf("auth.users_file: %s holds no user, so that nobody could log in: add one with htpasswd -B or attestcsr hash-password", cfg.Auth.UsersFile)
+		}
 		if cost := table.LowestCost(); cost < minimumCost {
 			warnings = append(warnings, fmt.Sprintf("auth.users_file: %s holds bcrypt hashes of cost %d, which are quick to guess: make them anew with htpasswd -B -C %d or attestcsr hash-password",
 				cfg.Auth.UsersFile, cost, minimumCost))

@@ -87,6 +87,18 @@ func TestUsersFile(t *testing.T) {
 	overwrite(t, dir, "users", other)
 	eventually(t, "the removed user's session ends", func() bool { return status() == http.StatusUnauthorized })
 	s.must(401, "GET", csrPath, "")
+
+	s.password = "two"
+	overwrite(t, dir, "users", strings.Replace(other, "other:", "admin:", 1))
+	eventually(t, "the user is there again", func() bool {
+		status, _, err := s.do("GET", csrPath, "", "")
+		return err == nil && status == http.StatusNotFound
+	})
+	overwrite(t, dir, "users", "")
+	eventually(t, "the last user is gone", func() bool {
+		status, _, err := s.do("GET", csrPath, "", "")
+		return err == nil && status == http.StatusUnauthorized
+	})
 }
 
 // The built-in admin holds every privilege, unless the settings say otherwise.

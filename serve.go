@@ -254,6 +254,9 @@ func (s *server) reloadUsers() {
 		return
 	}
 	s.auth.SetUsers(users)
+	if len(users.Names()) == 0 {
+		s.log.Warn("the users file holds no user any more: nobody can log in")
+	}
 	s.log.Debug("users loaded", "users", len(users.Names()))
 }
 

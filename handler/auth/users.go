@@ -49,8 +49,8 @@ type Users struct {
 //
 // A name is 1 to 255 bytes of UTF-8 without control characters, colons or spaces
 // at its ends, and is compared byte by byte. The file has at most 1 MiB and
-// 10,000 users, and at least one: an empty file is what a reload finds while an
-// editor is writing, and must not lock everybody out.
+// 10,000 users. It may hold none: then nobody can log in, and whoever reads the
+// file decides whether that can be meant.
 //
 // Errors name the line and never quote a hash or a name.
 func ParseUsers(data []byte) (*Users, error) {
@@ -81,7 +81,7 @@ func ParseUsers(data []byte) (*Users, error) {
 		lowest, highest = min(lowest, cost), max(highest, cost)
 	}
 	if len(hashes) == 0 {
-		return nil, errors.New("users file: it holds no user")
+		return nobody(), nil
 	}
 	return &Users{hashes: hashes, lowest: lowest, dummy: dummyHash(highest)}, nil
 }

@@ -29,8 +29,8 @@ func TestParseUsers(t *testing.T) {
 		{name: "space and umlaut inside a name", file: "Jörg Müller:" + good, users: []string{"Jörg Müller"}},
 		{name: "longest name", file: strings.Repeat("n", 255) + ":" + good, users: []string{strings.Repeat("n", 255)}},
 
-		{name: "empty", file: "", err: "holds no user"},
-		{name: "comments alone", file: "# nobody\n\n", err: "holds no user"},
+		{name: "empty", file: ""},
+		{name: "comments alone", file: "# nobody\n\n"},
 		{name: "duplicate", file: "a:" + good + "\nb:" + good + "\na:" + good, err: "line 3: this user has a line already"},
 		{name: "no colon", file: "a:" + good + "\nadmin\n", err: "line 2: it has no colon"},
 		{name: "no name", file: ":" + good, err: "line 1: it has no user name"},
@@ -157,9 +157,6 @@ func FuzzParseUsers(f *testing.F) {
 			return
 		}
 		names := users.Names()
-		if len(names) == 0 {
-			t.Fatal("no users and no error")
-		}
 		if cost := users.LowestCost(); cost < 4 || cost > 17 {
 			t.Fatalf("lowest cost %d", cost)
 		}
