@@ -85,9 +85,9 @@ func checkSettings(cfg *config.Config) (warnings []string, err error) {
 		if users = table.Names(); len(users) == 0 {
 			return warnings, fmt.Errorf("auth.users_file: %s holds no user, so that nobody could log in: add one with htpasswd -B or attestcsr hash-password", cfg.Auth.UsersFile)
 		}
-		if cost := table.LowestCost(); cost < minimumCost {
+		if cost := table.LowestCost(); cost < auth.Cost {
 			warnings = append(warnings, fmt.Sprintf("auth.users_file: %s holds bcrypt hashes of cost %d, which are quick to guess: make them anew with htpasswd -B -C %d or attestcsr hash-password",
-				cfg.Auth.UsersFile, cost, minimumCost))
+				cfg.Auth.UsersFile, cost, auth.Cost))
 		}
 	}
 	for _, user := range slices.Sorted(maps.Keys(cfg.Auth.Privileges)) {
@@ -337,6 +337,3 @@ func healthcheck(ctx context.Context, cfg *config.Config) error {
 	}
 	return nil
 }
-
-// minimumCost is the bcrypt cost under which the operator is warned.
-const minimumCost = 10

@@ -1,19 +1,12 @@
 package handler_test
 
 import (
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"testing"
-
-	"go.etcd.io/bbolt"
 
 	"attestcsr/handler"
 	"attestcsr/keystore"
@@ -21,37 +14,9 @@ import (
 )
 
 // BenchmarkCreate measures csr create over the handler, the request log
-// included, with a key that is ready. The floor is what no service can do
-// without: signing the request, and one fsynced commit to a bare bbolt file.
+// included, with a key that is ready. The floor is signing the request and one fsynced commit.
 func BenchmarkCreate(b *testing.B) {
-	b.Run("floor", func(b *testing.B) {
-		key, err := rsa.GenerateKey(rand.Reader, 2048)
-		if err != nil {
-			b.Fatal(err)
-		}
-		db, err := bbolt.Open(filepath.Join(b.TempDir(), "floor.db"), 0o600, &bbolt.Options{FreelistType: bbolt.FreelistMapType, NoFreelistSync: true, NoStatistics: true})
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer db.Close()
-		template := &x509.CertificateRequest{Subject: pkix.Name{CommonName: "esx-01.example.com"}}
-		b.ReportAllocs()
-		for b.Loop() {
-			der, err := x509.CreateCertificateRequest(rand.Reader, template, key)
-			if err == nil {
-				err = db.Update(func(tx *bbolt.Tx) error {
-					bucket, err := tx.CreateBucketIfNotExists([]byte("c"))
-					if err != nil {
-						return err
-					}
-					return bucket.Put([]byte("a"), der)
-				})
-			}
-			if err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
+	b.Run("floor", keystoretest.BenchmarkFloor)
 	b.Run("handler", func(b *testing.B) {
 		s := benchStack(b)
 		benchRequests(b, s.handler, "POST", csrPath, http.StatusCreated)

@@ -197,7 +197,7 @@ func (h *Handler) operation(d dialect, choose func(*http.Request) (csr.Operation
 			err = handle(c, grant)
 		}
 		if unknown == nil && creates(op) {
-			h.metrics.countCreate(d.name, err)
+			h.metrics.countCreate(c.Request().Context(), d.name, err)
 		}
 		return err
 	}

@@ -45,10 +45,10 @@ func (m *metrics) observe(route, method string, status int, took time.Duration) 
 	m.duration.WithLabelValues(route, method, strconv.Itoa(status)).Observe(took.Seconds())
 }
 
-func (m *metrics) countCreate(dialect string, err error) {
+func (m *metrics) countCreate(ctx context.Context, dialect string, err error) {
 	outcome := "created"
 	if err != nil {
-		outcome, _ = classify(context.Background(), err)
+		outcome, _ = classify(ctx, err)
 	}
 	m.created.WithLabelValues(dialect, outcome).Inc()
 }

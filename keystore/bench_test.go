@@ -3,13 +3,10 @@ package keystore_test
 import (
 	"crypto"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"path/filepath"
 	"testing"
-
-	"go.etcd.io/bbolt"
 
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
@@ -20,30 +17,7 @@ import (
 // BenchmarkReplace measures Replace with an RSA-2048 key that is ready, against
 // the floor: building the PKCS#10 request and one commit to a bare bbolt file.
 func BenchmarkReplace(b *testing.B) {
-	b.Run("floor", func(b *testing.B) {
-		private, err := rsa.GenerateKey(rand.Reader, 2048)
-		if err != nil {
-			b.Fatal(err)
-		}
-		db, err := bbolt.Open(filepath.Join(b.TempDir(), "floor.db"), 0o600, &bbolt.Options{FreelistType: bbolt.FreelistMapType, NoFreelistSync: true, NoStatistics: true})
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer db.Close()
-		if err := db.Update(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("c")); return err }); err != nil {
-			b.Fatal(err)
-		}
-		b.ReportAllocs()
-		for b.Loop() {
-			change, err := request(private)
-			if err == nil {
-				err = db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("c")).Put([]byte("a"), change.Payload) })
-			}
-			if err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
+	b.Run("floor", keystoretest.BenchmarkFloor)
 	b.Run("keystore", func(b *testing.B) {
 		dir := b.TempDir()
 		store, err := bolt.Open(filepath.Join(dir, "store.db"), bolt.Options{})

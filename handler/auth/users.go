@@ -16,6 +16,10 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
+// Cost is the bcrypt cost of the hashes that Hash makes. A weaker hash in a users
+// file deserves a warning.
+const Cost = 10
+
 // Bounds of a users file and of user names and passwords.
 const (
 	maxUsersFile   = 1 << 20 // bytes
@@ -25,7 +29,6 @@ const (
 	maxHashed      = 72   // bytes, of one to be hashed: bcrypt reads no further
 	minCost        = 4    // bcrypt's lower bound
 	maxCost        = 17   // htpasswd's upper bound; one check takes seconds
-	hashCost       = 10   // of the hashes that Hash makes
 	byteOrderMark  = "\ufeff"
 	bcryptAlphabet = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 )
@@ -88,7 +91,7 @@ func ParseUsers(data []byte) (*Users, error) {
 
 // nobody is a set of no users, for which every check costs what a hash of ours
 // costs.
-func nobody() *Users { return &Users{lowest: hashCost, dummy: dummyHash(hashCost)} }
+func nobody() *Users { return &Users{lowest: Cost, dummy: dummyHash(Cost)} }
 
 // Names lists the users in alphabetical order.
 func (u *Users) Names() []string { return slices.Sorted(maps.Keys(u.hashes)) }
@@ -185,7 +188,7 @@ func Hash(password string) (string, error) {
 	case !utf8.ValidString(password):
 		return "", errors.New("the password is not UTF-8")
 	}
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), hashCost)
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), Cost)
 	if err != nil {
 		return "", fmt.Errorf("hash the password: %w", err)
 	}
