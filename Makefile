@@ -11,11 +11,14 @@ FUZZTIME ?= 30s
 TEST_TOOLS := gcc:gcc+libc6-dev openssl:openssl certtool:gnutls-bin htpasswd:apache2-utils \
 	curl:curl jq:jq strace:strace buildah:buildah podman:podman runc:runc newuidmap:uidmap
 
+# What some test has to count, or else the tests are not the ones they were.
+COUNTS := "kills"
+
 # The linter is pinned: a newer one finds new things in old code.
 LINT_VERSION := 2.15.0
 LINT_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/attestcsr/golangci-lint-$(LINT_VERSION)
 
-.PHONY: build test test-tools lint fuzz image help
+.PHONY: build test soak test-tools lint fuzz image help
 
 help: ## say what can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -25,7 +28,22 @@ build: ## bin/attestcsr: static and stripped
 
 test: test-tools ## all tests, with the race detector and the tests that need tools
 	$(GO) vet -tags tools ./...
-	$(GO) test -race -tags tools -timeout 10m ./...
+	$(call counted,$(GO) test -race -tags tools -timeout 10m ./...)
+
+soak: test-tools ## the same with the long runs of what kills, cuts, floods and fuzzes: hours
+	$(call counted,$(GO) test -race -tags tools,soak -timeout 6h ./...)
+	$(MAKE) fuzz
+
+# Runs tests and prints how often they did what they are there for, which no
+# test that was skipped or taken away does.
+define counted
+@counts=$$(mktemp); trap 'rm -f "$$counts"' EXIT; \
+	echo '$(1)'; ATTESTCSR_TEST_COUNTS="$$counts" $(1); \
+	echo; echo "What the tests did:"; sort -t "$$(printf '\t')" -k2,2 "$$counts" | awk -F '\t' '{printf "%9d %-40s %s\n", $$1, $$2, $$3}'; \
+	missing=0; for what in $(COUNTS); do \
+		grep -qF "$$(printf '\t%s\t' "$$what")" "$$counts" || { echo "no test counted $$what" >&2; missing=1; }; \
+	done; exit $$missing
+endef
 
 test-tools: ## install what the tests need and is missing (Debian packages)
 	@PATH="$$PATH:/usr/sbin:/sbin"; commands=(); packages=(); \

@@ -17,6 +17,7 @@ import (
 
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/keystoretest"
 	"attestcsr/keystore/sealed"
 )
 
@@ -96,6 +97,7 @@ func TestKill(t *testing.T) {
 		killOnce(t, dir, acknowledged)
 		checkCrashed(t, dir, acknowledged)
 	}
+	keystoretest.Count(t, "kills", crashKills)
 	for w, revision := range acknowledged {
 		if revision == 0 {
 			t.Errorf("writer %d never got anything acknowledged", w)

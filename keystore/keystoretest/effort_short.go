@@ -1,0 +1,5 @@
+//go:build !soak
+
+package keystoretest
+
+const soak = false
