@@ -212,6 +212,9 @@ func (p *Pool) serveMisses(s *size) {
 		spec := s.spec
 		s = p.nextMiss()
 		p.mu.Unlock()
+		if s == nil {
+			p.work.Broadcast() // a processor is free for the background
+		}
 		p.finish(after)
 		if err != nil && p.life.Err() == nil {
 			p.log.Error("a key that nobody waits for any more could not be made", "key", spec.String(), "error", err)

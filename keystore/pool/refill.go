@@ -55,11 +55,18 @@ func (p *Pool) refill(t *thread) {
 // turn was longest ago: at the start one key of each is made first, and a size
 // under heavy use does not keep the others from being filled. It returns nil once
 // the pool is closed.
+//
+// While a key is made on every processor for those who wait, none is begun here.
+// It would get next to no time, and hold up the garbage collector, which has to
+// wait until each thread has been given a processor to stop on.
 func (p *Pool) nextRefill() *size {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for ; !p.closed; p.work.Wait() {
 		var next *size
+		if p.foreground >= p.processors {
+			continue
+		}
 		for _, s := range p.pooled {
 			if !s.resting && len(s.ready)+s.filling < s.target && (next == nil || s.turn < next.turn) {
 				next = s
