@@ -85,8 +85,8 @@ fuzz: ## every fuzz target for FUZZTIME
 		fi; \
 	done <<<"$$targets"
 
-image: ## container image attestcsr, with the first of docker, podman and buildah that is there
-	@engine=$$(command -v docker podman buildah | head -n 1); \
-	if [[ -z "$$engine" ]]; then echo "building an image needs docker, podman or buildah" >&2; exit 1; fi; \
-	format=(); if [[ "$$engine" != */docker ]]; then format=(--format docker); fi; \
+image: ## container image attestcsr, with the first of docker, podman and buildah that works
+	@for engine in docker podman buildah none; do if "$$engine" info >/dev/null 2>&1; then break; fi; done; \
+	if [[ "$$engine" == none ]]; then echo "building an image needs docker (with its engine running), podman or buildah" >&2; exit 1; fi; \
+	format=(); if [[ "$$engine" != docker ]]; then format=(--format docker); fi; \
 	"$$engine" build "$${format[@]}" --build-arg VERSION=$(VERSION) -t attestcsr:$(or $(VERSION),latest) .

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -203,6 +204,12 @@ func (e engine) inspect(t *testing.T) {
 			t.Errorf("%s is %s, want %s", format, got, want)
 		}
 	}
+	const maxSize = 27e6 // bytes: the binary and nothing else to speak of
+	size, err := strconv.Atoi(e.podman(t, "image", "inspect", "--format", "{{.Size}}", containerImage))
+	if err != nil || size > maxSize {
+		t.Errorf("the image has %d bytes, %v; at most %d", size, err, int(maxSize))
+	}
+	t.Logf("the image has %.1f MB", float64(size)/1e6)
 	if got := e.podman(t, "run", "--rm", "--network", "none", "--read-only", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096", containerImage, "version"); got != "attestcsr 1.2.3" {
 		t.Errorf("version prints %q", got)
 	}

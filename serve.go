@@ -38,10 +38,10 @@ const (
 	keysetFile = "sealing-keyset.json"
 	// maxConnections bounds what a listener accepts at the same time.
 	maxConnections = 2000
-	// gcPercent lets the heap grow to four times what is live before it is
-	// collected. That is a few MB; at Go's default of 100 the collector would run
+	// gcPercent lets the heap grow to six times what is live before it is
+	// collected. That is some ten MB; at Go's default of 100 the collector would run
 	// a hundred times a second under load.
-	gcPercent = 300
+	gcPercent = 500
 	// closeTimeout is how long the end waits for keys in the making.
 	closeTimeout = 3 * time.Second
 )
