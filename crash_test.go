@@ -1,8 +1,11 @@
 package main
 
 import (
+	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -75,6 +78,87 @@ func TestStopDuringCreates(t *testing.T) {
 	}
 }
 
+// TestCreatesDuringScrapesAndReloads: neither a scrape nor a reload of the users or
+// of the server's certificate costs a create its answer. The service is the test
+// binary, so that the race detector sees it under load.
+func TestCreatesDuringScrapesAndReloads(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	other := filepath.Join(t.TempDir(), "data")
+	if err := start(t, other).stop(); err != nil {
+		t.Fatal(err)
+	}
+	overwrite(t, dir, "password", "swordfish")
+	overwrite(t, dir, "config.yaml", "key_pool:\n  targets: {2048: 2}\n  max: 4\nadmin_password_file: "+filepath.Join(dir, "password")+"\n")
+	s := start(t, filepath.Join(dir, "data"), "--config", filepath.Join(dir, "config.yaml"))
+	s.password = "swordfish"
+	s.must(201, "POST", csrPath, validSpec)
+
+	const creates = 15 // of each client: RSA keys take their time under the race detector
+	var scrapes, reloads int
+	done := make(chan struct{})
+	var disturbers, clients sync.WaitGroup
+	disturbers.Go(func() {
+		for ; ; scrapes++ {
+			select {
+			case <-done:
+				return
+			default:
+				s.must(200, "GET", "/metrics", "")
+			}
+		}
+	})
+	disturbers.Go(func() {
+		// The users are the same, the server's certificate is now one and now the other.
+		pairs := [][]byte{read(t, other, ownCertFile), read(t, other, ownKeyFile), read(t, s.dataDir, ownCertFile), read(t, s.dataDir, ownKeyFile)}
+		users := read(t, s.dataDir, adminHashFile)
+		for ; ; reloads++ {
+			select {
+			case <-done:
+				return
+			case <-time.After(300 * time.Millisecond): // files are looked at four times a second
+			}
+			pair := pairs[reloads%2*2:]
+			overwrite(t, s.dataDir, ownKeyFile, string(pair[1]))
+			overwrite(t, s.dataDir, ownCertFile, string(pair[0]))
+			overwrite(t, s.dataDir, adminHashFile, string(users)+strings.Repeat("\n", reloads%2))
+		}
+	})
+	for k := range 4 {
+		clients.Go(func() {
+			for i := range creates {
+				path, spec := csrPath, validSpec
+				if k%2 == 1 {
+					path = fmt.Sprintf("/policy/api/v1/infra/csrs/%d-%d?action=create", k, i)
+					spec = `{"subject":{"attributes":[{"key":"CN","value":"a"}]},"algorithm":"EC","key_size":256}`
+				}
+				if status, body, err := s.do("POST", path, spec, ""); err != nil || status != 201 {
+					t.Errorf("%s: %v %d %s", path, err, status, body)
+				}
+				if k%2 == 1 { // of a new connection, which gets the certificate of the moment
+					s.client.CloseIdleConnections()
+					time.Sleep(50 * time.Millisecond)
+				}
+			}
+		})
+	}
+	clients.Wait()
+	close(done)
+	disturbers.Wait()
+	if scrapes < 10 || reloads < 2 {
+		t.Errorf("%d scrapes, %d reloads", scrapes, reloads)
+	}
+	if err := s.stop(); err != nil {
+		t.Errorf("exit: %v\n%s", err, s.stderr)
+	}
+	// A look between the two files of a pair finds a mismatch, says so and keeps the one before.
+	log := s.stdout.String()
+	if !strings.Contains(log, "server certificate replaced") || strings.Contains(log, `"level":"ERROR","msg":"request"`) {
+		t.Errorf("the log, of %d scrapes and %d reloads:\n%s", scrapes, reloads, log)
+	}
+	t.Logf("%d creates during %d scrapes and %d reloads", 4*creates, scrapes, reloads)
+}
+
 // TestKill ends the service with SIGKILL in the middle of creates, again and
 // again on the same data. After each: the stored pair matches, and the last
 // acknowledged CSR is stored or was replaced by a later one.
@@ -144,4 +228,13 @@ func TestKill(t *testing.T) {
 		t.Errorf("only %d creates were acknowledged", len(order))
 	}
 	t.Logf("%d creates acknowledged over %d kills", len(order), kills)
+}
+
+func read(t *testing.T, dir, name string) []byte {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
 }
