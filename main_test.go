@@ -95,8 +95,17 @@ const noPool = "key_pool:\n  targets: {}\n"
 
 func launchBinary(t *testing.T, binary, dataDir string, args ...string) *instance {
 	t.Helper()
-	s := &instance{t: t, dataDir: dataDir, stdout: &lockedBuffer{}, stderr: &lockedBuffer{}, exited: make(chan struct{})}
-	s.cmd = exec.Command(binary, append([]string{"serve", "--listen", "127.0.0.1:0", "--data-dir", dataDir, "--hostname", "esx-01.example.com"}, args...)...)
+	return launchCommand(t, exec.Command(binary, serveArgs(dataDir, args...)...), dataDir)
+}
+
+func serveArgs(dataDir string, args ...string) []string {
+	return append([]string{"serve", "--listen", "127.0.0.1:0", "--data-dir", dataDir, "--hostname", "esx-01.example.com"}, args...)
+}
+
+// launchCommand starts a command that becomes "attestcsr serve".
+func launchCommand(t *testing.T, cmd *exec.Cmd, dataDir string) *instance {
+	t.Helper()
+	s := &instance{t: t, cmd: cmd, dataDir: dataDir, stdout: &lockedBuffer{}, stderr: &lockedBuffer{}, exited: make(chan struct{})}
 	s.cmd.Stdout, s.cmd.Stderr = s.stdout, s.stderr
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)

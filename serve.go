@@ -65,6 +65,11 @@ func (p process) serveCommand() *cobra.Command {
 		for _, text := range warnings {
 			log.Warn("settings", "warning", text)
 		}
+		if !cfg.AllowCoreDumps {
+			if err := forbidDumps(); err != nil {
+				log.Warn("core dumps and debuggers are not kept out: the memory of this process, with its keys, can be read by its user", "err", err)
+			}
+		}
 		s, err := newServer(cmd.Context(), cfg, log, isTerminal(p.stderr))
 		if err != nil {
 			return err

@@ -35,6 +35,7 @@ type Config struct {
 	Limits            Limits
 	Log               Log
 	ShutdownTimeout   time.Duration
+	AllowCoreDumps    bool // also lets debuggers of the same user attach
 
 	origins map[string]string // setting key → where its value came from
 }

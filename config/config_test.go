@@ -137,6 +137,7 @@ log:
   level: debug
   format: text
 shutdown_timeout: 1m
+allow_core_dumps: true
 `
 
 func everythingSettings() config.Config {
@@ -159,6 +160,7 @@ func everythingSettings() config.Config {
 		Sealing:         config.Sealing{KeysetFile: "/run/secrets/keyset"},
 		Log:             config.Log{Level: "debug", Format: "text"},
 		ShutdownTimeout: time.Minute,
+		AllowCoreDumps:  true,
 	}
 }
 
@@ -172,6 +174,7 @@ func TestSources(t *testing.T) {
 		{"session-lifetime", "1h30m"}, {"key-sizes", "3072, 2048,8192"}, {"trusted-proxies", "10.0.0.0/8,192.0.2.7,fd00::/8"},
 		{"sealing-keyset-file", "/run/secrets/keyset"}, {"log-level", "debug"}, {"log-format", "text"}, {"shutdown-timeout", "1m"},
 		{"key-pool-max", "600"}, {"key-pool-ready-when-warm", "true"}, {"key-queue-bound", "8"}, {"key-queue-deadline", "5s"}, {"limits-csrs", "7"},
+		{"allow-core-dumps", "true"},
 	}
 	var env, args []string
 	for _, s := range flat {
@@ -408,6 +411,7 @@ log:
   level: "warn" # environment variable ATTESTCSR_LOG_LEVEL
   format: "json" # default
 shutdown_timeout: "1m30s" # flag --shutdown-timeout
+allow_core_dumps: false # default
 `
 	if got := show(t, c); regexpFile.ReplaceAllString(got, "FILE:") != want {
 		t.Errorf("got\n%s", got)

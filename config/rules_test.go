@@ -16,7 +16,7 @@ func TestProblems(t *testing.T) {
 		size     = "is not an RSA key size: multiples of 256 from 2048 to 8192 are allowed"
 		cidr     = "is not an address or CIDR prefix such as 192.0.2.7, 10.0.0.0/8 or fd00::/8"
 		session  = "is not a duration such as 90s, 30m or 1h30m, over 0 and at most 720h"
-		topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, key_pool, key_queue, limits, sealing, log, shutdown_timeout"
+		topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, key_pool, key_queue, limits, sealing, log, shutdown_timeout, allow_core_dumps"
 	)
 	long := strings.Repeat("a", 63)
 	for name, tc := range map[string]struct {

@@ -77,6 +77,8 @@ func (c *Config) settings() []setting {
 			&text{&c.Log.Format, oneOf("json", "text")}, nil},
 		{"shutdown_timeout", "duration", "how long requests in flight may take when the service stops, at most 10m",
 			&duration{&c.ShutdownTimeout, maxShutdown}, nil},
+		{"allow_core_dumps", "true|false", "whether core dumps and debuggers, which see private keys, are let in; for hunting a bug, with throw-away keys",
+			&boolean{&c.AllowCoreDumps}, nil},
 	}
 }
 
