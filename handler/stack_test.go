@@ -166,6 +166,11 @@ func trusting(prefixes ...string) option {
 // users makes a users file; the lowest cost keeps the tests quick.
 func users(t testing.TB, namesAndPasswords ...string) *auth.Users {
 	t.Helper()
+	return parseUsers(t, usersFile(t, namesAndPasswords...))
+}
+
+func usersFile(t testing.TB, namesAndPasswords ...string) string {
+	t.Helper()
 	var file strings.Builder
 	for i := 0; i < len(namesAndPasswords); i += 2 {
 		hash, err := bcrypt.GenerateFromPassword([]byte(namesAndPasswords[i+1]), bcrypt.MinCost)
@@ -174,7 +179,12 @@ func users(t testing.TB, namesAndPasswords ...string) *auth.Users {
 		}
 		file.WriteString(namesAndPasswords[i] + ":" + string(hash) + "\n")
 	}
-	parsed, err := auth.ParseUsers([]byte(file.String()))
+	return file.String()
+}
+
+func parseUsers(t testing.TB, file string) *auth.Users {
+	t.Helper()
+	parsed, err := auth.ParseUsers([]byte(file))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,264 @@
+package handler_test
+
+import (
+	"encoding/base64"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"attestcsr/csr"
+	"attestcsr/handler/auth"
+)
+
+// Users of the matrix beside admin, who holds every privilege. Their passwords
+// are their names with "'s secret" behind.
+var accessPrivileges = map[string][]csr.Privilege{
+	"admin":  csr.Privileges(),
+	"nobody": nil,
+	"hosts":  {csr.SecurityManagement},
+	"viewer": {csr.PolicyCertificateRead},
+	"editor": {csr.PolicyCertificateCRUD},
+	"leaver": csr.Privileges(), // who is removed when a test says so
+}
+
+// identity is whom a request speaks for in one dialect. The zero value is nobody.
+type identity struct {
+	user      string
+	bySession bool
+	guarded   bool // a session that changes nothing, since its token is missing
+}
+
+// caller is one kind of sender: what it sends with a request, made anew for each
+// since requests end sessions, and whom it is in either dialect.
+type caller struct {
+	name     string
+	esx, nsx identity
+	make     func(m *matrix) http.Header
+}
+
+func basicHeader(user, password string) http.Header {
+	return http.Header{"Authorization": {"Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))}}
+}
+
+func headers(namesAndValues ...string) http.Header {
+	h := http.Header{}
+	for i := 0; i < len(namesAndValues); i += 2 {
+		h.Add(namesAndValues[i], namesAndValues[i+1])
+	}
+	return h
+}
+
+// Headers of sessions, as clients send them.
+func esxHeader(id string) http.Header { return headers("vmware-api-session-id", id) }
+func esxCookie(id string) http.Header { return headers("Cookie", "vmware-api-session-id="+id) }
+func nsxCookie(id, token string) http.Header {
+	return headers("Cookie", "JSESSIONID="+id, "X-XSRF-TOKEN", token)
+}
+func bareCookie(id string) http.Header { return headers("Cookie", "JSESSIONID="+id) }
+
+func together(all ...http.Header) http.Header {
+	merged := http.Header{}
+	for _, h := range all {
+		for name, values := range h {
+			merged[name] = append(merged[name], values...)
+		}
+	}
+	return merged
+}
+
+// still makes a caller that sends the same every time.
+func still(name string, h http.Header) caller {
+	return caller{name: name, make: func(*matrix) http.Header { return h }}
+}
+
+func accessCallers() []caller {
+	var (
+		noID     = strings.Repeat("0", 64)
+		admin    = identity{user: "admin"}
+		inherits = func(user string) identity { return identity{user: user, bySession: true} }
+	)
+	callers := []caller{
+		still("none", nil),
+		still("names in headers that proxies set", headers("X-Remote-User", "admin", "X-Forwarded-User", "admin", "X-Forwarded-For", "127.0.0.1", "Forwarded", "for=127.0.0.1")),
+		still("another path in headers that proxies set", headers("X-Original-URL", "/healthz", "X-Rewrite-URL", "/healthz")),
+		still("Bearer", headers("Authorization", "Bearer "+noID)),
+		still("empty Authorization", headers("Authorization", "")),
+		still("Basic without a colon", headers("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte("admin")))),
+		still("Basic that is no base64", headers("Authorization", "Basic admin:"+adminPassword)),
+		still("two Authorization lines", together(basicHeader("admin", adminPassword), basicHeader("admin", adminPassword))),
+		still("wrong password", basicHeader("admin", "wrong")),
+		still("empty password", basicHeader("admin", "")),
+		still("unknown user", basicHeader("eve", adminPassword)),
+		still("letter case of the user", basicHeader("Admin", adminPassword)),
+		still("the hash as password", basicHeader("admin", "$2a$04$")),
+		still("unknown sessions", together(esxHeader(noID), nsxCookie(noID, noID))),
+		still("session ids that are none", together(esxHeader("../x"), bareCookie(`"`))),
+		still("a token without a cookie", headers("X-XSRF-TOKEN", noID)),
+		{name: "password", esx: admin, nsx: admin, make: func(*matrix) http.Header { return basicHeader("admin", adminPassword) }},
+	}
+	callers = append(callers, sessionCallers()...)
+	for _, user := range []string{"nobody", "hosts", "viewer", "editor"} {
+		who := identity{user: user}
+		callers = append(callers,
+			caller{name: "password of " + user, esx: who, nsx: who, make: func(*matrix) http.Header { return basicHeader(user, passwordOf(user)) }},
+			caller{name: "session of " + user, esx: inherits(user), make: func(m *matrix) http.Header { return esxHeader(m.login(user, inESX).Session) }},
+			caller{name: "cookie and token of " + user, nsx: inherits(user), make: func(m *matrix) http.Header {
+				l := m.login(user, inNSX)
+				return nsxCookie(l.Session, l.XSRF)
+			}},
+		)
+	}
+	return callers
+}
+
+func passwordOf(user string) string {
+	if user == "admin" {
+		return adminPassword
+	}
+	return user + "'s secret"
+}
+
+// sessionCallers are admin's sessions, and what is left of them.
+func sessionCallers() []caller {
+	esx := func(m *matrix) string { return m.login("admin", inESX).Session }
+	nsx := func(m *matrix) auth.Login { return m.login("admin", inNSX) }
+	admin := identity{user: "admin", bySession: true}
+	unguarded := identity{user: "admin", bySession: true, guarded: true}
+	return []caller{
+		{name: "session in the header", esx: admin, make: func(m *matrix) http.Header { return esxHeader(esx(m)) }},
+		{name: "session in the cookie", esx: admin, make: func(m *matrix) http.Header { return esxCookie(esx(m)) }},
+		{name: "cookie and token", nsx: admin, make: func(m *matrix) http.Header { l := nsx(m); return nsxCookie(l.Session, l.XSRF) }},
+		{name: "sessions of both dialects", esx: admin, nsx: admin, make: func(m *matrix) http.Header {
+			l := nsx(m)
+			return together(esxHeader(esx(m)), nsxCookie(l.Session, l.XSRF))
+		}},
+		{name: "cookie without token", nsx: unguarded, make: func(m *matrix) http.Header { return bareCookie(nsx(m).Session) }},
+		{name: "cookie with the token of another session", nsx: unguarded, make: func(m *matrix) http.Header { return nsxCookie(nsx(m).Session, nsx(m).XSRF) }},
+		{name: "cookie with its id as token", nsx: unguarded, make: func(m *matrix) http.Header { id := nsx(m).Session; return nsxCookie(id, id) }},
+		{name: "cookie with two tokens", nsx: unguarded, make: func(m *matrix) http.Header {
+			l := nsx(m)
+			return together(nsxCookie(l.Session, l.XSRF), headers("X-XSRF-TOKEN", l.XSRF))
+		}},
+		{name: "two session headers", make: func(m *matrix) http.Header { return together(esxHeader(esx(m)), esxHeader(esx(m))) }},
+		{name: "two cookies of the name", make: func(m *matrix) http.Header {
+			l := nsx(m)
+			return headers("Cookie", "JSESSIONID="+l.Session+"; JSESSIONID="+l.Session, "X-XSRF-TOKEN", l.XSRF)
+		}},
+		{name: "session id as Bearer", make: func(m *matrix) http.Header { return headers("Authorization", "Bearer "+esx(m)) }},
+		{name: "session id in letter case", make: func(m *matrix) http.Header { return esxHeader(strings.ToUpper(esx(m))) }},
+		{name: "wrong password beside good sessions", make: func(m *matrix) http.Header {
+			l := nsx(m)
+			return together(basicHeader("admin", "wrong"), esxHeader(esx(m)), nsxCookie(l.Session, l.XSRF))
+		}},
+		{name: "password beside a bad session", esx: identity{user: "admin"}, nsx: identity{user: "admin"}, make: func(*matrix) http.Header {
+			return together(basicHeader("admin", adminPassword), esxHeader("x"), bareCookie("x"))
+		}},
+		{name: "session of the other dialect", make: func(m *matrix) http.Header {
+			l := nsx(m)
+			return together(esxHeader(l.Session), nsxCookie(esx(m), l.XSRF))
+		}},
+		{name: "idle sessions", make: func(m *matrix) http.Header { return m.bothThen(func() { m.clock.advance(m.idle) }) }},
+		{name: "sessions at the end of their life", make: func(m *matrix) http.Header { return m.bothThen(m.liveOn) }},
+		{name: "logged-out sessions", make: func(m *matrix) http.Header { return m.bothThen(m.logOut) }},
+		{name: "sessions of a user who was removed", make: func(m *matrix) http.Header {
+			m.auth.SetUsers(m.users)
+			h := m.both("leaver")
+			m.auth.SetUsers(m.remaining)
+			return h
+		}},
+		{name: "remembered password of a user who was removed", make: func(m *matrix) http.Header {
+			m.auth.SetUsers(m.users)
+			m.login("leaver", inESX)
+			m.auth.SetUsers(m.remaining)
+			return basicHeader("leaver", passwordOf("leaver"))
+		}},
+	}
+}
+
+// both makes a session of each dialect.
+func (m *matrix) both(user string) http.Header {
+	l := m.login(user, inNSX)
+	return together(esxHeader(m.login(user, inESX).Session), nsxCookie(l.Session, l.XSRF))
+}
+
+// bothThen makes sessions of admin in both dialects to which something happens.
+func (m *matrix) bothThen(happens func()) http.Header {
+	m.made = m.both("admin")
+	happens()
+	return m.made
+}
+
+// liveOn uses the sessions just made until their life is over, never idle for
+// long.
+func (m *matrix) liveOn() {
+	for range m.lifetime/(m.idle/2) - 1 {
+		m.clock.advance(m.idle / 2)
+		m.use(m.made)
+	}
+	m.clock.advance(m.idle / 2)
+}
+
+// logOut ends the sessions just made.
+func (m *matrix) logOut() {
+	for path, realm := range map[string]auth.Realm{sessionPath: esxRealm, logoutPath: nsxRealm} {
+		if _, err := m.auth.Logout(requestWith(m.t, path, m.made), realm); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+}
+
+func (m *matrix) use(h http.Header) {
+	for path, realm := range map[string]auth.Realm{sessionPath: esxRealm, logoutPath: nsxRealm} {
+		if _, err := m.auth.Session(requestWith(m.t, path, h), realm); err != nil {
+			m.t.Fatalf("a session ended early: %v", err)
+		}
+	}
+}
+
+var (
+	esxRealm = auth.Realm{Dialect: "esx", SessionHeader: "vmware-api-session-id", SessionCookie: "vmware-api-session-id"}
+	nsxRealm = auth.Realm{Dialect: "nsx", SessionCookie: "JSESSIONID", XSRFHeader: "X-XSRF-TOKEN"}
+)
+
+// login makes a session as the handler would: the sessions of the matrix are too
+// many to make each by a request.
+func (m *matrix) login(user string, d dialect) auth.Login {
+	m.t.Helper()
+	realm := esxRealm
+	if d.name == nsxRealm.Dialect {
+		realm = nsxRealm
+	}
+	made, err := m.auth.Login(m.t.Context(), requestWith(m.t, "/", basicHeader(user, passwordOf(user))), "127.0.0.1", realm)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return made
+}
+
+func requestWith(t testing.TB, path string, h http.Header) *http.Request {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header = h
+	return r
+}
+
+// handClock is a clock that only moves when told to.
+type handClock struct{ at chan time.Time }
+
+func newHandClock() *handClock {
+	c := &handClock{at: make(chan time.Time, 1)}
+	c.at <- time.Date(2026, 1, 2, 3, 4, 5, 678_000_000, time.UTC)
+	return c
+}
+
+func (c *handClock) now() time.Time {
+	t := <-c.at
+	c.at <- t
+	return t
+}
+
+func (c *handClock) advance(d time.Duration) { c.at <- (<-c.at).Add(d) }

@@ -1,0 +1,294 @@
+package handler_test
+
+import (
+	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"attestcsr/csr"
+	"attestcsr/handler"
+	"attestcsr/handler/auth"
+	"attestcsr/keystore/keystoretest"
+)
+
+// matrix is every route under every kind of caller.
+type matrix struct {
+	*stack
+	t                *testing.T
+	auth             *auth.Authenticator
+	clock            *handClock
+	idle, lifetime   time.Duration
+	users, remaining *auth.Users
+	made             http.Header // the sessions made last
+}
+
+func newMatrix(t *testing.T) *matrix {
+	t.Helper()
+	m := &matrix{t: t, clock: newHandClock(), idle: time.Hour, lifetime: 4 * time.Hour}
+	var all []string
+	for user := range accessPrivileges {
+		all = append(all, user, passwordOf(user))
+	}
+	lines := usersFile(t, all...)
+	m.users = parseUsers(t, lines)
+	m.remaining = parseUsers(t, regexp.MustCompile(`(?m)^leaver:.*\n`).ReplaceAllString(lines, ""))
+	m.auth = auth.New(auth.Config{
+		Users: m.remaining, Now: m.clock.now, IdleTimeout: m.idle, Lifetime: m.lifetime,
+		Privileges: func(user string) []csr.Privilege { return accessPrivileges[user] },
+		// The throttle has tests of its own, and would slow this one down.
+		UserFailures: 1 << 20, AddressFailures: 1 << 20, Sessions: 1 << 20, SessionsPerUser: 1 << 20,
+	})
+	m.stack = newStack(t, func(c *handler.Config) { c.Auth = m.auth })
+	return m
+}
+
+// TestAccess: every route × every kind of caller has exactly the answer that is
+// written down for it. A route without a row is a failure, and so is a row for a
+// route that there is not.
+func TestAccess(t *testing.T) {
+	t.Parallel()
+	m := newMatrix(t)
+	m.createCSR(validSpec)
+	csrID := "matrix"
+	m.nsxMake(csrID, quickSpec)
+	a := m.do(call{method: "POST", path: nsxCSRs + "?action=self_sign", body: quickSpec})
+	var certificate struct{ ID string }
+	if err := json.Unmarshal(a.body, &certificate); err != nil || certificate.ID == "" {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	rows := accessRows(csrID, certificate.ID)
+	api, _ := m.handler.Routes()
+	compareRoutes(t, api, rows)
+	compareOperations(t, rows)
+
+	tried := 0
+	for _, r := range rows {
+		t.Run(r.name(), func(t *testing.T) {
+			m.t = t
+			for _, c := range accessCallers() {
+				m.try(t, r, c)
+				tried++
+			}
+		})
+	}
+	keystoretest.Count(t, "callers × routes", tried)
+}
+
+// compareRoutes holds the rows against the routes that the handler has.
+func compareRoutes(t *testing.T, routes []string, rows []row) {
+	t.Helper()
+	if len(routes) == 0 {
+		t.Fatal("the handler has no routes")
+	}
+	for _, route := range routes {
+		if !slices.ContainsFunc(rows, func(r row) bool { return r.route == route }) {
+			t.Errorf("the route %s has no row here: who gets which answer?", route)
+		}
+	}
+	for _, r := range rows {
+		if r.route != "" && !slices.Contains(routes, r.route) {
+			t.Errorf("the row %s is for a route that the handler does not have", r.route)
+		}
+	}
+}
+
+// With a listener of their own, health and metrics are there and nothing else is,
+// and they are not beside the API.
+func TestSeparateOpsRoutes(t *testing.T) {
+	t.Parallel()
+	together, _ := newStack(t).handler.Routes()
+	api, ops := newStack(t, func(c *handler.Config) { c.SeparateOps = true }).handler.Routes()
+	isOps := regexp.MustCompile(`^(GET|HEAD|OPTIONS) /(healthz|readyz|metrics)$`)
+	for _, route := range ops {
+		if !isOps.MatchString(route) || slices.Contains(api, route) {
+			t.Errorf("%s on the listener of health and metrics", route)
+		}
+	}
+	both := slices.Concat(api, ops)
+	slices.Sort(both)
+	if len(ops) != 9 || !slices.Equal(both, together) {
+		t.Errorf("%v and %v are not together %v", api, ops, together)
+	}
+}
+
+// compareOperations: there is a row for every operation of the core. They are
+// read from its source, so that none can be left out of a list.
+func compareOperations(t *testing.T, rows []row) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "../csr/grant.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	ast.Inspect(file, func(node ast.Node) bool {
+		spec, ok := node.(*ast.ValueSpec)
+		if !ok {
+			return true
+		}
+		if kind, ok := spec.Type.(*ast.Ident); !ok || kind.Name != "Operation" {
+			return true
+		}
+		for _, value := range spec.Values {
+			text, err := strconv.Unquote(value.(*ast.BasicLit).Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n++
+			if !slices.ContainsFunc(rows, func(r row) bool { return string(r.op) == text }) {
+				t.Errorf("the operation %s has no row here", text)
+			}
+		}
+		return true
+	})
+	if n == 0 {
+		t.Error("no operations found")
+	}
+}
+
+func (r row) name() string {
+	method := r.method
+	if method == "" {
+		method, _, _ = strings.Cut(r.route, " ")
+	}
+	return method + " " + r.path
+}
+
+// in is whom the caller is in the dialect.
+func (c caller) in(d dialect) identity {
+	if d.name == nsxRealm.Dialect {
+		return c.nsx
+	}
+	return c.esx
+}
+
+func holds(user string, p csr.Privilege) bool {
+	return csr.Caller{Privileges: accessPrivileges[user]}.Holds(p)
+}
+
+// expected is the answer that the caller gets: refusals in the order of WIRE.md
+// 2.4, authentication, token, privilege.
+func (r row) expected(c caller) want {
+	who := c.in(r.dialect)
+	method, _, _ := strings.Cut(r.name(), " ")
+	reads := method == http.MethodGet || method == http.MethodHead
+	refused := want{status: http.StatusOK}
+	switch {
+	case r.kind == open:
+		return r.allowed
+	case who.user == "", r.kind == login && who.bySession, r.kind == ofSession && !who.bySession:
+		refused = r.dialect.answer(unauthenticated)
+	case who.guarded && !reads:
+		refused = r.dialect.answer(forged)
+	case r.kind == operation && !holds(who.user, r.needs):
+		refused = r.dialect.answer(unauthorised)
+	default:
+		return r.allowed
+	}
+	if method == http.MethodHead {
+		refused.body = ""
+	}
+	return refused
+}
+
+// try sends one request and compares all of the answer.
+func (m *matrix) try(t *testing.T, r row, c caller) {
+	t.Helper()
+	method, _, _ := strings.Cut(r.name(), " ")
+	req, err := http.NewRequestWithContext(t.Context(), method, m.url+r.path, strings.NewReader(r.body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := c.make(m)
+	req.Header = sent.Clone()
+	if req.Header == nil {
+		req.Header = http.Header{}
+	}
+	req.Header.Set("Content-Type", asJSON)
+	if r.form {
+		req.Header.Set("Content-Type", formType)
+	}
+	resp, err := m.client.Do(req)
+	if err != nil {
+		t.Fatalf("%s: %v", c.name, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatalf("%s: %v", c.name, err)
+	}
+	if problem := r.expected(c).differs(resp, string(body)); problem != "" {
+		t.Errorf("%s: %s", c.name, problem)
+	}
+	for _, values := range sent {
+		for _, value := range values {
+			if len(value) >= 16 && strings.Contains(string(body), value) {
+				t.Errorf("%s: the answer tells the credentials: %s", c.name, body)
+			}
+		}
+	}
+	if r.kind == operation && resp.StatusCode == http.StatusForbidden && !c.in(r.dialect).guarded {
+		m.wantLogged(t, resp.Header.Get("X-Request-Id"), string(r.op)+" needs the privilege "+string(r.needs))
+	}
+}
+
+var (
+	requestID    = regexp.MustCompile(`^[0-9a-f]{32}$`)
+	sessionSet   = regexp.MustCompile(`^JSESSIONID=[0-9a-f]{64}; Path=/; Secure; HttpOnly; SameSite=Lax$`)
+	sessionToken = regexp.MustCompile(`^[0-9a-f]{64}$`)
+)
+
+// differs says what of an answer is not as wanted.
+func (w want) differs(resp *http.Response, body string) string {
+	h := resp.Header
+	challenge := ""
+	if w.status == http.StatusUnauthorized {
+		challenge = `Basic realm="attestcsr"`
+	}
+	switch {
+	case resp.StatusCode != w.status:
+		return "status " + resp.Status + ", want " + strconv.Itoa(w.status) + ": " + body
+	case w.pattern != nil && !w.pattern.MatchString(body), w.pattern == nil && body != w.body && resp.Request.Method != http.MethodHead:
+		return "body " + body + ", want " + w.body
+	case h.Get("Content-Type") != w.contentType:
+		return "Content-Type " + h.Get("Content-Type") + ", want " + w.contentType
+	case h.Get("WWW-Authenticate") != challenge:
+		return "challenge " + h.Get("WWW-Authenticate")
+	case h.Get("Allow") != w.allow:
+		return "Allow " + h.Get("Allow") + ", want " + w.allow
+	case !requestID.MatchString(h.Get("X-Request-Id")):
+		return "request id " + h.Get("X-Request-Id")
+	case h.Get("Retry-After") != "" || h.Get("Location") != "" || h.Get("Server") != "" || h.Get("Access-Control-Allow-Origin") != "":
+		return "a header that has no place here"
+	case w.setsSession:
+		if set := h.Values("Set-Cookie"); len(set) != 1 || !sessionSet.MatchString(set[0]) || !sessionToken.MatchString(h.Get("X-XSRF-TOKEN")) {
+			return "no session"
+		}
+	case len(h.Values("Set-Cookie")) != 0 || h.Get("X-XSRF-TOKEN") != "":
+		return "a session"
+	}
+	return ""
+}
+
+// wantLogged wants a text in the log line of a request. It tells that the request
+// reached the operation that the row is for.
+func (m *matrix) wantLogged(t *testing.T, id, text string) {
+	t.Helper()
+	log := m.log.String()
+	i := strings.LastIndex(log, `"request_id":"`+id)
+	if i < 0 {
+		t.Fatal("the request is not logged")
+	}
+	line, _, _ := strings.Cut(log[i:], "\n")
+	if !strings.Contains(line, text) {
+		t.Errorf("the log line does not say %q: %s", text, line)
+	}
+}
