@@ -345,7 +345,9 @@ func (s *server) httpServer(h http.Handler) *http.Server {
 		WriteTimeout:      3 * time.Minute,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
-		ErrorLog:          log.New(serverLog{s.log}, "", 0),
+		// "OPTIONS *" is for the handler to refuse and to log, as all OPTIONS.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     log.New(serverLog{s.log}, "", 0),
 	}
 }
 

@@ -50,7 +50,10 @@ func (h *Handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		ev := &event{requestID: newRequestID()}
 		c.Set(eventKey, ev)
 		c.Response().Header().Set(echo.HeaderXRequestID, ev.requestID)
-		c.Request().Body = http.MaxBytesReader(c.Response(), c.Request().Body, maxBody)
+		c.SetRequest(boundBody(c.Response(), c.Request()))
+		if framedAmbiguously(c.Request()) {
+			c.Response().Header().Set(echo.HeaderConnection, "close")
+		}
 
 		defer func() { h.record(c, ev, time.Since(start)) }()
 		if err := h.admit(c, next); err != nil {
@@ -58,6 +61,26 @@ func (h *Handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		return nil
 	}
+}
+
+// boundBody returns the request with a body of at most maxBody. It is a copy:
+// net/http looks at the body of its own request after the answer, and one of
+// another type hides from it that a client with "Expect: 100-continue" was never
+// told to go on. It would wait for a body that does not come, and the client for
+// the answer.
+func boundBody(w http.ResponseWriter, r *http.Request) *http.Request {
+	bounded := *r
+	bounded.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	return &bounded
+}
+
+// framedAmbiguously reports whether some proxy may have another idea of where
+// the request ends. RFC 9112 section 6.1 wants the connection closed after a
+// request with both Transfer-Encoding and Content-Length, and after one of
+// HTTP/1.0 with Transfer-Encoding; net/http does not do so, and hides the headers
+// that would tell them from harmless ones.
+func framedAmbiguously(r *http.Request) bool {
+	return len(r.TransferEncoding) > 0 || !r.ProtoAtLeast(1, 1)
 }
 
 // admit runs the request unless the server is draining, and turns a panic into
