@@ -65,7 +65,7 @@ func readAnswers(t *testing.T, conn io.Reader) []rawAnswer {
 			return answers
 		}
 		body, err := io.ReadAll(resp.Body)
-		if err != nil {
+		if err = errors.Join(err, resp.Body.Close()); err != nil {
 			t.Errorf("after %v: %v", answers, err)
 			return answers
 		}
