@@ -1,0 +1,48 @@
+package main
+
+import (
+	"crypto/tls"
+	"slices"
+	"strings"
+	"testing"
+
+	"attestcsr/keystore/keystoretest"
+)
+
+// TestTLSVersionsAndCiphers: TLS 1.2 and 1.3 and, of TLS 1.2, what has forward
+// secrecy and an AEAD.
+func TestTLSVersionsAndCiphers(t *testing.T) {
+	t.Parallel()
+	s := start(t, t.TempDir())
+	shake := func(version uint16, ciphers ...uint16) (tls.ConnectionState, error) {
+		conn, err := tls.Dial("tcp", strings.TrimPrefix(s.url, "https://"),
+			&tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version, CipherSuites: ciphers})
+		if err != nil {
+			return tls.ConnectionState{}, err
+		}
+		defer conn.Close()
+		return conn.ConnectionState(), nil
+	}
+	for version, good := range map[uint16]bool{tls.VersionTLS10: false, tls.VersionTLS11: false, tls.VersionTLS12: true, tls.VersionTLS13: true} {
+		state, err := shake(version)
+		if (err == nil) != good || good && state.Version != version {
+			t.Errorf("%s: %v", tls.VersionName(version), err)
+		}
+		if !good && err != nil && !strings.Contains(err.Error(), "protocol version") {
+			t.Errorf("%s is refused for another reason: %v", tls.VersionName(version), err)
+		}
+	}
+	tried := 0
+	// The certificate has an ECDSA key: suites for RSA find no certificate.
+	good := []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256}
+	for _, suite := range slices.Concat(tls.CipherSuites(), tls.InsecureCipherSuites()) {
+		if !slices.Contains(suite.SupportedVersions, tls.VersionTLS12) {
+			continue
+		}
+		tried++
+		if _, err := shake(tls.VersionTLS12, suite.ID); (err == nil) != slices.Contains(good, suite.ID) {
+			t.Errorf("%s: %v", suite.Name, err)
+		}
+	}
+	keystoretest.Count(t, "cipher suites tried", tried)
+}
