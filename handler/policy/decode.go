@@ -98,11 +98,11 @@ func explain(err error) error {
 	)
 	switch {
 	case errors.As(err, &syntactic) && errors.Is(err, jsontext.ErrDuplicateName):
-		return invalid(memberName(syntactic.JSONPointer) + " occurs more than once")
+		return refused(problem{"", memberName(syntactic.JSONPointer), " occurs more than once"})
 	case errors.As(err, &syntactic):
 		return malformed("malformed at byte " + strconv.FormatInt(syntactic.ByteOffset, 10))
 	case errors.As(err, &semantic) && errors.Is(err, json.ErrUnknownName):
-		return invalid(memberName(semantic.JSONPointer) + " is not a member; names are case-sensitive")
+		return refused(problem{"", memberName(semantic.JSONPointer), " is not a member; names are case-sensitive"})
 	case errors.As(err, &semantic):
 		return invalid(memberName(semantic.JSONPointer) + " must be " + expectedType(semantic.GoType))
 	}

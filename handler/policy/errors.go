@@ -50,14 +50,53 @@ type document struct {
 // the core: its JSON, its parameters, what must be there.
 type badRequest struct {
 	code     int
-	problems []string // sentences without a full stop, at least one
+	problems []problem // at least one
 }
 
-func invalid(problems ...string) error { return &badRequest{codeValidation, problems} }
+// problem is a sentence without a full stop. What the client said stands by
+// itself: the answer quotes it, and the log does not, since it may be a secret in
+// the wrong place.
+type problem struct{ before, said, after string }
 
-func malformed(what string) error { return &badRequest{codeJSON, []string{what}} }
+func (p problem) String() string { return p.before + p.said + p.after }
 
-func (e *badRequest) Error() string { return strings.Join(e.problems, "; ") }
+// logged is the sentence for the log.
+func (p problem) logged() string {
+	if p.said == "" {
+		return p.before
+	}
+	return p.before + "…" + p.after
+}
+
+func refused(problems ...problem) error { return &badRequest{codeValidation, problems} }
+
+func invalid(sentences ...string) error {
+	problems := make([]problem, len(sentences))
+	for i, sentence := range sentences {
+		problems[i].before = sentence
+	}
+	return refused(problems...)
+}
+
+func malformed(what string) error { return &badRequest{codeJSON, []problem{{before: what}}} }
+
+// Error is for the log.
+func (e *badRequest) Error() string {
+	logged := make([]string, len(e.problems))
+	for i, p := range e.problems {
+		logged[i] = p.logged()
+	}
+	return strings.Join(logged, "; ")
+}
+
+// sentences are for the answer.
+func (e *badRequest) sentences() []string {
+	sentences := make([]string, len(e.problems))
+	for i, p := range e.problems {
+		sentences[i] = p.String()
+	}
+	return sentences
+}
 
 // Unwrap says that this is the client's fault.
 func (e *badRequest) Unwrap() error { return &csr.Error{Kind: csr.Invalid} }
@@ -87,9 +126,9 @@ func describe(u *url.URL, err error) (status int, doc document) {
 	)
 	switch {
 	case errors.As(err, &bad) && bad.code == codeJSON:
-		return http.StatusBadRequest, document{ErrorCode: codeJSON, ErrorMessage: "Failed to parse the JSON of the request body: " + bad.Error() + "."}
+		return http.StatusBadRequest, document{ErrorCode: codeJSON, ErrorMessage: "Failed to parse the JSON of the request body: " + bad.sentences()[0] + "."}
 	case errors.As(err, &bad):
-		return http.StatusBadRequest, fieldErrors(bad.problems)
+		return http.StatusBadRequest, fieldErrors(bad.sentences())
 	case errors.As(err, &tooLong):
 		return http.StatusRequestEntityTooLarge, document{ErrorCode: codeValidation, ErrorMessage: "The request body is larger than 65536 bytes."}
 	case errors.As(err, &httpErr) && httpErr.Code == http.StatusNotFound:

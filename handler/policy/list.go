@@ -56,7 +56,7 @@ func readListQuery(r *http.Request, members []string) (listQuery, error) {
 	}
 	if size := q.integer("page_size"); size != nil {
 		if *size < 1 || *size > maxPageSize {
-			q.refuse("page_size must be from 1 to " + strconv.Itoa(maxPageSize))
+			q.refuse(problem{before: "page_size must be from 1 to " + strconv.Itoa(maxPageSize)})
 		} else {
 			l.page.Limit = int(*size)
 		}
@@ -64,7 +64,7 @@ func readListQuery(r *http.Request, members []string) (listQuery, error) {
 	if text := q.get("cursor"); text != "" {
 		after, err := parseCursor(text, l.page)
 		if err != nil {
-			q.refuse("cursor " + err.Error())
+			q.refuse(problem{before: "cursor " + err.Error()})
 		}
 		l.page.After = after
 	}
@@ -79,12 +79,12 @@ func readListQuery(r *http.Request, members []string) (listQuery, error) {
 func readMembers(q *query, text string, members []string) []string {
 	names := strings.SplitN(text, ",", len(members)+1)
 	if len(names) > len(members) {
-		q.refuse("included_fields must name a member once")
+		q.refuse(problem{before: "included_fields must name a member once"})
 		return nil
 	}
 	for _, name := range names {
 		if !slices.Contains(members, name) {
-			q.refuse("included_fields " + quote(name) + " is not a member of the results")
+			q.refuse(problem{"included_fields ", quote(name), " is not a member of the results"})
 		}
 	}
 	return names
@@ -103,7 +103,7 @@ func readSortKey(q *query) sortKey {
 		}
 		names = append(names, k.name)
 	}
-	q.refuse("sort_by " + quote(name) + " must be one of " + strings.Join(names, ", "))
+	q.refuse(problem{"sort_by ", quote(name), " must be one of " + strings.Join(names, ", ")})
 	return keys[0]
 }
 

@@ -91,7 +91,7 @@ func (a actions) operation(r *http.Request) (csr.Operation, error) {
 	case name == "":
 		return csr.CreateNamedCSR, invalid("action is required")
 	case !known:
-		return csr.CreateNamedCSR, invalid("action " + quote(name) + " does not exist here")
+		return csr.CreateNamedCSR, refused(problem{"action ", quote(name), " does not exist here"})
 	}
 	return action.operation, nil
 }

@@ -10,26 +10,26 @@ import (
 // were asked for. Unknown ones are ignored, as NSX does; an empty one is absent.
 type query struct {
 	values   url.Values
-	problems []string
+	problems []problem
 }
 
 func readQuery(r *http.Request) *query {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	q := &query{values: values}
 	if err != nil {
-		q.refuse("the query parameters must be name=value, percent-encoded, with & between them")
+		q.refuse(problem{before: "the query parameters must be name=value, percent-encoded, with & between them"})
 	}
 	return q
 }
 
-func (q *query) refuse(problem string) { q.problems = append(q.problems, problem) }
+func (q *query) refuse(p problem) { q.problems = append(q.problems, p) }
 
 // err returns what is wrong with the parameters that were asked for.
 func (q *query) err() error {
 	if len(q.problems) == 0 {
 		return nil
 	}
-	return invalid(q.problems...)
+	return refused(q.problems...)
 }
 
 // get returns the parameter, or "". One that is given twice is refused: two
@@ -37,7 +37,7 @@ func (q *query) err() error {
 func (q *query) get(name string) string {
 	given := q.values[name]
 	if len(given) > 1 {
-		q.refuse(name + " must be given once")
+		q.refuse(problem{before: name + " must be given once"})
 		return ""
 	}
 	return q.values.Get(name)
@@ -51,7 +51,7 @@ func (q *query) integer(name string) *int64 {
 	}
 	n, ok := parseDecimal(text)
 	if !ok {
-		q.refuse(name + " " + quote(text) + " must be an integer")
+		q.refuse(problem{name + " ", quote(text), " must be an integer"})
 		return nil
 	}
 	return &n
@@ -65,7 +65,7 @@ func (q *query) boolean(name string, otherwise bool) bool {
 	case "true", "false":
 		return text == "true"
 	default:
-		q.refuse(name + " " + quote(text) + " must be true or false")
+		q.refuse(problem{name + " ", quote(text), " must be true or false"})
 		return otherwise
 	}
 }

@@ -92,6 +92,7 @@ func explain(err error) error {
 			ID:      "attestcsr.json.duplicate_field",
 			Default: fmt.Sprintf("Field %q occurs more than once.", name),
 			Args:    []string{name},
+			quotes:  true,
 		}}}
 	case errors.As(err, &semantic) && errors.Is(err, json.ErrUnknownName):
 		name := fieldOf(semantic.JSONPointer)
@@ -99,6 +100,7 @@ func explain(err error) error {
 			ID:      "attestcsr.json.unknown_field",
 			Default: fmt.Sprintf("Unknown field %q. Names are case-sensitive.", name),
 			Args:    []string{name},
+			quotes:  true,
 		}}}
 	case errors.As(err, &semantic):
 		name, expected := fieldOf(semantic.JSONPointer), expectedType(semantic.GoType)
@@ -169,6 +171,7 @@ func checkQuery(c echo.Context) error {
 		ID:      "vapi.protocol.server.rest.unsupported_property",
 		Default: "Unsupported property with name: " + name + ".",
 		Args:    []string{name},
+		quotes:  true,
 	}}}
 }
 

@@ -26,6 +26,18 @@ type message struct {
 	ID      string   `json:"id"`
 	Default string   `json:"default_message"`
 	Args    []string `json:"args"`
+
+	// quotes is whether the text holds the client's own words, which the log leaves
+	// out: they may be a secret in the wrong place.
+	quotes bool
+}
+
+// logged is the message for the log.
+func (m message) logged() string {
+	if m.quotes {
+		return m.ID
+	}
+	return m.ID + ": " + m.Default
 }
 
 // badRequest is a request that breaks a rule of the dialect rather than one of
@@ -35,7 +47,8 @@ type badRequest struct {
 	messages  []message
 }
 
-func (e *badRequest) Error() string { return e.messages[0].ID + ": " + e.messages[0].Default }
+// Error is for the log.
+func (e *badRequest) Error() string { return e.messages[0].logged() }
 
 // Unwrap says that this is the client's fault.
 func (e *badRequest) Unwrap() error { return &csr.Error{Kind: csr.Invalid} }
