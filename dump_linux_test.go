@@ -23,7 +23,7 @@ const nobody = 65534
 func launchUnprivileged(t *testing.T, env ...string) *instance {
 	t.Helper()
 	dir := t.TempDir()
-	binary := buildProduct(t, dir)
+	binary := productBinary(t)
 	overwrite(t, dir, "config.yaml", noPool)
 	// The shell lifts the soft limit, which is mostly 0, up to the hard one.
 	script := `ulimit -S -c "$(ulimit -H -c)"; exec "$@"`
@@ -44,17 +44,6 @@ func launchUnprivileged(t *testing.T, env ...string) *instance {
 		t.Fatal(err)
 	}
 	return s
-}
-
-// buildProduct builds the real binary: not the test binary, which the race
-// detector makes slow and whose flags are others.
-func buildProduct(t *testing.T, dir string) string {
-	t.Helper()
-	binary := filepath.Join(dir, "attestcsr-product")
-	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	return binary
 }
 
 // coreLimits are the soft and the hard limit on core files of a process.

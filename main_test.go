@@ -26,7 +26,45 @@ import (
 // TestMain makes the test binary stand for the real one: tests start it as
 // "attestcsr", a process of its own.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"attestcsr": main})
+	testscript.Main(suite{m}, map[string]func(){"attestcsr": main})
+}
+
+// suite removes what tests share when all are done.
+type suite struct{ *testing.M }
+
+func (s suite) Run() int {
+	status := s.M.Run()
+	if err := os.RemoveAll(productDir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return status
+}
+
+// product is the real binary: not the test binary, which the race detector makes
+// slow and whose flags are others. It is built for the first test that asks.
+var (
+	productDir string
+	product    = sync.OnceValues(func() (string, error) {
+		var err error
+		if productDir, err = os.MkdirTemp("", "attestcsr-product"); err != nil {
+			return "", err
+		}
+		binary := filepath.Join(productDir, "attestcsr")
+		if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%w\n%s", err, out)
+		}
+		return binary, os.Chmod(productDir, 0o755) // some tests run it as another user
+	})
+)
+
+func productBinary(t *testing.T) string {
+	t.Helper()
+	binary, err := product()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary
 }
 
 // TestScripts drives the command line.

@@ -437,7 +437,7 @@ func (v *visitor) sendKey() {
 func TestSecrets(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	c := &custody{t: t, dir: dir, data: filepath.Join(dir, "data"), binary: buildProduct(t, dir), ders: map[string][]byte{}, places: map[string][]byte{}}
+	c := &custody{t: t, dir: dir, data: filepath.Join(dir, "data"), binary: productBinary(t), ders: map[string][]byte{}, places: map[string][]byte{}}
 	c.firstLife()
 	c.lastLife()
 	c.search()
