@@ -189,7 +189,7 @@ func wantThrottled(t *testing.T, a answer) {
 func TestGuessingFromManyAddresses(t *testing.T) {
 	t.Parallel()
 	g := newGuessed(t)
-	addresses := keystoretest.Effort(8, 100)
+	addresses := keystoretest.Effort(3, 100)
 	for n := range addresses {
 		there := g.from(fmt.Sprintf("127.0.1.%d", n+1))
 		for i := range 20 {
@@ -212,14 +212,14 @@ func TestGuessingFromManyAddresses(t *testing.T) {
 // is such a user. It runs beside no other test of the package, for the sake of
 // the clock.
 func TestTimingOfUnknownUsers(t *testing.T) { //nolint:paralleltest // see above
-	hash, err := bcrypt.GenerateFromPassword([]byte(adminPassword), keystoretest.Effort(8, auth.Cost))
+	hash, err := bcrypt.GenerateFromPassword([]byte(adminPassword), keystoretest.Effort(6, auth.Cost))
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := newStack(t, func(c *handler.Config) {
 		c.Auth = auth.New(auth.Config{Users: parseUsers(t, "admin:"+string(hash)+"\n"), UserFailures: 1 << 20, AddressFailures: 1 << 20})
 	})
-	pairs := keystoretest.Effort(15, 200)
+	pairs := keystoretest.Effort(10, 200)
 	// In the short run, hashes are cheap and the machine does other things too. A
 	// refusal without a comparison would still take a small part of the time.
 	low, high := 0.4, 2.5
