@@ -481,10 +481,12 @@ func (c *custody) firstLife() {
 	v := &visitor{custody: c, s: s, user: adminName, password: c.initialPassword()}
 	c.collectFiles(c.data)
 	v.live()
+	esx, _ := v.login()
 	c.command("", "reset-password", "--data-dir", c.data)
 	v.password = c.initialPassword()
 	c.collectFiles(c.data)
-	eventually(t, "the new password", func() bool { return v.send("answers", "GET", csrPath, "", nil).status == http.StatusOK })
+	// With the new password ends the session; to try the password would be guessing.
+	eventually(t, "the new password", func() bool { return v.send("answers", "GET", csrPath, "", esx).status == http.StatusUnauthorized })
 	v.blunder(v.login())
 	c.collectProcess(s.cmd.Process.Pid)
 	c.command("", append([]string{"healthcheck", "--data-dir", c.data, "--listen", strings.TrimPrefix(s.url, "https://")}, config...)...)
