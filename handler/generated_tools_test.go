@@ -1,0 +1,409 @@
+//go:build tools
+
+package handler_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"attestcsr/keystore/keystoretest"
+)
+
+// run runs a tool with the input on stdin and returns what it printed.
+func run(input, name string, args ...string) (string, error) {
+	command := exec.Command(name, args...)
+	command.Stdin = strings.NewReader(input)
+	out, err := command.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out), nil
+}
+
+// OpenSSL and GnuTLS judge what becomes of generated specs of both dialects: they
+// verify it, and read in every field what was asked for. Some of it then signs
+// itself, and they verify that too.
+func TestToolsJudgeGeneratedSpecs(t *testing.T) {
+	t.Parallel()
+	s := newStackOver(t, handingIn)
+	seed, dir := firstSeed(), t.TempDir()
+	var refused, judged, certificates atomic.Int64
+	specs := make(chan uint64)
+	var workers sync.WaitGroup
+	for range 4 {
+		workers.Go(func() {
+			for n := range specs {
+				g := newGenerator(seed, n)
+				spec := g.spec()
+				a := spec.send(s, fmt.Sprint(n))
+				if a.status != http.StatusCreated {
+					if err := spec.judgeRefusal(t, a); err != nil {
+						t.Errorf("newGenerator(%d, %d).spec(): %v\nof %s", seed, n, err, spec.body)
+					}
+					refused.Add(1)
+					continue
+				}
+				err := spec.judgeWithTools(a)
+				judged.Add(1)
+				if spec.nsx && err == nil && g.oneIn(8) {
+					err = spec.want.signItself(s, fmt.Sprint(n), filepath.Join(dir, fmt.Sprint(n, ".pem")))
+					certificates.Add(1)
+				}
+				if err != nil {
+					t.Errorf("newGenerator(%d, %d).spec(): %v\nof %s", seed, n, err, spec.body)
+				}
+			}
+		})
+	}
+	// Three in four are accepted, and judged.
+	for n := range uint64(keystoretest.Effort(420, 14_000)) {
+		specs <- n
+	}
+	close(specs)
+	workers.Wait()
+	if err := judgeInstalled(s, filepath.Join(dir, "installed.pem")); err != nil {
+		t.Error(err)
+	}
+	keystoretest.Count(t, "specs judged by openssl", int(judged.Load()))
+	keystoretest.Count(t, "specs judged by certtool", int(judged.Load()))
+	keystoretest.Count(t, "specs refused", int(refused.Load()))
+	keystoretest.Count(t, "self-signed certificates judged", int(certificates.Load())+1)
+}
+
+func (s generated) judgeWithTools(a answer) error {
+	text, err := s.pem(a)
+	if err != nil {
+		return err
+	}
+	r, err := s.want.judge(text)
+	if err != nil {
+		return err
+	}
+	// As OpenSSL prints them: types as numbers, one attribute a line, with the
+	// string type and the escapes of RFC 2253, which can be undone.
+	out, err := run(text, "openssl", "req", "-verify", "-noout", "-text", "-pubkey", "-nameopt", "oid,sep_multiline,show_type,utf8,esc_2253,esc_ctrl")
+	if err != nil {
+		return err
+	}
+	if err := s.want.judgeOpenSSL(out, r.parsed.RawSubjectPublicKeyInfo, "req"); err != nil {
+		return fmt.Errorf("openssl: %w\n%s", err, out)
+	}
+	out, err = run(text, "certtool", "--crq-info")
+	if err != nil {
+		return err
+	}
+	if err := s.want.judgeCerttool(out, r.parsed.RawSubjectPublicKeyInfo); err != nil {
+		return fmt.Errorf("certtool: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// between returns the lines from one that is before to one that begins with after.
+func between(out, before string, after ...string) ([]string, error) {
+	_, rest, found := strings.Cut(out, before+"\n")
+	if !found {
+		return nil, fmt.Errorf("no line %q", before)
+	}
+	var lines []string
+	for line := range strings.SplitSeq(rest, "\n") {
+		if slices.ContainsFunc(after, func(s string) bool { return strings.HasPrefix(strings.TrimLeft(line, " \t"), s) }) {
+			return lines, nil
+		}
+		lines = append(lines, line)
+	}
+	return nil, fmt.Errorf("no line %q after %q", after, before)
+}
+
+// missing returns an error that names the first part that is not there.
+func missing(out string, parts ...string) error {
+	for _, part := range parts {
+		if !strings.Contains(out, part) {
+			return fmt.Errorf("%q is missing", part)
+		}
+	}
+	return nil
+}
+
+// judgeOpenSSL compares what "openssl req" or "openssl x509" printed with what was
+// asked for.
+func (w wantedCSR) judgeOpenSSL(out string, spki []byte, command string) error {
+	subject, err := between(out, "        Subject:", "Subject Public Key Info:")
+	if err != nil {
+		return err
+	}
+	if len(subject) != len(w.subject) {
+		return fmt.Errorf("%d attributes, want %d", len(subject), len(w.subject))
+	}
+	for i, a := range w.subject {
+		kind := "UTF8STRING"
+		if isPrintable(a.value) {
+			kind = "PRINTABLESTRING"
+		}
+		escaped, ok := strings.CutPrefix(subject[i], "            "+attributeOIDs()[a.key]+"="+kind+":")
+		if got, err := unescape(escaped); !ok || err != nil || got != a.value {
+			return fmt.Errorf("attribute %d, %s: %q is read of %q, %v; want %q", i, a.key, got, subject[i], err, a.value)
+		}
+	}
+	key, _ := pem.Decode([]byte(out))
+	if key == nil || !bytes.Equal(key.Bytes, spki) {
+		return fmt.Errorf("another public key")
+	}
+	algorithm := "sha256WithRSAEncryption"
+	if w.curve {
+		algorithm = fmt.Sprintf("ecdsa-with-SHA%d", min(w.bits, 512))
+	}
+	if err := missing(out, fmt.Sprintf("Public-Key: (%d bit)\n", w.bits), "    Signature Algorithm: "+algorithm+"\n"); err != nil || command != "req" {
+		return err
+	}
+	if err := missing(out, "verify OK", "        Version: 1 (0x0)\n"); err != nil {
+		return err
+	}
+	const margin = "                "
+	extensions, err := between(out, "        Attributes:", "Signature Algorithm:")
+	if err != nil || len(extensions) == 0 {
+		return fmt.Errorf("attributes %q, %w", extensions, err)
+	}
+	want := []string{"            Requested Extensions:"}
+	if len(w.wantedExtensions()) == 0 { // OpenSSL 3.0 prints the heading nevertheless
+		want = []string{"            (none)"}
+		extensions = extensions[:1]
+	}
+	if w.ca {
+		want = append(want, margin+"X509v3 Basic Constraints: critical", margin+"    CA:TRUE", margin+"X509v3 Key Usage: critical", margin+"    Certificate Sign")
+	}
+	if len(w.names) > 0 {
+		want = append(want, margin+"X509v3 Subject Alternative Name: ", margin+"    "+w.openSSLNames())
+	}
+	if !slices.Equal(extensions, want) {
+		return fmt.Errorf("attributes %q, want %q", extensions, want)
+	}
+	return nil
+}
+
+// openSSLNames is the subject alternative name as OpenSSL prints it.
+func (w wantedCSR) openSSLNames() string {
+	var all []string
+	for _, n := range w.names {
+		switch n.tag {
+		case mailTag:
+			all = append(all, "email:"+n.bytes)
+		case dnsTag:
+			all = append(all, "DNS:"+n.bytes)
+		case uriTag:
+			all = append(all, "URI:"+n.bytes)
+		case ipTag:
+			text := netip.AddrFrom4([4]byte([]byte(n.bytes + "....")[:4])).String()
+			if len(n.bytes) == 16 {
+				groups := make([]string, 8)
+				for i := range groups {
+					groups[i] = fmt.Sprintf("%X", int(n.bytes[2*i])<<8|int(n.bytes[2*i+1]))
+				}
+				text = strings.Join(groups, ":")
+			}
+			all = append(all, "IP Address:"+text)
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// unescape undoes RFC 4514 section 2.4.
+func unescape(s string) (string, error) {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] != '\\' {
+			b.WriteByte(s[i])
+			continue
+		}
+		var octet byte
+		switch i++; {
+		case i == len(s):
+			return "", fmt.Errorf("a backslash at the end of %q", s)
+		case strings.IndexByte("\"+,;<>\\#= ", s[i]) >= 0:
+			b.WriteByte(s[i])
+		default:
+			if _, err := fmt.Sscanf(s[i:min(i+2, len(s))], "%02x", &octet); err != nil {
+				return "", fmt.Errorf("escape %q of %q", s[i:], s)
+			}
+			b.WriteByte(octet)
+			i++
+		}
+	}
+	return b.String(), nil
+}
+
+// splitRDNs splits a name at the commas that are not escaped.
+func splitRDNs(name string) []string {
+	var all []string
+	begin := 0
+	for i := 0; i < len(name); i++ {
+		switch name[i] {
+		case '\\':
+			i++
+		case ',':
+			all, begin = append(all, name[begin:i]), i+1
+		}
+	}
+	return append(all, name[begin:])
+}
+
+// judgeCerttool compares what "certtool --crq-info" or "--certificate-info"
+// printed with what was asked for.
+func (w wantedCSR) judgeCerttool(out string, spki []byte) error {
+	_, rest, _ := strings.Cut(out, "\tSubject: ")
+	name, _, _ := strings.Cut(rest, "\n")
+	rdns := splitRDNs(name)
+	slices.Reverse(rdns) // it prints the last one first, as RFC 4514 has it
+	if len(rdns) != len(w.subject) {
+		return fmt.Errorf("%d attributes, want %d", len(rdns), len(w.subject))
+	}
+	for i, a := range w.subject {
+		escaped, ok := strings.CutPrefix(rdns[i], a.key+"=")
+		if got, err := unescape(escaped); !ok || err != nil || got != a.value {
+			return fmt.Errorf("attribute %d, %s: %q is read of %q, %v; want %q", i, a.key, got, rdns[i], err, a.value)
+		}
+	}
+	key, signature := "\tSubject Public Key Algorithm: RSA\n", "\tSignature Algorithm: RSA-SHA256\n"
+	if w.curve {
+		key, signature = fmt.Sprintf("\tCurve:\tSECP%dR1\n", w.bits), fmt.Sprintf("\tSignature Algorithm: ECDSA-SHA%d\n", min(w.bits, 512))
+	}
+	// certtool counts the bits of P-521 in whole bytes.
+	bits := map[bool]int{true: 528, false: w.bits}[w.bits == 521]
+	err := missing(out, key, signature, fmt.Sprintf("(%d bits)\n", bits), fmt.Sprintf("\tsha256:%x\n", sha256.Sum256(spki)))
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(out, "PKCS #10 Certificate Request Information:\n\tVersion: 1\n") {
+		return nil // a certificate, which has more extensions
+	}
+	if err := missing(out, "Self signature: verified\n"); err != nil {
+		return err
+	}
+	var want []string
+	if len(w.wantedExtensions()) > 0 {
+		want = append(want, "\tAttributes:", "\t\tExtensions:")
+	}
+	if w.ca {
+		want = append(want, "\t\t\tBasic Constraints (critical):", "\t\t\t\tCertificate Authority (CA): TRUE", "\t\t\tKey Usage (critical):", "\t\t\t\tCertificate signing.")
+	}
+	if len(w.names) > 0 {
+		want = append(want, "\t\t\tSubject Alternative Name (not critical):")
+	}
+	got, err := between(out, strings.TrimSuffix(signature, "\n"), "Other Information:")
+	if err != nil {
+		return err
+	}
+	if len(got) != len(want)+len(w.names) || !slices.Equal(got[:len(want)], want) {
+		return fmt.Errorf("attributes %q, want %q and %d names", got, want, len(w.names))
+	}
+	return w.judgeCerttoolNames(got[len(want):])
+}
+
+// judgeCerttoolNames compares the lines of names. Beside one that is
+// internationalised certtool shows how it reads.
+func (w wantedCSR) judgeCerttoolNames(lines []string) error {
+	for i, n := range w.names {
+		text := map[int]string{mailTag: "RFC822Name: ", dnsTag: "DNSname: ", uriTag: "URI: ", ipTag: "IPAddress: "}[n.tag] + n.bytes
+		if addr, ok := netip.AddrFromSlice([]byte(n.bytes)); n.tag == ipTag && ok {
+			text = "IPAddress: " + addr.String()
+		}
+		got := strings.TrimLeft(lines[i], "\t")
+		if shown, readable, internationalised := strings.Cut(got, " ("); internationalised && strings.HasSuffix(readable, ")") && strings.Contains(strings.ToLower(shown), "xn--") {
+			got = shown
+		}
+		if got != text {
+			return fmt.Errorf("name %d: %q, want %q", i, got, text)
+		}
+	}
+	return nil
+}
+
+// signItself makes the request of an accepted spec a certificate, and lets the
+// tools judge that.
+func (w wantedCSR) signItself(s *stack, id, file string) error {
+	a := s.do(call{method: http.MethodPost, path: nsxPath(id, "action=self_sign", "days_valid=30")})
+	text, err := generated{nsx: true}.pem(a)
+	if err != nil || a.status != http.StatusCreated {
+		return fmt.Errorf("self_sign: %w, %d %s", err, a.status, a.body)
+	}
+	return w.judgeCertificate(text, file)
+}
+
+// judgeCertificate lets the tools judge a self-signed certificate.
+func (w wantedCSR) judgeCertificate(text, file string) error {
+	c, err := w.judgeSelfSigned(text)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		return err
+	}
+	out, err := run("", "openssl", "verify", "-x509_strict", "-CAfile", file, file)
+	if err != nil || !strings.HasSuffix(out, ".pem: OK\n") {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	out, err = run(text, "openssl", "x509", "-noout", "-text", "-pubkey", "-nameopt", "oid,sep_multiline,show_type,utf8,esc_2253,esc_ctrl")
+	if err != nil {
+		return err
+	}
+	if err := w.judgeOpenSSL(out, c.RawSubjectPublicKeyInfo, "x509"); err != nil {
+		return fmt.Errorf("openssl: %w\n%s", err, out)
+	}
+	if len(w.names) > 0 {
+		if err := missing(out, "X509v3 Subject Alternative Name: \n                "+w.openSSLNames()+"\n"); err != nil {
+			return err
+		}
+	}
+	// GnuTLS trusts the certificates of CAs alone.
+	if w.ca {
+		out, err = run("", "certtool", "--verify", "--load-ca-certificate", file, "--infile", file)
+		if err != nil || !strings.Contains(out, "Output: Verified. The certificate is trusted.") {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+	}
+	out, err = run(text, "certtool", "--certificate-info")
+	if err != nil {
+		return err
+	}
+	if err := w.judgeCerttool(out, c.RawSubjectPublicKeyInfo); err != nil {
+		return fmt.Errorf("certtool: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// judgeInstalled lets the tools judge the self-signed certificate that the ESX
+// dialect begins with.
+func judgeInstalled(s *stack, file string) error {
+	a := s.do(call{method: http.MethodGet, path: certificatePath})
+	c, err := certificateOf(a.member(s.t, "certificate"))
+	if err != nil {
+		return err
+	}
+	text := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		return err
+	}
+	out, err := run("", "openssl", "verify", "-x509_strict", "-CAfile", file, file)
+	if err != nil {
+		return err
+	}
+	if err := missing(out, ".pem: OK\n"); err != nil {
+		return err
+	}
+	out, err = run(text, "certtool", "--certificate-info")
+	if err != nil {
+		return err
+	}
+	return missing(out, "\tSubject: CN="+s.hostname+"\n", "\tIssuer: CN="+s.hostname+"\n", "Certificate Authority (CA): FALSE", fmt.Sprintf("\tsha256:%x\n", sha256.Sum256(c.RawSubjectPublicKeyInfo)))
+}

@@ -1,0 +1,570 @@
+package handler_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"unicode/utf16"
+)
+
+// generated is a request for a CSR in the words of a dialect, and what has to
+// come of it. Both are put together from the same pieces, so that the rules of
+// the service are not asked what the rules are.
+type generated struct {
+	nsx  bool
+	body string
+	// refused are the dialect's names of fields that break a rule, in any order;
+	// none: it is accepted and becomes want.
+	refused []string
+	// malformed: the body is no JSON, so that no field can be named.
+	malformed bool
+	want      wantedCSR
+}
+
+// wantedCSR is what a certification request has to say.
+type wantedCSR struct {
+	subject []wantedAttribute
+	names   []wantedName
+	ca      bool
+	curve   bool
+	bits    int
+}
+
+type wantedAttribute struct{ key, value string }
+
+// wantedName is a GeneralName: the tag of RFC 5280 section 4.2.1.6 and its content.
+type wantedName struct {
+	tag   int
+	bytes string
+}
+
+const (
+	mailTag = 1
+	dnsTag  = 2
+	uriTag  = 6
+	ipTag   = 7
+)
+
+// generator makes specs, the same ones for the same seed.
+type generator struct{ *rand.Rand }
+
+func newGenerator(seed, n uint64) generator { return generator{rand.New(rand.NewPCG(seed, n))} }
+
+func pick[T any](g generator, from ...T) T { return from[g.IntN(len(from))] }
+
+// oneIn is true once in n times.
+func (g generator) oneIn(n int) bool { return g.IntN(n) == 0 }
+
+func (g generator) spec() generated {
+	if g.oneIn(2) {
+		return g.nsxSpec()
+	}
+	return g.esxSpec()
+}
+
+// esxSpec is a create_spec.
+func (g generator) esxSpec() generated {
+	s := generated{want: wantedCSR{bits: 2048}}
+	faults := g.faults()
+	var members []string
+	member := func(name, value string) { members = append(members, quoteJSON(g, name)+":"+value) }
+
+	if g.oneIn(2) {
+		s.want.bits = pick(g, 2048, 2048, 3072, 4096)
+		size := fmt.Sprint(s.want.bits)
+		if faults.here() {
+			size = pick(g, "0", "-2048", "1024", "2049", "8192", "256", "4294969344")
+			s.refuse("key_size")
+		}
+		member("key_size", size)
+	}
+	for _, f := range []struct {
+		name, key string
+		bound     int
+	}{{"country", "C", 0}, {"state_or_province", "ST", 128}, {"locality", "L", 128}, {"organization", "O", 64}, {"organization_unit", "OU", 64}, {"common_name", "CN", 64}} {
+		optional := f.key == "CN"
+		if optional && g.oneIn(3) {
+			s.want.subject = append(s.want.subject, wantedAttribute{"CN", "esx-01.example.com"})
+			continue
+		}
+		if !optional && g.oneIn(6) {
+			member(f.name, `""`) // leaves the attribute out
+			continue
+		}
+		value, upper := g.attribute(f.bound)
+		if faults.here() {
+			if value = g.badAttribute(f.bound); value == "" && !optional {
+				value = "\x00"
+			}
+			s.refuse(f.name)
+		}
+		member(f.name, quoteJSON(g, value))
+		s.want.subject = append(s.want.subject, wantedAttribute{f.key, upper})
+	}
+	email := ""
+	if !g.oneIn(4) {
+		email = g.mailbox()
+		if faults.here() {
+			email = g.badMailbox()
+			s.refuse("email_address")
+		}
+		s.name(wantedName{mailTag, email})
+	}
+	member("email_address", quoteJSON(g, email))
+	if !g.oneIn(4) {
+		var items []string
+		for range g.count(100) {
+			text, name := g.altName()
+			items = append(items, quoteJSON(g, text))
+			s.name(name)
+		}
+		switch {
+		case !faults.here():
+		case g.oneIn(3):
+			items = manyNames(101)
+			s.refuse("subject_alt_name")
+		default:
+			items = append(items, quoteJSON(g, g.badAltName()))
+			s.refuse("subject_alt_name")
+		}
+		member("subject_alt_name", "["+strings.Join(items, ",")+"]")
+	}
+	g.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
+	s.body = "{" + strings.Join(members, ",") + "}"
+	g.breakText(&s)
+	return s
+}
+
+// nsxSpec is a TlsCsr.
+func (g generator) nsxSpec() generated {
+	s := generated{nsx: true, want: wantedCSR{bits: 2048, ca: g.oneIn(3), curve: g.oneIn(2)}}
+	faults := g.faults()
+	members := []string{`"is_ca":` + fmt.Sprint(s.want.ca)}
+	size := pick(g, 2048, 3072, 4096)
+	switch {
+	case s.want.curve:
+		members = append(members, `"algorithm":"EC"`)
+		size = pick(g, 256, 384, 521)
+		s.want.bits = 256
+	case g.oneIn(2):
+		members = append(members, `"algorithm":"RSA"`)
+	}
+	if !g.oneIn(4) {
+		s.want.bits = size
+		text := fmt.Sprint(size)
+		if faults.here() {
+			text = pick(g, "0", "-256", "255", "512", "1024", "8192")
+			s.refuse("key_size")
+		}
+		if g.oneIn(2) {
+			text = `"` + text + `"`
+		}
+		members = append(members, `"key_size":`+text)
+	}
+	members = append(members, `"subject":{"attributes":[`+g.nsxSubject(&s, faults)+`]}`)
+	if names := g.nsxNames(&s, faults); names != "" {
+		members = append(members, `"extensions":{"subject_alt_names":{`+names+`}}`)
+	}
+	g.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
+	s.body = "{" + strings.Join(members, ",") + "}"
+	g.breakText(&s)
+	return s
+}
+
+func (g generator) nsxSubject(s *generated, faults *faults) string {
+	keys := []string{"CN"}
+	for range g.IntN(10) {
+		keys = append(keys, pick(g, "CN", "O", "OU", "OU", "C", "ST", "L"))
+	}
+	g.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+	var items []string
+	for _, key := range keys {
+		bound := map[string]int{"CN": 64, "O": 64, "OU": 64, "C": 0, "ST": 128, "L": 128}[key]
+		value, upper := g.attribute(bound)
+		if faults.here() {
+			value = g.badAttribute(bound)
+			s.refuse("subject.attributes " + key)
+		}
+		items = append(items, fmt.Sprintf(`{"key":%q,"value":%s}`, key, quoteJSON(g, value)))
+		s.want.subject = append(s.want.subject, wantedAttribute{key, upper})
+	}
+	return strings.Join(items, ",")
+}
+
+func (g generator) nsxNames(s *generated, faults *faults) string {
+	var lists []string
+	for _, list := range []struct {
+		name string
+		most int
+		good func() (string, wantedName)
+		bad  func() string
+		of   func(int) []string
+	}{
+		{"dns_names", 128, g.dnsAltName, func() string {
+			return pick(g, g.badDNSName(), "192.0.2.1", "ops@example.com", "https://example.com/", "")
+		}, manyNames},
+		{"ip_addresses", 64, g.address, func() string {
+			return pick(g, "192.0.2.256", "192.0.2.0/24", "fe80::1%eth0", "example.com", "", " 192.0.2.1", "[::1]", "::g")
+		}, manyAddresses},
+	} {
+		if g.oneIn(3) {
+			continue
+		}
+		var items []string
+		for range max(1, g.count(list.most)) {
+			text, name := list.good()
+			items = append(items, quoteJSON(g, text))
+			s.name(name)
+		}
+		if faults.here() {
+			items = append(items[:min(len(items), list.most-1)], quoteJSON(g, list.bad()))
+			s.refuse("extensions.subject_alt_names")
+		} else if faults.here() {
+			items = list.of(pick(g, 0, list.most+1))
+			s.refuse("extensions.subject_alt_names." + list.name)
+		}
+		lists = append(lists, fmt.Sprintf(`%q:[%s]`, list.name, strings.Join(items, ",")))
+	}
+	return strings.Join(lists, ",")
+}
+
+// breakText makes bytes of some bodies what JSON may not hold.
+func (g generator) breakText(s *generated) {
+	if !g.oneIn(25) {
+		return
+	}
+	at := strings.LastIndexByte(s.body[:strings.LastIndexByte(s.body, ':')], '"') // within a name or a value
+	s.body = s.body[:at] + pick(g, "\xff", "\xed\xa0\x80", `\ud800`, `\udc00\ud800`, "\x01", "\xc0\x80", `\x41`) + s.body[at:]
+	s.malformed = true
+}
+
+func (s *generated) refuse(field string) { s.refused = append(s.refused, field) }
+
+// name adds a name unless it is there, whatever its case.
+func (s *generated) name(n wantedName) {
+	for _, have := range s.want.names {
+		if have.tag == n.tag && (have.bytes == n.bytes || n.tag != ipTag && strings.EqualFold(have.bytes, n.bytes)) {
+			return
+		}
+	}
+	s.want.names = append(s.want.names, n)
+}
+
+// faults decides where a spec breaks a rule: two in three break none.
+type faults struct {
+	g    generator
+	rate int
+}
+
+func (g generator) faults() *faults {
+	if g.oneIn(3) {
+		return &faults{g, 4 + g.IntN(12)}
+	}
+	return &faults{g, 0}
+}
+
+func (f *faults) here() bool { return f.rate > 0 && f.g.oneIn(f.rate) }
+
+// count is a length of a list: mostly short, sometimes all it may be.
+func (g generator) count(most int) int {
+	if g.oneIn(12) {
+		return most
+	}
+	return g.IntN(6)
+}
+
+func manyNames(n int) []string {
+	var items []string
+	for i := range n {
+		items = append(items, fmt.Sprintf(`"h%d.example.com"`, i))
+	}
+	return items
+}
+
+func manyAddresses(n int) []string {
+	var items []string
+	for i := range n {
+		items = append(items, fmt.Sprintf(`"2001:db8::%x"`, i+1))
+	}
+	return items
+}
+
+// attribute is the value of an attribute and how it is encoded; bound 0 is a
+// country.
+func (g generator) attribute(bound int) (value, encoded string) {
+	if bound == 0 {
+		value = pick(g, "DE", "us", "gB", "Jp", "ZA", "io", "ax")
+		return value, strings.ToUpper(value)
+	}
+	value = g.text(bound)
+	return value, value
+}
+
+// text is 1 to bound characters, of any script and as hostile as is allowed.
+func (g generator) text(bound int) string {
+	n := pick(g, 1, 2, bound-1, bound, bound, 1+g.IntN(bound), 1+g.IntN(bound))
+	switch g.IntN(8) {
+	case 0:
+		return g.chars(n, func() rune { return rune("abcXYZ019 '()+,-./:=?"[g.IntN(21)]) }) // PrintableString
+	case 1:
+		return g.chars(n, func() rune { return rune(0x20 + g.IntN(0x5f)) })
+	case 2:
+		return g.chars(n, func() rune {
+			return pick(g, '"', '\\', ',', '+', '=', '<', '>', ';', '#', ' ', '/', '*', '@', '&', '%', '$', '`', '{')
+		})
+	case 3: // blanks at the ends, and what begins a hexadecimal value in RFC 4514
+		inner := g.chars(max(0, n-2), func() rune { return rune('a' + g.IntN(26)) })
+		return cut(pick(g, " ", "#", "  ", `\`)+inner+pick(g, " ", `\`, "="), n)
+	case 4: // what is shown as one character and is many
+		return cut(strings.Repeat(pick(g, "e\u0301", "👩\u200d🔬", "🇩🇪", "\u0d28\u0d4d\u200d", "☺\ufe0f", "a\u0345\u0300"), n), n)
+	case 5:
+		return g.chars(n, func() rune { return pick(g, 'א', 'ש', 'ع', 'م', '0', 'a', ' ', '\u0651', '\u200c') }) // right-to-left scripts
+	case 6:
+		return g.chars(n, func() rune {
+			return pick(g, 'ſ', 'K', 'İ', 'ß', '\u00ad', '\u00a0', '\u3000', '\ufeff', '\ufffd', '\ufffe', '\uffff', '\ue000', '\U0001fffe', '\U000e0041', '\U0010ffff', '\u0301', '\u200b', '。')
+		})
+	}
+	return g.chars(n, g.character)
+}
+
+func cut(s string, n int) string {
+	if r := []rune(s); len(r) > n {
+		return string(r[:n])
+	}
+	return s
+}
+
+func (g generator) chars(n int, one func() rune) string {
+	r := make([]rune, n)
+	for i := range r {
+		r[i] = one()
+	}
+	return string(r)
+}
+
+// character is any of Unicode, in all planes and all lengths of UTF-8, that does
+// not mislead.
+func (g generator) character() rune {
+	for {
+		r := pick(g, rune(g.IntN(0x80)), rune(g.IntN(0x800)), rune(g.IntN(0x10000)), rune(g.IntN(0x110000)))
+		if (r < 0xd800 || r > 0xdfff) && !strings.ContainsRune(misleading(), r) {
+			return r
+		}
+	}
+}
+
+// misleading lists the characters that a subject may not hold: C0, DEL and C1,
+// those that change the direction of text (the property Bidi_Control), and the
+// separators of lines and paragraphs.
+func misleading() string {
+	var all []rune
+	for _, span := range [][2]rune{{0, 0x1f}, {0x7f, 0x9f}, {0x61c, 0x61c}, {0x200e, 0x200f}, {0x2028, 0x202e}, {0x2066, 0x2069}} {
+		for r := span[0]; r <= span[1]; r++ {
+			all = append(all, r)
+		}
+	}
+	return string(all)
+}
+
+// badAttribute is a value that breaks a rule.
+func (g generator) badAttribute(bound int) string {
+	if bound == 0 {
+		return pick(g, "XX", "UK", "U", "USA", "uſ", " D", "D ", "ＤＥ", "D\n", "\x00\x00", "XK", "EU")
+	}
+	switch g.IntN(4) {
+	case 0:
+		return g.chars(bound+1, g.character)
+	case 1:
+		return ""
+	case 2:
+		return strings.Repeat("l", 5000)
+	}
+	bad := []rune(misleading())
+	inner := []rune(g.text(bound))
+	inner[g.IntN(len(inner))] = bad[g.IntN(len(bad))]
+	return string(inner)
+}
+
+func (g generator) label(n int) string {
+	const inner = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-"
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = inner[g.IntN(len(inner))]
+	}
+	for _, end := range []int{0, n - 1} {
+		b[end] = inner[g.IntN(52)] // a letter
+	}
+	// Of ACE labels only what is in the list of whole names: random ones are none.
+	if len(b) > 3 && b[2] == '-' && b[3] == '-' {
+		b[2] = 'x'
+	}
+	return string(b)
+}
+
+func (g generator) dnsName() string {
+	switch g.IntN(8) {
+	case 0:
+		return strings.Join([]string{g.label(63), g.label(63), g.label(63), g.label(61)}, ".") // 253
+	case 1:
+		return strings.Repeat("a.", 126) + "b" // 253, of the most labels
+	case 2:
+		return pick(g, "xn--mller-kva.example", "XN--MLLER-KVA.Example", "xn--maana-pta.com", "localhost", "3com.example", "0x7f000001", "1.2.3.4a", "a--b.example")
+	}
+	labels := make([]string, 1+g.IntN(4))
+	for i := range labels {
+		labels[i] = g.label(pick(g, 1, 2, 63, 1+g.IntN(20)))
+	}
+	if name := strings.Join(labels, "."); len(name) <= 253 {
+		return name
+	}
+	return labels[0]
+}
+
+func (g generator) badDNSName() string {
+	return pick(g, "*.example.com", "example.com.", ".example.com", "a..b", "-a.example", "a-.example", "a_b.example", "10.0.0.300", "example.123",
+		"host:443", "a b", " a", "a\x00b", "a\nb", "müller.example", "example。com", g.label(64)+".example", strings.Repeat("a.", 126)+"bc", "[::1]", "192.0.2.0/24", "a,DNS:b", "\u202ea")
+}
+
+func (g generator) dnsAltName() (string, wantedName) {
+	name := g.dnsName()
+	return name, wantedName{dnsTag, name}
+}
+
+// address is an IP address in one of its spellings.
+func (g generator) address() (string, wantedName) {
+	if g.oneIn(3) {
+		ip := net.IPv4(byte(g.IntN(256)), byte(g.IntN(256)), byte(g.IntN(256)), byte(g.IntN(256))).To4()
+		text := ip.String()
+		if g.oneIn(3) { // mapped into IPv6 it is the same address
+			text = pick(g, "::ffff:", "0:0:0:0:0:FFFF:") + text
+		}
+		return text, wantedName{ipTag, string(ip)}
+	}
+	ip := make(net.IP, 16)
+	for i := range ip {
+		ip[i] = byte(g.IntN(256)) * byte(g.IntN(2))
+	}
+	ip[0] |= 0x20 // not one that is mapped
+	var groups [8]string
+	for i := range groups {
+		groups[i] = fmt.Sprintf("%x", int(ip[2*i])<<8|int(ip[2*i+1]))
+	}
+	full := strings.Join(groups[:], ":")
+	dotted := strings.Join(groups[:6], ":") + ":" + net.IP(ip[12:]).String()
+	return pick(g, full, strings.ToUpper(full), ip.String(), dotted), wantedName{ipTag, string(ip)}
+}
+
+func (g generator) mailbox() string {
+	atom := g.chars(1+g.IntN(20), func() rune {
+		return pick(g, 'a', 'Z', '0', '!', '#', '$', '%', '&', '\'', '*', '+', '-', '/', '=', '?', '^', '_', '`', '{', '|', '}', '~')
+	})
+	quotedPart := g.chars(1+g.IntN(20), func() rune { return pick(g, 'a', ' ', ',', '@', ':', ';', '<', '>', '(', '.', '#') })
+	domain := g.label(63) + "." + g.label(63) + "." + g.label(61)
+	switch g.IntN(8) {
+	case 0:
+		return `"` + quotedPart + pick(g, "", `\"`, `\\`) + `"@` + g.label(3) + ".example"
+	case 1:
+		return strings.Repeat("l", 64) + "@" + domain // 254
+	case 2:
+		return atom + pick(g, "@[192.0.2.1]", "@[IPv6:2001:db8::1]", "@[ipv6:::]")
+	case 3:
+		return atom + "." + atom + "@localhost"
+	}
+	return atom + "@" + g.label(1+g.IntN(10)) + ".example"
+}
+
+func (g generator) badMailbox() string {
+	return pick(g, "nobody", "@example.com", "a@", "a@b@c", ".a@b.c", "a b@c.d", "müller@example.com", "a@müller.example", "a@10.0.0.1", "a@b.c\r\nBcc: x@y.z",
+		strings.Repeat("l", 65)+"@b.c", strings.Repeat("l", 64)+"@"+strings.Repeat("a.", 94)+"bb", "a\x00@b.c", "Ops <a@b.c>", "a@[fe80::1]", "a@b.c,d@e.f", `"a@b.c`)
+}
+
+func (g generator) uri() string {
+	odd := g.chars(g.IntN(30), func() rune {
+		return pick(g, 'a', '/', '?', '-', '.', '_', '~', '!', '$', '&', '\'', '(', ')', '*', '+', ',', ';', '=', ':', '@')
+	})
+	switch g.IntN(8) {
+	case 0:
+		return "urn:" + g.label(32) + ":a" + odd
+	case 1:
+		return pick(g, "urn:uuid:6e8bc430-9c3a-11d9-9669-0800200c9a66", "URN:ISBN:0451450523", "urn:oid:1.3.6.1")
+	case 2:
+		return "https://h/" + strings.Repeat("p", 2048-len("https://h/"))
+	case 3:
+		return "https://[2001:db8::1]:443/" + odd
+	case 4:
+		return "https://us%65r:p,w@192.0.2.1:0/" + odd + "#frag/?"
+	}
+	return pick(g, "https", "HTTP", "spiffe", "a+b-c.d") + "://" + g.label(1+g.IntN(20)) + ".example" + pick(g, "", "/", "/%7Ea/../b", "?q,DNS:evil.test", "/"+odd)
+}
+
+// altName is a name of any kind that is told by its content.
+func (g generator) altName() (string, wantedName) {
+	switch g.IntN(4) {
+	case 0:
+		return g.dnsAltName()
+	case 1:
+		return g.address()
+	case 2:
+		value := g.mailbox()
+		return value, wantedName{mailTag, value}
+	}
+	value := g.uri()
+	return value, wantedName{uriTag, value}
+}
+
+func (g generator) badAltName() string {
+	bad := g.badMailbox()
+	if !strings.Contains(bad, "@") { // which would be a DNS name
+		bad = ""
+	}
+	return pick(g, g.badDNSName(), bad, "", "https://", "file:///etc/passwd", "https://a_b/", "https://10.0.0.300/", "https://example.com/a b", "https://example.com/%zz",
+		`https://example.com\@evil.test/`, "https://example.com/ü", "https://h/"+strings.Repeat("p", 2039), "urn:", "urn:x:y", "urn:"+g.label(33)+":a", "fe80::1%eth0")
+}
+
+// quoteJSON writes a string in one of the ways that JSON has.
+func quoteJSON(g generator, s string) string {
+	escapes := pick(g, 0, 0, 3, 1)
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteString(`\` + string(r))
+		case r < ' ' || r == 0x7f || escapes > 0 && g.oneIn(escapes):
+			for _, unit := range utf16.Encode([]rune{r}) {
+				fmt.Fprintf(&b, pick(g, `\u%04x`, `\u%04X`), unit)
+			}
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+// send asks for the CSR, under an id that is new.
+func (s generated) send(to *stack, id string) answer {
+	path := csrPath
+	if s.nsx {
+		path = nsxPath(id, "action=create")
+	}
+	return to.do(call{method: http.MethodPost, path: path, body: s.body})
+}
+
+// pem is the CSR in the answer to an accepted spec.
+func (s generated) pem(a answer) (string, error) {
+	var members struct {
+		CSR        string `json:"csr"`
+		PEMEncoded string `json:"pem_encoded"`
+	}
+	if err := json.Unmarshal(a.body, &members); err != nil {
+		return "", fmt.Errorf("%w: %s", err, a.body)
+	}
+	if s.nsx {
+		return members.PEMEncoded, nil
+	}
+	return members.CSR, nil
+}
