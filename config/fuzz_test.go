@@ -6,6 +6,9 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"unicode"
+
+	"github.com/spf13/pflag"
 
 	"attestcsr/config"
 )
@@ -58,4 +61,48 @@ func loadFile(t *testing.T, data []byte) (*config.Config, error) {
 	}
 	c, _, err := config.Load(config.Source{Env: []string{"ATTESTCSR_CONFIG=" + name}, Privileges: privileges, SystemHostname: func() (string, error) { return "esx-01", nil }})
 	return c, err
+}
+
+// FuzzVariable gives a setting any text as an environment variable or as a flag:
+// an error that names where it came from, or a config that shows as a file that
+// gives the same config, and the same one whichever way it came.
+func FuzzVariable(f *testing.F) {
+	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	config.AddFlags(flags)
+	var names []string
+	flags.VisitAll(func(flag *pflag.Flag) {
+		if flag.Name != "config" {
+			names = append(names, flag.Name)
+		}
+	})
+	for i := range names {
+		for _, seed := range []string{"", "x", "1", "2048,3072", "10.0.0.0/8, ::1", "30m", ":8443", "true", "debug", "\xff", "a\nb", " ", ",", "2048,2048", "99999999999999999999", "-1s", "0x10", "\x00", "a: b", "[::1]:1", "'", "\u2028"} {
+			f.Add(uint8(i), seed)
+		}
+	}
+	f.Fuzz(func(t *testing.T, which uint8, value string) {
+		name := names[int(which)%len(names)]
+		variable := "ATTESTCSR_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+		source := func(env []string, args ...string) config.Source {
+			return config.Source{Env: env, Flags: parsedFlags(t, args...), Privileges: privileges, SystemHostname: func() (string, error) { return "esx-01", nil }}
+		}
+		c, _, err := config.Load(source([]string{variable + "=" + value}))
+		byFlag, _, flagErr := config.Load(source(nil, "--"+name+"="+value))
+		if (err == nil) != (flagErr == nil) || (err == nil) != (c != nil) || (flagErr == nil) != (byFlag != nil) {
+			t.Fatalf("as a variable: %v; as a flag: %v", err, flagErr)
+		}
+		if err != nil {
+			if !strings.Contains(err.Error(), variable) || !strings.Contains(flagErr.Error(), "--"+name) || strings.ContainsFunc(strings.ReplaceAll(err.Error(), "\n", ""), unicode.IsControl) {
+				t.Fatalf("%q and %q", err, flagErr)
+			}
+			return
+		}
+		if !reflect.DeepEqual(settings(c), settings(byFlag)) {
+			t.Fatalf("as a variable\n%+v\nas a flag\n%+v", settings(c), settings(byFlag))
+		}
+		again, err := loadFile(t, []byte(show(t, c)))
+		if err != nil || !reflect.DeepEqual(settings(again), settings(c)) {
+			t.Fatalf("shown and loaded again: %v\n%+v\n%+v", err, again, settings(c))
+		}
+	})
 }

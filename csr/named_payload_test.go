@@ -128,8 +128,18 @@ func FuzzDecodeNamedPayload(f *testing.F) {
 	f.Add([]byte(`{"version":1,"pem":"x","spec":null}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		slot := keystore.Slot{Collection: "c", ID: "i"}
+		if c, err := csr.CertificateIn(keystore.Record{Slot: slot, Payload: b}); err == nil {
+			if c.ID != "i" || len(c.Chain) == 0 || !strings.Contains(c.PEM, "-----BEGIN ") {
+				t.Fatalf("%s was read as the certificate %+v", b, c)
+			}
+		} else if c.ID != "" || c.Chain != nil {
+			t.Fatal("a certificate beside an error")
+		}
 		before, err := csr.RequestIn(keystore.Record{Slot: slot, Payload: b})
 		if err != nil {
+			if before.ID != "" || before.PEM != "" {
+				t.Fatal("a request beside an error")
+			}
 			return
 		}
 		written, err := csr.RewriteNamed(b)

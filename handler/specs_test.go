@@ -356,12 +356,16 @@ func (g generator) character() rune {
 	}
 }
 
+func misleadingSpans() [][2]rune {
+	return [][2]rune{{0, 0x1f}, {0x7f, 0x9f}, {0x61c, 0x61c}, {0x200e, 0x200f}, {0x2028, 0x2029}, {0x202a, 0x202e}, {0x2066, 0x2069}}
+}
+
 // misleading lists the characters that a subject may not hold: C0, DEL and C1,
 // those that change the direction of text (the property Bidi_Control), and the
 // separators of lines and paragraphs.
 func misleading() string {
 	var all []rune
-	for _, span := range [][2]rune{{0, 0x1f}, {0x7f, 0x9f}, {0x61c, 0x61c}, {0x200e, 0x200f}, {0x2028, 0x202e}, {0x2066, 0x2069}} {
+	for _, span := range misleadingSpans() {
 		for r := span[0]; r <= span[1]; r++ {
 			all = append(all, r)
 		}
@@ -382,9 +386,9 @@ func (g generator) badAttribute(bound int) string {
 	case 2:
 		return strings.Repeat("l", 5000)
 	}
-	bad := []rune(misleading())
+	span := pick(g, misleadingSpans()...)
 	inner := []rune(g.text(bound))
-	inner[g.IntN(len(inner))] = bad[g.IntN(len(bad))]
+	inner[g.IntN(len(inner))] = span[0] + rune(g.IntN(int(span[1]-span[0])+1))
 	return string(inner)
 }
 
@@ -424,8 +428,11 @@ func (g generator) dnsName() string {
 }
 
 func (g generator) badDNSName() string {
+	if g.oneIn(4) { // one more than there may be: in all, or in a label
+		return pick(g, strings.Repeat("a.", 126)+"bc", g.label(64)+".example")
+	}
 	return pick(g, "*.example.com", "example.com.", ".example.com", "a..b", "-a.example", "a-.example", "a_b.example", "10.0.0.300", "example.123",
-		"host:443", "a b", " a", "a\x00b", "a\nb", "müller.example", "example。com", g.label(64)+".example", strings.Repeat("a.", 126)+"bc", "[::1]", "192.0.2.0/24", "a,DNS:b", "\u202ea")
+		"host:443", "a b", " a", "a\x00b", "a\nb", "müller.example", "example。com", "[::1]", "192.0.2.0/24", "a,DNS:b", "\u202ea")
 }
 
 func (g generator) dnsAltName() (string, wantedName) {
@@ -477,8 +484,11 @@ func (g generator) mailbox() string {
 }
 
 func (g generator) badMailbox() string {
+	if g.oneIn(4) { // 65 before the @, or 255 in all
+		return pick(g, strings.Repeat("l", 65)+"@b.c", strings.Repeat("l", 64)+"@"+strings.Repeat("a.", 94)+"bb")
+	}
 	return pick(g, "nobody", "@example.com", "a@", "a@b@c", ".a@b.c", "a b@c.d", "müller@example.com", "a@müller.example", "a@10.0.0.1", "a@b.c\r\nBcc: x@y.z",
-		strings.Repeat("l", 65)+"@b.c", strings.Repeat("l", 64)+"@"+strings.Repeat("a.", 94)+"bb", "a\x00@b.c", "Ops <a@b.c>", "a@[fe80::1]", "a@b.c,d@e.f", `"a@b.c`)
+		"a\x00@b.c", "Ops <a@b.c>", "a@[fe80::1]", "a@b.c,d@e.f", `"a@b.c`)
 }
 
 func (g generator) uri() string {

@@ -3,6 +3,7 @@ package policy
 import (
 	"crypto/x509"
 	"net/http"
+	"reflect"
 	"strings"
 	"time"
 
@@ -59,4 +60,29 @@ func ParseKeySize(text string) (int64, error) {
 func bodyContext(body string) echo.Context {
 	r, _ := http.NewRequest(http.MethodPost, "/", strings.NewReader(body))
 	return echo.New().NewContext(r, nil)
+}
+
+// ListQuery is what a list is asked for: Included is nil for all members.
+type ListQuery struct {
+	Page     csr.Page
+	SortBy   string
+	Included []string
+}
+
+// ReadListQuery reads the parameters of a list of TlsCsr.
+func ReadListQuery(r *http.Request) (ListQuery, error) {
+	l, err := readListQuery(r, memberNames(reflect.TypeFor[tlsCSR]()))
+	return ListQuery{l.page, l.sortBy, l.included}, err
+}
+
+// ActionOf names the action that a request has, of those of an object.
+func ActionOf(r *http.Request) (csr.Operation, error) {
+	return actions{"create": {csr.CreateNamedCSR, nil}, "import": {csr.ImportCertificate, nil}}.operation(r)
+}
+
+// DaysValid reads the parameter days_valid.
+func DaysValid(r *http.Request) (*int64, error) {
+	q := readQuery(r)
+	days := q.integer("days_valid")
+	return days, q.err()
 }

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"attestcsr/config"
+)
+
+// FuzzPasswordFile: a password is the one line of its file, or none at all; what
+// is wrong is said with the file's name and without its content.
+func FuzzPasswordFile(f *testing.F) {
+	for _, seed := range []string{"secret\n", "secret", "secret\r\n", "", "\n", "two\nlines\n", "a\x00b", "\xff\xfe", strings.Repeat("x", 4097), " blank \n", "\r\r\n"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		file := filepath.Join(t.TempDir(), "password")
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		secret, err := readPassword(file)
+		if err != nil {
+			if secret != nil || !strings.Contains(err.Error(), file) || strings.Contains(strings.ReplaceAll(err.Error(), file, ""), string(content)) && len(content) > 20 {
+				t.Fatalf("%q: %q, %v", content, secret, err)
+			}
+			return
+		}
+		if len(secret) == 0 || len(secret) > 4096 || bytes.ContainsAny(secret, "\r\n\x00") || !bytes.HasPrefix(content, secret) {
+			t.Fatalf("%q gave %q", content, secret)
+		}
+		if rest := string(content[len(secret):]); len(content) <= 4096 && rest != "" && rest != "\n" && rest != "\r\n" && rest != "\r" {
+			t.Fatalf("%q gave %q", content, secret)
+		}
+	})
+}
+
+// FuzzAdminHash: the built-in admin's file gives a hash of one user, admin, or an
+// error that says what to do; what it gives can be compared with a password.
+func FuzzAdminHash(f *testing.F) {
+	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, seed := range []string{"admin:" + string(hash) + "\n", "admin:" + string(hash), "root:" + string(hash), "admin:", "admin", "", ":", "admin:" + string(hash) + "\nroot:x", "\x00", "admin:$2a$99$x"} {
+		f.Add([]byte(seed))
+	}
+	log := slog.New(slog.DiscardHandler)
+	f.Fuzz(func(t *testing.T, content []byte) {
+		file := filepath.Join(t.TempDir(), adminHashFile)
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := readAdminHash(file, log)
+		if err != nil {
+			if got != nil || !strings.Contains(err.Error(), file) {
+				t.Fatalf("%q, %v", got, err)
+			}
+			return
+		}
+		if !bytes.HasPrefix(bytes.TrimSpace(content), []byte("admin:")) || !bytes.Contains(content, got) {
+			t.Fatalf("%q gave %q", content, got)
+		}
+		if bcrypt.CompareHashAndPassword(got, []byte("secret")) == nil && !bytes.Equal(got, hash) && len(got) == len(hash) && !bytes.Equal(got[7:], hash[7:]) {
+			t.Fatalf("%q lets the password in", got)
+		}
+	})
+}
+
+// FuzzServerCertificate: the files of the server certificate are a pair that TLS
+// can use, or an error that names both, beside which the pair before stays.
+func FuzzServerCertificate(f *testing.F) {
+	dir := f.TempDir()
+	log := slog.New(slog.DiscardHandler)
+	if _, err := newServerCert(&config.Config{DataDir: dir, Hostname: "esx-01"}, log); err != nil {
+		f.Fatal(err)
+	}
+	cert, certErr := os.ReadFile(filepath.Join(dir, ownCertFile))
+	key, keyErr := os.ReadFile(filepath.Join(dir, ownKeyFile))
+	if err := errors.Join(certErr, keyErr); err != nil {
+		f.Fatal(err)
+	}
+	before, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(cert, key)
+	f.Add(key, cert)
+	f.Add(append(bytes.Clone(cert), cert...), key)
+	f.Add(bytes.ReplaceAll(cert, []byte("\n"), []byte("\r\n")), append([]byte("text\n"), key...))
+	f.Add(cert[:len(cert)/2], key)
+	f.Add([]byte("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"), key)
+	f.Add([]byte{}, []byte{})
+	f.Fuzz(func(t *testing.T, cert, key []byte) {
+		dir := t.TempDir()
+		s := &serverCert{certFile: filepath.Join(dir, "tls.crt"), keyFile: filepath.Join(dir, "tls.key"), log: log}
+		s.current.Store(&before)
+		if err := errors.Join(os.WriteFile(s.certFile, cert, 0o600), os.WriteFile(s.keyFile, key, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.load(); err != nil {
+			if s.current.Load() != &before || !strings.Contains(err.Error(), s.certFile) || !strings.Contains(err.Error(), s.keyFile) {
+				t.Fatal(err)
+			}
+			return
+		}
+		now := s.current.Load()
+		if now == &before || now.Leaf == nil || now.PrivateKey == nil || fingerprint(now) == "" {
+			t.Fatalf("%+v", now)
+		}
+		if _, err := tls.X509KeyPair(cert, key); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
