@@ -74,12 +74,13 @@ lint: ## formatting and golangci-lint
 # with a bare "context deadline exceeded" (go.dev/issue/75804). A finding always
 # names its failing input.
 fuzz: ## every fuzz target for FUZZTIME
-	@targets=$$($(GO) test -list '^Fuzz' ./... | awk '/^Fuzz/ {names[n++] = $$1} /^ok/ {for (i = 0; i < n; i++) print $$2, names[i]; n = 0}'); \
-	if [[ -z "$$targets" ]]; then echo "there are no fuzz targets" >&2; exit 1; fi; \
+	@targets=$$($(GO) test -tags tools -list '^Fuzz' ./... | awk '/^Fuzz/ {names[n++] = $$1} /^ok/ {for (i = 0; i < n; i++) print $$2, names[i]; n = 0}'); \
+	written=$$(grep -rhE --include='*_test.go' '^func Fuzz[A-Z]' . | wc -l); listed=$$(wc -w <<<"$$targets"); \
+	if (( written == 0 || 2 * written != listed )); then echo "$$written fuzz targets are written and $$((listed / 2)) are found" >&2; exit 1; fi; \
 	log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
 	while read -r package target; do \
 		echo "$$package $$target"; \
-		if ! $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null 2>&1 | tee "$$log"; then \
+		if ! $(GO) test -tags tools -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null 2>&1 | tee "$$log"; then \
 			if grep -q 'Failing input' "$$log" || ! grep -qx '    context deadline exceeded' "$$log"; then exit 1; fi; \
 			echo "nothing found; the failure is Go's own"; \
 		fi; \

@@ -95,7 +95,9 @@ func refusal(reason string) answer {
 	return answer{status: 400, says: reason}
 }
 
-func drawUser(rt *rapid.T) string { return rapid.SampledFrom([]string{"nora", "olaf"}).Draw(rt, "user") }
+func drawUser(rt *rapid.T) string {
+	return rapid.SampledFrom([]string{"nora", "olaf"}).Draw(rt, "user")
+}
 
 func drawID(rt *rapid.T) string {
 	return rapid.SampledFrom([]string{"a", "b", "B", "a/b", "ü", "a b", "%2F"}).Draw(rt, "id")
@@ -115,7 +117,9 @@ func drawSpec(rt *rapid.T) spec {
 }
 
 // drawRevision is "" for none.
-func drawRevision(rt *rapid.T) string { return rapid.SampledFrom([]string{"", "", "0", "1"}).Draw(rt, "revision") }
+func drawRevision(rt *rapid.T) string {
+	return rapid.SampledFrom([]string{"", "", "0", "1"}).Draw(rt, "revision")
+}
 
 func (l labels) members() string {
 	b := ""

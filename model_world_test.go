@@ -224,12 +224,8 @@ func (n *named) meetRequest(text string) error {
 }
 
 func (n *named) meetCertificate(text, unique string, rest map[string]any) error {
-	display, named := n.want["display_name"]
-	if !named {
-		display = unique
-		if rest["display_name"] != display {
-			return fmt.Errorf("display_name %v, want the id", rest["display_name"])
-		}
+	if _, given := n.want["display_name"]; !given && rest["display_name"] != unique {
+		return fmt.Errorf("display_name %v, want the id", rest["display_name"])
 	}
 	if rest["id"] != unique || rest["path"] != "/infra/certificates/"+unique || rest["relative_path"] != unique {
 		return fmt.Errorf("id %v, path %v", rest["id"], rest["path"])
@@ -271,7 +267,8 @@ func requestOf(text string) (*x509.CertificateRequest, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r, r.CheckSignature()
+	err = r.CheckSignature()
+	return r, err
 }
 
 func chainOf(text string) ([]*x509.Certificate, error) {

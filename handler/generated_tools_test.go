@@ -152,8 +152,12 @@ func (w wantedCSR) judgeOpenSSL(out string, spki []byte, command string) error {
 			kind = "PRINTABLESTRING"
 		}
 		escaped, ok := strings.CutPrefix(subject[i], "            "+attributeOIDs()[a.key]+"="+kind+":")
-		if got, err := unescape(escaped); !ok || err != nil || got != a.value {
-			return fmt.Errorf("attribute %d, %s: %q is read of %q, %v; want %q", i, a.key, got, subject[i], err, a.value)
+		got, err := unescape(escaped)
+		if err != nil {
+			return err
+		}
+		if !ok || got != a.value {
+			return fmt.Errorf("attribute %d, %s: %q is read of %q, want %q", i, a.key, got, subject[i], a.value)
 		}
 	}
 	key, _ := pem.Decode([]byte(out))
@@ -270,8 +274,12 @@ func (w wantedCSR) judgeCerttool(out string, spki []byte) error {
 	}
 	for i, a := range w.subject {
 		escaped, ok := strings.CutPrefix(rdns[i], a.key+"=")
-		if got, err := unescape(escaped); !ok || err != nil || got != a.value {
-			return fmt.Errorf("attribute %d, %s: %q is read of %q, %v; want %q", i, a.key, got, rdns[i], err, a.value)
+		got, err := unescape(escaped)
+		if err != nil {
+			return err
+		}
+		if !ok || got != a.value {
+			return fmt.Errorf("attribute %d, %s: %q is read of %q, want %q", i, a.key, got, rdns[i], a.value)
 		}
 	}
 	key, signature := "\tSubject Public Key Algorithm: RSA\n", "\tSignature Algorithm: RSA-SHA256\n"

@@ -295,5 +295,6 @@ func (w wantedCSR) judgeSelfSigned(text string) (*x509.Certificate, error) {
 	case !bytes.Equal(c.RawIssuer, c.RawSubject), c.Version != 3, c.IsCA != w.ca, !c.BasicConstraintsValid, c.KeyUsage != usage, c.SignatureAlgorithm != w.signature():
 		return nil, fmt.Errorf("issuer %s, version %d, CA %t, usage %b, signature %v", c.Issuer, c.Version, c.IsCA, c.KeyUsage, c.SignatureAlgorithm)
 	}
-	return c, c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature)
+	err = c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature)
+	return c, err
 }

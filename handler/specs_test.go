@@ -460,7 +460,7 @@ func (g generator) address() (string, wantedName) {
 		groups[i] = fmt.Sprintf("%x", int(ip[2*i])<<8|int(ip[2*i+1]))
 	}
 	full := strings.Join(groups[:], ":")
-	dotted := strings.Join(groups[:6], ":") + ":" + net.IP(ip[12:]).String()
+	dotted := strings.Join(groups[:6], ":") + ":" + ip[12:].String()
 	return pick(g, full, strings.ToUpper(full), ip.String(), dotted), wantedName{ipTag, string(ip)}
 }
 
