@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +14,20 @@ import (
 	"unicode"
 	"unicode/utf8"
 )
+
+// newFuzzed is a stack that has a key of each size already: the fuzzer takes an
+// input for one that hangs when a key is made for it.
+func newFuzzed(f *testing.F, options ...option) *stack {
+	f.Helper()
+	s := newStackOver(f, handingIn, options...)
+	for _, size := range []int{2048, 3072, 4096} {
+		body := strings.Replace(validSpec, "{", fmt.Sprintf(`{"key_size":%d,`, size), 1)
+		if a := s.serve(s.request(http.MethodPost, csrPath, body)); a.status != http.StatusCreated {
+			f.Fatalf("%d %s", a.status, a.body)
+		}
+	}
+	return s
+}
 
 // serve answers a request without a socket.
 func (s *stack) serve(r *http.Request) answer {
@@ -133,7 +148,7 @@ func FuzzCreate(f *testing.F) {
 		f.Add([]byte(body), false)
 		f.Add([]byte(body), true)
 	}
-	s := newStackOver(f, handingIn)
+	s := newFuzzed(f)
 	f.Fuzz(func(t *testing.T, body []byte, nsx bool) {
 		defer s.log.reset()
 		spec := generated{nsx: nsx, body: string(body)}
@@ -226,7 +241,7 @@ func FuzzRequest(f *testing.F) {
 	} {
 		f.Add(seed[0], seed[1], seed[2], seed[3])
 	}
-	s := newStackOver(f, handingIn, trusting("192.0.2.0/24"))
+	s := newFuzzed(f, trusting("192.0.2.0/24"))
 	f.Fuzz(func(t *testing.T, method, target, header, body string) {
 		raw := method + " " + target + " HTTP/1.1\r\nHost: h\r\nAuthorization: Basic " +
 			base64.StdEncoding.EncodeToString([]byte("admin:"+adminPassword)) + "\r\n" + header + "\r\n\r\n" + body

@@ -38,9 +38,10 @@ const (
 
 var errStructure = errors.New("the structure of the file is damaged")
 
-// checkStructure checks what bbolt will rely on when it opens the file at the
-// state that transaction id committed. Where the free list was written, the last
-// close was clean: then that is all; otherwise bbolt is going to visit every page.
+// checkStructure checks what bbolt will rely on in the state that transaction id
+// committed: all of its tree, also after a clean close. A page that points to one
+// above it would lead bbolt round and round, with more memory at every turn, and
+// one that is in the free list would be written over.
 func checkStructure(file []byte, id, pageSize int) error {
 	c := &checker{file: file, pageSize: pageSize, seen: make([]bool, len(file)/pageSize)}
 	if len(c.seen) < 4 {
@@ -48,8 +49,10 @@ func checkStructure(file []byte, id, pageSize int) error {
 	}
 	meta := file[id%2*pageSize:] // 16 bytes of page header; at 32 the root, at 48 the free list
 	root, list := binary.NativeEndian.Uint64(meta[32:]), binary.NativeEndian.Uint64(meta[48:])
-	if list != noFreeList {
-		return c.freeList(list)
+	if list != noFreeList { // written by the last clean close
+		if err := c.freeList(list); err != nil {
+			return err
+		}
 	}
 	return c.tree(root, 0, nil, nil)
 }
