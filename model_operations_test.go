@@ -55,6 +55,7 @@ func send(s *instance, method, path, user, body string, contentType ...string) r
 
 // operation is a request and its meaning.
 type operation struct {
+	kind string // how it was drawn
 	name string
 	send func(*instance) reply
 	// apply changes the world as the request is to change the service, and says
@@ -116,9 +117,17 @@ func drawSpec(rt *rapid.T) spec {
 	}
 }
 
+// drawTaken is mostly the id of a CSR that exists.
+func drawTaken(rt *rapid.T, m *model) string {
+	if taken := slices.Sorted(maps.Keys(m.csrs)); len(taken) > 0 && rapid.IntRange(0, 3).Draw(rt, "an id that is taken") > 0 {
+		return rapid.SampledFrom(taken).Draw(rt, "id")
+	}
+	return drawID(rt)
+}
+
 // drawRevision is "" for none.
 func drawRevision(rt *rapid.T) string {
-	return rapid.SampledFrom([]string{"", "", "0", "1"}).Draw(rt, "revision")
+	return rapid.SampledFrom([]string{"", "", "0", "0", "1"}).Draw(rt, "revision")
 }
 
 func (l labels) members() string {
@@ -262,11 +271,14 @@ func (a *authority) chain(key crypto.PublicKey, usage x509.KeyUsage, notAfter ti
 func drawChain(rt *rapid.T, m *model, keys map[string]crypto.PublicKey, usage x509.KeyUsage) (chain string, key crypto.PublicKey, wrong string) {
 	keys["nobody's"] = m.ca.key.Public()
 	which := rapid.SampledFrom(slices.Sorted(maps.Keys(keys))).Draw(rt, "key")
+	if keys["its own"] != nil && rapid.Bool().Draw(rt, "its own") {
+		which = "its own"
+	}
 	if key = keys[which]; key == nil {
 		key = m.ca.key.Public()
 	}
 	notAfter := time.Now().Add(time.Hour)
-	kind := rapid.SampledFrom([]string{"good", "good", "good", "good", "expired", "with a private key", "usage"}).Draw(rt, "chain")
+	kind := rapid.SampledFrom([]string{"good", "good", "good", "good", "good", "good", "expired", "with a private key", "usage"}).Draw(rt, "chain")
 	switch kind {
 	case "expired":
 		notAfter, wrong = time.Now().Add(-time.Minute), "expired at"
@@ -341,8 +353,8 @@ func drawCreateNamed(rt *rapid.T, _ *model) *operation {
 	return o
 }
 
-func drawGetNamed(rt *rapid.T, _ *model) *operation {
-	id, file := drawID(rt), rapid.SampledFrom([]string{"", "/pem-file"}).Draw(rt, "what")
+func drawGetNamed(rt *rapid.T, m *model) *operation {
+	id, file := drawTaken(rt, m), rapid.SampledFrom([]string{"", "/pem-file"}).Draw(rt, "what")
 	return &operation{
 		name: "get " + id,
 		send: func(i *instance) reply { return send(i, "GET", csrURL(id, file), "olaf", "") },
@@ -364,8 +376,8 @@ func drawGetNamed(rt *rapid.T, _ *model) *operation {
 	}
 }
 
-func drawDeleteNamed(rt *rapid.T, _ *model) *operation {
-	id := drawID(rt)
+func drawDeleteNamed(rt *rapid.T, m *model) *operation {
+	id := drawTaken(rt, m)
 	return &operation{
 		name: "delete " + id,
 		send: func(i *instance) reply { return send(i, "DELETE", csrURL(id), "nora", "") },
@@ -390,11 +402,10 @@ func (w *world) promote(id, user string, l labels, chain string, begun, ended ti
 }
 
 func drawImport(rt *rapid.T, m *model) *operation {
-	id, user, l, revision, upload := drawID(rt), drawUser(rt), drawLabels(rt), drawRevision(rt), rapid.Bool().Draw(rt, "upload")
+	id, user, l, revision, upload := drawTaken(rt, m), drawUser(rt), drawLabels(rt), drawRevision(rt), rapid.Bool().Draw(rt, "upload")
 	keys, usage, ca := map[string]crypto.PublicKey{"an older CSR's": m.discarded}, x509.KeyUsageDigitalSignature, false
 	if n := m.csrs[id]; n != nil {
 		keys["its own"] = n.csrKey()
-		keys["its own, too"] = n.csrKey()
 		if ca, _ = n.want["is_ca"].(bool); ca {
 			usage = x509.KeyUsageCertSign
 		}
@@ -447,8 +458,8 @@ func drawImport(rt *rapid.T, m *model) *operation {
 	return o
 }
 
-func drawSelfSign(rt *rapid.T, _ *model) *operation {
-	id, user, days := drawID(rt), drawUser(rt), rapid.SampledFrom([]string{"", "&days_valid=1", "&days_valid=0"}).Draw(rt, "days")
+func drawSelfSign(rt *rapid.T, m *model) *operation {
+	id, user, days := drawTaken(rt, m), drawUser(rt), rapid.SampledFrom([]string{"", "&days_valid=1", "&days_valid=2", "&days_valid=0"}).Draw(rt, "days")
 	o := &operation{
 		name: "self-sign " + id,
 		send: func(i *instance) reply { return send(i, "POST", csrURL(id, "?action=self_sign", days), user, "{}") },
