@@ -338,10 +338,6 @@ func checkDocument(t *testing.T, path string, a answer) {
 		if err := json.Unmarshal(a.body, &doc); err != nil || !strings.HasPrefix(doc.Type, "com.vmware.vapi.std.errors.") || len(doc.Value.Messages) == 0 {
 			t.Fatalf("%v: %s", err, a.body)
 		}
-	case in("/healthz"), in("/readyz"), in("/metrics"):
-		if !json.Valid(a.body) && !utf8.Valid(a.body) {
-			t.Fatalf("%q", a.body)
-		}
 	default:
 		a.vapiError(t)
 	}
