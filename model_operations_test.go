@@ -36,6 +36,13 @@ type reply struct {
 	err    error
 }
 
+func (r reply) String() string {
+	if r.err != nil {
+		return r.err.Error()
+	}
+	return fmt.Sprintf("%d %s", r.status, r.body)
+}
+
 // send sends one request as a user whose password is the user's name.
 func send(s *instance, method, path, user, body string, contentType ...string) reply {
 	req, err := http.NewRequest(method, s.url+path, strings.NewReader(body))

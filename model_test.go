@@ -247,7 +247,7 @@ func (m *model) crash(rt *rapid.T) {
 	}
 	possible := m.possible(nil, m.world, batch, replies)
 	if len(possible) == 0 {
-		rt.Fatalf("no order of %s explains the answers %+v", namesOf(batch), replies)
+		rt.Fatalf("no order of %s explains the answers %v", namesOf(batch), replies)
 	}
 	var reasons []string
 	for _, p := range possible {
@@ -266,7 +266,7 @@ func (m *model) crash(rt *rapid.T) {
 		}
 		return
 	}
-	rt.Fatalf("after a crash during %s, with the answers %+v, none of what can be is:\n%s", namesOf(batch), replies, strings.Join(reasons, "\n"))
+	rt.Fatalf("after a crash during %s, with the answers %v, none of what can be is:\n%s", namesOf(batch), replies, strings.Join(reasons, "\n"))
 }
 
 func namesOf(batch []*operation) string {
