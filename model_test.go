@@ -41,7 +41,7 @@ type modelCounts struct{ operations, crashes, unanswered, survived int }
 // middle of some, does to the service what it does to a few maps.
 func TestModel(t *testing.T) {
 	t.Parallel()
-	setRapid(t, "rapid.checks", keystoretest.Effort(12, 600))
+	setRapid(t, "rapid.checks", keystoretest.Effort(6, 600))
 	setRapid(t, "rapid.steps", keystoretest.Effort(60, 150))
 	dir := t.TempDir()
 	// Not the test binary: the race detector would make most of it waiting.

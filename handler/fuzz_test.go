@@ -140,7 +140,7 @@ func shortest(ip net.IP) net.IP {
 // and that says, in every field, what the body asks for; any that is refused is
 // refused with a reason, and names a field where the body is JSON of an object.
 func FuzzCreate(f *testing.F) {
-	for n := range uint64(60) {
+	for n := range uint64(30) {
 		spec := newGenerator(1, n).spec()
 		f.Add([]byte(spec.body), spec.nsx)
 	}

@@ -561,7 +561,7 @@ func (s generated) send(to *stack, id string) answer {
 	if s.nsx {
 		path = nsxPath(id, "action=create")
 	}
-	return to.do(call{method: http.MethodPost, path: path, body: s.body})
+	return to.serve(to.request(http.MethodPost, path, s.body))
 }
 
 // pem is the CSR in the answer to an accepted spec.
