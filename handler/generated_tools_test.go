@@ -67,8 +67,8 @@ func TestToolsJudgeGeneratedSpecs(t *testing.T) {
 			}
 		})
 	}
-	// Three in four are accepted, and judged.
-	for n := range uint64(keystoretest.Effort(420, 14_000)) {
+	// More than every other one is accepted, and judged.
+	for n := range uint64(keystoretest.Effort(600, 20_000)) {
 		specs <- n
 	}
 	close(specs)

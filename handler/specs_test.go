@@ -253,15 +253,15 @@ func (s *generated) name(n wantedName) {
 	s.want.names = append(s.want.names, n)
 }
 
-// faults decides where a spec breaks a rule: two in three break none.
+// faults decides where a spec breaks a rule: every other one breaks none.
 type faults struct {
 	g    generator
 	rate int
 }
 
 func (g generator) faults() *faults {
-	if g.oneIn(3) {
-		return &faults{g, 4 + g.IntN(12)}
+	if g.oneIn(2) {
+		return &faults{g, 2 + g.IntN(8)}
 	}
 	return &faults{g, 0}
 }
