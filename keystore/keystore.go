@@ -248,6 +248,23 @@ type Store interface {
 	// Errors: ErrConflict, ErrNotFound, ErrNotCommitted (bounds and the end of
 	// ctx too), ErrOutcomeUnknown, ErrUnavailable.
 	Commit(ctx context.Context, note []byte, ops ...Op) (Commit, error)
+	// Outbox calls fn with the notes of commits after a revision, in the order of
+	// their commits, limit of them at most, until fn returns an error, which it
+	// returns. A note belongs to fn. What is shown is durable, and later commits
+	// have higher revisions: who was shown a note has been shown all before it.
+	Outbox(ctx context.Context, after uint64, limit int, fn func(revision uint64, note []byte) error) error
+	// Pending returns the number of notes in the outbox. It is cheap enough to
+	// be asked before every change.
+	Pending(ctx context.Context) (int, error)
+	// Trim takes the notes up to and including a revision out of the outbox and
+	// keeps an anchor under a name, in place of the one before, in one commit: it
+	// says durably what became of the notes. 0 trims nothing. The bounds are those
+	// of ValidateAnchor, the errors those of Commit. A store that is too full for
+	// other commits takes this one.
+	Trim(ctx context.Context, through uint64, name string, anchor []byte) error
+	// Anchor returns what the last Trim kept under a name, nil where none did. It
+	// belongs to the caller.
+	Anchor(ctx context.Context, name string) ([]byte, error)
 	// Check makes a small durable write of its own and reports whether the
 	// store can take commits.
 	Check(ctx context.Context) error

@@ -18,6 +18,8 @@ const (
 	MaxIndexValueLen = 1024    // bytes
 	MaxIndexEntries  = 16      // per record
 	MaxOpsPerCommit  = 16
+	MaxAnchorNameLen = 64      // bytes
+	MaxAnchorLen     = 1 << 14 // bytes
 )
 
 // Validate reports whether the slot can exist in a store: both parts non-empty,
@@ -81,6 +83,18 @@ func ValidateCommit(note []byte, ops []Op) error {
 				return fmt.Errorf("%s: two operations on one slot in one commit", op.Slot)
 			}
 		}
+	}
+	return nil
+}
+
+// ValidateAnchor reports whether a store can keep an anchor under a name: the name
+// is as that of an index, the anchor of 1 to MaxAnchorLen bytes.
+func ValidateAnchor(name string, anchor []byte) error {
+	if err := validateName("name of an anchor", name, MaxAnchorNameLen); err != nil {
+		return err
+	}
+	if len(anchor) == 0 || len(anchor) > MaxAnchorLen {
+		return fmt.Errorf("anchor %q has %d bytes, not 1 to %d", name, len(anchor), MaxAnchorLen)
 	}
 	return nil
 }

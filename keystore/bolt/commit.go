@@ -21,9 +21,11 @@ import (
 type job struct {
 	note []byte
 	ops  []keystore.Op
+	trim *trim // nil: nothing to trim
 
 	done   chan struct{} // closed by the leader when the fields below are final
 	result keystore.Commit
+	notes  int // by how many the outbox grew
 	err    error
 }
 
@@ -142,7 +144,11 @@ func (s *Store) commitBatch(jobs []*job) (again []*job) {
 	if len(again) > 0 || len(applied) == 0 {
 		return again
 	}
-	switch err := s.commitTx(tx); {
+	notes := 0
+	for _, j := range applied {
+		notes += j.notes
+	}
+	switch err := s.commitTx(tx, notes); {
 	case errors.Is(err, keystore.ErrOutcomeUnknown):
 		fail(applied, err)
 	case err != nil:
@@ -204,11 +210,11 @@ func (s *Store) applyAll(tx *bbolt.Tx, jobs []*job) (applied, again []*job, err 
 // is ErrOutcomeUnknown. Readers keep the old state; nothing may be written any
 // more, since bbolt takes the pages of the old state for free. What the disk has
 // is found out by recover.
-func (s *Store) commitTx(tx *bbolt.Tx) error {
+func (s *Store) commitTx(tx *bbolt.Tx, notes int) error {
 	id := tx.ID()
 	panicked, err := s.finishTx(tx)
 	if err == nil {
-		if err = s.publish(); err == nil {
+		if err = s.publish(notes); err == nil {
 			return nil
 		}
 	} else if !panicked && !s.shows(id) {
@@ -302,7 +308,7 @@ func (s *Store) recover() error {
 	if err != nil {
 		return err
 	}
-	return s.publish()
+	return s.publishCounted()
 }
 
 // full reports whether the file has room left for deletions only.
@@ -333,9 +339,16 @@ func (s *Store) apply(tx *bbolt.Tx, j *job, revision uint64) (spoiled bool, err 
 	if err != nil {
 		return false, err
 	}
-	j.result = keystore.Commit{}
+	j.result, j.notes = keystore.Commit{}, 0
+	if j.trim != nil {
+		trimmed, err := j.trim.apply(tx)
+		if err != nil {
+			return true, fmt.Errorf("trimming the outbox: %w", err)
+		}
+		j.notes -= trimmed
+	}
 	if len(j.ops) == 0 && len(j.note) == 0 {
-		return false, nil // a check
+		return false, nil // a check, or nothing but a trim: no revision
 	}
 	j.result.Revision = revision
 	for i, op := range j.ops {
@@ -344,9 +357,10 @@ func (s *Store) apply(tx *bbolt.Tx, j *job, revision uint64) (spoiled bool, err 
 		}
 	}
 	if len(j.note) > 0 {
-		if err := tx.Bucket(bucketOutbox).Put(binary.BigEndian.AppendUint64(nil, revision), j.note); err != nil {
+		if err := tx.Bucket(bucketOutbox).Put(revisionKey(revision), j.note); err != nil {
 			return true, err
 		}
+		j.notes++
 	}
 	j.result.Unlinked = unlinked(before, j.ops)
 	return false, nil

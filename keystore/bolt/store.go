@@ -8,6 +8,8 @@
 //	index    collection  bucket: index name to bucket: indexKey to slot id
 //	counts   collection  8 bytes, big-endian: the number of records
 //	outbox   revision    8 bytes, big-endian: the note of the commit that has it
+//	anchors  name        what the last Trim of that name kept; the bucket is absent
+//	                     until the first, and in files of releases without it
 //
 // # What readers see
 //
@@ -46,6 +48,7 @@ var (
 	bucketIndex   = []byte("index")
 	bucketCounts  = []byte("counts")
 	bucketOutbox  = []byte("outbox")
+	bucketAnchors = []byte("anchors")
 	keyFormat     = []byte("format")
 	keyRevision   = []byte("revision")
 )
@@ -81,6 +84,7 @@ type Store struct {
 	// view is the published snapshot; nil after Close and while recovering.
 	viewLock sync.Mutex
 	view     *bbolt.Tx
+	pending  int // notes in the outbox of view
 }
 
 var _ keystore.Store = (*Store)(nil)
@@ -110,7 +114,7 @@ func Open(path string, o Options) (*Store, error) {
 		return nil, err
 	}
 	s.db = db
-	if err := s.publish(); err != nil {
+	if err := s.publishCounted(); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return s, nil
@@ -166,8 +170,9 @@ func (s *Store) guard(err *error) {
 	}
 }
 
-// publish makes the last commit visible to readers. The caller leads.
-func (s *Store) publish() (err error) {
+// publish makes the last commit visible to readers, by which the outbox grew by
+// that many notes. The caller leads.
+func (s *Store) publish(notes int) (err error) {
 	defer s.guard(&err)
 	tx, err := s.db.Begin(false)
 	if err != nil {
@@ -176,11 +181,32 @@ func (s *Store) publish() (err error) {
 	s.viewLock.Lock()
 	old := s.view
 	s.view = tx
+	s.pending += notes
 	s.viewLock.Unlock()
 	if old != nil {
 		return old.Rollback()
 	}
 	return nil
+}
+
+// publishCounted is publish where the file was just opened, so that the notes have
+// to be counted. The caller leads, and there is no snapshot.
+func (s *Store) publishCounted() error {
+	notes := 0
+	err := func() (err error) {
+		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+		defer s.guard(&err)
+		return s.db.View(func(tx *bbolt.Tx) error {
+			return tx.Bucket(bucketOutbox).ForEach(func(_, _ []byte) error { notes++; return nil })
+		})
+	}()
+	if err != nil {
+		return err
+	}
+	s.viewLock.Lock()
+	s.pending = 0
+	s.viewLock.Unlock()
+	return s.publish(notes)
 }
 
 // withdraw takes the snapshot away from readers, which bbolt needs to close.

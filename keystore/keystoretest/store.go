@@ -42,6 +42,9 @@ func TestStore(t *testing.T, open OpenStore) {
 		"concurrent commits all end": testConcurrentCommits,
 		"readers see whole commits":  testWholeCommits,
 		"paging under change":        testPagingUnderChange,
+		"outbox":                     testOutbox,
+		"bounds of anchors":          testAnchorBounds,
+		"outbox under change":        testOutboxUnderChange,
 		"model":                      testModel,
 	} {
 		t.Run(name, func(t *testing.T) {

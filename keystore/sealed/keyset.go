@@ -72,7 +72,11 @@ func parseKeyset(name string, content []byte) (*Custodian, error) {
 	if err != nil {
 		return nil, damaged
 	}
-	return &Custodian{aead: primitive}, nil
+	all, err := roots(handle)
+	if err != nil {
+		return nil, damaged
+	}
+	return &Custodian{aead: primitive, roots: all}, nil
 }
 
 // createKeyset writes a new keyset of one AES-256-GCM-SIV key. When another

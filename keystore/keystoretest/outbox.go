@@ -1,0 +1,196 @@
+package keystoretest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"attestcsr/keystore"
+)
+
+// note commits a change of a slot with a note and returns its revision.
+func note(t testing.TB, s keystore.Store, text string) uint64 {
+	t.Helper()
+	c, err := s.Commit(t.Context(), []byte(text), put(slot("c", "a"), keystore.Any, text))
+	if err != nil {
+		t.Fatalf("Commit: %v", err)
+	}
+	return c.Revision
+}
+
+// wantOutbox checks what the outbox holds after a revision, and how much in all.
+func wantOutbox(t testing.TB, s keystore.Store, after uint64, limit, pending int, want ...string) {
+	t.Helper()
+	got := []string{}
+	last := after
+	err := s.Outbox(t.Context(), after, limit, func(revision uint64, note []byte) error {
+		if revision <= last {
+			t.Errorf("revision %d after %d", revision, last)
+		}
+		last = revision
+		got = append(got, string(note))
+		clear(note) // it is ours
+		return nil
+	})
+	if err != nil || !slices.Equal(got, want) && len(got)+len(want) > 0 {
+		t.Errorf("outbox after %d: %q, %v, want %q", after, got, err, want)
+	}
+	if n, err := s.Pending(t.Context()); err != nil || n != pending {
+		t.Errorf("Pending: %d, %v, want %d", n, err, pending)
+	}
+}
+
+func wantAnchor(t testing.TB, s keystore.Store, name, want string) {
+	t.Helper()
+	got, err := s.Anchor(t.Context(), name)
+	if err != nil || string(got) != want || (got == nil) != (want == "") {
+		t.Errorf("anchor %q: %q, %v, want %q", name, got, err, want)
+	}
+	clear(got)
+}
+
+func testOutbox(t *testing.T, open OpenStore) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	wantOutbox(t, s, 0, 9, 0)
+	first := note(t, s, "one")
+	mustCommit(t, s, put(slot("c", "b"), keystore.Any, "without a note"))
+	second, third := note(t, s, "two"), note(t, s, "three")
+	// A change that does not happen leaves no note.
+	_, err := s.Commit(t.Context(), []byte("never"), put(slot("c", "a"), keystore.Absent, "x"))
+	wantError(t, "Commit", err, keystore.ErrConflict)
+	for range 2 {
+		wantOutbox(t, s, 0, 9, 3, "one", "two", "three")
+		wantOutbox(t, s, 0, 2, 3, "one", "two")
+		wantOutbox(t, s, first, 9, 3, "two", "three")
+		wantOutbox(t, s, second, 9, 3, "three")
+		wantOutbox(t, s, third, 9, 3)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = open(t, dir)
+	}
+	stop, calls := errors.New("stop"), 0
+	wantError(t, "Outbox", s.Outbox(t.Context(), 0, 9, func(uint64, []byte) error { calls++; return stop }), stop)
+	if calls != 1 {
+		t.Errorf("Outbox went on after an error: %d calls", calls)
+	}
+
+	wantAnchor(t, s, "changes", "")
+	for _, step := range []struct {
+		through      uint64
+		name, anchor string
+		left         []string
+	}{
+		{0, "other", "nothing", []string{"one", "two", "three"}},
+		{first, "changes", "first", []string{"two", "three"}},
+		{first, "changes", "again", []string{"two", "three"}},
+		{third - 1, "changes", "second", []string{"three"}},
+		{third + 100, "changes", "all", nil},
+	} {
+		if err := s.Trim(t.Context(), step.through, step.name, []byte(step.anchor)); err != nil {
+			t.Fatalf("Trim: %v", err)
+		}
+		wantOutbox(t, s, 0, 9, len(step.left), step.left...)
+		wantAnchor(t, s, step.name, step.anchor)
+	}
+	wantAnchor(t, s, "other", "nothing")
+	if fourth := note(t, s, "four"); fourth <= third {
+		t.Errorf("revision %d after %d", fourth, third)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	wantOutbox(t, s, 0, 9, 1, "four")
+	wantAnchor(t, s, "changes", "all")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, "Outbox", s.Outbox(t.Context(), 0, 9, func(uint64, []byte) error { return nil }), keystore.ErrUnavailable)
+	_, err = s.Pending(t.Context())
+	wantError(t, "Pending", err, keystore.ErrUnavailable)
+	_, err = s.Anchor(t.Context(), "changes")
+	wantError(t, "Anchor", err, keystore.ErrUnavailable)
+	wantError(t, "Trim", s.Trim(t.Context(), 0, "changes", []byte("x")), keystore.ErrUnavailable)
+}
+
+func testAnchorBounds(t *testing.T, open OpenStore) {
+	s := openNew(t, open)
+	note(t, s, "one")
+	for name, anchor := range map[string][]byte{
+		"": []byte("x"), "n\x00": []byte("x"), strings.Repeat("n", keystore.MaxAnchorNameLen+1): []byte("x"),
+		"empty": nil, "long": make([]byte, keystore.MaxAnchorLen+1),
+	} {
+		wantError(t, fmt.Sprintf("%q of %d bytes", name, len(anchor)), s.Trim(t.Context(), 1<<40, name, anchor), keystore.ErrNotCommitted)
+	}
+	wantOutbox(t, s, 0, 9, 1, "one")
+	name, anchor := strings.Repeat("n", keystore.MaxAnchorNameLen), bytes.Repeat([]byte("x"), keystore.MaxAnchorLen)
+	if err := s.Trim(t.Context(), 1<<40, name, anchor); err != nil {
+		t.Fatalf("Trim at the bounds: %v", err)
+	}
+	clear(anchor)
+	wantAnchor(t, s, name, strings.Repeat("x", keystore.MaxAnchorLen))
+	wantOutbox(t, s, 0, 9, 0)
+}
+
+// testOutboxUnderChange exports while others change: every note is shown once, in
+// order, however trims fall between the commits.
+func testOutboxUnderChange(t *testing.T, open OpenStore) {
+	s := openNew(t, open)
+	const writers, each = 8, 20
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for i := range each {
+				at := slot("c", fmt.Sprint(w))
+				if _, err := s.Commit(t.Context(), fmt.Appendf(nil, "%d-%d", w, i), put(at, keystore.Any, "x")); err != nil {
+					t.Errorf("Commit: %v", err)
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	seen := map[string]int{}
+	next := map[string]int{}
+	var last uint64
+	for ended := false; ; {
+		n := 0
+		err := s.Outbox(t.Context(), last, 7, func(revision uint64, note []byte) error {
+			var w, i int
+			if _, err := fmt.Sscanf(string(note), "%d-%d", &w, &i); err != nil || i != next[fmt.Sprint(w)] {
+				t.Errorf("note %q, want number %d of that writer, %v", note, next[fmt.Sprint(w)], err)
+			}
+			next[fmt.Sprint(w)]++
+			seen[string(note)]++
+			last, n = revision, n+1
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n > 0 {
+			if err := s.Trim(t.Context(), last, "changes", []byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		if ended {
+			break
+		}
+		select {
+		case <-done:
+			ended = true // one more look
+		default:
+		}
+	}
+	if len(seen) != writers*each {
+		t.Errorf("%d notes seen, want %d", len(seen), writers*each)
+	}
+	wantOutbox(t, s, 0, 9, 0)
+}
