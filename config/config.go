@@ -33,6 +33,7 @@ type Config struct {
 	KeyPool           KeyPool
 	KeyQueue          KeyQueue
 	Limits            Limits
+	Audit             Audit
 	Log               Log
 	ShutdownTimeout   time.Duration
 	AllowCoreDumps    bool // also lets debuggers of the same user attach
@@ -80,6 +81,14 @@ type Limits struct {
 	CSRs int // of the NSX dialect, at a time
 }
 
+// Audit says where the audit trail goes and how much of it is kept.
+type Audit struct {
+	Output          string // file or stdout
+	MaxFileSize     int64  // bytes of a file of changes
+	MaxRefusalsSize int64  // bytes of all files of refusals
+	OutboxBound     int    // changes that may wait to be written
+}
+
 // Log says what is logged and in which form.
 type Log struct {
 	Level  string // debug, info, warn or error
@@ -96,6 +105,7 @@ func defaults() *Config {
 		KeyPool:         KeyPool{Targets: map[int]int{2048: 32, 3072: 4, 4096: 4}, Max: 256},
 		KeyQueue:        KeyQueue{Bound: 256, Deadline: 30 * time.Second},
 		Limits:          Limits{CSRs: 100_000},
+		Audit:           Audit{Output: "file", MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, OutboxBound: 10_000},
 		Log:             Log{Level: "info", Format: "json"},
 		ShutdownTimeout: 20 * time.Second,
 		origins:         map[string]string{},

@@ -95,6 +95,7 @@ func defaultSettings() config.Config {
 		KeyPool:         config.KeyPool{Targets: map[int]int{2048: 32, 3072: 4, 4096: 4}, Max: 256},
 		KeyQueue:        config.KeyQueue{Bound: 256, Deadline: 30 * time.Second},
 		Limits:          config.Limits{CSRs: 100_000},
+		Audit:           config.Audit{Output: "file", MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, OutboxBound: 10_000},
 		Log:             config.Log{Level: "info", Format: "json"},
 		ShutdownTimeout: 20 * time.Second,
 	}
@@ -131,6 +132,7 @@ key_pool:
 key_queue: {bound: 8, deadline: 5s}
 limits:
   csrs: 7
+audit: {output: stdout, max_file_size: 1536KiB, refusals_max_size: 2GiB, outbox_bound: 12}
 sealing:
   keyset_file: /run/secrets/keyset
 log:
@@ -157,6 +159,7 @@ func everythingSettings() config.Config {
 		KeyPool:         config.KeyPool{Targets: map[int]int{2048: 512, 8192: 1}, Max: 600, ReadyWhenWarm: true},
 		KeyQueue:        config.KeyQueue{Bound: 8, Deadline: 5 * time.Second},
 		Limits:          config.Limits{CSRs: 7},
+		Audit:           config.Audit{Output: "stdout", MaxFileSize: 1536 << 10, MaxRefusalsSize: 2 << 30, OutboxBound: 12},
 		Sealing:         config.Sealing{KeysetFile: "/run/secrets/keyset"},
 		Log:             config.Log{Level: "debug", Format: "text"},
 		ShutdownTimeout: time.Minute,
@@ -175,6 +178,7 @@ func TestSources(t *testing.T) {
 		{"sealing-keyset-file", "/run/secrets/keyset"}, {"log-level", "debug"}, {"log-format", "text"}, {"shutdown-timeout", "1m"},
 		{"key-pool-max", "600"}, {"key-pool-ready-when-warm", "true"}, {"key-queue-bound", "8"}, {"key-queue-deadline", "5s"}, {"limits-csrs", "7"},
 		{"allow-core-dumps", "true"},
+		{"audit-output", "stdout"}, {"audit-max-file-size", "1536KiB"}, {"audit-refusals-max-size", "2GiB"}, {"audit-outbox-bound", "12"},
 	}
 	var env, args []string
 	for _, s := range flat {
@@ -407,6 +411,11 @@ limits:
   csrs: 100000 # default
 sealing:
   keyset_file: "" # default
+audit:
+  output: "file" # default
+  max_file_size: "64MiB" # default
+  refusals_max_size: "64MiB" # default
+  outbox_bound: 10000 # default
 log:
   level: "warn" # environment variable ATTESTCSR_LOG_LEVEL
   format: "json" # default

@@ -20,9 +20,11 @@ const (
 	maxKeyWait  = 2 * time.Minute // the server's write timeout is longer
 	maxPool     = 10_000          // keys of one size, about 70 MB of the largest
 	maxElements = 256             // of a list
-	maxFileName = 4096            // PATH_MAX of Linux
-	maxHostname = 64              // the upper bound of a common name (RFC 5280 appendix A.1, ub-common-name)
-	maxUserName = 255             // as htpasswd bounds it
+	minSize     = 1 << 20         // of audit files
+	maxSize     = 16 << 30
+	maxFileName = 4096 // PATH_MAX of Linux
+	maxHostname = 64   // the upper bound of a common name (RFC 5280 appendix A.1, ub-common-name)
+	maxUserName = 255  // as htpasswd bounds it
 )
 
 // rules checks settings against each other, once all sources are in.

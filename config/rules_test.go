@@ -16,7 +16,7 @@ func TestProblems(t *testing.T) {
 		size     = "is not an RSA key size: multiples of 256 from 2048 to 8192 are allowed"
 		cidr     = "is not an address or CIDR prefix such as 192.0.2.7, 10.0.0.0/8 or fd00::/8"
 		session  = "is not a duration such as 90s, 30m or 1h30m, over 0 and at most 720h"
-		topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, key_pool, key_queue, limits, sealing, log, shutdown_timeout, allow_core_dumps"
+		topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, key_pool, key_queue, limits, sealing, audit, log, shutdown_timeout, allow_core_dumps"
 	)
 	long := strings.Repeat("a", 63)
 	for name, tc := range map[string]struct {
@@ -92,6 +92,9 @@ func TestProblems(t *testing.T) {
 		"boolean text":   {sources{args: []string{"--key-pool-ready-when-warm=1"}}, []string{`flag --key-pool-ready-when-warm: key_pool.ready_when_warm: "1" is not true or false`}},
 		"queue bound":    {sources{args: []string{"--key-queue-bound=0"}}, []string{`flag --key-queue-bound: key_queue.bound: "0" is not a whole number from 1 to 100000`}},
 		"limit":          {sources{env: []string{"ATTESTCSR_LIMITS_CSRS=-1"}}, []string{`environment variable ATTESTCSR_LIMITS_CSRS: limits.csrs: "-1" is not a whole number from 1 to 10000000`}},
+		"size":           {sources{env: []string{"ATTESTCSR_AUDIT_MAX_FILE_SIZE=64"}}, []string{`environment variable ATTESTCSR_AUDIT_MAX_FILE_SIZE: audit.max_file_size: "64" is not a size such as 512KiB, 64MiB or 1GiB, from 1MiB to 16GiB`}},
+		"small size":     {sources{env: []string{"ATTESTCSR_AUDIT_MAX_FILE_SIZE=1023KiB"}}, []string{`environment variable ATTESTCSR_AUDIT_MAX_FILE_SIZE: audit.max_file_size: "1023KiB" is not a size such as 512KiB, 64MiB or 1GiB, from 1MiB to 16GiB`}},
+		"large size":     {sources{env: []string{"ATTESTCSR_AUDIT_REFUSALS_MAX_SIZE=17GiB"}}, []string{`environment variable ATTESTCSR_AUDIT_REFUSALS_MAX_SIZE: audit.refusals_max_size: "17GiB" is not a size such as 512KiB, 64MiB or 1GiB, from 1MiB to 16GiB`}},
 		"log format":     {sources{env: []string{"ATTESTCSR_LOG_FORMAT=xml"}}, []string{`environment variable ATTESTCSR_LOG_FORMAT: log.format: "xml" is not one of json, text`}},
 
 		"privilege unknown":     {sources{file: "auth:\n  privileges:\n    al: [ROOT]\n"}, []string{`f:3:10: auth.privileges.al: "ROOT" is not a privilege: SECURITY_MGMT, policy_certificate:read, policy_certificate:crud are allowed`}},

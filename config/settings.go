@@ -71,6 +71,14 @@ func (c *Config) settings() []setting {
 			&number{&c.Limits.CSRs, 1, 10_000_000}, nil},
 		{"sealing.keyset_file", "file", "keyset that seals private keys; made when missing, empty keeps it in the data directory",
 			&text{&c.Sealing.KeysetFile, optional(fileName)}, nil},
+		{"audit.output", "output", "where the audit trail goes: file (in the data directory) or stdout",
+			&text{&c.Audit.Output, oneOf("file", "stdout")}, nil},
+		{"audit.max_file_size", "size", "how large a file of changes gets before the next one, 1MiB to 16GiB",
+			&size{&c.Audit.MaxFileSize}, nil},
+		{"audit.refusals_max_size", "size", "how much is kept of refused requests before the oldest goes, 1MiB to 16GiB",
+			&size{&c.Audit.MaxRefusalsSize}, nil},
+		{"audit.outbox_bound", "changes", "how many changes may wait to be written to the audit trail; more get 503",
+			&number{&c.Audit.OutboxBound, 1, 1_000_000}, nil},
 		{"log.level", "level", "least severe level to log: debug, info, warn or error",
 			&text{&c.Log.Level, oneOf("debug", "info", "warn", "error")}, nil},
 		{"log.format", "format", "json or text",
@@ -190,6 +198,37 @@ func (v *number) add(s string) error {
 	*v.field = n
 	return nil
 }
+
+// size is a number of bytes, written in whole KiB, MiB or GiB.
+type size struct{ field *int64 }
+
+func (v *size) shape() (bool, scalar) { return false, aString }
+func (v *size) reset()                {}
+
+func (v *size) items() []string {
+	for i, unit := range sizeUnits() {
+		if n := *v.field >> (10 * (3 - i)); n<<(10*(3-i)) == *v.field && n > 0 {
+			return []string{strconv.FormatInt(n, 10) + unit}
+		}
+	}
+	return []string{strconv.FormatInt(*v.field, 10)}
+}
+
+func (v *size) add(s string) error {
+	for i, unit := range sizeUnits() {
+		digits, is := strings.CutSuffix(s, unit)
+		n, ok := decimal(digits)
+		if !is || !ok || n > maxSize>>(10*(3-i)) || int64(n)<<(10*(3-i)) < minSize {
+			continue
+		}
+		*v.field = int64(n) << (10 * (3 - i))
+		return nil
+	}
+	return fmt.Errorf("%.64q is not a size such as 512KiB, 64MiB or 1GiB, from 1MiB to 16GiB", s)
+}
+
+// sizeUnits are the units from the largest on, each 1024 of the next.
+func sizeUnits() []string { return []string{"GiB", "MiB", "KiB"} }
 
 // boolean is true or false and nothing that only looks like it.
 type boolean struct{ field *bool }
