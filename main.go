@@ -48,6 +48,7 @@ func run(ctx context.Context, p process) int {
 		p.hashPasswordCommand(),
 		p.resetPasswordCommand(),
 		p.storeCommand(),
+		p.auditCommand(),
 		p.healthcheckCommand(),
 		p.versionCommand(),
 	)

@@ -25,6 +25,7 @@ import (
 
 	"attestcsr/config"
 	"attestcsr/csr"
+	"attestcsr/csr/audit"
 	"attestcsr/handler"
 	"attestcsr/handler/auth"
 	"attestcsr/keystore"
@@ -70,7 +71,7 @@ func (p process) serveCommand() *cobra.Command {
 				log.Warn("core dumps and debuggers are not kept out: the memory of this process, with its keys, can be read by its user", "err", err)
 			}
 		}
-		s, err := newServer(cmd.Context(), cfg, log, isTerminal(p.stderr))
+		s, err := newServer(cmd.Context(), cfg, log, p.stdout, isTerminal(p.stderr))
 		if err != nil {
 			return err
 		}
@@ -97,6 +98,7 @@ type server struct {
 	log      *slog.Logger
 	pool     *pool.Pool
 	keys     *keystore.Keystore
+	audit    *audit.Log
 	auth     *auth.Authenticator
 	cert     *serverCert
 	handler  *handler.Handler
@@ -106,11 +108,12 @@ type server struct {
 // newServer opens everything, from the bottom up: the store, whose lock makes
 // this process the only one on data_dir, then the sealing keyset, the keys, and
 // what is made at first start. All of it is durable when it returns.
-func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, terminal bool) (_ *server, err error) {
+func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, stdout io.Writer, terminal bool) (_ *server, err error) {
 	s := &server{cfg: cfg, log: log}
 	// The pool raises GOMAXPROCS; what is bounded to processors counts them before.
 	processors := runtime.GOMAXPROCS(0)
-	if err := s.openKeystore(ctx, processors); err != nil {
+	custodian, err := s.openKeystore(ctx, processors)
+	if err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -118,7 +121,10 @@ func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, termin
 			err = errors.Join(err, s.close())
 		}
 	}()
-	service, err := csr.New(csr.Config{Keys: s.keys, KeySizes: cfg.KeySizes, Hostname: cfg.Hostname, MaxRequests: cfg.Limits.CSRs})
+	if err := s.openAudit(ctx, custodian, stdout); err != nil {
+		return nil, err
+	}
+	service, err := csr.New(csr.Config{Keys: s.keys, KeySizes: cfg.KeySizes, Hostname: cfg.Hostname, MaxRequests: cfg.Limits.CSRs, Audit: s.audit})
 	if err != nil {
 		return nil, err
 	}
@@ -137,6 +143,7 @@ func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, termin
 	all = append(all, s.keys.Collectors()...)
 	all = append(all, service.Collectors()...)
 	all = append(all, s.auth.Collectors()...)
+	all = append(all, s.audit.Collectors()...)
 	for _, c := range all {
 		if err := registry.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
@@ -162,18 +169,19 @@ func (s *server) readiness(service *csr.Service) func(context.Context) error {
 	return func(ctx context.Context) error { return errors.Join(s.pool.Ready(), service.Ready(ctx)) }
 }
 
-func (s *server) openKeystore(ctx context.Context, processors int) error {
+// openKeystore also returns the custodian that the pool is around.
+func (s *server) openKeystore(ctx context.Context, processors int) (*sealed.Custodian, error) {
 	cfg := s.cfg
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-		return fmt.Errorf("data_dir: %w", err)
+		return nil, fmt.Errorf("data_dir: %w", err)
 	}
 	store, err := bolt.Open(filepath.Join(cfg.DataDir, storeFile), bolt.Options{Logger: s.log})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	custodian, err := openCustodian(ctx, cfg, store, s.log)
 	if err != nil {
-		return errors.Join(err, store.Close())
+		return nil, errors.Join(err, store.Close())
 	}
 	s.pool, err = pool.New(pool.Options{
 		Custodian: custodian, Logger: s.log,
@@ -181,13 +189,13 @@ func (s *server) openKeystore(ctx context.Context, processors int) error {
 		QueueBound: cfg.KeyQueue.Bound, QueueDeadline: cfg.KeyQueue.Deadline,
 	})
 	if err != nil {
-		return errors.Join(err, store.Close())
+		return nil, errors.Join(err, store.Close())
 	}
 	s.keys, err = keystore.Open(ctx, keystore.Options{Store: store, Custodian: s.pool, Logger: s.log, Processors: processors})
 	if err != nil {
-		return fmt.Errorf("%w; if the sealing keyset that belongs to %s is lost for good, \"attestcsr store discard-keys\" begins anew", err, cfg.DataDir)
+		return nil, fmt.Errorf("%w; if the sealing keyset that belongs to %s is lost for good, \"attestcsr store discard-keys\" begins anew", err, cfg.DataDir)
 	}
-	return nil
+	return custodian, nil
 }
 
 // openCustodian makes a sealing keyset only for a store that holds nothing yet:
@@ -231,6 +239,7 @@ func (s *server) prepareUsers(terminal bool, processors int) error {
 		IdleTimeout: s.cfg.Session.IdleTimeout,
 		Lifetime:    s.cfg.Session.Lifetime,
 		OnPassword:  s.forgetInitialPassword,
+		Refused:     s.audit.Refuse,
 		Comparisons: max(1, processors/2),
 	})
 	return nil
@@ -381,18 +390,19 @@ func (s *server) shutDown(servers []*http.Server) error {
 	return errors.Join(errs...)
 }
 
-// close closes the key store, and with it the store first and then the pool. Keys
+// close ends the audit trail, and then closes the key store, and with it the store first and then the pool. Keys
 // in the making cannot be interrupted, and under SCHED_IDLE on a busy machine
 // they may take long; they are on no disk, so that they need not be waited for.
 func (s *server) close() error {
+	auditErr := s.closeAudit()
 	closed := make(chan error, 1)
 	go func() { closed <- s.keys.Close() }()
 	select {
 	case err := <-closed:
-		return err
+		return errors.Join(auditErr, err)
 	case <-time.After(closeTimeout):
 		s.log.Debug("keys in the making are left behind")
-		return nil
+		return auditErr
 	}
 }
 

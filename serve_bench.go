@@ -27,6 +27,12 @@ func init() { //nolint:gochecknoinits // see above
 	}
 }
 
+// auditing is off where the program in bench/ measures what the audit trail costs.
+func auditing() bool {
+	_, off := os.LookupEnv("BENCH_WITHOUT_AUDIT")
+	return !off
+}
+
 func serveProfiles(socket string) {
 	_ = os.Remove(socket) // of a process that was killed
 	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "unix", socket)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"attestcsr/csr/audit"
 	"attestcsr/keystore"
 )
 
@@ -54,7 +55,7 @@ type NamedCertificate struct {
 // the certificate cannot sign others; NotFound, Stale; Conflict when others kept
 // changing the request; Unavailable, Internal.
 func (g *Grant) ImportCertificate(ctx context.Context, id string, in Import) (NamedCertificate, error) {
-	if err := g.permits(ImportCertificate); err != nil {
+	if err := g.permitsChange(ctx, ImportCertificate); err != nil {
 		return NamedCertificate{}, err
 	}
 	var broken violations
@@ -93,7 +94,7 @@ func (g *Grant) ImportCertificate(ctx context.Context, id string, in Import) (Na
 // Errors: Invalid with the rules that id and days break, NotFound; Conflict when
 // others kept changing the request; Unavailable, Internal.
 func (g *Grant) SelfSign(ctx context.Context, id string, days *int64) (NamedCertificate, error) {
-	if err := g.permits(SelfSign); err != nil {
+	if err := g.permitsChange(ctx, SelfSign); err != nil {
 		return NamedCertificate{}, err
 	}
 	var broken violations
@@ -119,7 +120,7 @@ func (g *Grant) SelfSign(ctx context.Context, id string, days *int64) (NamedCert
 // Errors: Invalid with every rule that r and days break; Stale, Busy,
 // Unavailable, Internal.
 func (g *Grant) SelfSignNew(ctx context.Context, r NewRequest, days *int64) (NamedCertificate, error) {
-	if err := g.permits(SelfSignNew); err != nil {
+	if err := g.permitsChange(ctx, SelfSignNew); err != nil {
 		return NamedCertificate{}, err
 	}
 	made, err := g.selfSignNew(ctx, r, days)
@@ -146,7 +147,7 @@ func (g *Grant) selfSignNew(ctx context.Context, r NewRequest, days *int64) (Nam
 		if err != nil {
 			return keystore.Change{}, err
 		}
-		return certificateChange(g.newObject(id, id, r.Labels), text)
+		return g.certificateChange(g.newObject(id, id, r.Labels), text, g.event(at.Slot))
 	})
 	if err != nil {
 		return NamedCertificate{}, err
@@ -170,10 +171,13 @@ func (g *Grant) NamedCertificate(ctx context.Context, id string) (NamedCertifica
 //
 // Errors: those of NamedCertificate.
 func (g *Grant) DeleteNamedCertificate(ctx context.Context, id string) error {
-	if err := g.permits(DeleteNamedCertificate); err != nil {
+	if err := g.permitsChange(ctx, DeleteNamedCertificate); err != nil {
 		return err
 	}
-	return classify(g.service.remove(ctx, certificateSlot(id)))
+	if err := validID(id); err != nil {
+		return classify(err)
+	}
+	return classify(g.remove(ctx, certificateSlot(id), namedPEM, certificateDigest))
 }
 
 // ListNamedCertificates returns a page of the certificates, as ListNamedCSRs does
@@ -206,7 +210,9 @@ func (g *Grant) promote(ctx context.Context, id string, build func(crypto.Signer
 			if err != nil {
 				return keystore.Change{}, err
 			}
-			return certificateChange(g.newObject(certificateID, certificateID, labels), text)
+			event := g.moved(from.Slot, to.Slot)
+			event.CSR = fingerprint(r.PEM)
+			return g.certificateChange(g.newObject(certificateID, certificateID, labels), text, event)
 		})
 		switch {
 		case err == nil:
@@ -219,14 +225,19 @@ func (g *Grant) promote(ctx context.Context, id string, build func(crypto.Signer
 	return NamedCertificate{}, conflict
 }
 
-// certificateChange is what is stored of a certificate.
-func certificateChange(o Object, text string) (keystore.Change, error) {
+// certificateChange is what is stored of a certificate that was made.
+func (g *Grant) certificateChange(o Object, text string, event audit.Event) (keystore.Change, error) {
 	p := newNamedPayload(o, text)
 	c, err := p.certificates()
 	if err != nil {
 		return keystore.Change{}, err
 	}
-	return p.change(keystore.IndexEntry{Name: indexNotAfter, Value: sortable(c[0].NotAfter)})
+	event.Certificate = fingerprint(text)
+	note, err := g.service.audit.Note(event)
+	if err != nil {
+		return keystore.Change{}, err
+	}
+	return p.change(note, keystore.IndexEntry{Name: indexNotAfter, Value: sortable(c[0].NotAfter)})
 }
 
 func checkDays(days *int64, broken *violations) {

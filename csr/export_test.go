@@ -62,7 +62,7 @@ func RewriteNamed(b []byte) (keystore.Change, error) {
 	if err != nil {
 		return keystore.Change{}, err
 	}
-	return p.change()
+	return p.change(nil)
 }
 
 // StoreObject checks an id and labels and returns what would be stored of them.
@@ -73,10 +73,10 @@ func StoreObject(id string, l Labels) (keystore.Change, error) {
 	if err := broken.err(); err != nil {
 		return keystore.Change{}, err
 	}
-	g := Grant{service: &Service{now: time.Now}, user: "u"}
+	g := Grant{service: &Service{now: time.Now}, caller: Caller{User: "u"}}
 	p := newNamedPayload(g.newObject(id, "unique", l), "pem")
 	p.Spec = &storedSpec{}
-	return p.change()
+	return p.change(nil)
 }
 
 func Sortable(t time.Time) []byte { return sortable(t) }

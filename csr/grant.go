@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"attestcsr/csr/audit"
 	"attestcsr/keystore"
 )
 
@@ -56,11 +57,11 @@ func (o Operation) privilege() (Privilege, bool) {
 type Grant struct {
 	service   *Service
 	operation Operation
-	user      string // whom changes are recorded as made by
+	caller    Caller // whom changes are recorded as made by
 }
 
 // Authorise gives out the Grant for an operation, or an Unauthorized error when
-// the caller lacks the privilege. It needs nothing of the request but the route,
+// the caller lacks the privilege, which the audit trail is told of. It needs nothing of the request but the route,
 // so that a body is read only for those who may send one.
 func (s *Service) Authorise(caller Caller, o Operation) (*Grant, error) {
 	need, known := o.privilege()
@@ -68,9 +69,13 @@ func (s *Service) Authorise(caller Caller, o Operation) (*Grant, error) {
 		return nil, &Error{Err: fmt.Errorf("unknown operation %q", o)}
 	}
 	if !caller.Holds(need) {
+		s.audit.Refuse(audit.Refusal{
+			Request: audit.Request{ID: caller.RequestID, Address: caller.Address},
+			User:    caller.User, Method: caller.Method, Operation: string(o), Outcome: Unauthorized.String(),
+		})
 		return nil, &Error{Kind: Unauthorized, Err: fmt.Errorf("%s needs the privilege %s", o, need)}
 	}
-	return &Grant{service: s, operation: o, user: caller.User}, nil
+	return &Grant{service: s, operation: o, caller: caller}, nil
 }
 
 // permits returns an Internal error when the grant is for another operation.
@@ -99,7 +104,7 @@ type Certificate struct {
 //
 // Errors: Invalid with every rule that spec breaks, Busy, Unavailable, Internal.
 func (g *Grant) CreateCSR(ctx context.Context, spec Spec) (Request, error) {
-	if err := g.permits(CreateCSR); err != nil {
+	if err := g.permitsChange(ctx, CreateCSR); err != nil {
 		return Request{}, err
 	}
 	s := g.service
@@ -117,7 +122,9 @@ func (g *Grant) CreateCSR(ctx context.Context, spec Spec) (Request, error) {
 			return keystore.Change{}, err
 		}
 		made = Request{PEM: text, Created: s.timestamp()}
-		return change(payload{PEM: made.PEM, Created: made.Created})
+		event := g.event(pendingSlot())
+		event.CSR = fingerprint(text)
+		return s.change(payload{PEM: made.PEM, Created: made.Created}, event)
 	})
 	if err != nil {
 		return Request{}, classify(err)
@@ -141,14 +148,12 @@ func (g *Grant) CSR(ctx context.Context) (Request, error) {
 
 // DeleteCSR removes the pending certification request and destroys its key.
 //
-// Errors: NotFound, Unavailable, Internal.
+// Errors: NotFound; Conflict when others kept changing it; Unavailable, Internal.
 func (g *Grant) DeleteCSR(ctx context.Context) error {
-	if err := g.permits(DeleteCSR); err != nil {
+	if err := g.permitsChange(ctx, DeleteCSR); err != nil {
 		return err
 	}
-	// A crash leaves the whole pair or nothing; deleting again settles it.
-	at := keystore.Target{Slot: pendingSlot(), Expect: keystore.Any}
-	return classify(g.service.keys.Delete(ctx, at, nil))
+	return classify(g.remove(ctx, pendingSlot(), payloadPEM, csrDigest))
 }
 
 // Certificate returns the installed certificate. There always is one after
@@ -178,7 +183,7 @@ func (g *Grant) Certificate(ctx context.Context) (Certificate, error) {
 // for neither key; Conflict when others kept changing the certificate;
 // Unavailable, Internal.
 func (g *Grant) SetCertificate(ctx context.Context, pem []byte) error {
-	if err := g.permits(SetCertificate); err != nil {
+	if err := g.permitsChange(ctx, SetCertificate); err != nil {
 		return err
 	}
 	s := g.service
@@ -187,7 +192,7 @@ func (g *Grant) SetCertificate(ctx context.Context, pem []byte) error {
 		return err
 	}
 	for range maxAttempts {
-		err = s.install(ctx, c)
+		err = g.install(ctx, c)
 		if !errors.Is(err, keystore.ErrConflict) && !errors.Is(err, keystore.ErrNotFound) {
 			return classify(err)
 		}
@@ -203,7 +208,8 @@ func (g *Grant) SetCertificate(ctx context.Context, pem []byte) error {
 //
 // A crash leaves the old state or the new one; setting the same chain again
 // succeeds in both.
-func (s *Service) install(ctx context.Context, c chain) error {
+func (g *Grant) install(ctx context.Context, c chain) error {
+	s := g.service
 	next := payload{PEM: c.pem(), NotAfter: c.leaf().NotAfter.UTC()}
 	_, revision, err := s.holding(ctx, pendingSlot(), c.leaf().PublicKey)
 	if err != nil {
@@ -212,11 +218,17 @@ func (s *Service) install(ctx context.Context, c chain) error {
 	if revision != 0 {
 		from := keystore.Target{Slot: pendingSlot(), Expect: keystore.At(revision)}
 		to := keystore.Target{Slot: installedSlot(), Expect: keystore.Any}
-		_, err = s.keys.Move(ctx, from, to, func(key crypto.Signer, _ keystore.Record) (keystore.Change, error) {
+		_, err = s.keys.Move(ctx, from, to, func(key crypto.Signer, old keystore.Record) (keystore.Change, error) {
 			if !sameKey(key.Public(), c.leaf().PublicKey) {
 				return keystore.Change{}, errors.New("the stored CSR is not for the stored key")
 			}
-			return change(next)
+			request, err := payloadPEM(old)
+			if err != nil {
+				return keystore.Change{}, err
+			}
+			event := g.moved(pendingSlot(), installedSlot())
+			event.CSR, event.Certificate = fingerprint(request), fingerprint(next.PEM)
+			return s.change(next, event)
 		})
 		return err
 	}
@@ -230,7 +242,9 @@ func (s *Service) install(ctx context.Context, c chain) error {
 	case installed.PEM == next.PEM:
 		return nil // an equal set was first, and its commit is durable
 	}
-	renewal, err := change(next)
+	event := g.event(installedSlot())
+	event.Certificate = fingerprint(next.PEM)
+	renewal, err := s.change(next, event)
 	if err != nil {
 		return err
 	}

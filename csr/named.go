@@ -42,7 +42,7 @@ type NamedRequest struct {
 // collection is full; Exists, before a key is made, when the id is taken; Stale;
 // Busy, Unavailable, Internal.
 func (g *Grant) CreateNamedCSR(ctx context.Context, r NewRequest) (NamedRequest, error) {
-	if err := g.permits(CreateNamedCSR); err != nil {
+	if err := g.permitsChange(ctx, CreateNamedCSR); err != nil {
 		return NamedRequest{}, err
 	}
 	made, err := g.createNamedCSR(ctx, r)
@@ -85,7 +85,13 @@ func (g *Grant) createNamedCSR(ctx context.Context, r NewRequest) (NamedRequest,
 		if err != nil {
 			return keystore.Change{}, err
 		}
-		return p.change()
+		event := g.event(slot)
+		event.CSR = fingerprint(text)
+		note, err := s.audit.Note(event)
+		if err != nil {
+			return keystore.Change{}, err
+		}
+		return p.change(note)
 	})
 	if errors.Is(err, keystore.ErrConflict) {
 		return NamedRequest{}, &Error{Kind: Exists, Err: err}
@@ -122,12 +128,15 @@ func (g *Grant) NamedCSR(ctx context.Context, id string) (NamedRequest, error) {
 
 // DeleteNamedCSR removes a certification request and destroys its key.
 //
-// Errors: those of NamedCSR.
+// Errors: those of NamedCSR, and Conflict when others kept changing it.
 func (g *Grant) DeleteNamedCSR(ctx context.Context, id string) error {
-	if err := g.permits(DeleteNamedCSR); err != nil {
+	if err := g.permitsChange(ctx, DeleteNamedCSR); err != nil {
 		return err
 	}
-	return classify(g.service.remove(ctx, requestSlot(id)))
+	if err := validID(id); err != nil {
+		return classify(err)
+	}
+	return classify(g.remove(ctx, requestSlot(id), namedPEM, csrDigest))
 }
 
 // ListNamedCSRs returns a page of the certification requests, the position that
@@ -154,13 +163,4 @@ func get[T any](ctx context.Context, s *Service, slot keystore.Slot, read func(k
 		return none, err
 	}
 	return read(record)
-}
-
-// remove empties a slot of a collection of named objects. A crash leaves the
-// whole object or nothing; deleting again settles it.
-func (s *Service) remove(ctx context.Context, slot keystore.Slot) error {
-	if err := validID(slot.ID); err != nil {
-		return err
-	}
-	return s.keys.Delete(ctx, keystore.Target{Slot: slot, Expect: keystore.Any}, nil)
 }

@@ -168,13 +168,13 @@ const (
 )
 
 // change returns what is stored of an object: the payload and its place in every
-// order that it is listed in.
-func (p namedPayload) change(more ...keystore.IndexEntry) (keystore.Change, error) {
+// order that it is listed in, with the note of what happened.
+func (p namedPayload) change(note []byte, more ...keystore.IndexEntry) (keystore.Change, error) {
 	b, err := json.Marshal(p)
 	if err != nil {
 		return keystore.Change{}, fmt.Errorf("encode a named object: %w", err)
 	}
-	return keystore.Change{Payload: b, Index: append([]keystore.IndexEntry{
+	return keystore.Change{Payload: b, Note: note, Index: append([]keystore.IndexEntry{
 		{Name: indexDisplayName, Value: []byte(p.DisplayName)},
 		{Name: indexCreated, Value: sortable(p.Created)},
 	}, more...)}, nil

@@ -103,7 +103,7 @@ func (g *Grant) newObject(id, uniqueID string, l Labels) Object {
 			Description: l.Description,
 			Tags:        slices.Clone(l.Tags),
 		},
-		CreatedBy: g.user, ModifiedBy: g.user,
+		CreatedBy: g.caller.User, ModifiedBy: g.caller.User,
 		Created: now, Modified: now,
 	}
 }

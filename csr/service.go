@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"attestcsr/csr/audit"
 	"attestcsr/keystore"
 )
 
@@ -50,7 +51,11 @@ type Config struct {
 	// MaxRequests is how many named certification requests there may be at a
 	// time; 0 is 100,000.
 	MaxRequests int
-	Now         func() time.Time // nil is time.Now
+	// Audit is told of every change, with its commit, and of every caller who may
+	// not do what it asks for. It stays the caller's. Nil is for programs that
+	// measure: nothing is audited.
+	Audit *audit.Log
+	Now   func() time.Time // nil is time.Now
 }
 
 // decoded is a payload that was read before. Revisions are never used twice, in
@@ -65,6 +70,7 @@ type Service struct {
 	keys    *keystore.Keystore
 	policy  policy
 	quota   *quota // of named certification requests
+	audit   *audit.Log
 	now     func() time.Time
 	decoded atomic.Pointer[decoded] // what was read last: clients poll one slot
 }
@@ -88,6 +94,7 @@ func New(c Config) (*Service, error) {
 		keys:   c.Keys,
 		policy: policy{slices.Clone(c.KeySizes), c.Hostname},
 		quota:  newQuota(cmp.Or(c.MaxRequests, defaultMaxRequests)),
+		audit:  c.Audit,
 		now:    c.Now,
 	}
 	if s.now == nil {
@@ -116,7 +123,9 @@ func (s *Service) Prepare(ctx context.Context) error {
 		if err != nil {
 			return keystore.Change{}, err
 		}
-		return change(payload{PEM: text, NotAfter: notAfter})
+		return s.change(payload{PEM: text, NotAfter: notAfter}, audit.Event{
+			Method: "service", Operation: "certificate.prepare", Slot: installedSlot().String(), Certificate: fingerprint(text),
+		})
 	})
 	if errors.Is(err, keystore.ErrConflict) {
 		return nil // another process on the same store made them first
@@ -125,17 +134,22 @@ func (s *Service) Prepare(ctx context.Context) error {
 }
 
 // Ready reports whether operations can be expected to succeed: the store takes
-// commits, and the keys of the ESX slots open.
+// commits, the audit trail has room for them, and the keys of the ESX slots open.
 func (s *Service) Ready(ctx context.Context) error {
-	return classify(s.keys.Ready(ctx, pendingSlot(), installedSlot()))
+	return classify(errors.Join(s.keys.Ready(ctx, pendingSlot(), installedSlot()), s.audit.Admit(ctx)))
 }
 
 // timestamp is the time now in whole seconds, as certificates have it.
 func (s *Service) timestamp() time.Time { return s.now().UTC().Truncate(time.Second) }
 
-func change(p payload) (keystore.Change, error) {
+// change is what is stored of a payload, with the note of what happened.
+func (s *Service) change(p payload, what audit.Event) (keystore.Change, error) {
 	b, err := p.encode()
-	return keystore.Change{Payload: b}, err
+	if err != nil {
+		return keystore.Change{}, err
+	}
+	note, err := s.audit.Note(what)
+	return keystore.Change{Payload: b, Note: note}, err
 }
 
 // read returns what the slot holds.
@@ -176,7 +190,7 @@ func classify(err error) error {
 		if busy, ok := errors.AsType[*keystore.BusyError](err); ok {
 			e.RetryAfter = busy.RetryAfter
 		}
-	case errors.Is(err, keystore.ErrUnavailable):
+	case errors.Is(err, keystore.ErrUnavailable), errors.Is(err, audit.ErrBacklog):
 		e.Kind, e.RetryAfter = Unavailable, unavailableRetryAfter
 	}
 	return e

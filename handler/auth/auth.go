@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"attestcsr/csr"
+	"attestcsr/csr/audit"
 )
 
 // Config is what an Authenticator is made of. Zero values stand for the defaults.
@@ -24,6 +25,7 @@ type Config struct {
 	Users      *Users                            // nil: nobody can authenticate until SetUsers
 	Privileges func(user string) []csr.Privilege // asked at each request, concurrently; nil: nobody has any
 	OnPassword func(user string)                 // called for each request whose password bcrypt found right, before its answer; concurrently; may be nil
+	Refused    func(audit.Refusal)               // told of each request that is refused, before its answer; concurrently; may be nil
 	Now        func() time.Time                  // time.Now
 
 	IdleTimeout     time.Duration // of sessions; 30 minutes
@@ -50,6 +52,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.OnPassword == nil {
 		c.OnPassword = func(string) {}
+	}
+	if c.Refused == nil {
+		c.Refused = func(audit.Refusal) {}
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -95,6 +100,7 @@ type Authenticator struct {
 	sessions   *sessions
 	chain      []method
 	metrics    metrics
+	refused    func(audit.Refusal)
 }
 
 // method is one way to authenticate.
@@ -128,7 +134,7 @@ type attempt struct {
 // New makes an Authenticator.
 func New(cfg Config) *Authenticator {
 	cfg = cfg.withDefaults()
-	a := &Authenticator{privileges: cfg.Privileges}
+	a := &Authenticator{privileges: cfg.Privileges, refused: cfg.Refused}
 	a.users.Store(cfg.Users)
 	a.passwords = newPasswords(cfg, &a.users)
 	a.sessions = newSessions(cfg, &a.users)
@@ -185,8 +191,9 @@ type Login struct {
 func (a *Authenticator) Login(ctx context.Context, r *http.Request, address string, realm Realm) (Login, error) {
 	at := attempt{r, address, realm}
 	if by := a.offered(at); !by.login {
-		a.metrics.count(by.name, failure)
-		return Login{}, unauthenticated("a login needs a password")
+		err := unauthenticated("a login needs a password")
+		a.count(ctx, by.name, at, "", err)
+		return Login{}, err
 	}
 	who, _, err := a.identify(ctx, at)
 	if err != nil {
@@ -202,7 +209,7 @@ func (a *Authenticator) LoginPassword(ctx context.Context, user, password, addre
 	if usable(user, password) {
 		who, err = a.passwords.verify(ctx, user, password, networkOf(address))
 	}
-	a.metrics.count(byForm, outcomeOf(err))
+	a.count(ctx, byForm, attempt{address: address}, user, err)
 	if err != nil {
 		return Login{}, err
 	}
@@ -242,7 +249,7 @@ func (a *Authenticator) offered(at attempt) method {
 func (a *Authenticator) identify(ctx context.Context, at attempt) (identity, method, error) {
 	by := a.offered(at)
 	who, err := by.verify(ctx, at)
-	a.metrics.count(by.name, outcomeOf(err))
+	a.count(ctx, by.name, at, "", err)
 	return who, by, err
 }
 
@@ -254,7 +261,7 @@ func (a *Authenticator) withSession(r *http.Request, realm Realm, do func(attemp
 	if by.name == bySession {
 		session, err = do(at)
 	}
-	a.metrics.count(by.name, outcomeOf(err))
+	a.count(r.Context(), by.name, at, "", err)
 	return session, err
 }
 

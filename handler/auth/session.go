@@ -191,6 +191,18 @@ func (s *sessions) use(at attempt) (Session, error) {
 	return found.describe(), nil
 }
 
+// owner returns whose session the request offers, without the token that it may
+// need and without counting as an access; nothing where there is no such session.
+func (s *sessions) owner(at attempt) string {
+	c := claimOf(at)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if found, ok := s.byKey[c.key]; ok && found.dialect == c.dialect {
+		return found.user
+	}
+	return ""
+}
+
 // end removes the session that the request offers.
 func (s *sessions) end(at attempt) (Session, error) {
 	c := claimOf(at)

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"attestcsr/config"
+	"attestcsr/csr/audit"
+	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/sealed"
+)
+
+const (
+	auditDir = "audit"
+	// auditPurpose is what the keys of the audit trail are derived for. Another
+	// text makes other keys, which verify nothing of what was written before.
+	auditPurpose = "audit trail 1"
+	// auditTimeout is how long the end waits for the trail to be written.
+	auditTimeout = 5 * time.Second
+)
+
+// openAudit opens the audit trail over the store that was just opened.
+func (s *server) openAudit(ctx context.Context, custodian *sealed.Custodian, stdout io.Writer) error {
+	if !auditing() {
+		return nil
+	}
+	mac, err := custodian.MAC(auditPurpose)
+	if err != nil {
+		return err
+	}
+	o := audit.Options{
+		Outbox: s.keys, MAC: mac, Dir: filepath.Join(s.cfg.DataDir, auditDir), Logger: s.log,
+		MaxFileSize: s.cfg.Audit.MaxFileSize, MaxRefusalsSize: s.cfg.Audit.MaxRefusalsSize, OutboxBound: s.cfg.Audit.OutboxBound,
+	}
+	if s.cfg.Audit.Output == "stdout" {
+		o.Stdout = stdout
+	}
+	s.audit, err = audit.Open(ctx, o)
+	return err
+}
+
+// closeAudit writes what waits. It comes after the last request and before the
+// store is closed.
+func (s *server) closeAudit() error {
+	ctx, cancel := context.WithTimeout(context.Background(), auditTimeout)
+	defer cancel()
+	return s.audit.Close(ctx)
+}
+
+func (p process) auditCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "audit", Short: "Check the audit trail", Args: usageArgs(cobra.NoArgs), RunE: needsSubcommand}
+	verify := &cobra.Command{
+		Use:   "verify [DIRECTORY...]",
+		Short: "Say whether the audit trail is whole, and where it is not: exit status 0 or 1",
+		Long: "Reads the audit trail in data_dir, and in the directories that are given where files\n" +
+			"were moved to an archive, and checks it against the sealing keyset and the store: whatever\n" +
+			"was edited, removed, added, put in another order or cut off is found. The service may run\n" +
+			"meanwhile. Whoever has the keyset can forge the trail: keep copies where it is not.",
+	}
+	load := p.settings(verify)
+	verify.RunE = func(cmd *cobra.Command, dirs []string) error {
+		cfg, warnings, err := load()
+		if err != nil {
+			return err
+		}
+		warn(p.stderr, warnings)
+		return p.verifyAudit(cmd.Context(), cfg, dirs)
+	}
+	cmd.AddCommand(verify)
+	return cmd
+}
+
+func (p process) verifyAudit(ctx context.Context, cfg *config.Config, dirs []string) error {
+	custodian, err := sealed.Open(sealed.Options{KeysetFile: keysetPath(cfg)})
+	if err != nil {
+		return err
+	}
+	mac, err := custodian.MAC(auditPurpose)
+	if err != nil {
+		return err
+	}
+	own := filepath.Join(cfg.DataDir, auditDir)
+	if _, err := os.Stat(own); err == nil || len(dirs) == 0 && cfg.Audit.Output == "file" {
+		dirs = append(dirs, own)
+	}
+	streams, err := audit.Verify(ctx, audit.VerifyOptions{
+		Dirs: dirs, MAC: mac,
+		Snapshot: func(ctx context.Context) (audit.Snapshot, error) {
+			found, err := bolt.Peek(ctx, filepath.Join(cfg.DataDir, storeFile))
+			return audit.Snapshot{Anchors: found.Anchors, Pending: found.Pending}, err
+		},
+	})
+	if err != nil {
+		return err
+	}
+	problems := 0
+	for _, s := range streams {
+		if err := writeSummary(p.stdout, s); err != nil {
+			return err
+		}
+		problems += len(s.Problems)
+	}
+	if problems > 0 {
+		return errors.New("the audit trail is not what the service wrote: keep the files as they are and find out who changed them")
+	}
+	return nil
+}
+
+func writeSummary(w io.Writer, s audit.Summary) error {
+	for _, problem := range s.Problems {
+		if _, err := fmt.Fprintln(w, problem); err != nil {
+			return err
+		}
+	}
+	verdict := "whole"
+	if len(s.Problems) > 0 {
+		verdict = "damaged; this is what could be verified"
+	}
+	text := fmt.Sprintf("%s: %d lines in %d files", s.Stream, s.Lines, s.Files)
+	if s.Lines > 0 {
+		text += fmt.Sprintf(", sequence %d to %d, %s to %s", s.First, s.Last, s.From.Format(time.RFC3339), s.To.Format(time.RFC3339))
+	}
+	_, err := fmt.Fprintf(w, "%s: %s\n", text, verdict)
+	return err
+}

@@ -1,0 +1,83 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/go-json-experiment/json"
+)
+
+const anchorVersion = 1
+
+// position is the end of a chain: where the last line stands and what it was.
+type position struct {
+	File     int    `json:"file"` // number; 0 is the standard output
+	Size     int64  `json:"size"` // of the file, up to and with that line
+	Seq      uint64 `json:"seq"`
+	MAC      string `json:"mac"`
+	Revision uint64 `json:"revision"` // up to which notes are written
+}
+
+// start is where a file begins in the chain.
+type start struct {
+	File int    `json:"file"`
+	Seq  uint64 `json:"seq"`  // of its first line
+	Prev string `json:"prev"` // MAC of the line before
+}
+
+// opening is the line that a file begins with, while it may not be written yet.
+type opening struct {
+	Event  `json:",inline"`
+	Reason string `json:"reason"`
+}
+
+// anchor is what the store knows of a stream. Whoever cuts the files short, or
+// takes one away, contradicts it. It is authenticated as lines are.
+type anchor struct {
+	Version int    `json:"v"`
+	Stream  string `json:"stream"`
+	Chain   string `json:"chain"`
+	Begun   int    `json:"begun"` // number of the chain's first file
+	// Kept are the files, the oldest first; of a stream that keeps all of them the
+	// first alone.
+	Kept    []start  `json:"kept"`
+	Last    position `json:"last"`
+	Opening *opening `json:"opening,omitzero"`
+	Key     string   `json:"key"`
+}
+
+func (a anchor) encode(m MAC) ([]byte, error) {
+	a.Version, a.Key = anchorVersion, m.Primary()
+	object, err := json.Marshal(a)
+	if err != nil {
+		return nil, fmt.Errorf("encode an audit anchor: %w", err)
+	}
+	text, _, err := sealText(m, a.Key, anchorLabel, "", object)
+	if err != nil {
+		return nil, err
+	}
+	return text[:len(text)-1], nil
+}
+
+// decodeAnchor is strict, and refuses what was not made with a key of the service.
+func decodeAnchor(m MAC, stream string, text []byte) (anchor, error) {
+	object, mac, ok := openText(text)
+	if !ok {
+		return anchor{}, errors.New("the anchor cannot be read")
+	}
+	var a anchor
+	if err := json.Unmarshal(object, &a, json.RejectUnknownMembers(true)); err != nil {
+		return anchor{}, errors.New("the anchor cannot be read")
+	}
+	if a.Version != anchorVersion {
+		return anchor{}, fmt.Errorf("the anchor has format %d, this version reads %d", a.Version, anchorVersion)
+	}
+	_, want, err := sealText(m, a.Key, anchorLabel, "", object)
+	switch {
+	case err != nil:
+		return anchor{}, fmt.Errorf("the anchor was made with key %.16q, which is not in the sealing keyset", a.Key)
+	case want != mac || a.Stream != stream || len(a.Kept) == 0:
+		return anchor{}, errors.New("the anchor was changed")
+	}
+	return a, nil
+}

@@ -1,0 +1,147 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/go-json-experiment/json"
+)
+
+// Kind says what a line tells of.
+type Kind string
+
+// The kinds. Begin and Broken open a file: the first of a chain, and the one after
+// a place where the chain does not hold.
+const (
+	Change  Kind = "change"
+	Refused Kind = "refusal"
+	Begin   Kind = "begin"
+	Broken  Kind = "broken"
+)
+
+// Event is who did or tried what, when and with which outcome. Empty parts are
+// left out. It holds no secret and nothing of a request's body: names, addresses
+// and digests only.
+type Event struct {
+	Kind      Kind      `json:"event"`
+	Time      time.Time `json:"time,omitzero"` // UTC, whole milliseconds
+	User      string    `json:"user,omitzero"` // only one that exists
+	Method    string    `json:"method,omitzero"`
+	Address   string    `json:"address,omitzero"`
+	RequestID string    `json:"request_id,omitzero"`
+	Operation string    `json:"operation,omitzero"`
+	Route     string    `json:"route,omitzero"` // where a refusal came before the operation was chosen
+	Slot      string    `json:"slot,omitzero"`
+	From      string    `json:"from,omitzero"` // the slot that the key of Slot was in before
+	Outcome   string    `json:"outcome,omitzero"`
+	// SHA-256 of the DER, in hexadecimal, as openssl req or x509 -outform der gives
+	// it to sha256sum.
+	CSR         string `json:"csr_sha256,omitzero"`
+	Certificate string `json:"certificate_sha256,omitzero"`
+	// Count is how many refusals the line stands for, where that is not one, and
+	// Since when the first of them was.
+	Count int       `json:"count,omitzero"`
+	Since time.Time `json:"since,omitzero"`
+}
+
+// committed is the outcome of every change: one that fails leaves no trace in the
+// store, and none here.
+const committed = "committed"
+
+// unreadable is the outcome of a change whose note cannot be read.
+const unreadable = "unreadable"
+
+// noteVersion is the format that notes are written in. A change of format gets a
+// new number, a reader of the old one, and its own golden file.
+const noteVersion = 1
+
+// note is an event without its place in the chain, as it waits in the outbox.
+type note struct {
+	Version int `json:"v"`
+	Event   `json:",inline"`
+}
+
+// Bounds of what a line holds, in bytes.
+const (
+	maxText = 1024 // of one part
+	maxLine = 16 << 10
+)
+
+// Note is what a change commits beside itself. Time, kind and outcome are set here.
+func (e Event) Note(now time.Time) ([]byte, error) {
+	e.Kind, e.Outcome, e.Time = Change, committed, stamp(now)
+	e.bound()
+	b, err := json.Marshal(note{noteVersion, e})
+	if err != nil {
+		return nil, fmt.Errorf("encode an audit note: %w", err)
+	}
+	return b, nil
+}
+
+// decodeNote is strict: it takes what Note makes.
+func decodeNote(b []byte) (Event, error) {
+	var n note
+	if err := json.Unmarshal(b, &n, json.RejectUnknownMembers(true)); err != nil {
+		return Event{}, fmt.Errorf("decode an audit note: %w", err)
+	}
+	switch {
+	case n.Version != noteVersion:
+		return Event{}, fmt.Errorf("decode an audit note: it has format %d, this version reads %d", n.Version, noteVersion)
+	case n.Kind != Change || n.Outcome != committed || !n.Time.Equal(stamp(n.Time)):
+		return Event{}, errors.New("decode an audit note: it is not one of a change")
+	}
+	return n.Event, nil
+}
+
+func stamp(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
+
+// bound cuts every text to its bound and leaves nothing in it that a terminal
+// would act on.
+func (e *Event) bound() {
+	for _, s := range []*string{&e.User, &e.Method, &e.Address, &e.RequestID, &e.Operation, &e.Route, &e.Slot, &e.From, &e.Outcome} {
+		*s = bounded(*s)
+	}
+}
+
+func bounded(s string) string {
+	if len(s) > maxText {
+		s = s[:maxText]
+	}
+	if !strings.ContainsFunc(s, unprintable) {
+		return s
+	}
+	return strings.Map(func(r rune) rune {
+		if unprintable(r) {
+			return '.'
+		}
+		return r
+	}, s)
+}
+
+// unprintable also takes what is no UTF-8, which appears as the replacement
+// character.
+func unprintable(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar }
+
+// Request is what the edge knows of a request before anybody is authenticated.
+type Request struct {
+	ID      string
+	Address string // of the client, without port
+	Route   string // method and template: one of a closed set
+}
+
+type requestKey struct{}
+
+// NewContext returns a context that carries r, for refusals to be told with.
+func NewContext(ctx context.Context, r Request) context.Context {
+	return context.WithValue(ctx, requestKey{}, r)
+}
+
+// FromContext returns what NewContext put there, or nothing.
+func FromContext(ctx context.Context) Request {
+	r, _ := ctx.Value(requestKey{}).(Request)
+	return r
+}

@@ -1,0 +1,147 @@
+package audit
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/go-json-experiment/json"
+)
+
+// lineVersion is the format that lines are written in. A change of format gets a
+// new number, a reader of the old one, and its own golden file.
+const lineVersion = 1
+
+// line is one line of a stream: an event and its place in the chain. Its last
+// member, "mac", is not in this struct: it is the HMAC-SHA-256 of
+//
+//	length and text of "attestcsr audit line"
+//	length and bytes of the MAC of the line before (none before the first)
+//	length and bytes of the line up to ,"mac"
+//
+// under the key that Key names; lengths are 32-bit, big-endian.
+type line struct {
+	Version int    `json:"v"`
+	Stream  string `json:"stream"`
+	Chain   string `json:"chain"` // random, of all lines from one Begin on
+	Seq     uint64 `json:"seq"`   // 1 for the first, without gaps
+	Event   `json:",inline"`
+	// Reason says, in a line that opens a file, why it is there, and Prev what MAC
+	// the line goes on from.
+	Reason   string `json:"reason,omitzero"`
+	Prev     string `json:"prev,omitzero"`
+	Revision uint64 `json:"revision,omitzero"` // of the change's commit
+	Key      string `json:"key"`
+}
+
+// MAC computes message authentication codes under keys that only the service has.
+type MAC interface {
+	// Primary is the id of the key for new lines.
+	Primary() string
+	// Sum returns the code of a message under the key of that id; false: there is
+	// no such key.
+	Sum(id string, message []byte) ([32]byte, bool)
+}
+
+const (
+	lineLabel   = "attestcsr audit line"
+	anchorLabel = "attestcsr audit anchor"
+
+	macMember = `,"mac":"`
+	macTail   = len(macMember) + 64 + len(`"}`)
+)
+
+var errNoLine = errors.New("is not a line of an audit stream")
+
+// message is injective: each part has its length before it.
+func message(parts ...[]byte) []byte {
+	var b []byte
+	for _, part := range parts {
+		b = binary.BigEndian.AppendUint32(b, uint32(len(part))) //nolint:gosec // bounded by maxLine
+		b = append(b, part...)
+	}
+	return b
+}
+
+// encode returns the text of a line, with its newline, and its MAC. prev is the
+// MAC of the line before, in hexadecimal.
+func (l line) encode(m MAC, prev string) (text []byte, mac string, err error) {
+	l.Version = lineVersion
+	body, err := json.Marshal(l)
+	if err != nil {
+		return nil, "", fmt.Errorf("encode an audit line: %w", err)
+	}
+	return sealText(m, l.Key, lineLabel, prev, body)
+}
+
+// sealText puts the MAC behind the last member of an object.
+func sealText(m MAC, key, label, prev string, object []byte) (text []byte, mac string, err error) {
+	before, err := hex.DecodeString(prev)
+	if err != nil {
+		return nil, "", fmt.Errorf("the MAC to go on from: %w", err)
+	}
+	body := object[:len(object)-1]
+	sum, ok := m.Sum(key, message([]byte(label), before, body))
+	if !ok {
+		return nil, "", fmt.Errorf("there is no key %s", key)
+	}
+	mac = hex.EncodeToString(sum[:])
+	text = append(bytes.Clone(body), macMember...)
+	return append(append(text, mac...), "\"}\n"...), mac, nil
+}
+
+// openText takes an object apart into what is authenticated and the MAC beside it.
+// text has no newline.
+func openText(text []byte) (object []byte, mac string, ok bool) {
+	if len(text) < macTail || len(text) > maxLine {
+		return nil, "", false
+	}
+	body, tail := text[:len(text)-macTail], text[len(text)-macTail:]
+	mac = string(tail[len(macMember) : len(macMember)+64])
+	if !bytes.HasPrefix(tail, []byte(macMember)) || !bytes.HasSuffix(tail, []byte(`"}`)) || !isMAC(mac) {
+		return nil, "", false
+	}
+	return append(bytes.Clone(body), '}'), mac, true
+}
+
+func isMAC(s string) bool { return len(s) == 64 && isHex(s) }
+
+func isHex(s string) bool {
+	b, err := hex.DecodeString(s)
+	return err == nil && hex.EncodeToString(b) == s
+}
+
+// decodeLine is strict: what it takes, encode gives back byte for byte. It does not
+// check the MAC.
+func decodeLine(text []byte) (l line, mac string, err error) {
+	object, mac, ok := openText(text)
+	if !ok {
+		return line{}, "", errNoLine
+	}
+	if err := json.Unmarshal(object, &l, json.RejectUnknownMembers(true)); err != nil {
+		return line{}, "", errNoLine
+	}
+	if l.Version != lineVersion {
+		return line{}, "", fmt.Errorf("has format %d, this version reads %d", l.Version, lineVersion)
+	}
+	if again, err := json.Marshal(l); err != nil || !bytes.Equal(again, object) || l.Seq == 0 || l.Prev != "" && !isMAC(l.Prev) {
+		return line{}, "", errNoLine
+	}
+	return l, mac, nil
+}
+
+// authentic reports whether a line's MAC is right after prev. known is false where
+// its key is not there.
+func authentic(m MAC, l line, mac, prev string) (right, known bool) {
+	_, want, err := l.encode(m, prev)
+	if err != nil {
+		_, known = m.Sum(l.Key, nil)
+		return false, known
+	}
+	return want == mac, true // both are public
+}
+
+// opens reports whether the line opens a file.
+func (l line) opens() bool { return l.Kind == Begin || l.Kind == Broken }

@@ -1,0 +1,49 @@
+package audit
+
+import (
+	"context"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	events, failures *prometheus.CounterVec
+	pending          prometheus.GaugeFunc
+	folded           prometheus.CounterFunc
+}
+
+func newMetrics(l *Log) metrics {
+	m := metrics{
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "attestcsr_audit_events_total",
+			Help: "Lines written to the audit trail, without those that open a file.",
+		}, []string{"stream"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "attestcsr_audit_export_failures_total",
+			Help: "Attempts to write the audit trail that failed.",
+		}, []string{"stream"}),
+		pending: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "attestcsr_audit_outbox_notes",
+			Help: "Changes that are not in the audit trail yet; they wait in the store.",
+		}, func() float64 {
+			n, err := l.o.Outbox.Pending(context.Background())
+			if err != nil {
+				return 0 // the store's own metrics say what is wrong
+			}
+			return float64(n)
+		}),
+		folded: prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "attestcsr_audit_refusals_folded_total",
+			Help: "Refusals that were counted in a line of others.",
+		}, func() float64 { return float64(l.folded.folded()) }),
+	}
+	for _, stream := range []string{Changes, Refusals} {
+		m.events.WithLabelValues(stream)
+		m.failures.WithLabelValues(stream)
+	}
+	return m
+}
+
+func (m metrics) collectors() []prometheus.Collector {
+	return []prometheus.Collector{m.events, m.failures, m.pending, m.folded}
+}

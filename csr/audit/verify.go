@@ -1,0 +1,319 @@
+package audit
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// Snapshot is what the store says of the trail at one moment.
+type Snapshot struct {
+	Anchors map[string][]byte // by stream; none where nothing was ever anchored
+	Pending int               // notes in the outbox
+}
+
+// VerifyOptions says what is verified.
+type VerifyOptions struct {
+	// Dirs are where the files are: those of the service, and of an archive.
+	Dirs []string
+	MAC  MAC
+	// Snapshot reads the store. It is asked before the files are read, and again
+	// after: a running service writes meanwhile.
+	Snapshot func(context.Context) (Snapshot, error)
+}
+
+// Summary is what was found in a stream.
+type Summary struct {
+	Stream      string
+	Files       int
+	Lines       int
+	First, Last uint64 // sequence numbers
+	From, To    time.Time
+	// Problems are where the stream is not what the service wrote: the first one,
+	// and one for each later file that the service began because of a problem.
+	Problems []Problem
+}
+
+// Problem is a place and what is wrong there. Line is 0 where it is a whole file's.
+type Problem struct {
+	File string
+	Line int
+	What string
+}
+
+func (p Problem) String() string {
+	if p.Line == 0 {
+		return fmt.Sprintf("%s: %s", p.File, p.What)
+	}
+	return fmt.Sprintf("%s:%d: %s", p.File, p.Line, p.What)
+}
+
+// verifyAttempts bounds how often a stream is read again since the service removed
+// one of its files meanwhile.
+const verifyAttempts = 5
+
+// Verify reads both streams. What it returns are findings; an error means that
+// something could not be read.
+func Verify(ctx context.Context, o VerifyOptions) ([]Summary, error) {
+	var all []Summary
+	for _, stream := range []string{Changes, Refusals} {
+		s, err := verifyStream(ctx, o, stream)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", stream, err)
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+func verifyStream(ctx context.Context, o VerifyOptions, stream string) (Summary, error) {
+	before, err := o.Snapshot(ctx)
+	if err != nil {
+		return Summary{}, err
+	}
+	for attempt := 1; ; attempt++ {
+		v := &verifier{mac: o.MAC, summary: Summary{Stream: stream}}
+		if err := v.run(o.Dirs, before.Anchors[stream]); err != nil {
+			return Summary{}, err
+		}
+		after, err := o.Snapshot(ctx)
+		if err != nil {
+			return Summary{}, err
+		}
+		if len(v.summary.Problems) == 0 {
+			v.ahead(after)
+			return v.summary, nil
+		}
+		// A problem may be that the service let the oldest file go, or began a new
+		// chain, while this was reading.
+		if bytes.Equal(before.Anchors[stream], after.Anchors[stream]) || attempt == verifyAttempts {
+			return v.summary, nil
+		}
+		before = after
+	}
+}
+
+// verifier goes through the files of a stream.
+type verifier struct {
+	mac     MAC
+	anchor  anchor
+	summary Summary
+
+	seq      uint64 // of the last line
+	prev     string // its MAC
+	anchored bool   // the line that the anchor names was seen
+	lost     bool   // after a problem: until the next file that the service began anew
+	file     string
+	line     int
+}
+
+func (v *verifier) problem(format string, args ...any) {
+	v.summary.Problems = append(v.summary.Problems, Problem{v.file, v.line, fmt.Sprintf(format, args...)})
+}
+
+// numbered is a file of a stream.
+type numbered struct {
+	number int
+	path   string
+}
+
+func filesIn(dirs []string, stream string) ([]numbered, error) {
+	var all []numbered
+	for _, dir := range dirs {
+		numbers, err := files(dir, stream)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range numbers {
+			all = append(all, numbered{n, filepath.Join(dir, fileName(stream, n))})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b numbered) int { return cmp.Compare(a.number, b.number) })
+	return all, nil
+}
+
+func (v *verifier) run(dirs []string, text []byte) error {
+	all, err := filesIn(dirs, v.summary.Stream)
+	if err != nil {
+		return err
+	}
+	if text == nil {
+		for _, f := range all {
+			v.file = f.path
+			v.problem("the store knows nothing of this stream: the file belongs to another store, whose keys were discarded, or the store is an older one")
+			return nil
+		}
+		return nil
+	}
+	if v.anchor, err = decodeAnchor(v.mac, v.summary.Stream, text); err != nil {
+		v.file = "the store"
+		v.problem("%v", err)
+		return nil
+	}
+	first := v.anchor.Kept[0]
+	v.seq, v.prev = first.Seq-1, first.Prev
+	v.anchored = v.anchor.Last.Seq == v.seq
+	for i, f := range all {
+		v.file, v.line = f.path, 0
+		switch {
+		case f.number < v.anchor.Begun:
+			v.problem("the file is of an earlier chain, which the store does not know any more: it proves nothing; move it to an archive")
+			continue
+		case f.number < first.File:
+			continue // given up because of the bound, and about to be removed
+		}
+		if err := v.readFile(f.path, i == len(all)-1); err != nil {
+			return err
+		}
+	}
+	v.end()
+	return nil
+}
+
+// readFile goes through a file. The last line of the newest may be torn: it is
+// being written, or a crash left it, and the next start cuts it off.
+func (v *verifier) readFile(path string, newest bool) (err error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // removed meanwhile: the next line shows whether it is missed
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	v.summary.Files++
+	lines := bufio.NewReaderSize(f, maxLine+1)
+	for {
+		text, err := lines.ReadSlice('\n')
+		switch {
+		case errors.Is(err, io.EOF) && (len(text) == 0 || newest):
+			return nil
+		case errors.Is(err, io.EOF):
+			v.line++
+			v.check(nil) // no line: nothing cuts it off any more
+			return nil
+		case errors.Is(err, bufio.ErrBufferFull):
+			v.line++
+			v.check(nil)
+			return nil // the rest of this file has no lines that could be counted
+		case err != nil:
+			return err
+		}
+		v.line++
+		v.check(bytes.TrimSuffix(text, []byte("\n")))
+	}
+}
+
+// check looks at one line. A line that the service wrote when it went on in a new
+// file is where checking resumes after a problem: nobody else can have made it.
+func (v *verifier) check(text []byte) {
+	l, mac, err := decodeLine(text)
+	if err == nil && v.line == 1 && v.resumes(l, mac) {
+		v.problem("the service found the trail damaged at %s and went on here after line %d: %s", l.Time.Format(time.RFC3339), l.Seq-1, l.Reason)
+		switch at := v.anchor.Last; {
+		case at.Seq == l.Seq-1 && at.MAC == l.Prev:
+			v.anchored = true
+		case at.Seq >= l.Seq:
+			v.anchored = false // what was seen before is not what counts
+		}
+		v.lost = false
+		v.take(l, mac)
+		return
+	}
+	if v.lost {
+		return
+	}
+	if what := v.judge(l, mac, err); what != "" {
+		v.problem("%s", what)
+		v.lost = true
+		return
+	}
+	v.take(l, mac)
+}
+
+func (v *verifier) resumes(l line, mac string) bool {
+	if l.Kind != Broken || l.Chain != v.anchor.Chain || l.Stream != v.summary.Stream {
+		return false
+	}
+	right, _ := authentic(v.mac, l, mac, l.Prev)
+	return right
+}
+
+// judge says what is wrong with a line, nothing where it follows the one before.
+func (v *verifier) judge(l line, mac string, err error) string {
+	if err != nil {
+		return "the line " + err.Error()
+	}
+	right, known := authentic(v.mac, l, mac, v.prev)
+	want := v.seq + 1
+	switch {
+	case l.Stream != v.summary.Stream || l.Chain != v.anchor.Chain:
+		return "the line belongs to another stream or chain"
+	case right && l.Seq == want:
+		if l.Seq == v.anchor.Last.Seq && mac != v.anchor.Last.MAC {
+			return fmt.Sprintf("line %d is not the one that the store has on record", l.Seq)
+		}
+		return ""
+	case l.Seq > want:
+		return fmt.Sprintf("sequence %d follows %d: lines are missing, or in another order", l.Seq, v.seq)
+	case l.Seq < want:
+		return fmt.Sprintf("sequence %d follows %d: the line is repeated, inserted, or in another place", l.Seq, v.seq)
+	case !known:
+		return fmt.Sprintf("the line was made with key %.16q, which is not in the sealing keyset", l.Key)
+	}
+	return fmt.Sprintf("line %d, or what stood before it, was changed: its authentication code does not fit", l.Seq)
+}
+
+func (v *verifier) take(l line, mac string) {
+	s := &v.summary
+	if s.Lines == 0 {
+		s.First, s.From = l.Seq, l.Time
+	}
+	s.Lines++
+	s.Last, s.To = l.Seq, l.Time
+	v.seq, v.prev = l.Seq, mac
+	v.anchored = v.anchored || l.Seq == v.anchor.Last.Seq && mac == v.anchor.Last.MAC
+}
+
+// end checks that the lines go as far as the store says.
+func (v *verifier) end() {
+	if v.anchored || v.lost {
+		return
+	}
+	if v.file == "" {
+		v.file = fileName(v.summary.Stream, v.anchor.Kept[0].File)
+	}
+	v.line++
+	if v.seq < v.anchor.Last.Seq {
+		v.problem("the lines end at sequence %d and the store has %d on record: lines were cut off, or a file is missing", v.seq, v.anchor.Last.Seq)
+		return
+	}
+	v.problem("line %d is not the one that the store has on record", v.anchor.Last.Seq)
+}
+
+// ahead checks that the lines of changes do not go further than the store knows:
+// the notes of lines that are not anchored yet are still in the outbox.
+func (v *verifier) ahead(now Snapshot) {
+	if v.summary.Stream != Changes || now.Anchors[Changes] == nil {
+		return
+	}
+	a, err := decodeAnchor(v.mac, Changes, now.Anchors[Changes])
+	if err != nil || a.Chain != v.anchor.Chain {
+		return
+	}
+	known := a.Last.Seq + uint64(now.Pending) //nolint:gosec // not negative
+	if a.Opening != nil {
+		known++
+	}
+	if v.seq > known {
+		v.problem("the lines go on to sequence %d and the store knows of %d: the store is an older one", v.seq, known)
+	}
+}
