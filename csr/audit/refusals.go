@@ -21,7 +21,7 @@ type foldKey struct{ user, method, address, operation, route, outcome string }
 // fold is what is known of equal refusals within a window.
 type fold struct {
 	told      bool      // the first has its line
-	first     Request   // of the first
+	firstID   string    // request id of the first
 	at        time.Time // of the first
 	opened    time.Time // when the window began
 	repeats   int       // since the last line
@@ -46,6 +46,7 @@ func newFoldTable(now func() time.Time) *foldTable {
 }
 
 func (t *foldTable) add(r Refusal) {
+	id := bounded(r.ID)
 	key := foldKey{bounded(r.User), bounded(r.Method), bounded(r.Address), bounded(r.Operation), bounded(r.Route), bounded(r.Outcome)}
 	now := t.now()
 	t.mu.Lock()
@@ -54,7 +55,7 @@ func (t *foldTable) add(r Refusal) {
 	switch {
 	case known:
 	case len(t.folds) < maxFolds:
-		t.folds[key] = &fold{first: r.Request, at: now, opened: now}
+		t.folds[key] = &fold{firstID: id, at: now, opened: now}
 		return
 	default:
 		f = &t.others
@@ -65,7 +66,7 @@ func (t *foldTable) add(r Refusal) {
 	if f.repeats == 0 {
 		f.since = now
 	}
-	f.repeats, f.last, f.requestID = f.repeats+1, now, r.ID
+	f.repeats, f.last, f.requestID = f.repeats+1, now, id
 	t.count++
 }
 
@@ -93,7 +94,7 @@ func (t *foldTable) due(all bool) []owed {
 		over := all || now.Sub(f.opened) >= foldWindow
 		if !f.told {
 			e := key.event(f.at)
-			e.RequestID = f.first.ID
+			e.RequestID = f.firstID
 			lines = append(lines, owed{e, func() { f.told = true }})
 		}
 		switch {

@@ -1,0 +1,306 @@
+package audit_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"attestcsr/csr/audit"
+	"attestcsr/keystore"
+	"attestcsr/keystore/bolt"
+)
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(crashDirVariable); dir != "" {
+		os.Exit(crashChild(dir))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// keyring is an audit.MAC of keys that a test chooses: the real ones are derived in
+// package sealed, which has tests of its own.
+type keyring struct {
+	primary string
+	keys    map[string][]byte
+}
+
+func (k keyring) Primary() string { return k.primary }
+
+func (k keyring) Sum(id string, message []byte) (sum [32]byte, ok bool) {
+	key, ok := k.keys[id]
+	if !ok {
+		return sum, false
+	}
+	h := hmac.New(sha256.New, key)
+	h.Write(message)
+	copy(sum[:], h.Sum(nil))
+	return sum, true
+}
+
+var keys = keyring{"0badcafe", map[string][]byte{"0badcafe": []byte("a key of the tests")}}
+
+// trail is an audit trail over a real store, in a folder of its own.
+type trail struct {
+	t     testing.TB
+	dir   string
+	store *bolt.Store
+	log   *audit.Log
+	said  *lockedBuffer
+	o     audit.Options
+	n     int // changes made
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func newTrail(t testing.TB, edit ...func(*audit.Options)) *trail {
+	t.Helper()
+	tr := &trail{t: t, dir: t.TempDir(), said: &lockedBuffer{}}
+	tr.o = audit.Options{MAC: keys, Dir: filepath.Join(tr.dir, "audit"), Logger: slog.New(slog.NewTextHandler(tr.said, nil))}
+	for _, e := range edit {
+		e(&tr.o)
+	}
+	tr.open()
+	t.Cleanup(tr.close)
+	return tr
+}
+
+func (tr *trail) storePath() string { return filepath.Join(tr.dir, "store.db") }
+
+// open opens store and log, as a start does.
+func (tr *trail) open() {
+	tr.t.Helper()
+	var err error
+	if tr.store, err = bolt.Open(tr.storePath(), bolt.Options{}); err != nil {
+		tr.t.Fatal(err)
+	}
+	tr.o.Outbox = tr.store
+	if tr.log, err = audit.Open(tr.t.Context(), tr.o); err != nil {
+		_ = tr.store.Close()
+		tr.store = nil
+		tr.t.Fatal(err)
+	}
+}
+
+// close ends both, as a clean stop does; once.
+func (tr *trail) close() {
+	tr.t.Helper()
+	if tr.log != nil {
+		if err := tr.log.Close(context.Background()); err != nil {
+			tr.t.Error(err)
+		}
+	}
+	if tr.store != nil {
+		if err := tr.store.Close(); err != nil {
+			tr.t.Error(err)
+		}
+	}
+	tr.log, tr.store = nil, nil
+}
+
+func event(n int) audit.Event {
+	return audit.Event{User: "admin", Method: "basic", Address: "192.0.2.1", RequestID: fmt.Sprint("r", n), Operation: "csr.create", Slot: "esx/attestation/csr"}
+}
+
+// change commits a change with its note.
+func (tr *trail) change() {
+	tr.t.Helper()
+	tr.n++
+	note, err := tr.log.Note(event(tr.n))
+	if err == nil {
+		_, err = tr.store.Commit(tr.t.Context(), note, keystore.Op{Slot: keystore.Slot{Collection: "c", ID: "a"}, Payload: []byte("x")})
+	}
+	if err != nil {
+		tr.t.Fatal(err)
+	}
+}
+
+func (tr *trail) changes(n int) {
+	tr.t.Helper()
+	for range n {
+		tr.change()
+	}
+}
+
+// flush waits until nothing waits.
+func (tr *trail) flush() {
+	tr.t.Helper()
+	eventually(tr.t, "the outbox is empty", func() bool {
+		n, err := tr.store.Pending(tr.t.Context())
+		return err == nil && n == 0
+	})
+}
+
+func eventually(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// files returns the paths of a stream's files, the oldest first.
+func (tr *trail) files(stream string) []string {
+	tr.t.Helper()
+	names, err := filepath.Glob(filepath.Join(tr.dir, "audit", stream+"-*.jsonl"))
+	if err != nil {
+		tr.t.Fatal(err)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// parsed is a line as whoever reads the trail sees it: with encoding/json, and not
+// with the decoder of this package.
+type parsed struct {
+	V         int       `json:"v"`
+	Stream    string    `json:"stream"`
+	Chain     string    `json:"chain"`
+	Seq       uint64    `json:"seq"`
+	Event     string    `json:"event"`
+	Time      time.Time `json:"time"`
+	User      string    `json:"user"`
+	Method    string    `json:"method"`
+	Address   string    `json:"address"`
+	RequestID string    `json:"request_id"`
+	Operation string    `json:"operation"`
+	Route     string    `json:"route"`
+	Outcome   string    `json:"outcome"`
+	Count     int       `json:"count"`
+	Since     time.Time `json:"since"`
+	Reason    string    `json:"reason"`
+	Revision  uint64    `json:"revision"`
+	MAC       string    `json:"mac"`
+}
+
+func parse(t testing.TB, text string) []parsed {
+	t.Helper()
+	var all []parsed
+	for text := range strings.Lines(text) {
+		var p parsed
+		if err := json.Unmarshal([]byte(text), &p); err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+func (tr *trail) lines(stream string) []parsed {
+	tr.t.Helper()
+	var all []parsed
+	for _, name := range tr.files(stream) {
+		all = append(all, parse(tr.t, string(read(tr.t, name)))...)
+	}
+	return all
+}
+
+func read(t testing.TB, name string) []byte {
+	t.Helper()
+	content, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
+
+func write(t testing.TB, name string, content []byte) {
+	t.Helper()
+	if err := os.WriteFile(name, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantChanges checks that the lines are those of the changes made, each once and
+// in order, between lines that open files.
+func (tr *trail) wantChanges() {
+	tr.t.Helper()
+	next := 0
+	for i, l := range tr.lines(audit.Changes) {
+		if l.Seq != uint64(i+1) {
+			tr.t.Fatalf("line %d has sequence %d", i+1, l.Seq)
+		}
+		if l.Event != "change" {
+			continue
+		}
+		if next++; l.RequestID != fmt.Sprint("r", next) || l.User != "admin" || l.Outcome != "committed" || l.Revision == 0 || l.Time.IsZero() {
+			tr.t.Fatalf("line %d: %+v, want the change r%d", i+1, l, next)
+		}
+	}
+	if next != tr.n {
+		tr.t.Fatalf("%d changes have lines, %d were made", next, tr.n)
+	}
+}
+
+// verify returns what Verify finds, the folder left out of the paths.
+func (tr *trail) verify(dirs ...string) []string {
+	tr.t.Helper()
+	return problems(tr.t, tr.dir, keys, append(dirs, tr.o.Dir)...)
+}
+
+func problems(t testing.TB, dir string, mac audit.MAC, dirs ...string) []string {
+	t.Helper()
+	summaries, err := audit.Verify(t.Context(), audit.VerifyOptions{Dirs: dirs, MAC: mac, Snapshot: func(ctx context.Context) (audit.Snapshot, error) {
+		found, err := bolt.Peek(ctx, filepath.Join(dir, "store.db"))
+		return audit.Snapshot{Anchors: found.Anchors, Pending: found.Pending}, err
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, s := range summaries {
+		for _, p := range s.Problems {
+			all = append(all, strings.ReplaceAll(p.String(), dir+"/audit/", ""))
+		}
+	}
+	return all
+}
+
+func (tr *trail) wantWhole(dirs ...string) {
+	tr.t.Helper()
+	if found := tr.verify(dirs...); len(found) > 0 {
+		tr.t.Fatalf("the trail is not whole: %q", found)
+	}
+}
+
+// wantProblem checks that the first finding begins with a place and tells why.
+func (tr *trail) wantProblem(place, what string, dirs ...string) {
+	tr.t.Helper()
+	found := tr.verify(dirs...)
+	if len(found) == 0 || !strings.HasPrefix(found[0], place+": ") || !strings.Contains(found[0], what) {
+		tr.t.Errorf("found %q, want %s: …%s…", found, place, what)
+	}
+}
+
+var errInjected = errors.New("injected")
+
+func smallFiles(o *audit.Options) { o.MaxFileSize = 2000 }

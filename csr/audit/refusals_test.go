@@ -1,0 +1,217 @@
+package audit_test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"attestcsr/csr/audit"
+	"attestcsr/keystore/keystoretest"
+)
+
+// clock is a time that a test moves.
+type clock struct {
+	mu sync.Mutex
+	at time.Time
+}
+
+func newClock() *clock { return &clock{at: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)} }
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
+}
+
+func (c *clock) forward(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(d)
+}
+
+func refusal(user, address, outcome string) audit.Refusal {
+	return audit.Refusal{
+		Request: audit.Request{ID: "r", Address: address, Route: "GET /x"},
+		User:    user, Method: "basic", Outcome: outcome,
+	}
+}
+
+func (tr *trail) refusals() []parsed {
+	tr.t.Helper()
+	lines := tr.lines(audit.Refusals)
+	if len(lines) == 0 || lines[0].Event != "begin" {
+		tr.t.Fatalf("%+v", lines)
+	}
+	return lines[1:]
+}
+
+// The first of equal refusals has its line within a second, the others are one
+// line a minute that counts them.
+func TestFolding(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	tr := newTrail(t, func(o *audit.Options) { o.Now = c.now })
+	start := c.now()
+	for range 5 {
+		tr.log.Refuse(refusal("alice", "192.0.2.1", "unauthenticated"))
+		c.forward(time.Second)
+	}
+	tr.log.Refuse(refusal("alice", "192.0.2.2", "unauthenticated"))
+	tr.log.Refuse(refusal("alice", "192.0.2.1", "throttled"))
+	told := time.Now()
+	eventually(t, "the first of each", func() bool { return len(tr.refusals()) == 3 })
+	if took := time.Since(told); took > time.Second {
+		t.Errorf("after %s", took)
+	}
+	for _, l := range tr.refusals() {
+		if l.Count != 0 || l.User != "alice" || l.Route != "GET /x" || l.Event != "refusal" || l.RequestID != "r" {
+			t.Errorf("%+v", l)
+		}
+	}
+	c.forward(time.Minute)
+	eventually(t, "the count", func() bool { return len(tr.refusals()) == 4 })
+	if l := tr.refusals()[3]; l.Count != 4 || l.Address != "192.0.2.1" || l.Outcome != "unauthenticated" ||
+		!l.Since.Equal(start.Add(time.Second)) || !l.Time.Equal(start.Add(4*time.Second)) {
+		t.Errorf("%+v", l)
+	}
+	// The next window counts from there on, and ends when nothing comes.
+	tr.log.Refuse(refusal("alice", "192.0.2.1", "unauthenticated"))
+	c.forward(time.Minute)
+	eventually(t, "the next count", func() bool { return len(tr.refusals()) == 5 })
+	if l := tr.refusals()[4]; l.Count != 1 {
+		t.Errorf("%+v", l)
+	}
+	c.forward(2 * time.Minute)
+	time.Sleep(1200 * time.Millisecond) // two looks
+	tr.log.Refuse(refusal("alice", "192.0.2.1", "unauthenticated"))
+	eventually(t, "a line of its own again", func() bool { return len(tr.refusals()) == 6 })
+	if l := tr.refusals()[5]; l.Count != 0 {
+		t.Errorf("%+v", l)
+	}
+	// What is counted and not told yet is told at the end.
+	for range 3 {
+		tr.log.Refuse(refusal("alice", "192.0.2.1", "unauthenticated"))
+	}
+	tr.close()
+	if l := tr.refusals()[6]; l.Count != 3 {
+		t.Errorf("%+v", l)
+	}
+	tr.wantWhole()
+}
+
+// A flood from many addresses takes no more than its bound, and every refusal is
+// counted in some line.
+func TestFlood(t *testing.T) {
+	t.Parallel()
+	const bound = 256 << 10
+	c := newClock()
+	tr := newTrail(t, func(o *audit.Options) { o.Now, o.MaxRefusalsSize = c.now, bound })
+	tr.change()
+	largest := int64(0)
+	measure := func() {
+		total := int64(0)
+		for _, name := range tr.files(audit.Refusals) {
+			if info, err := os.Stat(name); err == nil { // it may have gone
+				total += info.Size()
+			}
+		}
+		largest = max(largest, total)
+	}
+	sent := 0
+	for round := range keystoretest.Effort(4, 60) {
+		var senders sync.WaitGroup
+		for s := range 4 {
+			senders.Go(func() {
+				for i := range 20_000 {
+					tr.log.Refuse(refusal("", fmt.Sprintf("2001:db8::%x:%x:%x", round, s, i), "unauthenticated"))
+				}
+			})
+		}
+		senders.Wait()
+		sent += 4 * 20_000
+		for range 5 {
+			time.Sleep(150 * time.Millisecond)
+			measure()
+		}
+		c.forward(time.Minute)
+	}
+	tr.changes(3)
+	tr.close()
+	measure()
+	if largest > bound || largest < bound/4 {
+		t.Errorf("%d bytes of %d", largest, bound)
+	}
+	others := 0
+	for _, l := range tr.lines(audit.Refusals) {
+		if l.Outcome == "others" {
+			others += l.Count
+		}
+	}
+	if others < sent/8 {
+		t.Errorf("%d of %d are counted as others in what is left", others, sent)
+	}
+	tr.wantWhole()
+	tr.wantChanges() // are no part of it
+	keystoretest.Count(t, "refusals in a flood", sent)
+}
+
+// What strangers send cannot forge or flood the trail.
+func TestTextOfStrangers(t *testing.T) {
+	t.Parallel()
+	tr := newTrail(t)
+	odd := "a\n{\"v\":1}\x1b[2J\xff\u202e" + strings.Repeat("x", 5000)
+	tr.log.Refuse(audit.Refusal{Request: audit.Request{ID: odd, Address: odd, Route: odd}, User: odd, Method: odd, Operation: odd, Outcome: odd})
+	tr.close()
+	content := string(read(t, tr.files(audit.Refusals)[0]))
+	lines := parse(t, content)
+	if len(lines) != 2 || len(content) > 9000 || strings.ContainsAny(content, "\x1b\u202e") {
+		t.Errorf("%d lines, %d bytes", len(lines), len(content))
+	}
+	if l := lines[1]; !strings.HasPrefix(l.User, `a.{"v":1}.[2J..xxx`) || len(l.User) > 1100 {
+		t.Errorf("%+v", l)
+	}
+	tr.wantWhole()
+}
+
+// Refusals that cannot be written stay in the table, which is bounded, and are
+// written when it works again.
+func TestFailingRefusals(t *testing.T) {
+	t.Parallel()
+	var failing sync.Mutex
+	failing.Lock()
+	tr := newTrail(t, func(o *audit.Options) {
+		*o = o.WithStep(func(step string) error {
+			if step == "refusals written" {
+				if !failing.TryLock() {
+					return errInjected
+				}
+				failing.Unlock()
+			}
+			return nil
+		})
+		failing.Unlock() // the first line is written
+	})
+	failing.Lock()
+	for i := range audit.MaxFolds + 100 {
+		tr.log.Refuse(refusal("", fmt.Sprint(i), "unauthenticated"))
+	}
+	eventually(t, "the failure is told", func() bool { return strings.Contains(tr.said.String(), "cannot be written") })
+	failing.Unlock()
+	eventually(t, "it works again", func() bool { return len(tr.refusals()) == audit.MaxFolds })
+	tr.close()
+	lines := tr.refusals()
+	if l := lines[len(lines)-1]; l.Outcome != "others" || l.Count != 100 || l.Address != "" {
+		t.Errorf("%+v", l)
+	}
+	seen := map[string]bool{}
+	for _, l := range lines {
+		if seen[l.Address] {
+			t.Errorf("%s has two lines", l.Address)
+		}
+		seen[l.Address] = true
+	}
+	tr.wantWhole()
+}

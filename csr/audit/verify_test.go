@@ -1,0 +1,235 @@
+package audit_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"attestcsr/csr/audit"
+	"attestcsr/keystore/bolt"
+)
+
+// tampered is a trail of 20 changes in several files, closed.
+func tampered(t *testing.T) *trail {
+	t.Helper()
+	tr := newTrail(t, smallFiles)
+	tr.changes(20)
+	tr.close()
+	tr.wantWhole()
+	if n := len(tr.files(audit.Changes)); n < 4 {
+		t.Fatalf("%d files", n)
+	}
+	return tr
+}
+
+func linesOf(content []byte) [][]byte {
+	lines := bytes.SplitAfter(content, []byte("\n"))
+	return lines[:len(lines)-1]
+}
+
+// Whatever somebody without the keyset does to the files is found, in its place.
+func TestTampering(t *testing.T) {
+	t.Parallel()
+	// edit changes the lines of a file, from 0.
+	edit := func(file int, change func([][]byte) [][]byte) func(*testing.T, *trail) {
+		return func(t *testing.T, tr *trail) {
+			name := tr.files(audit.Changes)[file]
+			write(t, name, bytes.Join(change(linesOf(read(t, name))), nil))
+		}
+	}
+	for name, test := range map[string]struct {
+		tamper      func(*testing.T, *trail)
+		place, what string
+	}{
+		"edited user": {edit(1, func(l [][]byte) [][]byte {
+			l[2] = bytes.Replace(l[2], []byte(`"admin"`), []byte(`"nobody"`), 1)
+			return l
+		}), "changes-000002.jsonl:3", "was changed"},
+		"edited time": {edit(0, func(l [][]byte) [][]byte {
+			l[1] = bytes.Replace(l[1], []byte(`"time":"20`), []byte(`"time":"19`), 1)
+			return l
+		}), "changes-000001.jsonl:2", "was changed"},
+		"edited code": {edit(1, func(l [][]byte) [][]byte {
+			at := len(l[0]) - 10
+			l[0][at] = map[bool]byte{true: '1', false: '0'}[l[0][at] == '0']
+			return l
+		}), "changes-000002.jsonl:1", "was changed"},
+		"edited sequence": {edit(0, func(l [][]byte) [][]byte {
+			l[2] = bytes.Replace(l[2], []byte(`"seq":3,`), []byte(`"seq":7,`), 1)
+			return l
+		}), "changes-000001.jsonl:3", "sequence 7 follows 2"},
+		"added member": {edit(0, func(l [][]byte) [][]byte {
+			l[2] = bytes.Replace(l[2], []byte(`"seq":3,`), []byte(`"seq":3,"x":1,`), 1)
+			return l
+		}), "changes-000001.jsonl:3", "is not a line of an audit stream"},
+		"added space": {edit(0, func(l [][]byte) [][]byte {
+			l[2] = bytes.Replace(l[2], []byte(`"seq":3,`), []byte(`"seq": 3,`), 1)
+			return l
+		}), "changes-000001.jsonl:3", "is not a line of an audit stream"},
+		"deleted line": {edit(1, func(l [][]byte) [][]byte { return slices.Delete(l, 1, 2) }),
+			"changes-000002.jsonl:2", "lines are missing"},
+		"deleted first line": {edit(0, func(l [][]byte) [][]byte { return l[1:] }),
+			"changes-000001.jsonl:1", "sequence 2 follows 0: lines are missing"},
+		"reordered": {edit(1, func(l [][]byte) [][]byte { l[1], l[2] = l[2], l[1]; return l }),
+			"changes-000002.jsonl:2", "in another order"},
+		"duplicated": {edit(1, func(l [][]byte) [][]byte { return slices.Insert(l, 1, l[0]) }),
+			"changes-000002.jsonl:2", "repeated"},
+		"inserted from elsewhere": {edit(1, func(l [][]byte) [][]byte { return slices.Insert(l, 2, l[0]) }),
+			"changes-000002.jsonl:3", "repeated, inserted"},
+		"inserted text": {edit(1, func(l [][]byte) [][]byte { return slices.Insert(l, 1, []byte("hello\n")) }),
+			"changes-000002.jsonl:2", "is not a line"},
+		"empty line": {edit(1, func(l [][]byte) [][]byte { return slices.Insert(l, 1, []byte("\n")) }),
+			"changes-000002.jsonl:2", "is not a line"},
+		"line breaks of Windows": {edit(1, func(l [][]byte) [][]byte {
+			l[0] = append(bytes.TrimSuffix(l[0], []byte("\n")), "\r\n"...)
+			return l
+		}), "changes-000002.jsonl:1", "is not a line"},
+		"text without a line break at the end of an older file": {func(t *testing.T, tr *trail) {
+			name := tr.files(audit.Changes)[0]
+			write(t, name, append(read(t, name), "x"...))
+		}, "changes-000001.jsonl:6", "is not a line"},
+		"an endless line": {edit(1, func(l [][]byte) [][]byte {
+			return slices.Insert(l, 1, bytes.Repeat([]byte("x"), 2*audit.MaxLine))
+		}), "changes-000002.jsonl:2", "is not a line"},
+		"forged without the key": {edit(1, func(l [][]byte) [][]byte {
+			forged, mac, err := audit.RewriteLine(keyring{"", map[string][]byte{"0badcafe": []byte("a guess")}}, strings.Repeat("00", 32), bytes.TrimSuffix(l[1], []byte("\n")))
+			if err != nil || len(mac) != 64 {
+				t.Fatal(err)
+			}
+			l[1] = forged
+			return l
+		}), "changes-000002.jsonl:2", "was changed"},
+		"cut off at the end": {func(t *testing.T, tr *trail) {
+			files := tr.files(audit.Changes)
+			name := files[len(files)-1]
+			lines := linesOf(read(t, name))
+			write(t, name, bytes.Join(lines[:len(lines)-1], nil))
+		}, "", "lines were cut off"},
+		"cut off within the last line": {func(t *testing.T, tr *trail) {
+			files := tr.files(audit.Changes)
+			content := read(t, files[len(files)-1])
+			write(t, files[len(files)-1], content[:len(content)-5])
+		}, "", "lines were cut off"},
+		"last file deleted": {func(t *testing.T, tr *trail) {
+			files := tr.files(audit.Changes)
+			remove(t, files[len(files)-1])
+		}, "", "lines were cut off, or a file is missing"},
+		"middle file deleted": {func(t *testing.T, tr *trail) { remove(t, tr.files(audit.Changes)[1]) },
+			"changes-000003.jsonl:1", "lines are missing"},
+		"first file deleted": {func(t *testing.T, tr *trail) { remove(t, tr.files(audit.Changes)[0]) },
+			"changes-000002.jsonl:1", "lines are missing"},
+		"all files deleted": {func(t *testing.T, tr *trail) {
+			for _, name := range tr.files(audit.Changes) {
+				remove(t, name)
+			}
+		}, "changes-000001.jsonl:1", "the lines end at sequence 0"},
+		"files swapped": {func(t *testing.T, tr *trail) {
+			a, b := tr.files(audit.Changes)[0], tr.files(audit.Changes)[1]
+			x, y := read(t, a), read(t, b)
+			write(t, a, y)
+			write(t, b, x)
+		}, "changes-000001.jsonl:1", "lines are missing, or in another order"},
+		"anchor newer": {func(t *testing.T, tr *trail) { forgeAnchor(t, tr, keys, 1) },
+			"", "the store has 22 on record: lines were cut off"},
+		"anchor older": {func(t *testing.T, tr *trail) { forgeAnchor(t, tr, keys, -3) },
+			"", "is not the one that the store has on record"},
+		"anchor of another key": {func(t *testing.T, tr *trail) {
+			forgeAnchor(t, tr, keyring{"0badcafe", map[string][]byte{"0badcafe": []byte("a guess")}}, 0)
+		}, "the store", "the anchor was changed"},
+		"lines of the other stream": {func(t *testing.T, tr *trail) {
+			write(t, tr.files(audit.Refusals)[0], linesOf(read(t, tr.files(audit.Changes)[0]))[0])
+		}, "refusals-000001.jsonl:1", "another stream"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tr := tampered(t)
+			test.tamper(t, tr)
+			place := test.place
+			if place == "" { // behind the last line that is left
+				files := tr.files(audit.Changes)
+				last := files[len(files)-1]
+				place = fmt.Sprintf("%s:%d", filepath.Base(last), len(linesOf(read(t, last)))+1)
+			}
+			tr.wantProblem(place, test.what)
+		})
+	}
+}
+
+func remove(t *testing.T, name string) {
+	t.Helper()
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// forgeAnchor writes another anchor into the store, as who can write it could.
+func forgeAnchor(t *testing.T, tr *trail, mac keyring, by int64) {
+	t.Helper()
+	store, err := bolt.Open(tr.storePath(), bolt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	text, err := store.Anchor(t.Context(), audit.Changes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged, err := audit.ForgeAnchor(keys, audit.Changes, text, by)
+	if err == nil && mac.primary == keys.primary && !bytes.Equal(mac.keys["0badcafe"], keys.keys["0badcafe"]) {
+		// The same text with a code that the forger can make.
+		forged = append(forged[:len(forged)-66:len(forged)-66], strings.Repeat("ab", 32)+`"}`...)
+	}
+	if err == nil {
+		err = store.Trim(t.Context(), 0, audit.Changes, forged)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Files that were moved to an archive are named, and the trail is whole with them.
+func TestArchive(t *testing.T) {
+	t.Parallel()
+	tr := tampered(t)
+	archive := t.TempDir()
+	for _, name := range tr.files(audit.Changes)[:2] {
+		if err := os.Rename(name, filepath.Join(archive, filepath.Base(name))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tr.wantProblem("changes-000003.jsonl:1", "lines are missing")
+	tr.wantWhole(archive)
+}
+
+// The files of refusals that the service let go are no alarm; that others took one
+// is.
+func TestRefusalsThatWereLetGo(t *testing.T) {
+	t.Parallel()
+	tr := newTrail(t, func(o *audit.Options) { o.MaxRefusalsSize = 8000 })
+	for i := range 60 {
+		tr.log.Refuse(audit.Refusal{Operation: fmt.Sprint("o", i), Outcome: "unauthenticated"})
+	}
+	tr.close()
+	files := tr.files(audit.Refusals)
+	if len(files) < 2 || strings.HasSuffix(files[0], "refusals-000001.jsonl") {
+		t.Fatalf("files %q", files)
+	}
+	tr.wantWhole()
+	tr.open() // and the next start finds nothing wrong
+	tr.close()
+	tr.wantWhole()
+	if tr.said.String() != "" {
+		t.Errorf("the log says %s", tr.said)
+	}
+	remove(t, tr.files(audit.Refusals)[0])
+	tr.wantProblem(filepath.Base(tr.files(audit.Refusals)[0])+":1", "lines are missing")
+	tr.open()
+	tr.close()
+	if !strings.Contains(tr.said.String(), "is missing") {
+		t.Errorf("the log says %s", tr.said)
+	}
+}
