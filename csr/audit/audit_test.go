@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -341,6 +342,39 @@ func TestRestoredStore(t *testing.T) {
 		t.Errorf("%+v", lines)
 	}
 	tr.wantProblem("changes-000002.jsonl:1", "the service found the trail damaged")
+}
+
+// Also where a change that waits has the revision of one that has a line.
+func TestRestoredStoreWithNotes(t *testing.T) {
+	t.Parallel()
+	tr := newTrail(t)
+	tr.changes(2)
+	tr.close()
+	backup := read(t, tr.storePath())
+	tr.open()
+	tr.change()
+	tr.close()
+	write(t, tr.storePath(), backup)
+	store, err := bolt.Open(tr.storePath(), bolt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	note, err := event(100).Note(time.Now())
+	if err == nil {
+		_, err = store.Commit(t.Context(), note, keystore.Op{Slot: keystore.Slot{Collection: "c", ID: "a"}})
+	}
+	if err := errors.Join(err, store.Close()); err != nil {
+		t.Fatal(err)
+	}
+	tr.open()
+	tr.close()
+	if n := len(tr.files(audit.Changes)); n != 2 {
+		t.Fatalf("%d files", n)
+	}
+	lines := parse(t, string(read(t, tr.files(audit.Changes)[1])))
+	if len(lines) != 2 || lines[0].Event != "broken" || lines[1].RequestID != "r100" {
+		t.Errorf("%+v", lines)
+	}
 }
 
 // The keys of the old lines stay when the primary key is another.

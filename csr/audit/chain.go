@@ -211,7 +211,7 @@ func (c *chain) rotate() error {
 	if err := c.at(stepRotated); err != nil {
 		return err
 	}
-	return c.release()
+	return c.release(context.Background())
 }
 
 // maxKept is how many files an anchor has room for.
@@ -234,31 +234,33 @@ func (c *chain) create() (number int, err error) {
 	return number, errors.Join(f.Close(), ownfile.SyncDir(c.dir))
 }
 
-// release removes the oldest files until there is room for a full one. The anchor
-// goes first: a file that is missing though the anchor has it is an alarm, and one
-// that is there though the anchor has given it up is removed by the next start.
-func (c *chain) release() error {
-	sizes := int64(0)
-	var present []int64
-	for _, s := range c.kept {
-		size := int64(0)
-		if info, err := os.Stat(c.path(s.File)); err == nil {
-			size = info.Size()
+// release lets the oldest files go until there is room for the newest to become
+// full. The anchor goes first: a file that is missing though the anchor has it is an
+// alarm, and one that is there though the anchor has given it up is removed by the
+// next start.
+func (c *chain) release(ctx context.Context) error {
+	if c.keep == 0 {
+		return nil
+	}
+	sizes := c.max
+	present := make([]int64, len(c.kept)-1)
+	for i := range present { // the last is the newest
+		if info, err := os.Stat(c.path(c.kept[i].File)); err == nil {
+			present[i] = info.Size()
 		}
-		present = append(present, size)
-		sizes += size
+		sizes += present[i]
 	}
 	drop := 0
-	for ; c.keep > 0 && drop+1 < len(c.kept) && (sizes+c.max > c.keep || len(c.kept)-drop > maxKept); drop++ {
+	for ; drop < len(present) && (sizes > c.keep || len(c.kept)-drop > maxKept); drop++ {
 		sizes -= present[drop]
 	}
 	if drop == 0 {
 		return nil
 	}
-	gone := c.kept[:drop]
+	all := c.kept
 	c.kept = slices.Clone(c.kept[drop:])
-	if err := c.commit(context.Background(), 0); err != nil {
-		c.kept = append(slices.Clone(gone), c.kept...)
+	if err := c.commit(ctx, 0); err != nil {
+		c.kept = all
 		return err
 	}
 	if err := c.at(stepRemove); err != nil {

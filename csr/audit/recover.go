@@ -49,7 +49,10 @@ func (c *chain) open(ctx context.Context, expected func(at position, text []byte
 	if err != nil {
 		return err
 	}
-	return c.writeOpening(ctx)
+	if err := c.writeOpening(ctx); err != nil {
+		return err
+	}
+	return c.release(ctx) // which a crash may have come before
 }
 
 // begin starts a chain. The anchor is committed first: after a crash the next start
@@ -117,7 +120,10 @@ func (c *chain) goOn(ctx context.Context, reason string) error {
 	if err := c.commitAnchor(ctx, a, 0); err != nil {
 		return err
 	}
-	return c.writeOpening(ctx)
+	if err := c.writeOpening(ctx); err != nil {
+		return err
+	}
+	return c.release(ctx)
 }
 
 // existing returns the numbers of the files there are.

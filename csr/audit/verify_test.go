@@ -233,3 +233,36 @@ func TestRefusalsThatWereLetGo(t *testing.T) {
 		t.Errorf("the log says %s", tr.said)
 	}
 }
+
+// A file that the anchor has given up and that is still there, since a crash came
+// between, is no alarm, and the next start removes it.
+func TestLeftOverRefusals(t *testing.T) {
+	t.Parallel()
+	tr := newTrail(t, func(o *audit.Options) {
+		o.MaxRefusalsSize = 8000
+		*o = o.WithStep(func(step string) error {
+			if step == "refusals remove" {
+				return errInjected
+			}
+			return nil
+		})
+	})
+	// The first attempt ends when the first file was to go.
+	for i := range 60 {
+		tr.log.Refuse(audit.Refusal{Operation: fmt.Sprint("o", i), Outcome: "unauthenticated"})
+	}
+	eventually(t, "the failure", func() bool { return strings.Contains(tr.said.String(), "cannot be written") })
+	first := tr.files(audit.Refusals)[0]
+	tr.close()
+	if filepath.Base(first) != "refusals-000001.jsonl" {
+		t.Fatalf("files %q", tr.files(audit.Refusals))
+	}
+	tr.wantWhole()
+	tr.o = tr.o.WithStep(nil)
+	tr.open()
+	tr.close()
+	if _, err := os.Stat(first); !os.IsNotExist(err) {
+		t.Errorf("%s is left: %v", first, err)
+	}
+	tr.wantWhole()
+}

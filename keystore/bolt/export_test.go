@@ -2,6 +2,7 @@ package bolt
 
 import (
 	"encoding/binary"
+	"os"
 
 	"go.etcd.io/bbolt"
 
@@ -50,6 +51,22 @@ func (s *Store) Notes() (map[uint64]string, error) {
 		notes[binary.BigEndian.Uint64(k)] = string(v)
 		return nil
 	})
+}
+
+// PeekBetween is one attempt of Peek that calls between after it has chosen a state
+// and before it reads it. same: it would be believed.
+func PeekBetween(path string, between func()) (found Outside, same bool, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Outside{}, false, err
+	}
+	defer f.Close()
+	s, err := newestMeta(f)
+	if err != nil {
+		return Outside{}, false, err
+	}
+	between()
+	return s.read(f)
 }
 
 // EncodeRecord and RecodeRecord are the codec: the second decodes and encodes again.

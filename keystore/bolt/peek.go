@@ -64,16 +64,22 @@ const (
 
 // peek reads once. same: the state that was read is still the last one.
 func peek(f *os.File) (found Outside, same bool, err error) {
-	before, err := newestMeta(f)
+	s, err := newestMeta(f)
 	if err != nil {
 		return Outside{}, true, err // one of the two is always whole
 	}
-	found, err = before.outside(f)
-	after, metaErr := newestMeta(f)
+	return s.read(f)
+}
+
+// read reads a state and finds out whether it still is the last one: only then is
+// what was found of one state, or damaged if it is.
+func (s *state) read(f *os.File) (found Outside, same bool, err error) {
+	found, err = s.outside(f)
+	last, metaErr := newestMeta(f)
 	if metaErr != nil {
 		return Outside{}, true, metaErr
 	}
-	return found, after.id == before.id, err
+	return found, last.id == s.id, err
 }
 
 // state is what a meta page says.

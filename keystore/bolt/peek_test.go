@@ -128,6 +128,45 @@ func TestPeekUnderChange(t *testing.T) {
 	keystoretest.Count(t, "peeks beside commits", peeks)
 }
 
+// What is committed while a state is read may have gone over its pages: it is not
+// believed, whatever was found.
+func TestPeekIsOvertaken(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "store.db")
+	s := open(t, dir)
+	closing(t, s)
+	mixed := 0
+	for commits := range 12 {
+		for i := range 20 {
+			if _, err := s.Commit(t.Context(), []byte("note"), put(keystore.Slot{Collection: "c", ID: fmt.Sprint(i)}, "x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before, err := s.Pending(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, same, err := bolt.PeekBetween(path, func() {
+			for range commits {
+				if err := s.Trim(t.Context(), 1<<40, "a", bytes.Repeat([]byte("x"), 5000)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+		if same != (commits == 0) {
+			t.Errorf("after %d commits: believed %t", commits, same)
+		}
+		if same && (err != nil || found.Pending != before) {
+			t.Errorf("%+v, %v, want %d notes", found, err, before)
+		}
+		if err != nil || found.Pending != before {
+			mixed++
+		}
+	}
+	keystoretest.Count(t, "overtaken peeks that read another state", mixed)
+}
+
 // A file that is not a store, or damaged, is an error and never a crash.
 func TestPeekAtDamage(t *testing.T) {
 	t.Parallel()
