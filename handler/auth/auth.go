@@ -195,11 +195,11 @@ func (a *Authenticator) Login(ctx context.Context, r *http.Request, address stri
 		a.count(ctx, by.name, at, "", err)
 		return Login{}, err
 	}
-	who, _, err := a.identify(ctx, at)
+	who, by, err := a.identify(ctx, at)
 	if err != nil {
 		return Login{}, err
 	}
-	return a.sessions.create(who, realm)
+	return a.begin(ctx, by.name, at, who, realm)
 }
 
 // LoginPassword is Login for a user name and a password that came by themselves,
@@ -209,11 +209,12 @@ func (a *Authenticator) LoginPassword(ctx context.Context, user, password, addre
 	if usable(user, password) {
 		who, err = a.passwords.verify(ctx, user, password, networkOf(address))
 	}
-	a.count(ctx, byForm, attempt{address: address}, user, err)
+	at := attempt{address: address}
+	a.count(ctx, byForm, at, user, err)
 	if err != nil {
 		return Login{}, err
 	}
-	return a.sessions.create(who, realm)
+	return a.begin(ctx, byForm, at, who, realm)
 }
 
 // Session describes the session that authenticates the request, and counts as an

@@ -10,8 +10,21 @@ import (
 // count counts an attempt, and tells the audit trail of one that was refused. user
 // is what was offered where the request does not say it.
 func (a *Authenticator) count(ctx context.Context, by string, at attempt, user string, err error) {
+	a.metrics.count(by, outcomeOf(err))
+	a.tell(ctx, by, at, user, err)
+}
+
+// begin makes a session for whoever an attempt found, which is refused where the
+// user has gone meanwhile.
+func (a *Authenticator) begin(ctx context.Context, by string, at attempt, who identity, realm Realm) (Login, error) {
+	made, err := a.sessions.create(who, realm)
+	a.tell(ctx, by, at, who.user, err)
+	return made, err
+}
+
+// tell tells the audit trail of a refusal.
+func (a *Authenticator) tell(ctx context.Context, by string, at attempt, user string, err error) {
 	o := outcomeOf(err)
-	a.metrics.count(by, o)
 	if o != failure && o != forged && o != throttled {
 		return
 	}
