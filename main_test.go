@@ -286,7 +286,11 @@ func TestFirstStart(t *testing.T) {
 		t.Fatalf("%v: %v", err, entries)
 	}
 	for _, e := range entries {
-		if info, err := e.Info(); err != nil || info.Mode() != 0o600 {
+		want := os.FileMode(0o600)
+		if e.Name() == auditDir {
+			want = os.ModeDir | 0o700
+		}
+		if info, err := e.Info(); err != nil || info.Mode() != want {
 			t.Errorf("%s: %v %v", e.Name(), info.Mode(), err)
 		}
 	}
