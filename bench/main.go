@@ -74,6 +74,7 @@ func phases() []phase {
 	return []phase{
 		{"floors", "raw key generation; signature and fsynced commit", floors},
 		{"warm", "creates with keys from the pool, bursts, named creates", warm},
+		{"audit", "creates with the audit trail and without", audited},
 		{"sustained", "creates with an empty pool, with a CPU profile", sustained},
 		{"reads", "GET of the CSR, with Basic and with a session", reads},
 		{"list", "pages of a small and of a large collection", list},

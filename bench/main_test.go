@@ -57,8 +57,8 @@ func TestCommandLine(t *testing.T) {
 		want   string // the phases
 		status int    // where they cannot be followed
 	}{
-		{"everything but peers", nil, "floors warm sustained reads list growth start memory size", 0},
-		{"with a peer", []string{"-peer", "cfssl=http://127.0.0.1:1"}, "floors warm sustained reads list growth start memory size peers", 0},
+		{"everything but peers", nil, "floors warm audit sustained reads list growth start memory size", 0},
+		{"with a peer", []string{"-peer", "cfssl=http://127.0.0.1:1"}, "floors warm audit sustained reads list growth start memory size peers", 0},
 		{"some, in their order", []string{"-phase", "size,floors", "-phase", "reads"}, "floors reads size", 0},
 		{"unknown phase", []string{"-phase", "flors"}, "", 2},
 		{"unknown flag", []string{"-fast"}, "", 2},
@@ -200,6 +200,16 @@ func TestServer(t *testing.T) {
 	if used, err := s.processorTime(); err != nil || used <= 0 || used > time.Minute {
 		t.Errorf("processor time %v: %v", used, err)
 	}
+	without, err := b.start(t.Context(), binary, b.dataDir(), settings{withoutAudit: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(without.kill)
+	for process, audited := range map[*server]bool{s: true, without: false} {
+		if _, err := os.Stat(filepath.Join(process.dataDir, "audit")); (err == nil) != audited {
+			t.Errorf("audited: %v, want %t", err, audited)
+		}
+	}
 	file := filepath.Join(dir, "profile")
 	if err := s.saveProfile(t.Context(), time.Second, file); err != nil {
 		t.Error(err)
@@ -215,7 +225,7 @@ func TestServer(t *testing.T) {
 	if answer, err := echo.once(t.Context(), call{"GET", "/", "", http.StatusOK}); err != nil || len(answer) != 0 {
 		t.Errorf("the echo does something: %q %v", answer, err)
 	}
-	for _, process := range []*server{echo, s} {
+	for _, process := range []*server{echo, s, without} {
 		if err := process.stop(); err != nil {
 			t.Error(err)
 		}

@@ -68,6 +68,8 @@ type settings struct {
 	// pool is how many keys of 2048 bits are kept ready, and none of other
 	// sizes; 0 leaves the defaults.
 	pool int
+	// withoutAudit turns the audit trail off, which only the profiled binary can.
+	withoutAudit bool
 }
 
 // start runs a binary of the service on dataDir and waits until it is ready. Its
@@ -91,6 +93,9 @@ func (b *bench) start(ctx context.Context, binary, dataDir string, s settings) (
 	}
 	cmd := exec.CommandContext(ctx, binary, "serve", "--config="+config, "--data-dir="+dataDir) //nolint:gosec // built by us
 	cmd.Stdout = log
+	if s.withoutAudit {
+		cmd.Env = append(os.Environ(), "BENCH_WITHOUT_AUDIT=1")
+	}
 	running, err := launch(ctx, cmd, address, dataDir, "/readyz")
 	return running, errors.Join(err, log.Close()) // the process has a descriptor of its own
 }
