@@ -218,7 +218,8 @@ func (p process) storeCommand() *cobra.Command {
 		Short: "Give up every key and certificate, and begin anew at the next start",
 		Long: "Removes the store and the sealing keyset from data_dir, for the case that the keyset is\n" +
 			"lost or damaged. Every private key, CSR and certificate of this service is gone then.\n" +
-			"A keyset that sealing.keyset_file names is left alone. Users and passwords stay.",
+			"A keyset that sealing.keyset_file names is left alone. Users and passwords stay, and so do\n" +
+			"the files of the audit trail, which nobody can verify then: verify and archive them first.",
 		Args: usageArgs(cobra.NoArgs),
 	}
 	yes := discard.Flags().Bool("yes", false, "do not ask")

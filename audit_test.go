@@ -264,3 +264,106 @@ func TestAuditAfterKill(t *testing.T) {
 	keystoretest.Count(t, "kills beside an audit trail", kills)
 	t.Logf("%d acknowledged, %d lines", len(acknowledged), len(seen))
 }
+
+// TestAuditBlocked: nobody reads the standard output that the trail goes to.
+// Changes go on until the outbox has as many as may wait, then they get a 503 and
+// reads go on; when somebody reads again, so do changes.
+func TestAuditBlocked(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	overwrite(t, dir, "config.yaml", noPool+"audit: {output: stdout, outbox_bound: 20}\nlog: {level: error}\n")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	data := filepath.Join(dir, "data")
+	s := &instance{t: t, dataDir: data, stdout: &lockedBuffer{}, stderr: &lockedBuffer{}, exited: make(chan struct{})}
+	s.cmd = exec.Command("attestcsr", "serve", "--listen", "127.0.0.1:0", "--data-dir", data, "--config", filepath.Join(dir, "config.yaml"))
+	s.cmd.Stdout, s.cmd.Stderr = w, s.stderr
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	go func() {
+		s.err = s.cmd.Wait()
+		close(s.exited)
+	}()
+	t.Cleanup(s.kill)
+	if err := s.waitReady(); err != nil {
+		t.Fatal(err)
+	}
+	password, err := os.ReadFile(filepath.Join(data, initialPasswordFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.password = strings.TrimSpace(string(password))
+
+	made := 0
+	for status := 200; status == 200 || status == 201; made++ {
+		if _, status, err = s.createEC(0, 0, made); err != nil {
+			t.Fatal(err)
+		}
+		if status == 503 {
+			break
+		}
+		if made > 2000 { // a pipe holds some hundred lines
+			t.Fatal("changes go on for ever")
+		}
+	}
+	if made < 20 {
+		t.Errorf("refused after %d changes", made)
+	}
+	status := func(method, path, body string) int {
+		t.Helper()
+		got, _, err := s.do(method, path, body, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	for _, request := range []struct {
+		method, path, body string
+		want               int
+	}{
+		{"POST", csrPath, validSpec, 503}, {"DELETE", csrPath, "", 503}, {"GET", certificatePath, "", 200}, {"GET", "/readyz", "", 503}, {"GET", "/healthz", "", 200},
+	} {
+		if got := status(request.method, request.path, request.body); got != request.want {
+			t.Errorf("%s %s: %d, want %d", request.method, request.path, got, request.want)
+		}
+	}
+	var out lockedBuffer
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		_, _ = io.Copy(&out, r)
+	}()
+	eventually(t, "changes go on", func() bool { return status("POST", csrPath, validSpec) == 201 })
+	if got := status("GET", "/readyz", ""); got != 200 {
+		t.Errorf("readiness: %d", got)
+	}
+	if err := s.stop(); err != nil {
+		t.Error(err)
+	}
+	<-read
+	lines := strings.Count(out.String(), `"event":"change"`)
+	if want := made + 2; lines != want { // the first certificate, and the last CSR
+		t.Errorf("%d lines, want %d", lines, want)
+	}
+	collected := t.TempDir()
+	for _, stream := range []string{"changes", "refusals"} {
+		var of strings.Builder
+		for line := range strings.Lines(out.String()) {
+			if strings.HasPrefix(line, `{"v":1,"stream":"`+stream+`"`) {
+				of.WriteString(line)
+			}
+		}
+		overwrite(t, collected, stream+"-000001.jsonl", of.String())
+	}
+	if out, err := verifyAudit(t, data, "--audit-output", "stdout", collected); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := verifyAudit(t, data, "--audit-output", "stdout"); err == nil || !strings.Contains(out, "name a directory") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}

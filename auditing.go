@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -86,9 +85,11 @@ func (p process) verifyAudit(ctx context.Context, cfg *config.Config, dirs []str
 	if err != nil {
 		return err
 	}
-	own := filepath.Join(cfg.DataDir, auditDir)
-	if _, err := os.Stat(own); err == nil || len(dirs) == 0 && cfg.Audit.Output == "file" {
-		dirs = append(dirs, own)
+	switch {
+	case cfg.Audit.Output == "file":
+		dirs = append(dirs, filepath.Join(cfg.DataDir, auditDir))
+	case len(dirs) == 0:
+		return errors.New("audit.output is stdout: name a directory that has the lines that were collected, each stream in a file such as changes-000001.jsonl")
 	}
 	streams, err := audit.Verify(ctx, audit.VerifyOptions{
 		Dirs: dirs, MAC: mac,

@@ -75,7 +75,8 @@ func TestReadme(t *testing.T) {
 		t.Fatalf("%v\n%s", err, &out)
 	}
 	for _, want := range []string{`{"csr":"-----BEGIN CERTIFICATE REQUEST-----`, "verify OK", "Subject: C = US", "BEGIN CERTIFICATE-----",
-		`"user":"admin"`, "attestcsr_csrs_created_total", "the settings are good"} {
+		`"user":"admin"`, "attestcsr_csrs_created_total", "the settings are good",
+		`"operation":"csr.create","slot":"esx/attestation/csr"}`, "refusals: "} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the commands never print %q:\n%s", want, &out)
 		}
