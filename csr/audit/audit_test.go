@@ -102,7 +102,7 @@ func TestFailingWrites(t *testing.T) {
 					t.Errorf("refused with 4 of 5 notes: %v", err)
 				}
 				tr.change()
-				if err := tr.log.Admit(t.Context()); err != audit.ErrBacklog {
+				if err := tr.log.Admit(t.Context()); !errors.Is(err, audit.ErrBacklog) {
 					t.Errorf("admitted with 5 of 5 notes: %v", err)
 				}
 			}
@@ -422,7 +422,7 @@ func TestOutputChanges(t *testing.T) {
 
 func TestRefusedFolders(t *testing.T) {
 	t.Parallel()
-	for name, make := range map[string]func(string) error{
+	for name, prepare := range map[string]func(string) error{
 		"a file":               func(dir string) error { return os.WriteFile(dir, nil, 0o600) },
 		"accessible to others": func(dir string) error { return os.Mkdir(dir, 0o777) },
 	} {
@@ -434,7 +434,7 @@ func TestRefusedFolders(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer store.Close()
-			if err := make(filepath.Join(dir, "audit")); err != nil {
+			if err := prepare(filepath.Join(dir, "audit")); err != nil {
 				t.Fatal(err)
 			}
 			_ = os.Chmod(filepath.Join(dir, "audit"), 0o777)

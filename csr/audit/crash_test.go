@@ -117,7 +117,7 @@ func TestKillAtSteps(t *testing.T) {
 			if stream == audit.Changes && step == "remove" {
 				continue // of changes no file is removed
 			}
-			for n := range keystoretest.Effort(2, 40) {
+			for n := range keystoretest.Effort(1, 40) {
 				steps = append(steps, fmt.Sprintf("%s %s %d", stream, step, n+1))
 			}
 		}
@@ -134,10 +134,10 @@ func TestKill(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	acknowledged := map[string]bool{}
-	kills := keystoretest.Effort(15, 1000)
+	kills := keystoretest.Effort(8, 1000)
 	for round := range kills {
 		killOnce(t, dir, fmt.Sprint("k", round), "", acknowledged)
-		if round%10 == 0 {
+		if round%10 == 9 {
 			wantAcknowledged(t, dir, acknowledged)
 		}
 	}

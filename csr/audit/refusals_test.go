@@ -121,7 +121,7 @@ func TestFlood(t *testing.T) {
 		largest = max(largest, total)
 	}
 	sent := 0
-	for round := range keystoretest.Effort(4, 60) {
+	for round := range keystoretest.Effort(3, 60) {
 		var senders sync.WaitGroup
 		for s := range 4 {
 			senders.Go(func() {
