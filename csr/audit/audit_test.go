@@ -3,7 +3,9 @@ package audit_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -227,6 +229,51 @@ func TestFileTakenAway(t *testing.T) {
 			}
 			if n := strings.Count(tr.said.String(), "is damaged"); n != 1 {
 				t.Errorf("the log says %s", tr.said)
+			}
+		})
+	}
+}
+
+// The line that says that a file was damaged is owed until it is written, whatever
+// fails meanwhile, and over a restart.
+func TestOpeningIsOwed(t *testing.T) {
+	t.Parallel()
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprint("restart ", restart), func(t *testing.T) {
+			t.Parallel()
+			var room atomic.Bool
+			var fired atomic.Int64
+			said := &lockedBuffer{}
+			tr := newTrail(t, func(o *audit.Options) {
+				o.Logger = slog.New(slog.NewTextHandler(said, nil))
+				*o = o.WithStep(func(step string) error {
+					if step == "changes write" && !room.Load() && strings.Contains(said.String(), "is damaged") {
+						fired.Add(1)
+						return errInjected
+					}
+					return nil
+				})
+			})
+			tr.changes(3)
+			tr.flush()
+			if err := os.Remove(tr.files(audit.Changes)[0]); err != nil {
+				t.Fatal(err)
+			}
+			tr.change()
+			eventually(t, "the new file cannot be written to", func() bool { return fired.Load() > 0 })
+			tr.change()
+			if restart {
+				tr.close()
+				room.Store(true)
+				tr.open()
+			}
+			room.Store(true)
+			tr.flush()
+			tr.close()
+			files := tr.files(audit.Changes)
+			lines := parse(t, string(read(t, files[0])))
+			if len(files) != 1 || len(lines) != 3 || lines[0].Event != "broken" || lines[0].Seq != 5 || lines[1].RequestID != "r4" || lines[2].RequestID != "r5" {
+				t.Errorf("%+v", lines)
 			}
 		})
 	}

@@ -84,9 +84,13 @@ func (l *Log) exportChanges(ctx context.Context) error {
 // write appends entries and returns how many of them are durable. Where the files
 // are not what they were it goes on in a new one, once.
 func (l *Log) write(ctx context.Context, c *chain, entries []entry) (written int, err error) {
+	// A line that opens a file is owed where writing it failed.
+	err = c.writeOpening(ctx)
 	before := c.head.Seq
-	err = c.append(entries)
-	written = int(c.head.Seq - before) //nolint:gosec // at most len(entries)
+	if err == nil {
+		err = c.append(entries)
+		written = int(c.head.Seq - before) //nolint:gosec // at most len(entries)
+	}
 	if broken := (*brokenError)(nil); errors.As(err, &broken) {
 		if err = c.goOn(ctx, broken.reason); err == nil {
 			before = c.head.Seq

@@ -134,7 +134,8 @@ func (c *chain) existing() ([]int, error) {
 	return files(c.dir, c.stream)
 }
 
-// writeOpening writes the line that is owed to the anchor, if it is.
+// writeOpening writes the line that is owed to the anchor, if it is, and anchors
+// what is not.
 func (c *chain) writeOpening(ctx context.Context) error {
 	if o := c.anchored.Opening; o != nil && c.head.Seq == c.anchored.Last.Seq {
 		if err := c.append([]entry{{Event: o.Event, reason: o.Reason}}); err != nil {
