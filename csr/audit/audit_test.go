@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -123,6 +124,56 @@ func TestFailingWrites(t *testing.T) {
 				t.Errorf("the log says\n%s", said)
 			}
 		})
+	}
+}
+
+// faultyOutbox makes every other Trim fail, in turn without and with its effect.
+type faultyOutbox struct {
+	outbox
+	trims *atomic.Int64
+}
+
+type outbox = audit.Outbox
+
+func (f faultyOutbox) Trim(ctx context.Context, through uint64, name string, anchor []byte) error {
+	unknown := fmt.Errorf("%w: %w", keystore.ErrOutcomeUnknown, errInjected)
+	n := f.trims.Add(1) % 4
+	if n == 1 {
+		return unknown
+	}
+	err := f.outbox.Trim(ctx, through, name, anchor)
+	if err == nil && n == 3 {
+		return unknown
+	}
+	return err
+}
+
+// A commit of the anchor that fails, whether it happened or not, neither loses nor
+// doubles a line, also over a restart right after it.
+func TestFailingAnchors(t *testing.T) {
+	t.Parallel()
+	tr := newTrail(t, smallFiles)
+	var trims atomic.Int64
+	for range keystoretest.Effort(3, 30) {
+		tr.close()
+		tr.wrap = func(o audit.Outbox) audit.Outbox { return faultyOutbox{o, &trims} }
+		tr.open()
+		for range 3 {
+			tr.changes(4)
+			before := trims.Load()
+			eventually(t, "the anchor is tried", func() bool { return trims.Load() > before })
+		}
+		tr.close() // which tries once more
+		tr.wantWhole()
+		tr.wrap = nil
+		tr.open()
+	}
+	tr.changes(3)
+	tr.close()
+	tr.wantChanges()
+	tr.wantWhole()
+	if trims.Load() < 6 {
+		t.Errorf("%d trims", trims.Load())
 	}
 }
 

@@ -61,7 +61,8 @@ type trail struct {
 	log   *audit.Log
 	said  *lockedBuffer
 	o     audit.Options
-	n     int // changes made
+	wrap  func(audit.Outbox) audit.Outbox // nil: the store itself
+	n     int                             // changes made
 }
 
 type lockedBuffer struct {
@@ -102,7 +103,9 @@ func (tr *trail) open() {
 	if tr.store, err = bolt.Open(tr.storePath(), bolt.Options{}); err != nil {
 		tr.t.Fatal(err)
 	}
-	tr.o.Outbox = tr.store
+	if tr.o.Outbox = tr.store; tr.wrap != nil {
+		tr.o.Outbox = tr.wrap(tr.store)
+	}
 	if tr.log, err = audit.Open(tr.t.Context(), tr.o); err != nil {
 		_ = tr.store.Close()
 		tr.store = nil

@@ -314,7 +314,7 @@ func TestGolden(t *testing.T) {
 	t.Parallel()
 	const golden = "testdata/store-v1.db"
 	if *update {
-		writeGolden(t, golden)
+		writeGolden(t, golden, func(*bolt.Store) error { return nil })
 	}
 	content, err := os.ReadFile(golden)
 	if err != nil {
@@ -349,7 +349,36 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-func writeGolden(t *testing.T, golden string) {
+// Anchors came later, in a bucket that is made when it is needed.
+func TestGoldenAnchors(t *testing.T) {
+	t.Parallel()
+	const golden = "testdata/store-v1-anchors.db"
+	if *update {
+		writeGolden(t, golden, func(s *bolt.Store) error { return s.Trim(t.Context(), 2, "changes", []byte("an anchor")) })
+	}
+	content, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "store.db"), content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	found, err := bolt.Peek(t.Context(), filepath.Join(dir, "store.db"))
+	if err != nil || found.Pending != 1 || string(found.Anchors["changes"]) != "an anchor" {
+		t.Errorf("%+v, %v", found, err)
+	}
+	s := open(t, dir)
+	closing(t, s)
+	if anchor, err := s.Anchor(t.Context(), "changes"); err != nil || string(anchor) != "an anchor" {
+		t.Errorf("anchor %q, %v", anchor, err)
+	}
+	if n, err := s.Pending(t.Context()); err != nil || n != 1 {
+		t.Errorf("%d notes, %v", n, err)
+	}
+}
+
+func writeGolden(t *testing.T, golden string, more func(*bolt.Store) error) {
 	t.Helper()
 	dir := t.TempDir()
 	s := open(t, dir)
@@ -357,6 +386,9 @@ func writeGolden(t *testing.T, golden string) {
 		if _, err := s.Commit(t.Context(), []byte("note"), op); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := more(s); err != nil {
+		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
