@@ -52,8 +52,9 @@ type NamedCertificate struct {
 //
 // Errors: Invalid with the rules that id, labels or chain break, KeyMismatch when
 // the certificate is for another key, KeyUsage when the request is for a CA and
-// the certificate cannot sign others; NotFound, Stale; Conflict when others kept
-// changing the request; Unavailable, Internal.
+// the certificate cannot sign others, or because the collection of certificates
+// is full; NotFound, Stale; Conflict when others kept changing the request;
+// Unavailable, Internal.
 func (g *Grant) ImportCertificate(ctx context.Context, id string, in Import) (NamedCertificate, error) {
 	if err := g.permitsChange(ctx, ImportCertificate); err != nil {
 		return NamedCertificate{}, err
@@ -91,8 +92,9 @@ func (g *Grant) ImportCertificate(ctx context.Context, id string, in Import) (Na
 // not a CA's is valid for at most 825, whatever is asked for. It keeps the labels
 // of the request, which is used up.
 //
-// Errors: Invalid with the rules that id and days break, NotFound; Conflict when
-// others kept changing the request; Unavailable, Internal.
+// Errors: Invalid with the rules that id and days break, or because the collection
+// of certificates is full; NotFound; Conflict when others kept changing the
+// request; Unavailable, Internal.
 func (g *Grant) SelfSign(ctx context.Context, id string, days *int64) (NamedCertificate, error) {
 	if err := g.permitsChange(ctx, SelfSign); err != nil {
 		return NamedCertificate{}, err
@@ -117,8 +119,8 @@ func (g *Grant) SelfSign(ctx context.Context, id string, days *int64) (NamedCert
 // SelfSignNew makes a fresh key and a self-signed certificate for it, as SelfSign
 // does from a certification request. The ID of r is not looked at.
 //
-// Errors: Invalid with every rule that r and days break; Stale, Busy,
-// Unavailable, Internal.
+// Errors: Invalid with every rule that r and days break, or because the collection
+// of certificates is full; Stale, Busy, Unavailable, Internal.
 func (g *Grant) SelfSignNew(ctx context.Context, r NewRequest, days *int64) (NamedCertificate, error) {
 	if err := g.permitsChange(ctx, SelfSignNew); err != nil {
 		return NamedCertificate{}, err
@@ -138,6 +140,10 @@ func (g *Grant) selfSignNew(ctx context.Context, r NewRequest, days *int64) (Nam
 	if err := current(r.Revision, 0); err != nil {
 		return NamedCertificate{}, err
 	}
+	if err := s.certificates.reserve(ctx, s.keys); err != nil {
+		return NamedCertificate{}, err
+	}
+	defer s.certificates.release()
 	// A crash before the commit leaves nothing, one after it a certificate that
 	// nobody was told of: it is in the list.
 	id := uuid.NewString()
@@ -194,6 +200,14 @@ func (g *Grant) ListNamedCertificates(ctx context.Context, p Page) (items []Name
 // makes the certificate's labels and its chain from the request; it is called
 // again when the request has become another one meanwhile.
 func (g *Grant) promote(ctx context.Context, id string, build func(crypto.Signer, NamedRequest) (Labels, string, error)) (NamedCertificate, error) {
+	// Whoever names no request is told so, also while there is no room.
+	if _, err := g.service.keys.Get(ctx, requestSlot(id)); err != nil {
+		return NamedCertificate{}, err
+	}
+	if err := g.service.certificates.reserve(ctx, g.service.keys); err != nil {
+		return NamedCertificate{}, err
+	}
+	defer g.service.certificates.release()
 	certificateID := uuid.NewString()
 	from := keystore.Target{Slot: requestSlot(id), Expect: keystore.Any}
 	to := keystore.Target{Slot: certificateSlot(certificateID), Expect: keystore.Absent}

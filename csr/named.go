@@ -67,11 +67,11 @@ func (g *Grant) createNamedCSR(ctx context.Context, r NewRequest) (NamedRequest,
 		return NamedRequest{}, err
 	}
 
-	err = s.quota.reserve(ctx, func() (int, error) { return s.keys.Count(ctx, collectionRequests) })
+	err = s.requests.reserve(ctx, s.keys)
 	if err != nil {
 		return NamedRequest{}, err
 	}
-	defer s.quota.release()
+	defer s.requests.release()
 	// A crash before the commit leaves nothing, one after it a request that
 	// nobody was told of: the caller finds it under the id it chose.
 	at := keystore.Target{Slot: slot, Expect: keystore.Absent}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"strconv"
 	"sync"
+
+	"attestcsr/keystore"
 )
 
 // quota bounds how many records a collection holds, exactly, also while many are
@@ -12,20 +14,24 @@ import (
 //
 // It is exact for one process on a store.
 type quota struct {
-	limit    int
-	lock     sync.Mutex // guards the fields below
-	reserved int
-	released chan struct{} // closed, and made anew, when a place is given back
+	collection string // of the key store
+	field      Field  // names the collection in the error
+	limit      int
+	lock       sync.Mutex // guards the fields below
+	reserved   int
+	released   chan struct{} // closed, and made anew, when a place is given back
 }
 
-func newQuota(limit int) *quota { return &quota{limit: limit, released: make(chan struct{})} }
+func newQuota(collection string, field Field, limit int) *quota {
+	return &quota{collection: collection, field: field, limit: limit, released: make(chan struct{})}
+}
 
 // reserve takes a place, or returns an Invalid error when the collection is full.
-// count is the number of records now. While it depends on others that are being
-// made whether there is a place, it waits for them.
-func (q *quota) reserve(ctx context.Context, count func() (int, error)) error {
+// While it depends on others that are being made whether there is a place, it
+// waits for them.
+func (q *quota) reserve(ctx context.Context, keys *keystore.Keystore) error {
 	for {
-		ok, released, err := q.try(count)
+		ok, released, err := q.try(ctx, keys)
 		if ok || err != nil {
 			return err
 		}
@@ -37,15 +43,15 @@ func (q *quota) reserve(ctx context.Context, count func() (int, error)) error {
 	}
 }
 
-func (q *quota) try(count func() (int, error)) (ok bool, released <-chan struct{}, err error) {
+func (q *quota) try(ctx context.Context, keys *keystore.Keystore) (ok bool, released <-chan struct{}, err error) {
 	q.lock.Lock()
 	defer q.lock.Unlock()
-	n, err := count()
+	n, err := keys.Count(ctx, q.collection)
 	switch {
 	case err != nil:
 		return false, nil, err
 	case n >= q.limit:
-		return false, nil, violations{{Field: Collection, Rule: Full, Limit: strconv.Itoa(q.limit)}}.err()
+		return false, nil, violations{{Field: q.field, Rule: Full, Limit: strconv.Itoa(q.limit)}}.err()
 	case n+q.reserved >= q.limit:
 		return false, q.released, nil
 	}

@@ -29,7 +29,7 @@ func installedSlot() keystore.Slot {
 
 const (
 	initialLifetimeYears = 10
-	defaultMaxRequests   = 100_000
+	defaultMaxObjects    = 100_000
 
 	// maxAttempts bounds how often SetCertificate looks again after a change
 	// by somebody else. A create makes the next look fail for good and an equal
@@ -51,6 +51,9 @@ type Config struct {
 	// MaxRequests is how many named certification requests there may be at a
 	// time; 0 is 100,000.
 	MaxRequests int
+	// MaxCertificates is how many named certificates there may be at a time; 0 is
+	// 100,000.
+	MaxCertificates int
 	// Audit is told of every change, with its commit, and of every caller who may
 	// not do what it asks for. It stays the caller's. Nil is for programs that
 	// measure: nothing is audited.
@@ -67,12 +70,13 @@ type decoded struct {
 
 // Service is the core. It is safe for concurrent use.
 type Service struct {
-	keys    *keystore.Keystore
-	policy  policy
-	quota   *quota // of named certification requests
-	audit   *audit.Log
-	now     func() time.Time
-	decoded atomic.Pointer[decoded] // what was read last: clients poll one slot
+	keys         *keystore.Keystore
+	policy       policy
+	requests     *quota // of named certification requests
+	certificates *quota // of named certificates
+	audit        *audit.Log
+	now          func() time.Time
+	decoded      atomic.Pointer[decoded] // what was read last: clients poll one slot
 }
 
 // New returns a Service, or an error that names the setting to change.
@@ -90,12 +94,16 @@ func New(c Config) (*Service, error) {
 	if c.MaxRequests < 0 {
 		return nil, fmt.Errorf("limits.csrs: %d: it must be positive", c.MaxRequests)
 	}
+	if c.MaxCertificates < 0 {
+		return nil, fmt.Errorf("limits.certificates: %d: it must be positive", c.MaxCertificates)
+	}
 	s := &Service{
-		keys:   c.Keys,
-		policy: policy{slices.Clone(c.KeySizes), c.Hostname},
-		quota:  newQuota(cmp.Or(c.MaxRequests, defaultMaxRequests)),
-		audit:  c.Audit,
-		now:    c.Now,
+		keys:         c.Keys,
+		policy:       policy{slices.Clone(c.KeySizes), c.Hostname},
+		requests:     newQuota(collectionRequests, Collection, cmp.Or(c.MaxRequests, defaultMaxObjects)),
+		certificates: newQuota(collectionCertificates, CertificateCollection, cmp.Or(c.MaxCertificates, defaultMaxObjects)),
+		audit:        c.Audit,
+		now:          c.Now,
 	}
 	if s.now == nil {
 		s.now = time.Now

@@ -215,6 +215,8 @@ func wireName(f csr.Field) string {
 		return "days_valid"
 	case csr.Collection:
 		return "csrs"
+	case csr.CertificateCollection:
+		return "certificates"
 	}
 	return string(f)
 }

@@ -230,7 +230,7 @@ func TestFieldsHaveWireNames(t *testing.T) {
 	seen := map[string]csr.Field{}
 	for _, f := range []csr.Field{
 		csr.KeySize, csr.KeyAlgorithm, csr.CommonName, csr.Organization, csr.OrganizationalUnit, csr.Locality, csr.StateOrProvince, csr.Country,
-		csr.SubjectAltName, csr.CertificateChain, csr.DaysValid, csr.ObjectID, csr.DisplayName, csr.Description, csr.Tags, csr.Collection,
+		csr.SubjectAltName, csr.CertificateChain, csr.DaysValid, csr.ObjectID, csr.DisplayName, csr.Description, csr.Tags, csr.Collection, csr.CertificateCollection,
 	} {
 		recorder := httptest.NewRecorder()
 		c := echo.New().NewContext(httptest.NewRequest(http.MethodPost, "/", nil), recorder)
