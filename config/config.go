@@ -76,9 +76,25 @@ type KeyQueue struct {
 	Deadline time.Duration
 }
 
-// Limits bounds what is stored.
+// Limits bounds what is stored and what clients can make the service hold.
 type Limits struct {
-	CSRs int // of the NSX dialect, at a time
+	CSRs         int // of the NSX dialect, at a time
+	Certificates int // of the NSX dialect, at a time
+
+	Connections           int // at a time
+	ConnectionsPerAddress int // and, at a time, requests
+	Streams               int // requests at a time over one HTTP/2 connection
+
+	HeaderBytes, BodyBytes int // of one request
+
+	ReadHeaderTimeout time.Duration // from the first byte, at most ReadTimeout
+	ReadTimeout       time.Duration // for header and body
+	WriteTimeout      time.Duration // for the client to take an answer, from when it is ready
+	IdleTimeout       time.Duration // of a connection without a request
+
+	Sessions, SessionsPerUser int
+
+	Memory int64 // bytes, MemoryAuto or MemoryOff
 }
 
 // Audit says where the audit trail goes and how much of it is kept.
@@ -88,6 +104,12 @@ type Audit struct {
 	MaxRefusalsSize int64  // bytes of all files of refusals
 	OutboxBound     int    // changes that may wait to be written
 }
+
+// What Limits.Memory can be beside a number of bytes.
+const (
+	MemoryAuto int64 = -1 // follow the cgroup's limit, where there is one
+	MemoryOff  int64 = 0
+)
 
 // Log says what is logged and in which form.
 type Log struct {
@@ -104,11 +126,25 @@ func defaults() *Config {
 		KeySizes:        []int{2048, 3072, 4096},
 		KeyPool:         KeyPool{Targets: map[int]int{2048: 32, 3072: 4, 4096: 4}, Max: 256},
 		KeyQueue:        KeyQueue{Bound: 256, Deadline: 30 * time.Second},
-		Limits:          Limits{CSRs: 100_000},
+		Limits:          defaultLimits(),
 		Audit:           Audit{Output: "file", MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, OutboxBound: 10_000},
 		Log:             Log{Level: "info", Format: "json"},
 		ShutdownTimeout: 20 * time.Second,
 		origins:         map[string]string{},
+	}
+}
+
+func defaultLimits() Limits {
+	return Limits{
+		CSRs: 100_000, Certificates: 100_000,
+		Connections: 2000, ConnectionsPerAddress: 256,
+		// RFC 9113 section 6.5.2 recommends no fewer.
+		Streams:     100,
+		HeaderBytes: 32 << 10, BodyBytes: maxBody,
+		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
+		WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		Sessions: 10_000, SessionsPerUser: 1_000,
+		Memory: MemoryAuto,
 	}
 }
 

@@ -86,15 +86,17 @@ func settings(c *config.Config) config.Config {
 
 func defaultSettings() config.Config {
 	return config.Config{
-		Listen:          ":8443",
-		DataDir:         "./data",
-		Hostname:        "esx-01",
-		Auth:            config.Auth{Privileges: map[string][]string{}},
-		Session:         config.Session{IdleTimeout: 30 * time.Minute, Lifetime: 24 * time.Hour},
-		KeySizes:        []int{2048, 3072, 4096},
-		KeyPool:         config.KeyPool{Targets: map[int]int{2048: 32, 3072: 4, 4096: 4}, Max: 256},
-		KeyQueue:        config.KeyQueue{Bound: 256, Deadline: 30 * time.Second},
-		Limits:          config.Limits{CSRs: 100_000},
+		Listen:   ":8443",
+		DataDir:  "./data",
+		Hostname: "esx-01",
+		Auth:     config.Auth{Privileges: map[string][]string{}},
+		Session:  config.Session{IdleTimeout: 30 * time.Minute, Lifetime: 24 * time.Hour},
+		KeySizes: []int{2048, 3072, 4096},
+		KeyPool:  config.KeyPool{Targets: map[int]int{2048: 32, 3072: 4, 4096: 4}, Max: 256},
+		KeyQueue: config.KeyQueue{Bound: 256, Deadline: 30 * time.Second},
+		Limits: config.Limits{CSRs: 100_000, Certificates: 100_000, Connections: 2000, ConnectionsPerAddress: 256, Streams: 100,
+			HeaderBytes: 32768, BodyBytes: 65536, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
+			WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, Sessions: 10_000, SessionsPerUser: 1_000, Memory: config.MemoryAuto},
 		Audit:           config.Audit{Output: "file", MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, OutboxBound: 10_000},
 		Log:             config.Log{Level: "info", Format: "json"},
 		ShutdownTimeout: 20 * time.Second,
@@ -132,6 +134,19 @@ key_pool:
 key_queue: {bound: 8, deadline: 5s}
 limits:
   csrs: 7
+  certificates: 8
+  connections: 100
+  connections_per_address: 10
+  streams: 50
+  header_bytes: 8192
+  body_bytes: 4096
+  read_header_timeout: 3s
+  read_timeout: 4s
+  write_timeout: 10s
+  idle_timeout: 20s
+  sessions: 9
+  sessions_per_user: 6
+  memory: 512MiB
 audit: {output: stdout, max_file_size: 1536KiB, refusals_max_size: 2GiB, outbox_bound: 12}
 sealing:
   keyset_file: /run/secrets/keyset
@@ -156,9 +171,11 @@ func everythingSettings() config.Config {
 		KeySizes:          []int{3072, 2048, 8192},
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.7/32"),
 			netip.MustParsePrefix("fd00::/8")},
-		KeyPool:         config.KeyPool{Targets: map[int]int{2048: 512, 8192: 1}, Max: 600, ReadyWhenWarm: true},
-		KeyQueue:        config.KeyQueue{Bound: 8, Deadline: 5 * time.Second},
-		Limits:          config.Limits{CSRs: 7},
+		KeyPool:  config.KeyPool{Targets: map[int]int{2048: 512, 8192: 1}, Max: 600, ReadyWhenWarm: true},
+		KeyQueue: config.KeyQueue{Bound: 8, Deadline: 5 * time.Second},
+		Limits: config.Limits{CSRs: 7, Certificates: 8, Connections: 100, ConnectionsPerAddress: 10, Streams: 50, HeaderBytes: 8192, BodyBytes: 4096,
+			ReadHeaderTimeout: 3 * time.Second, ReadTimeout: 4 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 20 * time.Second,
+			Sessions: 9, SessionsPerUser: 6, Memory: 512 << 20},
 		Audit:           config.Audit{Output: "stdout", MaxFileSize: 1536 << 10, MaxRefusalsSize: 2 << 30, OutboxBound: 12},
 		Sealing:         config.Sealing{KeysetFile: "/run/secrets/keyset"},
 		Log:             config.Log{Level: "debug", Format: "text"},
@@ -179,6 +196,7 @@ func TestSources(t *testing.T) {
 		{"key-pool-max", "600"}, {"key-pool-ready-when-warm", "true"}, {"key-queue-bound", "8"}, {"key-queue-deadline", "5s"}, {"limits-csrs", "7"},
 		{"allow-core-dumps", "true"},
 		{"audit-output", "stdout"}, {"audit-max-file-size", "1536KiB"}, {"audit-refusals-max-size", "2GiB"}, {"audit-outbox-bound", "12"},
+		{"limits-certificates", "8"}, {"limits-connections", "100"}, {"limits-connections-per-address", "10"}, {"limits-streams", "50"}, {"limits-header-bytes", "8192"}, {"limits-body-bytes", "4096"}, {"limits-read-header-timeout", "3s"}, {"limits-read-timeout", "4s"}, {"limits-write-timeout", "10s"}, {"limits-idle-timeout", "20s"}, {"limits-sessions", "9"}, {"limits-sessions-per-user", "6"}, {"limits-memory", "512MiB"},
 	}
 	var env, args []string
 	for _, s := range flat {
@@ -198,6 +216,9 @@ func TestSources(t *testing.T) {
 		"file":              {sources{file: everything}, everythingSettings()},
 		"environment":       {sources{file: onlyFile, env: env}, everythingSettings()},
 		"flags":             {sources{file: onlyFile, args: args}, everythingSettings()},
+		"memory off":        {sources{file: "limits: {memory: \"off\"}\n"}, with(defaultSettings(), func(c *config.Config) { c.Limits.Memory = config.MemoryOff })},
+		"memory":            {sources{args: []string{"--limits-memory=3072MiB"}}, with(defaultSettings(), func(c *config.Config) { c.Limits.Memory = 3 << 30 })},
+		"memory odd":        {sources{args: []string{"--limits-memory=1025MiB"}}, with(defaultSettings(), func(c *config.Config) { c.Limits.Memory = 1025 << 20 })},
 		"flags of defaults": {sources{file: everything, env: []string{"ATTESTCSR_HOSTNAME=a"}, args: []string{"--hostname=b"}}, with(everythingSettings(), func(c *config.Config) { c.Hostname = "b" })},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -409,6 +430,19 @@ key_queue:
   deadline: "30s" # default
 limits:
   csrs: 100000 # default
+  certificates: 100000 # default
+  connections: 2000 # default
+  connections_per_address: 256 # default
+  streams: 100 # default
+  header_bytes: 32768 # default
+  body_bytes: 65536 # default
+  read_header_timeout: "10s" # default
+  read_timeout: "30s" # default
+  write_timeout: "30s" # default
+  idle_timeout: "2m" # default
+  sessions: 10000 # default
+  sessions_per_user: 1000 # default
+  memory: "auto" # default
 sealing:
   keyset_file: "" # default
 audit:

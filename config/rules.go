@@ -17,10 +17,13 @@ import (
 const (
 	maxSession  = 30 * 24 * time.Hour
 	maxShutdown = 10 * time.Minute
-	maxKeyWait  = 2 * time.Minute // the server's write timeout is longer
-	maxPool     = 10_000          // keys of one size, about 70 MB of the largest
-	maxElements = 256             // of a list
-	minSize     = 1 << 20         // of audit files
+	maxKeyWait  = 2 * time.Minute
+	maxTimeout  = 10 * time.Minute // of one request
+	maxIdle     = time.Hour        // of a connection
+	maxBody     = 64 << 10         // bytes; what a body may have is promised to clients, so that it can be less but not more
+	maxPool     = 10_000           // keys of one size, about 70 MB of the largest
+	maxElements = 256              // of a list
+	minSize     = 1 << 20          // of audit files
 	maxSize     = 16 << 30
 	maxFileName = 4096 // PATH_MAX of Linux
 	maxHostname = 64   // the upper bound of a common name (RFC 5280 appendix A.1, ub-common-name)
@@ -52,6 +55,7 @@ func (l *loader) rules() {
 	}
 
 	l.poolRules()
+	l.timeoutRules()
 
 	if c.Auth.UsersFile != "" && c.AdminPasswordFile != "" {
 		l.warn("%s: admin_password_file: is ignored, since auth.users_file (%s) replaces the built-in admin",
@@ -87,6 +91,15 @@ func (l *loader) poolRules() {
 		default:
 			l.problem(from[key], key, "%d is not among key_sizes (%s): nobody could ask for such a key", bits, from["key_sizes"])
 		}
+	}
+}
+
+// timeoutRules checks that no timeout is beyond the one that it is a part of.
+func (l *loader) timeoutRules() {
+	c, from := l.config, l.config.origins
+	if l.right("limits.read_header_timeout", "limits.read_timeout") && c.Limits.ReadHeaderTimeout > c.Limits.ReadTimeout {
+		l.problem(from["limits.read_header_timeout"], "limits.read_header_timeout", "%s is longer than limits.read_timeout, %s (%s), which counts header and body",
+			shortDuration(c.Limits.ReadHeaderTimeout), shortDuration(c.Limits.ReadTimeout), from["limits.read_timeout"])
 	}
 }
 

@@ -17,6 +17,7 @@ func TestProblems(t *testing.T) {
 		cidr     = "is not an address or CIDR prefix such as 192.0.2.7, 10.0.0.0/8 or fd00::/8"
 		session  = "is not a duration such as 90s, 30m or 1h30m, over 0 and at most 720h"
 		topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, key_pool, key_queue, limits, sealing, audit, log, shutdown_timeout, allow_core_dumps"
+		memory   = `is not auto, off or a size such as 512MiB or 2GiB, at least 32MiB and at most 1024GiB`
 	)
 	long := strings.Repeat("a", 63)
 	for name, tc := range map[string]struct {
@@ -95,6 +96,13 @@ func TestProblems(t *testing.T) {
 		"size":           {sources{env: []string{"ATTESTCSR_AUDIT_MAX_FILE_SIZE=64"}}, []string{`environment variable ATTESTCSR_AUDIT_MAX_FILE_SIZE: audit.max_file_size: "64" is not a size such as 512KiB, 64MiB or 1GiB, from 1MiB to 16GiB`}},
 		"small size":     {sources{env: []string{"ATTESTCSR_AUDIT_MAX_FILE_SIZE=1023KiB"}}, []string{`environment variable ATTESTCSR_AUDIT_MAX_FILE_SIZE: audit.max_file_size: "1023KiB" is not a size such as 512KiB, 64MiB or 1GiB, from 1MiB to 16GiB`}},
 		"large size":     {sources{env: []string{"ATTESTCSR_AUDIT_REFUSALS_MAX_SIZE=17GiB"}}, []string{`environment variable ATTESTCSR_AUDIT_REFUSALS_MAX_SIZE: audit.refusals_max_size: "17GiB" is not a size such as 512KiB, 64MiB or 1GiB, from 1MiB to 16GiB`}},
+		"body limit":     {sources{args: []string{"--limits-body-bytes=65537"}}, []string{`flag --limits-body-bytes: limits.body_bytes: "65537" is not a whole number from 1024 to 65536`}},
+		"header timeout": {sources{args: []string{"--limits-read-header-timeout=31s"}}, []string{`flag --limits-read-header-timeout: limits.read_header_timeout: 31s is longer than limits.read_timeout, 30s (default), which counts header and body`}},
+		"memory":         {sources{args: []string{"--limits-memory=512MB"}}, []string{`flag --limits-memory: limits.memory: "512MB" ` + memory}},
+		"memory bytes":   {sources{args: []string{"--limits-memory=536870912"}}, []string{`flag --limits-memory: limits.memory: "536870912" ` + memory}},
+		"memory small":   {sources{args: []string{"--limits-memory=31MiB"}}, []string{`flag --limits-memory: limits.memory: "31MiB" ` + memory}},
+		"memory large":   {sources{args: []string{"--limits-memory=1025GiB"}}, []string{`flag --limits-memory: limits.memory: "1025GiB" ` + memory}},
+		"memory sign":    {sources{args: []string{"--limits-memory=-512MiB"}}, []string{`flag --limits-memory: limits.memory: "-512MiB" ` + memory}},
 		"log format":     {sources{env: []string{"ATTESTCSR_LOG_FORMAT=xml"}}, []string{`environment variable ATTESTCSR_LOG_FORMAT: log.format: "xml" is not one of json, text`}},
 
 		"privilege unknown":     {sources{file: "auth:\n  privileges:\n    al: [ROOT]\n"}, []string{`f:3:10: auth.privileges.al: "ROOT" is not a privilege: SECURITY_MGMT, policy_certificate:read, policy_certificate:crud are allowed`}},

@@ -69,6 +69,32 @@ func (c *Config) settings() []setting {
 			&duration{&c.KeyQueue.Deadline, maxKeyWait}, nil},
 		{"limits.csrs", "number", "how many CSRs of the NSX dialect there may be at a time",
 			&number{&c.Limits.CSRs, 1, 10_000_000}, nil},
+		{"limits.certificates", "number", "how many certificates of the NSX dialect there may be at a time",
+			&number{&c.Limits.Certificates, 1, 10_000_000}, nil},
+		{"limits.connections", "number", "how many connections may be open on listen; what is idle makes room for more",
+			&number{&c.Limits.Connections, 16, 100_000}, nil},
+		{"limits.connections_per_address", "number", "how many connections, and how many requests at a time, one address (IPv6: /64) may have; trusted proxies are exempt from the former",
+			&number{&c.Limits.ConnectionsPerAddress, 1, 100_000}, nil},
+		{"limits.streams", "number", "how many requests at a time one HTTP/2 connection may carry",
+			&number{&c.Limits.Streams, 1, 1000}, nil},
+		{"limits.header_bytes", "bytes", "how long the header of a request may be, give or take 4096; more get 431",
+			&number{&c.Limits.HeaderBytes, 4 << 10, 1 << 20}, nil},
+		{"limits.body_bytes", "bytes", "how long the body of a request may be; more get 413",
+			&number{&c.Limits.BodyBytes, 1 << 10, maxBody}, nil},
+		{"limits.read_header_timeout", "duration", "how long the header of a request may take, at most 10m",
+			&duration{&c.Limits.ReadHeaderTimeout, maxTimeout}, nil},
+		{"limits.read_timeout", "duration", "how long header and body of a request may take, at most 10m",
+			&duration{&c.Limits.ReadTimeout, maxTimeout}, nil},
+		{"limits.write_timeout", "duration", "how long a client may take to receive an answer that is ready, at most 10m",
+			&duration{&c.Limits.WriteTimeout, maxTimeout}, nil},
+		{"limits.idle_timeout", "duration", "how long a connection may be without a request, at most 1h",
+			&duration{&c.Limits.IdleTimeout, maxIdle}, nil},
+		{"limits.sessions", "number", "how many sessions there may be at a time; more logins get 503",
+			&number{&c.Limits.Sessions, 1, 1_000_000}, nil},
+		{"limits.sessions_per_user", "number", "how many sessions one user may have at a time; more logins get 503",
+			&number{&c.Limits.SessionsPerUser, 1, 1_000_000}, nil},
+		{"limits.memory", "size", "memory that the garbage collector tries to stay under: a number with MiB or GiB, auto for 90 % of the cgroup's limit, or off; GOMEMLIMIT beats it",
+			&memory{&c.Limits.Memory}, nil},
 		{"sealing.keyset_file", "file", "keyset that seals private keys; made when missing, empty keeps it in the data directory",
 			&text{&c.Sealing.KeysetFile, optional(fileName)}, nil},
 		{"audit.output", "output", "where the audit trail goes: file (in the data directory) or stdout",
@@ -229,6 +255,59 @@ func (v *size) add(s string) error {
 
 // sizeUnits are the units from the largest on, each 1024 of the next.
 func sizeUnits() []string { return []string{"GiB", "MiB", "KiB"} }
+
+// memory is a number of bytes in binary units, from minMemory, or a word.
+type memory struct{ field *int64 }
+
+const minMemory, maxMemory = 32 << 20, 1 << 40
+
+func memoryUnits() []struct {
+	name  string
+	bytes int64
+} {
+	return []struct {
+		name  string
+		bytes int64
+	}{{"GiB", 1 << 30}, {"MiB", 1 << 20}}
+}
+
+func (v *memory) shape() (bool, scalar) { return false, aString }
+func (v *memory) reset()                {}
+
+func (v *memory) items() []string {
+	switch *v.field {
+	case MemoryAuto:
+		return []string{"auto"}
+	case MemoryOff:
+		return []string{"off"}
+	}
+	for _, unit := range memoryUnits() {
+		if *v.field%unit.bytes == 0 {
+			return []string{strconv.FormatInt(*v.field/unit.bytes, 10) + unit.name}
+		}
+	}
+	panic("config: a size that no text makes")
+}
+
+func (v *memory) add(s string) error {
+	switch s {
+	case "auto":
+		*v.field = MemoryAuto
+		return nil
+	case "off":
+		*v.field = MemoryOff
+		return nil
+	}
+	for _, unit := range memoryUnits() {
+		digits, is := strings.CutSuffix(s, unit.name)
+		n, ok := decimal(digits)
+		if is && ok && int64(n) <= maxMemory/unit.bytes && int64(n)*unit.bytes >= minMemory {
+			*v.field = int64(n) * unit.bytes
+			return nil
+		}
+	}
+	return fmt.Errorf("%.64q is not auto, off or a size such as 512MiB or 2GiB, at least 32MiB and at most 1024GiB", s)
+}
 
 // boolean is true or false and nothing that only looks like it.
 type boolean struct{ field *bool }
