@@ -7,8 +7,16 @@ import (
 	"attestcsr/keystore"
 )
 
-// maxPage is how many items a page may have.
-const maxPage = 1000
+const (
+	// maxPage is how many items a page may have.
+	maxPage = 1000
+	// maxPageBytes bounds the payloads of a page, of which the largest are some
+	// 70 kB and most 2: whoever stores a thousand long chains must not make each
+	// list of them cost a hundred megabytes of memory.
+	maxPageBytes = 4 << 20
+	// pageChunk is how many records are read at a time.
+	pageChunk = 100
+)
 
 // Sort says what a list is sorted by. Objects that are equal in it are sorted by
 // their ids.
@@ -44,7 +52,8 @@ type Page struct {
 	// or not an object is or was there, and what comes and goes elsewhere does
 	// not move it.
 	After []byte
-	Limit int // items, 1 to 1,000
+	// Limit is how many items, 1 to 1,000. Where they are long there are fewer.
+	Limit int
 }
 
 func (p Page) query(collection string) (keystore.Query, error) {
@@ -60,28 +69,32 @@ func (p Page) query(collection string) (keystore.Query, error) {
 }
 
 // listPage reads a page of a collection. Items and total are read one after the
-// other, so that a change between may count in one of them alone.
+// other, in chunks, so that a change between may count in one of them alone.
 func listPage[T any](ctx context.Context, s *Service, collection string, p Page, read func(keystore.Record) (T, error)) (items []T, next []byte, total int, err error) {
 	query, err := p.query(collection)
 	if err != nil {
 		return nil, nil, 0, err
 	}
-	query.Limit++ // one more says whether there is a next page
-	records, err := s.keys.List(ctx, query)
-	if err != nil {
-		return nil, nil, 0, err
-	}
-	if len(records) > p.Limit {
-		records = records[:p.Limit]
-		next = records[p.Limit-1].Position
-	}
-	items = make([]T, 0, len(records))
-	for _, r := range records {
-		item, err := read(r.Record)
+	size := 0
+	for more := true; more; {
+		query.Limit = min(pageChunk, p.Limit+1-len(items)) // one more says whether there is a next page
+		records, err := s.keys.List(ctx, query)
 		if err != nil {
 			return nil, nil, 0, err
 		}
-		items = append(items, item)
+		more = len(records) == query.Limit
+		for _, r := range records {
+			size += len(r.Payload)
+			if len(items) == p.Limit || len(items) > 0 && size > maxPageBytes {
+				next, more = query.After, false
+				break
+			}
+			item, err := read(r.Record)
+			if err != nil {
+				return nil, nil, 0, err
+			}
+			items, query.After = append(items, item), r.Position
+		}
 	}
 	total, err = s.keys.Count(ctx, collection)
 	if err != nil {

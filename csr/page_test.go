@@ -176,3 +176,50 @@ func FuzzPageAfter(f *testing.F) {
 		}
 	})
 }
+
+// A page of long objects ends before its bytes are too many, and the ones after
+// it go on where it ended.
+func TestPagesOfLongObjects(t *testing.T) {
+	t.Parallel()
+	const objects, mostBytes = 130, 5 << 20
+	b := newBench(t)
+	spec := commonName("x")
+	for i := range 100 {
+		label := strings.Repeat(string(rune('a'+i%26)), 60)
+		spec.AltNames = append(spec.AltNames, csr.AltName{Value: fmt.Sprintf("%s.%s.%s.x%d.example", label, label, label, i)})
+	}
+	for i := range objects {
+		b.createNamed(t, csr.NewRequest{ID: fmt.Sprintf("%03d", i), Spec: spec})
+	}
+	g := b.namedGrant(t, csr.ListNamedCSRs)
+	for _, sort := range orders() {
+		page, pages, seen := csr.Page{Sort: sort, Limit: 1000}, 0, map[string]bool{}
+		for {
+			items, next, total, err := g.ListNamedCSRs(t.Context(), page)
+			if err != nil || total != objects || len(items) == 0 {
+				t.Fatalf("%d items of %d, error %v", len(items), total, err)
+			}
+			size := 0
+			for _, item := range items {
+				size += len(item.PEM)
+				for _, name := range item.Spec.AltNames {
+					size += len(name.Value)
+				}
+				if seen[item.ID] {
+					t.Errorf("%s is there twice", item.ID)
+				}
+				seen[item.ID] = true
+			}
+			if size > mostBytes {
+				t.Errorf("a page of %d bytes", size)
+			}
+			if pages++; next == nil {
+				break
+			}
+			page.After = next
+		}
+		if pages < 2 || len(seen) != objects {
+			t.Errorf("by %s: %d objects on %d pages", sort, len(seen), pages)
+		}
+	}
+}
