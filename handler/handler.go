@@ -7,6 +7,7 @@
 package handler
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,7 +36,25 @@ type Config struct {
 	Registry       *prometheus.Registry        // scraped at /metrics; the handler registers its own collectors here
 	Logger         *slog.Logger
 	TrustedProxies []netip.Prefix // peers whose X-Forwarded-For is believed
-	SeparateOps    bool           // health and metrics only on Ops, not beside the API
+	Limits         Limits
+	SeparateOps    bool // health and metrics only on Ops, not beside the API
+}
+
+// Limits bounds what requests can make the server hold. Zero values stand for the
+// defaults.
+type Limits struct {
+	BodyBytes    int           // of a request; 64 KiB
+	Requests     int           // API requests at a time; 2,000
+	OfAddress    int           // API requests at a time of one address; 256
+	WriteTimeout time.Duration // for a client to take an answer that is ready; 30 seconds
+}
+
+func (l Limits) withDefaults() Limits {
+	l.BodyBytes = cmp.Or(l.BodyBytes, 64<<10)
+	l.Requests = cmp.Or(l.Requests, 2000)
+	l.OfAddress = cmp.Or(l.OfAddress, 256)
+	l.WriteTimeout = cmp.Or(l.WriteTimeout, 30*time.Second)
+	return l
 }
 
 // Handler serves the API. Ops serves health and metrics where they have a
@@ -45,7 +65,8 @@ type Handler struct {
 	auth     *auth.Authenticator
 	log      *slog.Logger
 	metrics  *metrics
-	gate     gate
+	limits   Limits
+	gate     *gate
 	ready    func(context.Context) error
 	// allow holds, by route template, the methods that the path has.
 	allow map[string][]string
@@ -93,8 +114,10 @@ func New(cfg Config) (*Handler, error) {
 		auth:    cfg.Auth,
 		log:     cfg.Logger,
 		ready:   cfg.Ready,
+		limits:  cfg.Limits.withDefaults(),
 		allow:   map[string][]string{},
 	}
+	h.gate = newGate(h.limits.Requests, h.limits.OfAddress)
 	h.metrics = newMetrics(h.gate.count)
 	for _, c := range h.metrics.collectors() {
 		if err := cfg.Registry.Register(c); err != nil {
@@ -198,7 +221,7 @@ func (h *Handler) operation(d dialect, choose func(*http.Request) (csr.Operation
 			err = handle(c, grant)
 		}
 		if unknown == nil && creates(op) {
-			h.metrics.countCreate(c.Request().Context(), d.name, err)
+			h.metrics.countCreate(c, d.name, err)
 		}
 		return err
 	}

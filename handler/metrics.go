@@ -1,10 +1,10 @@
 package handler
 
 import (
-	"context"
 	"strconv"
 	"time"
 
+	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -45,10 +45,10 @@ func (m *metrics) observe(route, method string, status int, took time.Duration) 
 	m.duration.WithLabelValues(route, method, strconv.Itoa(status)).Observe(took.Seconds())
 }
 
-func (m *metrics) countCreate(ctx context.Context, dialect string, err error) {
+func (m *metrics) countCreate(c echo.Context, dialect string, err error) {
 	outcome := "created"
 	if err != nil {
-		outcome, _ = classify(ctx, err)
+		outcome, _ = classify(c, err)
 	}
 	m.created.WithLabelValues(dialect, outcome).Inc()
 }

@@ -20,10 +20,8 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/handler/auth"
 )
-
-// maxBody bounds every request body, in bytes.
-const maxBody = 64 << 10
 
 // event collects what is known of a request for its one log line.
 type event struct {
@@ -50,7 +48,8 @@ func (h *Handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		ev := &event{requestID: newRequestID()}
 		c.Set(eventKey, ev)
 		c.Response().Header().Set(echo.HeaderXRequestID, ev.requestID)
-		c.SetRequest(boundBody(c.Response(), c.Request()))
+		c.SetRequest(boundBody(c.Response().Writer, c.Request(), h.limits.BodyBytes))
+		c.Response().Before(h.limitWriting(c))
 		if framedAmbiguously(c.Request()) {
 			c.Response().Header().Set(echo.HeaderConnection, "close")
 		}
@@ -63,14 +62,16 @@ func (h *Handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// boundBody returns the request with a body of at most maxBody. It is a copy:
+// boundBody returns the request with a body of at most limit bytes. The writer is
+// the server's own, not Echo's: that alone learns from the reader that the rest
+// of a body is not worth waiting for, and closes. The request is a copy:
 // net/http looks at the body of its own request after the answer, and one of
 // another type hides from it that a client with "Expect: 100-continue" was never
 // told to go on. It would wait for a body that does not come, and the client for
 // the answer.
-func boundBody(w http.ResponseWriter, r *http.Request) *http.Request {
+func boundBody(w http.ResponseWriter, r *http.Request, limit int) *http.Request {
 	bounded := *r
-	bounded.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	bounded.Body = http.MaxBytesReader(w, r.Body, int64(limit))
 	return &bounded
 }
 
@@ -87,22 +88,33 @@ func framedAmbiguously(r *http.Request) bool {
 // an internal error.
 func (h *Handler) admit(c echo.Context, next echo.HandlerFunc) (err error) {
 	if !isOps(c.Path()) {
-		if !h.gate.enter() {
-			c.Response().Header().Set(echo.HeaderConnection, "close")
-			return &csr.Error{Kind: csr.Unavailable, RetryAfter: time.Second, Err: errDraining}
+		from := auth.NetworkOf(c.RealIP())
+		if err := h.gate.enter(from); err != nil {
+			if errors.Is(err, errDraining) {
+				c.Response().Header().Set(echo.HeaderConnection, "close")
+			}
+			return &csr.Error{Kind: csr.Unavailable, RetryAfter: time.Second, Err: err}
 		}
-		defer h.gate.leave()
+		defer h.gate.leave(from)
 	}
 	defer func() {
 		if p := recover(); p != nil {
 			if cause, ok := p.(error); ok && errors.Is(cause, http.ErrAbortHandler) {
 				panic(p)
 			}
-			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			err = &panicked{p, debug.Stack()}
 		}
 	}()
 	return next(c)
 }
+
+// panicked is a panic as an error.
+type panicked struct {
+	value any
+	stack []byte
+}
+
+func (p *panicked) Error() string { return fmt.Sprintf("panic: %v\n%s", p.value, p.stack) }
 
 // record writes the log line and the histogram sample of a finished request.
 func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
@@ -120,7 +132,7 @@ func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
 	if isOps(route) {
 		level = slog.LevelDebug
 	}
-	kind, fault := classify(c.Request().Context(), ev.err)
+	kind, fault := classify(c, ev.err)
 	if fault {
 		level = slog.LevelError
 	}
@@ -150,12 +162,18 @@ func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
 // maxLoggedError has room for a panic's stack.
 const maxLoggedError = 8 << 10
 
-var errDraining = errors.New("the server is shutting down")
+var (
+	errDraining    = errors.New("the server is shutting down")
+	errCrowded     = errors.New("too many requests are being answered")
+	errCrowdedFrom = errors.New("too many requests of this address are being answered")
+)
 
 // classify names the kind of a request's error and says whether it is the
 // service's own fault.
-func classify(ctx context.Context, err error) (kind string, fault bool) {
+func classify(c echo.Context, err error) (kind string, fault bool) {
+	ctx := c.Request().Context()
 	var (
+		broken  *panicked
 		httpErr *echo.HTTPError
 		csrErr  *csr.Error
 		tooLong *http.MaxBytesError
@@ -165,6 +183,11 @@ func classify(ctx context.Context, err error) (kind string, fault bool) {
 		return "", false
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 		return "client_gone", false
+	case errors.As(err, &broken):
+		return csr.Internal.String(), true
+	case c.Response().Committed:
+		// All that is left to do then is to send: the client did not take it.
+		return "answer_not_taken", false
 	case errors.As(err, &tooLong):
 		return "body_too_large", false
 	case errors.As(err, &httpErr) && httpErr.Code == http.StatusNotFound:
@@ -220,28 +243,57 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// gate counts requests in flight and can be closed for good.
+// limitWriting gives the client its time to take an answer when that begins. Until
+// then the server's own deadline leaves room for the wait for a key.
+func (h *Handler) limitWriting(c echo.Context) func() {
+	return func() {
+		control := http.NewResponseController(c.Response().Writer)
+		if err := control.SetWriteDeadline(time.Now().Add(h.limits.WriteTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			h.log.Debug("no write deadline", "err", err) // the connection is gone
+		}
+	}
+}
+
+// gate counts requests in flight, bounds them, and can be closed for good. The
+// bound is what connections have: HTTP/2, which carries many requests over one,
+// gives no more room than HTTP/1.
 type gate struct {
+	max, maxOfOne int
+
 	mu       sync.Mutex
 	closed   bool
 	inFlight int
-	idle     chan struct{} // closed when the gate is closed and nothing is in flight
+	from     map[netip.Prefix]int // those in flight, by client
+	idle     chan struct{}        // closed when the gate is closed and nothing is in flight
 }
 
-func (g *gate) enter() bool {
+func newGate(maxInAll, maxOfOne int) *gate {
+	return &gate{max: maxInAll, maxOfOne: maxOfOne, from: map[netip.Prefix]int{}}
+}
+
+func (g *gate) enter(from netip.Prefix) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
-		return false
+	switch {
+	case g.closed:
+		return errDraining
+	case g.from[from] >= g.maxOfOne:
+		return errCrowdedFrom
+	case g.inFlight >= g.max:
+		return errCrowded
 	}
 	g.inFlight++
-	return true
+	g.from[from]++
+	return nil
 }
 
-func (g *gate) leave() {
+func (g *gate) leave(from netip.Prefix) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.inFlight--
+	if g.from[from]--; g.from[from] == 0 {
+		delete(g.from, from)
+	}
 	if g.closed && g.inFlight == 0 {
 		close(g.idle)
 	}

@@ -207,7 +207,7 @@ func (a *Authenticator) Login(ctx context.Context, r *http.Request, address stri
 func (a *Authenticator) LoginPassword(ctx context.Context, user, password, address string, realm Realm) (Login, error) {
 	who, err := identity{}, unauthenticated("the user name or the password cannot be one")
 	if usable(user, password) {
-		who, err = a.passwords.verify(ctx, user, password, networkOf(address))
+		who, err = a.passwords.verify(ctx, user, password, NetworkOf(address))
 	}
 	at := attempt{address: address}
 	a.count(ctx, byForm, at, user, err)

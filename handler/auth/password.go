@@ -83,7 +83,7 @@ func (p *passwords) authenticate(ctx context.Context, at attempt) (identity, err
 	if !ok {
 		return identity{}, unauthenticated("the Authorization header cannot be read")
 	}
-	return p.verify(ctx, user, password, networkOf(at.address))
+	return p.verify(ctx, user, password, NetworkOf(at.address))
 }
 
 // verify returns the identity of the user whose password it is. Errors are those

@@ -44,10 +44,10 @@ type origin struct {
 	network netip.Prefix
 }
 
-// networkOf is the part of the network that counts as one address: an IPv4
+// NetworkOf is the part of the network that counts as one address: an IPv4
 // address, or a /64 of IPv6, any address of which its owner can take. Whatever is
 // no address counts as one and the same.
-func networkOf(address string) netip.Prefix {
+func NetworkOf(address string) netip.Prefix {
 	ip, err := netip.ParseAddr(address)
 	if err != nil {
 		return netip.Prefix{}

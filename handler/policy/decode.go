@@ -48,7 +48,11 @@ func (d *decoder) decode(c echo.Context, into any) error {
 }
 
 // readBody returns the whole body, or the *http.MaxBytesError of one too long.
+// Nothing is inflated: a body is as long as what was sent.
 func readBody(r *http.Request) ([]byte, error) {
+	if coding := r.Header.Get(echo.HeaderContentEncoding); coding != "" && !strings.EqualFold(coding, "identity") {
+		return nil, invalid("the Content-Encoding " + quote(coding) + " is not supported; send the body without one")
+	}
 	body, err := io.ReadAll(r.Body)
 	if tooLong := (*http.MaxBytesError)(nil); errors.As(err, &tooLong) {
 		return nil, err

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -130,7 +131,7 @@ func describe(u *url.URL, err error) (status int, doc document) {
 	case errors.As(err, &bad):
 		return http.StatusBadRequest, fieldErrors(bad.sentences())
 	case errors.As(err, &tooLong):
-		return http.StatusRequestEntityTooLarge, document{ErrorCode: codeValidation, ErrorMessage: "The request body is larger than 65536 bytes."}
+		return http.StatusRequestEntityTooLarge, document{ErrorCode: codeValidation, ErrorMessage: fmt.Sprintf("The request body is larger than %d bytes.", tooLong.Limit)}
 	case errors.As(err, &httpErr) && httpErr.Code == http.StatusNotFound:
 		return http.StatusNotFound, document{ErrorCode: codeNotFound, ErrorMessage: "The requested path does not exist."}
 	case errors.As(err, &httpErr) && httpErr.Code == http.StatusMethodNotAllowed:

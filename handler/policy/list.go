@@ -164,6 +164,7 @@ type listResult struct {
 // list answers with a page of a collection: fetch reads its objects, and show
 // makes of each the struct that is its JSON.
 func list[Object, Document any](
+	bound *lists,
 	fetch func(*csr.Grant, context.Context, csr.Page) (objects []Object, next []byte, total int, err error),
 	show func(Object) Document,
 ) Handle {
@@ -173,23 +174,26 @@ func list[Object, Document any](
 		if err != nil {
 			return err
 		}
-		objects, next, total, err := fetch(grant, c.Request().Context(), q.page)
-		if err != nil {
-			return err
-		}
-		result := listResult{Results: make([]any, len(objects)), SortBy: q.sortBy, SortAscending: !q.page.Descending}
-		for i, o := range objects {
-			if result.Results[i], err = include(q.included, show(o)); err != nil {
-				return err
+		ctx := c.Request().Context()
+		return bound.answer(ctx, func() ([]byte, error) {
+			objects, next, total, err := fetch(grant, ctx, q.page)
+			if err != nil {
+				return nil, err
 			}
-		}
-		if q.page.After == nil {
-			result.ResultCount = &total
-		}
-		if next != nil {
-			result.Cursor = newCursor(q.page, next)
-		}
-		return reply(c, http.StatusOK, result)
+			result := listResult{Results: make([]any, len(objects)), SortBy: q.sortBy, SortAscending: !q.page.Descending}
+			for i, o := range objects {
+				if result.Results[i], err = include(q.included, show(o)); err != nil {
+					return nil, err
+				}
+			}
+			if q.page.After == nil {
+				result.ResultCount = &total
+			}
+			if next != nil {
+				result.Cursor = newCursor(q.page, next)
+			}
+			return json.Marshal(result)
+		}, func(body []byte) error { return c.JSONBlob(http.StatusOK, body) })
 	}
 }
 

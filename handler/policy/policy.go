@@ -41,6 +41,7 @@ type Add func(method, path string, operation Operation, handle Handle)
 // Register hands every route of the dialect to add.
 func Register(s Sessions, add Add) {
 	in := newDecoder()
+	bound := newLists()
 	collection := actions{"self_sign": {csr.SelfSignNew, in.selfSignNew}}
 	object := actions{
 		"create":    {csr.CreateNamedCSR, in.createCSR},
@@ -48,14 +49,14 @@ func Register(s Sessions, add Add) {
 		"upload":    {csr.ImportCertificate, uploadCertificate},
 		"self_sign": {csr.SelfSign, selfSign},
 	}
-	add(http.MethodGet, csrsPath, always(csr.ListNamedCSRs), list((*csr.Grant).ListNamedCSRs, newTLSCSR))
+	add(http.MethodGet, csrsPath, always(csr.ListNamedCSRs), list(bound, (*csr.Grant).ListNamedCSRs, newTLSCSR))
 	add(http.MethodPost, csrsPath, collection.operation, collection.handle)
 	add(http.MethodGet, csrsPath+"/:id", always(csr.GetNamedCSR), getCSR)
 	add(http.MethodPost, csrsPath+"/:id", object.operation, object.handle)
 	add(http.MethodDelete, csrsPath+"/:id", always(csr.DeleteNamedCSR), deleteCSR)
 	add(http.MethodGet, csrsPath+"/:id"+pemFile, always(csr.GetNamedCSR), getPEMFile)
 
-	add(http.MethodGet, certificatesPath, always(csr.ListNamedCertificates), list((*csr.Grant).ListNamedCertificates, newTLSCertificate))
+	add(http.MethodGet, certificatesPath, always(csr.ListNamedCertificates), list(bound, (*csr.Grant).ListNamedCertificates, newTLSCertificate))
 	add(http.MethodGet, certificatesPath+"/:id", always(csr.GetNamedCertificate), getCertificate)
 	add(http.MethodDelete, certificatesPath+"/:id", always(csr.DeleteNamedCertificate), deleteCertificate)
 	// Echo lets a parameter that ends a route swallow slashes unless something

@@ -43,6 +43,14 @@ func (d *decoder) decode(c echo.Context, into any) error {
 			Args:    []string{shorten(r.Header.Get(echo.HeaderContentType))},
 		}}}
 	}
+	// Nothing is inflated: a body is as long as what was sent.
+	if coding := r.Header.Get(echo.HeaderContentEncoding); coding != "" && !strings.EqualFold(coding, "identity") {
+		return &badRequest{errorType: "INVALID_REQUEST", messages: []message{{
+			ID:      "vapi.protocol.server.rest.unsupported_media_type",
+			Default: "Unsupported media type: a Content-Encoding is not supported; send the body without one.",
+			Args:    []string{shorten(coding)},
+		}}}
+	}
 	body, err := io.ReadAll(r.Body)
 	if tooLong := (*http.MaxBytesError)(nil); errors.As(err, &tooLong) {
 		return err

@@ -3,6 +3,7 @@ package vapi
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 
@@ -66,7 +67,7 @@ func describe(requestID string, err error) (int, document) {
 	case errors.As(err, &bad):
 		return http.StatusBadRequest, document{ErrorType: bad.errorType, Messages: bad.messages}
 	case errors.As(err, &tooLong):
-		return http.StatusRequestEntityTooLarge, one("INVALID_REQUEST", "attestcsr.http.body_too_large", "The request body is larger than 65536 bytes.")
+		return http.StatusRequestEntityTooLarge, one("INVALID_REQUEST", "attestcsr.http.body_too_large", fmt.Sprintf("The request body is larger than %d bytes.", tooLong.Limit))
 	case errors.As(err, &httpErr) && httpErr.Code == http.StatusNotFound:
 		return http.StatusNotFound, one("NOT_FOUND", "com.vmware.vapi.rest.httpNotFound", "Not found.")
 	case errors.As(err, &httpErr) && httpErr.Code == http.StatusMethodNotAllowed:

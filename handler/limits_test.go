@@ -1,0 +1,235 @@
+package handler_test
+
+import (
+	"bufio"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"attestcsr/handler"
+)
+
+func limited(l handler.Limits) option { return func(c *handler.Config) { c.Limits = l } }
+
+// routesWithBodies are all that read one, with what tells the dialects apart in
+// the answer to a body that is too long.
+func routesWithBodies() []call {
+	const csrs = "/policy/api/v1/infra/csrs"
+	return []call{
+		{method: "POST", path: csrPath},
+		{method: "PUT", path: certificatePath},
+		{method: "POST", path: csrs + "/x?action=create"},
+		{method: "POST", path: csrs + "/x?action=import"},
+		{method: "POST", path: csrs + "/x?action=upload", header: map[string]string{"Content-Type": "multipart/form-data; boundary=x"}},
+		{method: "POST", path: csrs + "?action=self_sign"},
+		{method: "POST", path: "/api/session/create", header: map[string]string{"Content-Type": "application/x-www-form-urlencoded"}},
+	}
+}
+
+// A body that is too long is a 413 in the dialect's own document, with a length
+// that was announced, in chunks, and where the client asks before it sends.
+func TestBodyLimit(t *testing.T) {
+	t.Parallel()
+	const limit = 2000
+	s := newStack(t, limited(handler.Limits{BodyBytes: limit}))
+	dialer := &tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}}
+	for _, route := range routesWithBodies() {
+		for name, send := range map[string]func(w io.Writer) error{
+			"a length": func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "Content-Length: %d\r\n\r\n%s", limit+1, strings.Repeat(" ", limit+1))
+				return err
+			},
+			"chunks": func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "Transfer-Encoding: chunked\r\n\r\n%s", strings.Repeat("a\r\n          \r\n", limit/10+1))
+				return err
+			},
+			"a question before": func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "Content-Length: %d\r\nExpect: 100-continue\r\n\r\n", 50<<20)
+				return err
+			},
+		} {
+			c, err := dialer.DialContext(t.Context(), "tcp", strings.TrimPrefix(s.url, "https://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req, err := http.NewRequestWithContext(t.Context(), route.method, s.url+route.path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.SetBasicAuth("admin", adminPassword)
+			mediaType := "application/json"
+			if other, given := route.header["Content-Type"]; given {
+				mediaType = other
+			}
+			_, err = fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: x\r\nAuthorization: %s\r\nContent-Type: %s\r\n", route.method, route.path, req.Header.Get("Authorization"), mediaType)
+			if err == nil {
+				err = send(c)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			in := bufio.NewReader(c)
+			resp, err := http.ReadResponse(in, nil)
+			for err == nil && resp.StatusCode == http.StatusContinue {
+				// It is asked to go on and sends too much.
+				if _, err = io.WriteString(c, strings.Repeat(" ", limit+1)); err == nil {
+					resp, err = http.ReadResponse(in, nil)
+				}
+			}
+			if err != nil {
+				t.Fatalf("%s with %s: %v", route.path, name, err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if err != nil || resp.StatusCode != http.StatusRequestEntityTooLarge || !strings.Contains(string(body), "larger than 2000 bytes") {
+				t.Errorf("%s with %s: %v %s %s", route.path, name, err, resp.Status, body)
+			}
+			_ = c.Close()
+		}
+	}
+}
+
+// What is compressed is told from what is malformed, and is not inflated.
+func TestContentEncoding(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	for _, route := range routesWithBodies() {
+		for coding, refused := range map[string]bool{"gzip": true, "GZIP": true, "br": true, "gzip, identity": true, "identity": false, "Identity": false} {
+			c := route
+			c.body = "\x1f\x8b\x08"
+			c.header = map[string]string{"Content-Encoding": coding}
+			for name, value := range route.header {
+				c.header[name] = value
+			}
+			a := s.do(c)
+			if a.status != 400 || strings.Contains(string(a.body), "Content-Encoding") != refused {
+				t.Errorf("%s to %s: %d %s", coding, c.path, a.status, a.body)
+			}
+			if refused && c.path == csrPath {
+				e := a.vapiError(t)
+				if e.ErrorType != "INVALID_REQUEST" || e.Messages[0].ID != "vapi.protocol.server.rest.unsupported_media_type" {
+					t.Errorf("%+v", e)
+				}
+			}
+		}
+	}
+}
+
+// Requests at a time are bounded in all and of one address, whatever the number
+// of connections; those beyond are told when to come again, and health goes on.
+func TestRequestsAtATime(t *testing.T) {
+	t.Parallel()
+	s := newStack(t, trusting("127.0.0.0/8"), limited(handler.Limits{Requests: 5, OfAddress: 3}))
+	type held struct{ end func() }
+	hold := func(address string) held {
+		body, end := io.Pipe()
+		req, err := http.NewRequestWithContext(t.Context(), "POST", s.url+csrPath, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth("admin", adminPassword)
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("X-Forwarded-For", address)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			resp, err := s.client.Do(req)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_ = resp.Body.Close()
+			if resp.StatusCode != 400 {
+				t.Errorf("a request that was let in: %s", resp.Status)
+			}
+		})
+		return held{func() { _ = end.Close(); wg.Wait() }}
+	}
+	status := func(address string) answer {
+		return s.do(call{method: "GET", path: certificatePath, header: map[string]string{"X-Forwarded-For": address}})
+	}
+	waitFor := func(n string) {
+		t.Helper()
+		for range 500 {
+			if strings.Contains(string(s.do(call{method: "GET", path: "/metrics"}).body), "attestcsr_http_requests_in_flight "+n+"\n") {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Fatalf("never %s in flight", n)
+	}
+	all := []held{hold("192.0.2.1"), hold("192.0.2.1"), hold("192.0.2.1")}
+	waitFor("3")
+	if a := status("192.0.2.1"); a.status != 503 || a.header.Get("Retry-After") == "" {
+		t.Errorf("a fourth of one address: %d %s", a.status, a.body)
+	}
+	if a := status("192.0.2.2"); a.status != 200 {
+		t.Errorf("of another address: %d %s", a.status, a.body)
+	}
+	all = append(all, hold("2001:db8::1"), hold("2001:db8::2"))
+	waitFor("5")
+	if a := status("192.0.2.2"); a.status != 503 {
+		t.Errorf("a sixth in all: %d %s", a.status, a.body)
+	}
+	if a := s.do(call{method: "GET", path: "/readyz"}); a.status != 200 {
+		t.Errorf("readiness: %d", a.status)
+	}
+	for _, h := range all {
+		h.end()
+	}
+	waitFor("0")
+	if a := status("192.0.2.1"); a.status != 200 {
+		t.Errorf("afterwards: %d %s", a.status, a.body)
+	}
+}
+
+// A client that does not take its answer is cut off after its time, and that is
+// no fault of the service.
+func TestAnswerNotTaken(t *testing.T) {
+	t.Parallel()
+	s := newStack(t, limited(handler.Limits{WriteTimeout: 300 * time.Millisecond}))
+	for i := range 200 {
+		a := s.do(call{method: "POST", path: fmt.Sprintf("/policy/api/v1/infra/csrs/%d?action=create", i),
+			body: `{"subject":{"attributes":[{"key":"CN","value":"x"}]},"algorithm":"EC","key_size":256,"description":"` + strings.Repeat("x", 1000) + `"}`})
+		if a.status != 201 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+	}
+	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(s.url, "https://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.(*net.TCPConn).SetReadBuffer(4096); err != nil {
+		t.Fatal(err)
+	}
+	secured := tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+	req, err := http.NewRequestWithContext(t.Context(), "GET", s.url+"/policy/api/v1/infra/csrs", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.SetBasicAuth("admin", adminPassword)
+	for range 40 { // more than the kernel keeps
+		if err := req.Write(secured); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 1000 {
+		if strings.Contains(s.log.String(), `"error_kind":"answer_not_taken"`) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	log := s.log.String()
+	if !strings.Contains(log, `"error_kind":"answer_not_taken"`) {
+		t.Error("the client is not cut off")
+	}
+	if strings.Contains(log, `"level":"ERROR"`) {
+		t.Errorf("an error of the service: %s", log[strings.Index(log, `"level":"ERROR"`):])
+	}
+}
