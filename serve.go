@@ -21,7 +21,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
-	"golang.org/x/net/netutil"
 
 	"attestcsr/config"
 	"attestcsr/csr"
@@ -37,12 +36,23 @@ import (
 const (
 	storeFile  = "attestcsr.db"
 	keysetFile = "sealing-keyset.json"
-	// maxConnections bounds what a listener accepts at the same time.
-	maxConnections = 2000
-	// gcPercent lets the heap grow to six times what is live before it is
-	// collected. That is some ten MB; at Go's default of 100 the collector would run
-	// a hundred times a second under load.
-	gcPercent = 500
+	// opsConnections bounds ops_listen, so that probes and Prometheus get in
+	// whatever happens to the API; opsOfAddress leaves room for a second prober.
+	opsConnections = 64
+	opsOfAddress   = 48
+	// gcFloor is memory that counts as live and is never touched, so that it costs
+	// address space alone; bytes. The heap may grow to twice what is live before it
+	// is collected: without the floor, with a few MB live, the collector would run
+	// a hundred times a second under load. A higher GOGC would do as well in quiet
+	// times and multiply what hostile clients can make live.
+	gcFloor = 16 << 20
+	// longestOperation has room for the making of the largest key, and for a commit
+	// on a slow disk, after the wait for a key.
+	longestOperation = 2 * time.Minute
+	// minFrameSize is the smallest largest frame (RFC 9113 section 4.2), maxBody the
+	// largest value of limits.body_bytes; bytes.
+	minFrameSize = 16 << 10
+	maxBody      = 64 << 10
 	// closeTimeout is how long the end waits for keys in the making.
 	closeTimeout = 3 * time.Second
 )
@@ -59,10 +69,12 @@ func (p process) serveCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if _, given := os.LookupEnv("GOGC"); !given {
-			debug.SetGCPercent(gcPercent)
-		}
+		floor := make([]byte, gcFloor)
+		defer runtime.KeepAlive(floor)
 		log := newLogger(cfg, p.stdout)
+		if _, given := os.LookupEnv("GOMEMLIMIT"); !given {
+			limitMemory(cfg.Limits.Memory, os.DirFS("/"), log)
+		}
 		for _, text := range warnings {
 			log.Warn("settings", "warning", text)
 		}
@@ -103,6 +115,8 @@ type server struct {
 	cert     *serverCert
 	handler  *handler.Handler
 	password password
+
+	connections, opsConnections *connections
 }
 
 // newServer opens everything, from the bottom up: the store, whose lock makes
@@ -124,7 +138,10 @@ func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, stdout
 	if err := s.openAudit(ctx, custodian, stdout); err != nil {
 		return nil, err
 	}
-	service, err := csr.New(csr.Config{Keys: s.keys, KeySizes: cfg.KeySizes, Hostname: cfg.Hostname, MaxRequests: cfg.Limits.CSRs, Audit: s.audit})
+	service, err := csr.New(csr.Config{
+		Keys: s.keys, KeySizes: cfg.KeySizes, Hostname: cfg.Hostname,
+		MaxRequests: cfg.Limits.CSRs, MaxCertificates: cfg.Limits.Certificates, Audit: s.audit,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -144,6 +161,7 @@ func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, stdout
 	all = append(all, service.Collectors()...)
 	all = append(all, s.auth.Collectors()...)
 	all = append(all, s.audit.Collectors()...)
+	all = append(all, s.boundConnections()...)
 	for _, c := range all {
 		if err := registry.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
@@ -156,7 +174,13 @@ func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, stdout
 		Registry:       registry,
 		Logger:         log,
 		TrustedProxies: cfg.TrustedProxies,
-		SeparateOps:    cfg.OpsListen != "",
+		Limits: handler.Limits{
+			BodyBytes:    cfg.Limits.BodyBytes,
+			Requests:     cfg.Limits.Connections,
+			OfAddress:    cfg.Limits.ConnectionsPerAddress,
+			WriteTimeout: cfg.Limits.WriteTimeout,
+		},
+		SeparateOps: cfg.OpsListen != "",
 	})
 	return s, err
 }
@@ -234,13 +258,15 @@ func (s *server) prepareUsers(terminal bool, processors int) error {
 		return err
 	}
 	s.auth = auth.New(auth.Config{
-		Users:       users,
-		Privileges:  privilegesOf(s.cfg),
-		IdleTimeout: s.cfg.Session.IdleTimeout,
-		Lifetime:    s.cfg.Session.Lifetime,
-		OnPassword:  s.forgetInitialPassword,
-		Refused:     s.audit.Refuse,
-		Comparisons: max(1, processors/2),
+		Users:           users,
+		Privileges:      privilegesOf(s.cfg),
+		IdleTimeout:     s.cfg.Session.IdleTimeout,
+		Lifetime:        s.cfg.Session.Lifetime,
+		Sessions:        s.cfg.Limits.Sessions,
+		SessionsPerUser: s.cfg.Limits.SessionsPerUser,
+		OnPassword:      s.forgetInitialPassword,
+		Refused:         s.audit.Refuse,
+		Comparisons:     max(1, processors/2),
 	})
 	return nil
 }
@@ -277,19 +303,19 @@ func (s *server) reloadUsers() {
 // run listens, serves until ctx ends, and then drains: requests in flight get
 // their answers, new ones a 503, for shutdown_timeout at most.
 func (s *server) run(ctx context.Context, stderr io.Writer) error {
-	api, err := s.listen(s.cfg.Listen)
+	api, err := s.listen(s.cfg.Listen, s.connections)
 	if err != nil {
 		return err
 	}
 	listeners := []net.Listener{api}
-	servers := []*http.Server{s.httpServer(s.handler)}
+	servers := []*http.Server{s.httpServer(s.handler, s.connections)}
 	if s.cfg.OpsListen != "" {
-		ops, err := s.listen(s.cfg.OpsListen)
+		ops, err := s.listen(s.cfg.OpsListen, s.opsConnections)
 		if err != nil {
 			return errors.Join(err, api.Close())
 		}
 		listeners = append(listeners, ops)
-		servers = append(servers, s.httpServer(s.handler.Ops()))
+		servers = append(servers, s.httpServer(s.handler.Ops(), s.opsConnections))
 	}
 	if err := s.banner(listeners).print(stderr); err != nil {
 		return err
@@ -332,7 +358,7 @@ func (s *server) keepCertificate(ctx context.Context) {
 	}
 }
 
-func (s *server) listen(address string) (net.Listener, error) {
+func (s *server) listen(address string, bound *connections) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("cannot listen on %s: another program does; stop it, or choose another address with --listen or --ops-listen", address)
@@ -340,23 +366,39 @@ func (s *server) listen(address string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %w", address, err)
 	}
-	return netutil.LimitListener(l, maxConnections), nil
+	bound.Listener = l
+	return bound, nil
 }
 
-// httpServer sets every limit that net/http leaves open. The write timeout
-// leaves room for the wait for a key and the making of the largest one.
-func (s *server) httpServer(h http.Handler) *http.Server {
+// httpServer sets every limit that net/http leaves open.
+func (s *server) httpServer(h http.Handler, bound *connections) *http.Server {
+	limits := s.cfg.Limits
 	return &http.Server{
-		Handler:           h,
+		Handler:           bound.watch(h),
+		ConnContext:       bound.context,
 		TLSConfig:         s.cert.tlsConfig(),
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      3 * time.Minute,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    32 << 10,
+		ReadHeaderTimeout: limits.ReadHeaderTimeout,
+		ReadTimeout:       limits.ReadTimeout,
+		// The handler sets a shorter one when the answer is ready.
+		WriteTimeout:   s.cfg.KeyQueue.Deadline + longestOperation + limits.WriteTimeout,
+		IdleTimeout:    limits.IdleTimeout,
+		MaxHeaderBytes: limits.HeaderBytes,
+		ConnState:      bound.follow,
+		ErrorLog:       log.New(serverLog{s.log}, "", 0),
 		// "OPTIONS *" is for the handler to refuse and to log, as all OPTIONS.
 		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     log.New(serverLog{s.log}, "", 0),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: limits.Streams,
+			// A connection keeps a buffer for its largest frame.
+			MaxReadFrameSize: minFrameSize,
+			// What is received and not yet read is memory: one body of a stream, and
+			// of a connection a few, since handlers read them at once.
+			MaxReceiveBufferPerStream:     maxBody,
+			MaxReceiveBufferPerConnection: 4 * maxBody,
+			// Without it a client that reads nothing from its socket keeps the
+			// connection after all its streams have timed out.
+			WriteByteTimeout: limits.WriteTimeout,
+		},
 	}
 }
 

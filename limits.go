@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
+	"path"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"attestcsr/config"
+)
+
+// ownFiles is how many files the process needs beside its connections: the
+// store, its own files, the poller, /proc for the metrics, and some to spare.
+const ownFiles = 64
+
+// boundConnections makes the bounds of the listeners and returns their metrics.
+// Where the system lets the process have fewer files, the bound is lower than the
+// setting: a listener that runs out of files lets nobody in.
+func (s *server) boundConnections() []prometheus.Collector {
+	limits := s.cfg.Limits
+	reserved := ownFiles
+	if s.cfg.OpsListen != "" {
+		reserved += opsConnections
+	}
+	all := limits.Connections
+	if room, err := filesAllowed(); err != nil {
+		s.log.Warn("the limit of open files cannot be read", "err", err)
+	} else if room -= reserved; room < all {
+		all = max(1, room)
+		s.log.Warn("limits.connections is more than the limit of open files allows (ulimit -n, LimitNOFILE=): raise that to use it",
+			"limits_connections", limits.Connections, "used", all, "open_files_needed", limits.Connections+reserved)
+	}
+	s.connections = newConnections(bounds{listener: "api", all: all, address: limits.ConnectionsPerAddress, trusted: s.cfg.TrustedProxies})
+	collectors := s.connections.collectors()
+	if s.cfg.OpsListen != "" {
+		s.opsConnections = newConnections(bounds{listener: "ops", all: opsConnections, address: opsOfAddress})
+		collectors = append(collectors, s.opsConnections.collectors()...)
+	}
+	return collectors
+}
+
+// filesAllowed is how many files the process may have open. Package os has raised
+// the soft limit to the hard one at its start.
+func filesAllowed() (int, error) {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 0, err
+	}
+	return int(min(limit.Cur, math.MaxInt32)), nil
+}
+
+// limitMemory gives the garbage collector its limit. GOMEMLIMIT is the operator's
+// word, and the runtime has followed it already.
+func limitMemory(limit int64, root fs.FS, log *slog.Logger) {
+	if limit == config.MemoryAuto {
+		found, err := cgroupMemory(root)
+		if err != nil {
+			log.Warn("the memory limit of the cgroup cannot be read: set limits.memory", "err", err)
+		}
+		// The rest is for what the collector does not see, and for the time it takes.
+		limit = found / 10 * 9
+	}
+	if limit == config.MemoryOff {
+		return
+	}
+	debug.SetMemoryLimit(limit)
+	log.LogAttrs(context.Background(), slog.LevelInfo, "memory limit of the garbage collector", slog.Int64("bytes", limit))
+}
+
+// cgroupMemory returns the lowest memory limit of the process's cgroup and those
+// above it, in bytes, or 0 where there is none. root is the root of the file system.
+func cgroupMemory(root fs.FS) (int64, error) {
+	groups, err := fs.ReadFile(root, "proc/self/cgroup")
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil // not Linux, or no /proc
+	}
+	if err != nil {
+		return 0, err
+	}
+	lowest := int64(0)
+	for line := range strings.Lines(string(groups)) {
+		// hierarchy:controllers:path (cgroups(7)); version 2 names no controllers.
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(fields) != 3 {
+			continue
+		}
+		mount, file := "sys/fs/cgroup", "memory.max"
+		if fields[1] == "memory" {
+			mount, file = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+		} else if fields[1] != "" {
+			continue
+		}
+		// In a container the path may be that of the host, whose directories are not
+		// there; the container's own is the mount itself.
+		for at := path.Clean("/" + fields[2]); ; at = path.Dir(at) {
+			limit, err := readLimit(root, path.Join(mount, at, file))
+			if err != nil {
+				return 0, err
+			}
+			if limit > 0 && (lowest == 0 || limit < lowest) {
+				lowest = limit
+			}
+			if at == "/" {
+				break
+			}
+		}
+	}
+	return lowest, nil
+}
+
+// unlimited is what version 1 shows where nothing was set: the largest number of
+// whole pages.
+const unlimited = 1 << 62
+
+// readLimit returns 0 where the file is not there or sets no limit.
+func readLimit(root fs.FS, name string) (int64, error) {
+	text, err := fs.ReadFile(root, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	word := strings.TrimSpace(string(text))
+	if word == "max" {
+		return 0, nil
+	}
+	limit, err := strconv.ParseInt(word, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", name, err)
+	}
+	if limit >= unlimited {
+		return 0, nil
+	}
+	return limit, nil
+}
