@@ -199,16 +199,25 @@ func TestAuditAfterKill(t *testing.T) {
 	kills := keystoretest.Effort(8, 200)
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")
+	// Not the test binary: the race detector would make most of it waiting.
+	binary := filepath.Join(dir, "attestcsr")
+	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	overwrite(t, dir, "password", "swordfish")
+	overwrite(t, dir, "config.yaml", noPool)
+	args := []string{"--admin-password-file", filepath.Join(dir, "password"), "--config", filepath.Join(dir, "config.yaml")}
 	acknowledged := map[string]bool{}
 	for n := range kills {
-		s := launch(t, data, "--admin-password-file", filepath.Join(dir, "password"))
+		s := launchBinary(t, binary, data, args...)
 		if err := s.waitReady(); err != nil {
 			t.Fatal(err)
 		}
 		s.password = "swordfish"
 		var mu sync.Mutex
 		var clients sync.WaitGroup
+		first := make(chan struct{})
+		begun := sync.OnceFunc(func() { close(first) })
 		for c := range 3 {
 			clients.Go(func() {
 				for i := 0; ; i++ {
@@ -223,10 +232,16 @@ func TestAuditAfterKill(t *testing.T) {
 					mu.Lock()
 					acknowledged[id] = true
 					mu.Unlock()
+					begun()
 				}
 			})
 		}
-		time.Sleep(time.Duration(150+n*137%450) * time.Millisecond)
+		select {
+		case <-first:
+		case <-time.After(time.Minute):
+			t.Fatal("no create is answered")
+		}
+		time.Sleep(time.Duration(n*137%450) * time.Millisecond)
 		s.kill()
 		clients.Wait()
 		if s.cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
@@ -236,7 +251,11 @@ func TestAuditAfterKill(t *testing.T) {
 			t.Fatalf("after kill %d: %v\n%s", n+1, err, out)
 		}
 	}
-	if err := start(t, data, "--admin-password-file", filepath.Join(dir, "password")).stop(); err != nil {
+	last := launchBinary(t, binary, data, args...)
+	if err := last.waitReady(); err != nil {
+		t.Fatal(err)
+	}
+	if err := last.stop(); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := verifyAudit(t, data); err != nil {
