@@ -63,7 +63,7 @@ func TestFolding(t *testing.T) {
 	tr.log.Refuse(refusal("alice", "192.0.2.1", "throttled"))
 	told := time.Now()
 	eventually(t, "the first of each", func() bool { return len(tr.refusals()) == 3 })
-	if took := time.Since(told); took > time.Second {
+	if took := time.Since(told); took > 3*time.Second { // a second, on a machine that has one to spare
 		t.Errorf("after %s", took)
 	}
 	for _, l := range tr.refusals() {
