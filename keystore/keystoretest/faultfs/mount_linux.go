@@ -44,12 +44,19 @@ func (d *Disk) Mount(point string) (*Mount, error) {
 	return &Mount{server, point}, nil
 }
 
-// Close takes the disk away. Processes that used it have to have ended.
+// Close takes the disk away. Processes that used it have to have ended; what the
+// kernel still has to tidy up after them on a busy machine is waited for.
 func (m *Mount) Close() error {
-	if err := m.server.Unmount(); err != nil {
-		return fmt.Errorf("unmounting %s: %w", m.point, err)
+	const patience = 20 * time.Second
+	for begun := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		err := m.server.Unmount()
+		if err == nil {
+			return nil
+		}
+		if time.Since(begun) > patience {
+			return fmt.Errorf("unmounting %s: %w", m.point, err)
+		}
 	}
-	return nil
 }
 
 // fileSystem answers the kernel. Nodes keep their numbers for as long as the disk

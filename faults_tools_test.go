@@ -1,0 +1,451 @@
+//go:build tools
+
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"attestcsr/keystore/keystoretest"
+	"attestcsr/keystore/keystoretest/faultfs"
+)
+
+// realBinary builds the service once, and not as the test binary: the race detector
+// would make most of a run waiting.
+var realBinary = sync.OnceValues(func() (string, error) { //nolint:gochecknoglobals // built once for all tests
+	dir, err := os.MkdirTemp("", "attestcsr-test-")
+	if err != nil {
+		return "", err
+	}
+	binary := filepath.Join(dir, "attestcsr")
+	out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return binary, nil
+})
+
+// A scenario is a life of the service on a disk: a start, changes, a stop.
+type scenario struct {
+	name  string
+	first bool // on an empty disk, with the built-in admin
+	steps []step
+}
+
+func scenarios() []scenario {
+	return []scenario{
+		{name: "first start", first: true, steps: []step{createRequest("a")}},
+		{name: "ESX", steps: []step{createCSR, setCertificate, renewCertificate, createCSR, deleteCSR}},
+		{name: "NSX", steps: []step{createRequest("a"), importCertificate("a"), createRequest("b"), deleteRequest("b")}},
+	}
+}
+
+// stage is what the runs of a scenario share.
+type stage struct {
+	scenario
+	binary string
+	args   []string
+	disk   *faultfs.Disk // as every run finds it
+	stored stored        // what is on it
+	ca     *authority
+	runs   string // a folder for the folders of runs
+	count  atomic.Int64
+}
+
+func setStage(t *testing.T, sc scenario) *stage {
+	t.Helper()
+	binary, err := realBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	st := &stage{scenario: sc, binary: binary, ca: newAuthority(t), runs: dir, stored: stored{}}
+	if sc.first {
+		st.stored = stored{installedName: unknown} // by the time that a server is ready
+		overwrite(t, dir, "config.yaml", noPool)
+		st.args = []string{"--config", filepath.Join(dir, "config.yaml")}
+		st.disk = faultfs.NewDisk()
+		return st
+	}
+	st.args = settings(t, dir)
+	data := filepath.Join(dir, "prepared")
+	s := launchBinary(t, binary, data, st.args...)
+	if err := s.waitReady(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if st.stored, err = audit(t.Context(), data); err != nil {
+		t.Fatal(err)
+	}
+	if st.disk, err = faultfs.Load(data); err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+// folder makes a new one for a run.
+func (st *stage) folder(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(st.runs, fmt.Sprint(st.count.Add(1)))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// life is one run of a scenario, on a disk of its own.
+type life struct {
+	*stage
+	t        *testing.T
+	what     string // for messages
+	disk     *faultfs.Disk
+	mount    *faultfs.Mount
+	point    string
+	started  chan struct{}
+	s        *instance
+	password string // of the built-in admin
+	stored   stored // what was acknowledged
+	next     stored // what is there if the change under way happened; nil: there is none
+}
+
+// begin mounts a copy of the disk.
+func (st *stage) begin(t *testing.T, what string) *life {
+	t.Helper()
+	r := &life{stage: st, t: t, what: st.name + ", " + what, disk: st.disk.Cut(faultfs.Everything()), point: st.folder(t), stored: st.stored}
+	var err error
+	if r.mount, err = r.disk.Mount(r.point); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// launch starts the service on the mount and waits until it serves.
+func (r *life) launch() error {
+	r.started = make(chan struct{})
+	r.s = launchBinary(r.t, r.binary, r.point, r.args...)
+	close(r.started)
+	if err := r.s.waitReady(); err != nil {
+		return err
+	}
+	r.logIn(r.s, r.point)
+	return nil
+}
+
+// logIn finds the password of a built-in admin, which is on the mount and so
+// nothing that this process may read itself. After the first login it is only in
+// memory, here as with an operator.
+func (r *life) logIn(s *instance, dir string) {
+	if !r.first {
+		s.password = testPassword
+		return
+	}
+	if out, err := exec.Command("cat", filepath.Join(dir, initialPasswordFile)).Output(); err == nil {
+		r.password = strings.TrimSpace(string(out))
+	}
+	s.password = r.password
+}
+
+// kill ends the process from within an operation.
+func (r *life) kill() {
+	<-r.started
+	_ = r.s.cmd.Process.Kill() // it may have ended
+}
+
+// play makes the changes until one is not answered with success.
+func (r *life) play() (status int, body string, err error) {
+	for _, next := range r.steps {
+		c, err := next(r.ca, r.stored)
+		if err != nil {
+			r.t.Fatalf("%s: %v", r.what, err)
+		}
+		r.next = c.after
+		after, status, body, err := r.s.send(c)
+		if err != nil || status != c.status {
+			return status, body, err
+		}
+		r.stored, r.next = after, nil
+	}
+	return 0, "", nil
+}
+
+func (r *life) end() {
+	r.t.Helper()
+	r.s.kill()
+	if err := r.mount.Close(); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// holds reports whether what is on a disk is what was acknowledged, with the change
+// under way or without.
+func (r *life) holds(found stored) bool {
+	return found.is(r.stored) || r.next != nil && found.is(r.next)
+}
+
+// check looks at what the run has left on a disk: a server gets ready on it, logs
+// in, and has what was acknowledged; every record passes the audit.
+func (r *life) check(what string, d *faultfs.Disk, restart bool) {
+	r.t.Helper()
+	what = r.what + ": " + what
+	dir := r.folder(r.t)
+	if err := d.Save(dir); err != nil {
+		r.t.Fatal(err)
+	}
+	if restart {
+		s := launchBinary(r.t, r.binary, dir, r.args...)
+		if err := s.waitReady(); err != nil {
+			r.t.Errorf("%s: %v", what, err)
+			return
+		}
+		r.logIn(s, dir)
+		if status, body, err := s.do("GET", "/readyz", "", ""); err != nil || status != http.StatusOK {
+			r.t.Errorf("%s: readiness %d %s %v", what, status, body, err)
+		}
+		found, err := s.view()
+		if err != nil || !r.holds(found) {
+			r.t.Errorf("%s: the server has %s\nacknowledged was %s\nunder way was %s\n%v", what, found, r.stored, r.next, err)
+		}
+		quiet(r.t, what, s)
+		s.kill()
+	}
+	found, err := audit(r.t.Context(), dir)
+	if err != nil || !r.holds(found) {
+		r.t.Errorf("%s: stored is %s\nacknowledged was %s\nunder way was %s\n%v", what, found, r.stored, r.next, err)
+	}
+	if found := temporary(r.t, dir); len(found) > 1 {
+		r.t.Errorf("%s: left behind: %q", what, found)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		r.t.Error(err)
+	}
+}
+
+// length lives the scenario without a fault and returns how many operations the
+// fault could have met.
+func (st *stage) length(t *testing.T, fault faultfs.Fault) int {
+	t.Helper()
+	r := st.begin(t, "without a fault")
+	if err := r.launch(); err != nil {
+		t.Fatal(err)
+	}
+	if status, body, err := r.play(); err != nil || status != 0 {
+		t.Fatalf("%s: %d %s %v", r.what, status, body, err)
+	}
+	if err := r.s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	r.end()
+	r.check("after a clean stop", r.disk, true)
+	r.check("after a clean stop and a power cut", r.disk.Cut(faultfs.Nothing()), true)
+	keystoretest.Count(t, "disk operations numbered", len(r.disk.Operations(faultfs.Changes()...)))
+	return len(r.disk.Operations(fault.Meets()...))
+}
+
+// walk calls fn with first to last, some at a time, in steps of stride.
+func walk(first, last, stride int, fn func(n int)) {
+	const together = 4
+	var wg sync.WaitGroup
+	numbers := make(chan int)
+	for range together {
+		wg.Go(func() {
+			for n := range numbers {
+				fn(n)
+			}
+		})
+	}
+	for n := first; n <= last; n += stride {
+		numbers <- n
+	}
+	close(numbers)
+	wg.Wait()
+}
+
+// TestKillAtEveryOperation ends the service at each operation on its disk. What the
+// kernel had by then is there (SIGKILL), and after a power cut what was flushed,
+// with nothing, all or some of the rest.
+func TestKillAtEveryOperation(t *testing.T) {
+	t.Parallel()
+	for _, sc := range scenarios() {
+		t.Run(sc.name, func(t *testing.T) {
+			t.Parallel()
+			st := setStage(t, sc)
+			last := st.length(t, faultfs.Kill)
+			var fired, cuts atomic.Int64
+			walk(1, last, 1, func(n int) {
+				r := st.begin(t, fmt.Sprintf("killed at operation %d of %d", n, last))
+				r.disk.Arm(faultfs.Kill, n, faultfs.Nothing(), r.kill)
+				if r.launch() == nil {
+					if status, body, err := r.play(); status != 0 {
+						t.Errorf("%s: %d %s %v", r.what, status, body, err)
+					} else if err == nil {
+						_ = r.s.cmd.Process.Signal(syscall.SIGTERM) // it may be gone
+						<-r.s.exited
+					}
+				}
+				<-r.s.exited
+				o, met := r.disk.Fired()
+				if signal := r.s.cmd.ProcessState.Sys().(syscall.WaitStatus).Signal(); !met || signal != syscall.SIGKILL { //nolint:forcetypeassert // on Linux it is
+					t.Errorf("%s: fired %t, the process ended with %v\n%s%s", r.what, met, r.s.cmd.ProcessState, r.s.stderr, r.s.stdout)
+				}
+				r.what += " (" + o.String() + ")"
+				r.end()
+				fired.Add(1)
+				cuts.Add(int64(r.checkCrash(n)))
+			})
+			keystoretest.Count(t, "kills", int(fired.Load()))
+			keystoretest.Count(t, "power cuts", int(cuts.Load()))
+		})
+	}
+}
+
+// checkCrash checks what is left of a life that ended at operation n: by its end,
+// and by power cuts in the same moment. It returns how many of those there were. A
+// start costs much on the disk of a first one, which makes keys and hashes: the
+// short run takes the states in turn.
+func (r *life) checkCrash(n int) (cuts int) {
+	r.t.Helper()
+	seeds := keystoretest.Effort(2, 20)
+	turn := func(i int) bool { return !r.first || seeds > 2 || n%3 == i }
+	if turn(0) {
+		r.check("after SIGKILL", r.disk, true)
+	}
+	if turn(1) {
+		r.check("after a power cut that left only what was flushed", r.disk.Cut(faultfs.Nothing()), r.first || n%2 == 0)
+		cuts++
+	}
+	for i := range seeds {
+		if seed := n*seeds + i; turn(2) {
+			r.check(fmt.Sprint("after a power cut, seed ", seed), r.disk.Cut(faultfs.Some(uint64(seed))), r.first || seed%8 == 1) //nolint:gosec // positive
+			cuts++
+		}
+	}
+	return cuts
+}
+
+// TestFailingOperations fails each operation on the disk once, while the service
+// goes on or is started again: errors are clear, nothing acknowledged is lost, not
+// even when the power is cut afterwards, and a change that was refused as not
+// committed has not happened.
+func TestFailingOperations(t *testing.T) {
+	t.Parallel()
+	faults := []faultfs.Fault{faultfs.IOError, faultfs.NoSpace, faultfs.ShortWrite, faultfs.ReadError}
+	for _, sc := range scenarios() {
+		t.Run(sc.name, func(t *testing.T) {
+			t.Parallel()
+			st := setStage(t, sc)
+			for i, fault := range faults {
+				t.Run(string(fault), func(t *testing.T) {
+					last := st.length(t, fault)
+					stride := keystoretest.Effort(map[bool]int{true: 5, false: 3}[sc.first], 1)
+					var fired atomic.Int64
+					walk(1+i%stride, last, stride, func(n int) {
+						if st.fail(t, fault, n, last) {
+							fired.Add(1)
+						}
+					})
+					keystoretest.Count(t, "faults fired", int(fired.Load()))
+				})
+			}
+		})
+	}
+}
+
+// fail lives the scenario with a fault at operation n and reports whether it
+// happened.
+func (st *stage) fail(t *testing.T, fault faultfs.Fault, n, last int) bool {
+	t.Helper()
+	r := st.begin(t, fmt.Sprintf("%s at operation %d of %d", fault, n, last))
+	r.disk.Arm(fault, n, faultfs.Some(uint64(n)), nil) //nolint:gosec // positive
+	err := r.launch()
+	if err != nil {
+		// The start was refused; with the disk well again it goes through.
+		if text := r.s.stderr.String(); !strings.HasPrefix(text, "attestcsr: ") || r.s.cmd.ProcessState.ExitCode() != 1 {
+			t.Errorf("%s: no sentence: %v", r.what, err)
+		}
+		quiet(t, r.what, r.s)
+		err = r.launch()
+	}
+	if err == nil {
+		r.insist()
+		if err := r.s.stop(); err != nil && !strings.HasPrefix(r.s.stderr.String(), "attestcsr: ") {
+			r.what += " (no clean end)"
+		}
+	} else {
+		t.Errorf("%s: the second start: %v", r.what, err)
+	}
+	o, fired := r.disk.Fired()
+	if !fired {
+		t.Errorf("%s: the fault did not happen: %d operations", r.what, len(r.disk.Operations(fault.Meets()...)))
+	}
+	r.what += " (" + o.String() + ")"
+	quiet(t, r.what, r.s)
+	r.end()
+	if t.Failed() {
+		t.Logf("%s\n%s", r.what, r.s.stdout)
+	}
+	r.check("afterwards", r.disk, n%4 == 0)
+	r.check("after a power cut", r.disk.Cut(faultfs.Nothing()), n%4 == 2)
+	return fired
+}
+
+// insist makes the changes, each again until it happened.
+func (r *life) insist() {
+	r.t.Helper()
+	for _, next := range r.steps {
+		for attempt := 0; ; attempt++ {
+			c, err := next(r.ca, r.stored)
+			if err != nil {
+				r.t.Fatalf("%s: %v", r.what, err)
+			}
+			r.next = c.after
+			after, status, body, err := r.s.send(c)
+			if err == nil && status == c.status {
+				r.stored, r.next = after, nil
+				break
+			}
+			if attempt == 3 {
+				r.t.Errorf("%s: %s %s: still %d %s %v", r.what, c.method, c.path, status, body, err)
+				return
+			}
+			if r.happened(c, status, body, err) {
+				break
+			}
+		}
+	}
+}
+
+// happened waits until the service is ready after a change that failed, and finds
+// out whether it has happened all the same. It may have only where the log says
+// that the outcome is unknown.
+func (r *life) happened(c change, status int, body string, err error) bool {
+	r.t.Helper()
+	if err != nil || status != 500 && status != 503 || !strings.Contains(body, "INTERNAL_SERVER_ERROR") &&
+		!strings.Contains(body, "SERVICE_UNAVAILABLE") && !strings.Contains(body, "error_message") && !strings.Contains(body, `"ERROR"`) {
+		r.t.Errorf("%s: %s %s: no clear error: %d %s %v", r.what, c.method, c.path, status, body, err)
+	}
+	eventually(r.t, r.what+": ready", func() bool {
+		status, _, err := r.s.do("GET", "/readyz", "", "")
+		return err == nil && status == http.StatusOK
+	})
+	found, err := r.s.view()
+	switch {
+	case err == nil && found.is(r.stored):
+		r.next = nil
+		return false
+	case err == nil && found.is(r.next) && strings.Contains(r.s.stdout.String(), "outcome unknown"):
+		r.stored, r.next = found, nil
+		return true
+	}
+	r.t.Errorf("%s: %s %s failed with %d %s\nand left %s %v\nbefore there was %s\n%s", r.what, c.method, c.path, status, body, found, err, r.stored, r.s.stdout)
+	return true
+}

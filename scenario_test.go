@@ -1,0 +1,369 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"maps"
+	"math/big"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"attestcsr/keystore"
+	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/sealed"
+)
+
+const (
+	requestsPath     = "/policy/api/v1/infra/csrs"
+	certificatesPath = "/policy/api/v1/infra/certificates"
+
+	pendingName   = "esx/attestation/csr"
+	installedName = "esx/attestation/certificate"
+	requestName   = "nsx/csrs/"         // and the id
+	issuedName    = "nsx/certificates/" // and the common name
+)
+
+// stored is what a data directory holds: the PEM in each slot. Certificates of the
+// NSX dialect go by their common name, since the server makes up their ids. unknown
+// is a PEM that nobody was told yet.
+type stored map[string]string
+
+const unknown = "unknown"
+
+// is reports whether s is what w says.
+func (s stored) is(w stored) bool {
+	return len(s) == len(w) && !slices.ContainsFunc(slices.Collect(maps.Keys(w)), func(name string) bool {
+		got, ok := s[name]
+		return !ok || got != w[name] && w[name] != unknown
+	})
+}
+
+func (s stored) with(name, text string) stored {
+	c := maps.Clone(s)
+	c[name] = text
+	return c
+}
+
+func (s stored) without(name string) stored {
+	c := maps.Clone(s)
+	delete(c, name)
+	return c
+}
+
+func (s stored) String() string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(s)) {
+		text := strings.ReplaceAll(s[name], "\n", "")
+		fmt.Fprintf(&b, "%s %d bytes …%s; ", name, len(text), text[max(0, len(text)-44):])
+	}
+	return b.String()
+}
+
+// audit opens a data directory without a server and holds every record against the
+// promises: its key opens at its slot with its payload, and is the key of the CSR or
+// certificate there. It returns what is stored.
+func audit(ctx context.Context, dir string) (_ stored, err error) {
+	store, err := bolt.Open(filepath.Join(dir, storeFile), bolt.Options{})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	custodian, err := sealed.Open(sealed.Options{KeysetFile: filepath.Join(dir, keysetFile)})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, custodian.Close()) }()
+	var slots []keystore.Slot
+	err = store.Refs(ctx, func(slot keystore.Slot, _ keystore.Ref) error {
+		slots = append(slots, slot)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	found := stored{}
+	counts := map[string]int{}
+	for _, slot := range slots {
+		counts[slot.Collection]++
+		r, err := store.Get(ctx, slot)
+		if err != nil {
+			return nil, err
+		}
+		key, err := custodian.Open(ctx, keystore.Bind(slot, r.Payload), r.Ref)
+		if err != nil {
+			return nil, err
+		}
+		name, text, err := named(r, key.Public())
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", slot, err)
+		}
+		if name != "" {
+			found[name] = text
+		}
+	}
+	for collection, want := range counts {
+		if n, err := store.Count(ctx, collection); err != nil || n != want {
+			return nil, fmt.Errorf("%s is counted as %d records and has %d: %w", collection, n, want, err)
+		}
+	}
+	return found, nil
+}
+
+// named returns what a record is called in stored, and its PEM, if the key is that
+// of the PEM. The canary has neither.
+func named(r keystore.Record, public crypto.PublicKey) (name, text string, err error) {
+	var payload struct {
+		PEM string `json:"pem"`
+	}
+	if !strings.HasPrefix(r.Slot.Collection, "esx/") && !strings.HasPrefix(r.Slot.Collection, "nsx/") {
+		return "", "", nil
+	}
+	if err := json.Unmarshal(r.Payload, &payload); err != nil {
+		return "", "", err
+	}
+	its, subject, err := publicKeyOf(payload.PEM)
+	if err != nil {
+		return "", "", err
+	}
+	if !its.(interface{ Equal(crypto.PublicKey) bool }).Equal(public) { //nolint:forcetypeassert // all public keys have it
+		return "", "", errors.New("the stored key is not the key of the CSR or certificate beside it")
+	}
+	name = r.Slot.String()
+	if strings.HasPrefix(name, issuedName) {
+		name = issuedName + subject
+	}
+	return name, payload.PEM, nil
+}
+
+// publicKeyOf returns key and common name of a CSR, whose signature it verifies, or
+// of a certificate.
+func publicKeyOf(text string) (crypto.PublicKey, string, error) {
+	block, _ := pem.Decode([]byte(text))
+	if block == nil {
+		return nil, "", errors.New("no PEM")
+	}
+	if block.Type == "CERTIFICATE" {
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, "", err
+		}
+		return c.PublicKey, c.Subject.CommonName, nil
+	}
+	r, err := x509.ParseCertificateRequest(block.Bytes)
+	if err == nil {
+		err = r.CheckSignature()
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	return r.PublicKey, r.Subject.CommonName, nil
+}
+
+// view asks the server for everything that stored has.
+func (s *instance) view() (stored, error) {
+	found := stored{}
+	for path, name := range map[string]string{csrPath: pendingName, certificatePath: installedName} {
+		status, body, err := s.do("GET", path, "", "")
+		switch {
+		case err != nil || status != http.StatusOK && status != http.StatusNotFound:
+			return nil, fmt.Errorf("GET %s: %d %s %w", path, status, body, err)
+		case status == http.StatusOK:
+			var object map[string]string
+			if err := json.Unmarshal([]byte(body), &object); err != nil {
+				return nil, err
+			}
+			found[name] = object["csr"] + object["certificate"]
+		}
+	}
+	for path, prefix := range map[string]string{requestsPath: requestName, certificatesPath: issuedName} {
+		status, body, err := s.do("GET", path, "", "")
+		if err != nil || status != http.StatusOK {
+			return nil, fmt.Errorf("GET %s: %d %s %w", path, status, body, err)
+		}
+		var page struct {
+			Results []struct {
+				ID  string `json:"id"`
+				PEM string `json:"pem_encoded"`
+			} `json:"results"`
+		}
+		if err := json.Unmarshal([]byte(body), &page); err != nil {
+			return nil, err
+		}
+		for _, r := range page.Results {
+			if prefix == issuedName {
+				if _, r.ID, err = publicKeyOf(r.PEM); err != nil {
+					return nil, err
+				}
+			}
+			found[prefix+r.ID] = r.PEM
+		}
+	}
+	return found, nil
+}
+
+// authority is a CA for tests.
+type authority struct {
+	key  *ecdsa.PrivateKey
+	cert *x509.Certificate
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &authority{key, &x509.Certificate{Subject: pkix.Name{CommonName: "test CA"}}}
+}
+
+// issue returns a certificate for the key of a CSR or certificate, as PEM.
+func (a *authority) issue(text, commonName string) (string, error) {
+	key, _, err := publicKeyOf(text)
+	if err != nil {
+		return "", err
+	}
+	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
+	if err != nil {
+		return "", err
+	}
+	now := time.Now()
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: commonName},
+		NotBefore: now.Add(-time.Minute), NotAfter: now.Add(24 * time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
+	}, a.cert, key, a.key)
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), err
+}
+
+// change is a request that changes what is stored.
+type change struct {
+	method, path, body string
+	status             int // of success
+	// after is what is stored once it happened; where the answer holds a new CSR,
+	// that is unknown under the name learn.
+	after stored
+	learn string
+}
+
+// step makes the request that comes next from what is stored before it.
+type step func(ca *authority, before stored) (change, error)
+
+func createCSR(_ *authority, before stored) (change, error) {
+	return change{"POST", csrPath, validSpec, 201, before.with(pendingName, unknown), pendingName}, nil
+}
+
+func deleteCSR(_ *authority, before stored) (change, error) {
+	return change{"DELETE", csrPath, "", 204, before.without(pendingName), ""}, nil
+}
+
+// setCertificate answers the pending CSR.
+func setCertificate(ca *authority, before stored) (change, error) {
+	text, err := ca.issue(before[pendingName], "esx-01.example.com")
+	return change{"PUT", certificatePath, object("certificate", text), 204,
+		before.without(pendingName).with(installedName, text), ""}, err
+}
+
+// renewCertificate has another certificate for the installed key.
+func renewCertificate(ca *authority, before stored) (change, error) {
+	text, err := ca.issue(before[installedName], "esx-01.example.com")
+	return change{"PUT", certificatePath, object("certificate", text), 204, before.with(installedName, text), ""}, err
+}
+
+func createRequest(id string) step {
+	body := fmt.Sprintf(`{"subject": {"attributes": [{"key": "CN", "value": %q}]}, "algorithm": "EC", "key_size": 256}`, id)
+	return func(_ *authority, before stored) (change, error) {
+		return change{"POST", requestsPath + "/" + id + "?action=create", body, 201, before.with(requestName+id, unknown), requestName + id}, nil
+	}
+}
+
+func deleteRequest(id string) step {
+	return func(_ *authority, before stored) (change, error) {
+		return change{"DELETE", requestsPath + "/" + id, "", 200, before.without(requestName + id), ""}, nil
+	}
+}
+
+func importCertificate(id string) step {
+	return func(ca *authority, before stored) (change, error) {
+		text, err := ca.issue(before[requestName+id], id)
+		return change{"POST", requestsPath + "/" + id + "?action=import", object("pem_encoded", text), 201,
+			before.without(requestName+id).with(issuedName+id, text), ""}, err
+	}
+}
+
+func object(name, value string) string {
+	b, err := json.Marshal(map[string]string{name: value})
+	if err != nil {
+		panic(err) // of strings: never
+	}
+	return string(b)
+}
+
+// send makes the change. What is stored then is in after, with what was learned.
+// An error means that no answer came.
+func (s *instance) send(c change) (after stored, status int, body string, err error) {
+	status, body, err = s.do(c.method, c.path, c.body, "")
+	if err != nil || status != c.status || c.learn == "" {
+		return c.after, status, body, err
+	}
+	var answer map[string]any
+	if err := json.Unmarshal([]byte(body), &answer); err != nil {
+		return nil, status, body, err
+	}
+	for _, name := range []string{"csr", "pem_encoded"} {
+		if text, ok := answer[name].(string); ok {
+			return c.after.with(c.learn, text), status, body, nil
+		}
+	}
+	return nil, status, body, fmt.Errorf("no CSR in the answer: %s", body)
+}
+
+// settings writes a configuration with a user of its own, whose hash is as cheap
+// as hashes get, into a folder and returns the argument that names it.
+func settings(t *testing.T, dir string) []string {
+	t.Helper()
+	hash, err := bcrypt.GenerateFromPassword([]byte(testPassword), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	overwrite(t, dir, "users", "admin:"+string(hash)+"\n")
+	overwrite(t, dir, "config.yaml", noPool+"auth:\n  users_file: "+filepath.Join(dir, "users")+
+		"\n  privileges:\n    admin: [SECURITY_MGMT, \"policy_certificate:crud\"]\n")
+	return []string{"--config", filepath.Join(dir, "config.yaml")}
+}
+
+const testPassword = "swordfish"
+
+// quiet fails the test where a process said what no process of ours may say.
+func quiet(t *testing.T, what string, s *instance) {
+	t.Helper()
+	for _, word := range []string{"panic", "fatal error", "goroutine "} {
+		if text := s.stdout.String() + s.stderr.String(); strings.Contains(text, word) {
+			t.Errorf("%s: the process says %q:\n%s", what, word, text)
+			return
+		}
+	}
+}
+
+// temporary returns the files that a crash left half-written.
+func temporary(t *testing.T, dir string) []string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(dir, ".*.tmp"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
