@@ -140,7 +140,7 @@ func named(r keystore.Record, public crypto.PublicKey) (name, text string, err e
 	if err != nil {
 		return "", "", err
 	}
-	if !its.(interface{ Equal(crypto.PublicKey) bool }).Equal(public) { //nolint:forcetypeassert // all public keys have it
+	if !its.(interface{ Equal(crypto.PublicKey) bool }).Equal(public) {
 		return "", "", errors.New("the stored key is not the key of the CSR or certificate beside it")
 	}
 	name = r.Slot.String()

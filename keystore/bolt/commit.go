@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -107,7 +106,11 @@ func (s *Store) commitQueue() {
 		return // an earlier leader had taken them all
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	if err := s.usable(); err != nil {
+	err := s.usable()
+	if err == nil {
+		err = s.inPlace()
+	}
+	if err != nil {
 		fail(batch, err)
 	} else {
 		for pending := batch; len(pending) > 0; {
@@ -130,7 +133,7 @@ func fail(jobs []*job, err error) {
 // write has spoiled the transaction: the others are returned, to be tried again
 // without it.
 func (s *Store) commitBatch(jobs []*job) (again []*job) {
-	tx, err := s.db.Begin(true)
+	tx, err := s.begin(true)
 	if err != nil {
 		fail(jobs, notCommitted(err))
 		return nil
@@ -210,11 +213,17 @@ func (s *Store) applyAll(tx *bbolt.Tx, jobs []*job) (applied, again []*job, err 
 // is ErrOutcomeUnknown. Readers keep the old state; nothing may be written any
 // more, since bbolt takes the pages of the old state for free. What the disk has
 // is found out by recover.
+//
+// A commit into a file that is no longer at its path may be gone with it, or there
+// again when it is put back: its outcome is unknown, too.
 func (s *Store) commitTx(tx *bbolt.Tx, notes int) error {
 	id := tx.ID()
 	panicked, err := s.finishTx(tx)
 	if err == nil {
-		if err = s.publish(notes); err == nil {
+		if err = s.inPlace(); err == nil {
+			err = s.publish(notes)
+		}
+		if err == nil {
 			return nil
 		}
 	} else if !panicked && !s.shows(id) {
@@ -233,6 +242,8 @@ func (s *Store) commitTx(tx *bbolt.Tx, notes int) error {
 // state in memory is not to be trusted.
 func (s *Store) finishTx(tx *bbolt.Tx) (panicked bool, err error) {
 	panicked = true
+	s.writing = true
+	defer func() { s.writing = false }()
 	defer s.guard(&err)
 	err = s.finish(tx)
 	return false, err
@@ -243,7 +254,7 @@ func (s *Store) shows(id int) bool {
 	shown := true // if in doubt
 	err := func() (err error) {
 		defer s.guard(&err)
-		tx, err := s.db.Begin(false)
+		tx, err := s.begin(false)
 		if err != nil {
 			return err
 		}
@@ -253,67 +264,9 @@ func (s *Store) shows(id int) bool {
 	return err != nil || shown
 }
 
-// usable reports whether commits can be made, after an attempt to recover where
-// one is due. The caller leads.
-func (s *Store) usable() error {
-	switch {
-	case s.closed:
-		return fmt.Errorf("%w: the store is closed", keystore.ErrUnavailable)
-	case s.broken == nil:
-		return nil
-	case time.Since(s.attempted) < recoveryInterval:
-		return s.broken
-	}
-	s.attempted = time.Now()
-	if err := s.recover(); err != nil {
-		s.log.Error("the key store could not be recovered; trying again with the next change or readiness check", "file", s.path, "error", err)
-		return s.broken
-	}
-	s.broken = nil
-	s.log.Info("the key store is recovered", "file", s.path)
-	return nil
-}
-
-// recover closes the file and reads it again from the disk, which decides
-// whether the commit with the unknown outcome happened. It then proves with a
-// commit of its own that the disk takes changes. Until that has succeeded there
-// is nothing for readers that a power cut could not take back, so they get
-// ErrUnavailable. A crash anywhere here leaves what the disk had: the proof
-// changes nothing.
-func (s *Store) recover() error {
-	if err := s.withdraw(); err != nil {
-		return err
-	}
-	if s.db != nil {
-		err := s.db.Close()
-		s.db = nil
-		if err != nil {
-			return err
-		}
-	}
-	f, err := os.Open(s.path)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(dropPageCache(f), f.Close()); err != nil {
-		return err
-	}
-	if s.db, err = s.openDatabase(); err != nil {
-		return err
-	}
-	err = s.update(func(tx *bbolt.Tx) error {
-		meta := tx.Bucket(bucketMeta)
-		return meta.Put(keyRevision, bytes.Clone(meta.Get(keyRevision)))
-	})
-	if err != nil {
-		return err
-	}
-	return s.publishCounted()
-}
-
 // full reports whether the file has room left for deletions only.
 func (s *Store) full(tx *bbolt.Tx) bool {
-	free := int64(s.db.Stats().FreePageN) * int64(s.db.Info().PageSize)
+	free := int64(s.db.Stats().FreePageN) * int64(s.pageSize)
 	return int64(s.maxSize)-tx.Size()+free < reserve
 }
 

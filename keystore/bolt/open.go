@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -62,22 +64,45 @@ func (s *Store) openDatabase() (_ *bbolt.DB, err error) {
 	if info.Size() == 0 {
 		return nil, fmt.Errorf("%s is empty: restore a backup, or remove it to begin anew", s.path)
 	}
-	if err := s.inspect(info.Size()); err != nil {
+	if err := s.inspect(); err != nil {
 		return nil, err
 	}
-	db, err := bbolt.Open(s.path, 0o600, s.options())
+	o := s.options()
+	o.Logger = failing{&bbolt.DefaultLogger{Logger: log.New(io.Discard, "", 0)}, s.beforeRollback}
+	o.OpenFile = s.openFile
+	db, err := bbolt.Open(s.path, 0o600, o)
 	if err != nil {
 		return nil, s.explain(err)
 	}
+	s.pageSize = db.Info().PageSize
+	s.shown = 0 // a state that was never flushed may be gone
 	if err := releaseMapping(db, info.Size()); err != nil {
 		s.log.Warn("memory used to open the key store was not given back", "error", err)
 	}
 	return db, nil
 }
 
+// openFile opens the file for bbolt: never a new one, and after the first time only
+// the same one.
+func (s *Store) openFile(name string, flag int, mode os.FileMode) (*os.File, error) {
+	f, err := os.OpenFile(name, flag&^os.O_CREATE, mode)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && s.identity != nil && !os.SameFile(s.identity, info) {
+		err = s.errReplaced()
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	s.file, s.identity = f, info
+	return f, nil
+}
+
 // inspect opens the database for reading only and finds out whether it can be
 // opened for writing.
-func (s *Store) inspect(size int64) (err error) {
+func (s *Store) inspect() (err error) {
 	o := s.options()
 	o.ReadOnly = true
 	o.InitialMmapSize = 0
@@ -92,11 +117,12 @@ func (s *Store) inspect(size int64) (err error) {
 	}
 	defer func() { err = errors.Join(err, tx.Rollback()) }()
 
-	if tx.Size() > size {
-		return fmt.Errorf("%s is cut short (%d of %d bytes): restore a backup", s.path, size, tx.Size())
+	f, err := os.Open(s.path)
+	if err != nil {
+		return err
 	}
-	if err := s.checkPages(tx, db.Info().PageSize); err != nil {
-		return fmt.Errorf("%s is damaged: restore a backup: %w", s.path, err)
+	if err := errors.Join(s.checkPages(f, tx, db.Info().PageSize), f.Close()); err != nil {
+		return err
 	}
 	meta := tx.Bucket(bucketMeta)
 	if meta == nil {
@@ -120,19 +146,25 @@ func (s *Store) inspect(size int64) (err error) {
 	return nil
 }
 
-// checkPages maps the file for itself: it may read all of it.
-func (s *Store) checkPages(tx *bbolt.Tx, pageSize int) (err error) {
-	f, err := os.Open(s.path)
+// checkPages finds out whether bbolt can rely on the pages of a transaction. It
+// maps the file for itself: it may read all of it.
+func (s *Store) checkPages(f *os.File, tx *bbolt.Tx, pageSize int) (err error) {
+	info, err := f.Stat()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
+	if tx.Size() > info.Size() {
+		return fmt.Errorf("%s is cut short (%d of %d bytes): restore a backup", s.path, info.Size(), tx.Size())
+	}
 	file, err := unix.Mmap(int(f.Fd()), 0, int(tx.Size()), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		return os.NewSyscallError("mmap", err)
 	}
 	defer func() { err = errors.Join(err, unix.Munmap(file)) }()
-	return checkStructure(file, tx.ID(), pageSize)
+	if err := checkStructure(file, tx.ID(), pageSize); err != nil {
+		return fmt.Errorf("%s is damaged: restore a backup: %w", s.path, err)
+	}
+	return nil
 }
 
 func (s *Store) foreign() error {

@@ -75,9 +75,15 @@ type Store struct {
 	// lead is the right to write, held by who could send to it: one commit leads
 	// for all in the queue. It guards the fields below.
 	lead      chan struct{}
-	db        *bbolt.DB // nil after a recovery that failed half-way
-	broken    error     // why commits are refused; nil: they are not
-	attempted time.Time // last attempt to recover
+	db        *bbolt.DB   // nil after a recovery that failed half-way
+	file      *os.File    // the one that db has open, or had
+	identity  fs.FileInfo // of the file, for os.SameFile
+	pageSize  int         // of the file
+	shown     int         // transaction of the state that readers were shown last
+	displaced bool        // it was not at its path when that was looked at last
+	writing   bool        // bbolt is committing
+	broken    error       // why commits are refused; nil: they are not
+	attempted time.Time   // last attempt to recover
 	closed    bool
 	finish    func(*bbolt.Tx) error // (*bbolt.Tx).Commit; tests make it fail
 
@@ -144,8 +150,9 @@ func (s *Store) Close() error {
 
 // update runs fn in a transaction of its own and commits it. The caller leads.
 func (s *Store) update(fn func(*bbolt.Tx) error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer s.guard(&err)
-	tx, err := s.db.Begin(true)
+	tx, err := s.begin(true)
 	if err != nil {
 		return err
 	}
@@ -153,6 +160,8 @@ func (s *Store) update(fn func(*bbolt.Tx) error) (err error) {
 	if err := fn(tx); err != nil {
 		return err
 	}
+	s.writing = true
+	defer func() { s.writing = false }()
 	return s.finish(tx)
 }
 
@@ -161,10 +170,15 @@ func (s *Store) update(fn func(*bbolt.Tx) error) (err error) {
 func abandon(tx *bbolt.Tx) { _ = tx.Rollback() }
 
 // guard turns a panic into an error, for functions that touch the file: bbolt
-// panics on damaged pages, and a page that cannot be read is a memory fault.
+// panics on damaged pages, and a page that cannot be read is a memory fault, which
+// is a panic after debug.SetPanicOnFault(true) and the end of the process without.
 // Used as: defer s.guard(&err).
 func (s *Store) guard(err *error) {
-	if p := recover(); p != nil {
+	switch p := recover().(type) {
+	case nil:
+	case foundDamage:
+		*err = p.error
+	default:
 		s.log.Error("the key store is damaged", "file", s.path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		*err = fmt.Errorf("%s is damaged: restore a backup", s.path)
 	}
@@ -173,11 +187,13 @@ func (s *Store) guard(err *error) {
 // publish makes the last commit visible to readers, by which the outbox grew by
 // that many notes. The caller leads.
 func (s *Store) publish(notes int) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer s.guard(&err)
-	tx, err := s.db.Begin(false)
+	tx, err := s.begin(false)
 	if err != nil {
 		return err
 	}
+	s.shown = tx.ID()
 	s.viewLock.Lock()
 	old := s.view
 	s.view = tx
@@ -196,9 +212,12 @@ func (s *Store) publishCounted() error {
 	err := func() (err error) {
 		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 		defer s.guard(&err)
-		return s.db.View(func(tx *bbolt.Tx) error {
-			return tx.Bucket(bucketOutbox).ForEach(func(_, _ []byte) error { notes++; return nil })
-		})
+		tx, err := s.begin(false)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, tx.Rollback()) }()
+		return tx.Bucket(bucketOutbox).ForEach(func(_, _ []byte) error { notes++; return nil })
 	}()
 	if err != nil {
 		return err
@@ -433,9 +452,10 @@ func (s *Store) snapshot(ctx context.Context) (_ *bbolt.Tx, err error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer s.guard(&err)
 	if err := s.usable(); err != nil {
 		return nil, err
 	}
-	return s.db.Begin(false)
+	return s.begin(false)
 }

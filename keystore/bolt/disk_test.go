@@ -1,0 +1,194 @@
+package bolt_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"attestcsr/keystore"
+	"attestcsr/keystore/keystoretest"
+)
+
+// damagePagesWith overwrites the start of every page that holds the text, under a
+// store that may be open, and returns how many there were.
+func damagePagesWith(t *testing.T, file, text string) (n int) {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const page = 4096
+	for off := 2 * page; off+page <= len(content); off += page {
+		if bytes.Contains(content[off:off+page], []byte(text)) {
+			if _, err := f.WriteAt(bytes.Repeat([]byte{0xA5}, 64), int64(off)); err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// After a write that fails, bbolt searches the file for free pages, in a goroutine
+// of its own where damage would end the process. It must not get that far, and who
+// reads what is whole goes on reading.
+func TestFailedWriteOnDamage(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "store.db")
+	s := open(t, dir)
+	for i := range 200 {
+		mustCommit(t, s, put(keystore.Slot{Collection: "other", ID: fmt.Sprint(i)}, strings.Repeat("elsewhere ", 100)))
+	}
+	mustCommit(t, s, put(a, "old"))
+	if damagePagesWith(t, file, "elsewhere") == 0 {
+		t.Fatal("nothing was damaged")
+	}
+	mend := s.BreakWrites(t, file)
+	for range 3 {
+		_, err := s.Commit(t.Context(), nil, put(a, "new"))
+		if err == nil {
+			t.Fatal("a commit without writes")
+		}
+		wantPayload(t, s, a, "old")
+	}
+	mend()
+	s.RecoverNow()
+	_, err := s.Commit(t.Context(), nil, put(a, "new"))
+	wantError(t, "Commit", err, keystore.ErrUnavailable)
+	if err == nil || !strings.Contains(err.Error(), "restore a backup") {
+		t.Errorf("the error does not say what to do: %v", err)
+	}
+	wantPayload(t, s, a, "old")
+	_ = s.Close() // may fail, must return
+}
+
+// A write that fails on a whole file is not committed, and the next one works.
+func TestFailedWrite(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := open(t, dir)
+	closing(t, s)
+	mustCommit(t, s, put(a, "old"))
+	mend := s.BreakWrites(t, filepath.Join(dir, "store.db"))
+	_, err := s.Commit(t.Context(), nil, put(a, "new"))
+	wantError(t, "Commit", err, keystore.ErrNotCommitted)
+	wantPayload(t, s, a, "old")
+	mend()
+	mustCommit(t, s, put(a, "new"))
+	wantPayload(t, s, a, "new")
+}
+
+// A file that is cut short under an open store makes memory faults of reads.
+func TestCutShortWhileOpen(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "store.db")
+	s := open(t, dir)
+	op := put(a, "old")
+	op.Index = []keystore.IndexEntry{{Name: "n", Value: []byte("v")}}
+	mustCommit(t, s, op)
+	if err := os.Truncate(file, 0); err != nil {
+		t.Fatal(err)
+	}
+	calls := map[string]func() error{
+		"Get":    func() error { _, err := s.Get(t.Context(), a); return err },
+		"Values": func() error { return s.Values(t.Context(), "c", "n", nil, func([]byte) error { return nil }) },
+		"Refs":   func() error { return s.Refs(t.Context(), func(keystore.Slot, keystore.Ref) error { return nil }) },
+		"Count":  func() error { _, err := s.Count(t.Context(), "c"); return err },
+		"Commit": func() error { _, err := s.Commit(t.Context(), nil, put(a, "new")); return err },
+		"Check":  func() error { return s.Check(t.Context()) },
+	}
+	for name, call := range calls {
+		if err := call(); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	_ = s.Close() // may fail, must return
+}
+
+// A store whose file is taken away takes no changes: they would be gone with it.
+// When the file is back, and is the same, all goes on.
+func TestTakenAway(t *testing.T) {
+	t.Parallel()
+	parent := t.TempDir()
+	dir, away := filepath.Join(parent, "data"), filepath.Join(parent, "away")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, dir)
+	closing(t, s)
+	mustCommit(t, s, put(a, "old"))
+	refused := func(what string) {
+		t.Helper()
+		_, err := s.Commit(t.Context(), nil, put(a, "new"))
+		wantError(t, what, err, keystore.ErrUnavailable)
+		wantError(t, what, s.Check(t.Context()), keystore.ErrUnavailable)
+		if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, "store.db")) {
+			t.Errorf("%s: the error does not name the file: %v", what, err)
+		}
+		wantPayload(t, s, a, "old")
+	}
+	if err := os.Rename(dir, away); err != nil {
+		t.Fatal(err)
+	}
+	refused("moved away")
+	if err := errors.Join(os.Mkdir(dir, 0o700), open(t, dir).Close()); err != nil {
+		t.Fatal(err)
+	}
+	refused("another store at its path")
+	if err := errors.Join(os.RemoveAll(dir), os.Rename(away, dir)); err != nil {
+		t.Fatal(err)
+	}
+	mustCommit(t, s, put(a, "new"))
+	wantPayload(t, s, a, "new")
+}
+
+// The file is taken away while a commit is written: it is not acknowledged.
+func TestTakenAwayDuringCommit(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "store.db")
+	s := open(t, dir)
+	closing(t, s)
+	mustCommit(t, s, put(a, "old"))
+	s.OnFinish(func() {
+		if err := os.Rename(file, file+".away"); err != nil {
+			t.Error(err)
+		}
+	})
+	_, err := s.Commit(t.Context(), nil, put(a, "new"))
+	wantError(t, "Commit", err, keystore.ErrOutcomeUnknown)
+	wantPayload(t, s, a, "old")
+	s.Finish(nil)
+	wantError(t, "Check", s.Check(t.Context()), keystore.ErrUnavailable)
+	wantPayload(t, s, a, "old")
+	// Another store in its place is not taken for it.
+	other := t.TempDir()
+	if err := errors.Join(open(t, other).Close(), os.Rename(filepath.Join(other, "store.db"), file)); err != nil {
+		t.Fatal(err)
+	}
+	s.RecoverNow()
+	wantError(t, "Check with another store", s.Check(t.Context()), keystore.ErrUnavailable)
+	wantPayload(t, s, a, "old")
+	if err := os.Rename(file+".away", file); err != nil {
+		t.Fatal(err)
+	}
+	s.RecoverNow()
+	if err := s.Check(t.Context()); err != nil {
+		t.Fatalf("Check: %v", err)
+	}
+	wantPayload(t, s, a, "new")
+	keystoretest.Count(t, "data directories taken away", 3)
+}
