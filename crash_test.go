@@ -3,13 +3,15 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"attestcsr/keystore/keystoretest"
+	"attestcsr/keystore/keystoretest/faultfs"
 )
 
 // TestStopDuringCreates: what was accepted is answered, what comes later gets a
@@ -159,75 +161,77 @@ func TestCreatesDuringScrapesAndReloads(t *testing.T) {
 	t.Logf("%d creates during %d scrapes and %d reloads", 4*creates, scrapes, reloads)
 }
 
-// TestKill ends the service with SIGKILL in the middle of creates, again and
-// again on the same data. After each: the stored pair matches, and the last
-// acknowledged CSR is stored or was replaced by a later one.
+// TestKill ends the service with SIGKILL while eight writers work on it in both
+// dialects, again and again on the same data. After each: every stored key is that
+// of its CSR or certificate, what was acknowledged is there, and a change that was
+// under way happened or did not.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	const kills = 50
+	kills := keystoretest.Effort(60, 1000)
+	const renew = 25 // a fresh data directory after so many
+	binary := productBinary(t)
 	dir := t.TempDir()
-	// Not the test binary: the race detector would make most of it waiting.
-	binary := filepath.Join(dir, "attestcsr")
-	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	args := settings(t, dir)
+	fresh, err := faultfs.Load(prepare(t, binary, dir, args))
+	if err != nil {
+		t.Fatal(err)
 	}
-	overwrite(t, dir, "password", "swordfish")
-	order := map[string]int{} // CSR → how many were acknowledged before it
+	var all []*writer
+	acks := 0
+	data := ""
 	for n := range kills {
-		s := launchBinary(t, binary, filepath.Join(dir, "data"), "--admin-password-file", filepath.Join(dir, "password"))
+		if n%renew == 0 {
+			data = filepath.Join(dir, fmt.Sprint("data", n))
+			if err := fresh.Save(data); err != nil {
+				t.Fatal(err)
+			}
+			before, err := auditCopy(t, data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = writers(t, before)
+		}
+		s := launchBinary(t, binary, data, args...)
 		if err := s.waitReady(); err != nil {
 			t.Fatal(err)
 		}
-		s.password = "swordfish"
-		status, body, err := s.do("GET", csrPath, "", "")
-		if err != nil || status != 200 && (status != 404 || len(order) > 0) {
-			t.Fatalf("start %d: %v %d %s", n, err, status, body)
-		}
-		if status == 200 {
-			stored := member(t, body, "csr")
-			// One that was never acknowledged may have been committed last.
-			if i, acknowledged := order[stored]; acknowledged && i != len(order)-1 {
-				t.Fatalf("start %d: CSR %d of %d is stored", n, i+1, len(order))
-			}
-			// The key in the store belongs to the CSR: readiness opens it, and a
-			// certificate for the CSR is accepted only over that key.
-			if status, _, err := s.do("GET", "/readyz", "", ""); err != nil || status != 200 {
-				t.Fatalf("start %d: readiness %d %v", n, status, err)
-			}
-		}
-		// Some lives end before their first create is acknowledged.
-		killed, acknowledged := make(chan struct{}), make(chan struct{}, 1000)
-		go func() {
-			for range n % 4 {
-				select {
-				case <-acknowledged:
-				case <-s.exited:
-				}
-			}
-			time.Sleep(time.Duration(n*7%60) * time.Millisecond)
-			s.kill()
-			close(killed)
-		}()
-		for {
-			status, body, err := s.do("POST", csrPath, validSpec, "")
-			if err != nil {
-				break
-			}
-			if status != 201 {
-				t.Fatalf("create: %d %s", status, body)
-			}
-			order[member(t, body, "csr")] = len(order)
-			acknowledged <- struct{}{}
-		}
-		<-killed
+		s.password = testPassword
+		// Some lives end before their first change is acknowledged.
+		workUntil(t, s, all, n%4*8, time.Duration(n*7%60)*time.Millisecond, s.kill)
 		if s.cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-			t.Fatalf("not killed: %v", s.cmd.ProcessState)
+			t.Fatalf("not killed: %v\n%s", s.cmd.ProcessState, s.stderr)
+		}
+		quiet(t, fmt.Sprint("kill ", n), s)
+		found, err := auditCopy(t, data)
+		if err != nil {
+			t.Fatalf("after kill %d: %v", n, err)
+		}
+		for _, w := range all {
+			w.settle(t, found)
+			acks += w.acks
+			w.acks = 0
+		}
+		if t.Failed() {
+			t.Fatalf("after kill %d", n)
 		}
 	}
-	if len(order) < kills {
-		t.Errorf("only %d creates were acknowledged", len(order))
+	keystoretest.Count(t, "kills", kills)
+	keystoretest.Count(t, "changes acknowledged before a kill", acks)
+}
+
+// auditCopy audits a copy, so that the next start finds the store as a crash left
+// it.
+func auditCopy(t *testing.T, data string) (stored, error) {
+	t.Helper()
+	d, err := faultfs.Load(data)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Logf("%d creates acknowledged over %d kills", len(order), kills)
+	to := filepath.Join(t.TempDir(), "copy")
+	if err := d.Save(to); err != nil {
+		t.Fatal(err)
+	}
+	return auditData(t.Context(), to)
 }
 
 func read(t *testing.T, dir, name string) []byte {

@@ -18,21 +18,6 @@ import (
 	"attestcsr/keystore/keystoretest/faultfs"
 )
 
-// realBinary builds the service once, and not as the test binary: the race detector
-// would make most of a run waiting.
-var realBinary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "attestcsr-test-")
-	if err != nil {
-		return "", err
-	}
-	binary := filepath.Join(dir, "attestcsr")
-	out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
-	}
-	return binary, nil
-})
-
 // A scenario is a life of the service on a disk: a start, changes, a stop.
 type scenario struct {
 	name  string
@@ -55,19 +40,16 @@ type stage struct {
 	args   []string
 	disk   *faultfs.Disk // as every run finds it
 	stored stored        // what is on it
-	ca     *authority
+	ca     *certifier
 	runs   string // a folder for the folders of runs
 	count  atomic.Int64
 }
 
 func setStage(t *testing.T, sc scenario) *stage {
 	t.Helper()
-	binary, err := realBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	binary := productBinary(t)
 	dir := t.TempDir()
-	st := &stage{scenario: sc, binary: binary, ca: newAuthority(t), runs: dir, stored: stored{}}
+	st := &stage{scenario: sc, binary: binary, ca: newCertifier(t), runs: dir, stored: stored{}}
 	if sc.first {
 		st.stored = stored{installedName: unknown} // by the time that a server is ready
 		overwrite(t, dir, "config.yaml", noPool)
@@ -76,15 +58,9 @@ func setStage(t *testing.T, sc scenario) *stage {
 		return st
 	}
 	st.args = settings(t, dir)
-	data := filepath.Join(dir, "prepared")
-	s := launchBinary(t, binary, data, st.args...)
-	if err := s.waitReady(); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.stop(); err != nil {
-		t.Fatal(err)
-	}
-	if st.stored, err = audit(t.Context(), data); err != nil {
+	data := prepare(t, binary, dir, st.args)
+	var err error
+	if st.stored, err = auditData(t.Context(), data); err != nil {
 		t.Fatal(err)
 	}
 	if st.disk, err = faultfs.Load(data); err != nil {
@@ -121,11 +97,17 @@ type life struct {
 // begin mounts a copy of the disk.
 func (st *stage) begin(t *testing.T, what string) *life {
 	t.Helper()
-	r := &life{stage: st, t: t, what: st.name + ", " + what, disk: st.disk.Cut(faultfs.Everything()), point: st.folder(t), stored: st.stored}
+	return st.beginOn(t, st.disk.Cut(faultfs.Everything()), what)
+}
+
+func (st *stage) beginOn(t *testing.T, disk *faultfs.Disk, what string) *life {
+	t.Helper()
+	r := &life{stage: st, t: t, what: st.name + ", " + what, disk: disk, point: st.folder(t), stored: st.stored}
 	var err error
-	if r.mount, err = r.disk.Mount(r.point); err != nil {
+	if r.mount, err = disk.Mount(r.point); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = r.mount.Close() }) // after a failure
 	return r
 }
 
@@ -220,7 +202,7 @@ func (r *life) check(what string, d *faultfs.Disk, restart bool) {
 		quiet(r.t, what, s)
 		s.kill()
 	}
-	found, err := audit(r.t.Context(), dir)
+	found, err := auditData(r.t.Context(), dir)
 	if err != nil || !r.holds(found) {
 		r.t.Errorf("%s: stored is %s\nacknowledged was %s\nunder way was %s\n%v", what, found, r.stored, r.next, err)
 	}

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -74,10 +75,10 @@ func (s stored) String() string {
 	return b.String()
 }
 
-// audit opens a data directory without a server and holds every record against the
+// auditData opens a data directory without a server and holds every record against the
 // promises: its key opens at its slot with its payload, and is the key of the CSR or
 // certificate there. It returns what is stored.
-func audit(ctx context.Context, dir string) (_ stored, err error) {
+func auditData(ctx context.Context, dir string) (_ stored, err error) {
 	store, err := bolt.Open(filepath.Join(dir, storeFile), bolt.Options{})
 	if err != nil {
 		return nil, err
@@ -108,7 +109,7 @@ func audit(ctx context.Context, dir string) (_ stored, err error) {
 		if err != nil {
 			return nil, err
 		}
-		name, text, err := named(r, key.Public())
+		name, text, err := nameOf(r, key.Public())
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", slot, err)
 		}
@@ -124,9 +125,9 @@ func audit(ctx context.Context, dir string) (_ stored, err error) {
 	return found, nil
 }
 
-// named returns what a record is called in stored, and its PEM, if the key is that
+// nameOf returns what a record is called in stored, and its PEM, if the key is that
 // of the PEM. The canary has neither.
-func named(r keystore.Record, public crypto.PublicKey) (name, text string, err error) {
+func nameOf(r keystore.Record, public crypto.PublicKey) (name, text string, err error) {
 	var payload struct {
 		PEM string `json:"pem"`
 	}
@@ -216,23 +217,23 @@ func (s *instance) view() (stored, error) {
 	return found, nil
 }
 
-// authority is a CA for tests.
-type authority struct {
+// certifier is a CA for tests.
+type certifier struct {
 	key  *ecdsa.PrivateKey
 	cert *x509.Certificate
 }
 
-func newAuthority(t *testing.T) *authority {
+func newCertifier(t *testing.T) *certifier {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &authority{key, &x509.Certificate{Subject: pkix.Name{CommonName: "test CA"}}}
+	return &certifier{key, &x509.Certificate{Subject: pkix.Name{CommonName: "test CA"}}}
 }
 
 // issue returns a certificate for the key of a CSR or certificate, as PEM.
-func (a *authority) issue(text, commonName string) (string, error) {
+func (a *certifier) issue(text, commonName string) (string, error) {
 	key, _, err := publicKeyOf(text)
 	if err != nil {
 		return "", err
@@ -260,44 +261,44 @@ type change struct {
 }
 
 // step makes the request that comes next from what is stored before it.
-type step func(ca *authority, before stored) (change, error)
+type step func(ca *certifier, before stored) (change, error)
 
-func createCSR(_ *authority, before stored) (change, error) {
+func createCSR(_ *certifier, before stored) (change, error) {
 	return change{"POST", csrPath, validSpec, 201, before.with(pendingName, unknown), pendingName}, nil
 }
 
-func deleteCSR(_ *authority, before stored) (change, error) {
+func deleteCSR(_ *certifier, before stored) (change, error) {
 	return change{"DELETE", csrPath, "", 204, before.without(pendingName), ""}, nil
 }
 
 // setCertificate answers the pending CSR.
-func setCertificate(ca *authority, before stored) (change, error) {
+func setCertificate(ca *certifier, before stored) (change, error) {
 	text, err := ca.issue(before[pendingName], "esx-01.example.com")
 	return change{"PUT", certificatePath, object("certificate", text), 204,
 		before.without(pendingName).with(installedName, text), ""}, err
 }
 
 // renewCertificate has another certificate for the installed key.
-func renewCertificate(ca *authority, before stored) (change, error) {
+func renewCertificate(ca *certifier, before stored) (change, error) {
 	text, err := ca.issue(before[installedName], "esx-01.example.com")
 	return change{"PUT", certificatePath, object("certificate", text), 204, before.with(installedName, text), ""}, err
 }
 
 func createRequest(id string) step {
 	body := fmt.Sprintf(`{"subject": {"attributes": [{"key": "CN", "value": %q}]}, "algorithm": "EC", "key_size": 256}`, id)
-	return func(_ *authority, before stored) (change, error) {
+	return func(_ *certifier, before stored) (change, error) {
 		return change{"POST", requestsPath + "/" + id + "?action=create", body, 201, before.with(requestName+id, unknown), requestName + id}, nil
 	}
 }
 
 func deleteRequest(id string) step {
-	return func(_ *authority, before stored) (change, error) {
+	return func(_ *certifier, before stored) (change, error) {
 		return change{"DELETE", requestsPath + "/" + id, "", 200, before.without(requestName + id), ""}, nil
 	}
 }
 
 func importCertificate(id string) step {
-	return func(ca *authority, before stored) (change, error) {
+	return func(ca *certifier, before stored) (change, error) {
 		text, err := ca.issue(before[requestName+id], id)
 		return change{"POST", requestsPath + "/" + id + "?action=import", object("pem_encoded", text), 201,
 			before.without(requestName+id).with(issuedName+id, text), ""}, err
@@ -347,6 +348,20 @@ func settings(t *testing.T, dir string) []string {
 
 const testPassword = "swordfish"
 
+// prepare makes a data directory that has seen its first start, in dir.
+func prepare(t *testing.T, binary, dir string, args []string) string {
+	t.Helper()
+	data := filepath.Join(dir, "prepared")
+	s := launchBinary(t, binary, data, args...)
+	if err := s.waitReady(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
 // quiet fails the test where a process said what no process of ours may say.
 func quiet(t *testing.T, what string, s *instance) {
 	t.Helper()
@@ -366,4 +381,107 @@ func temporary(t *testing.T, dir string) []string {
 		t.Fatal(err)
 	}
 	return found
+}
+
+// writer is a client that makes changes, one after the other, to slots of its own.
+type writer struct {
+	ca     *certifier
+	owns   func(name string) bool
+	steps  func(round int) []step
+	round  int
+	stored stored // what was acknowledged
+	next   stored // what is there if the change under way happened
+	acks   int
+}
+
+// writers are eight: one for the slots of the ESX dialect, which are one each, and
+// the others for requests and certificates of the NSX dialect.
+func writers(t *testing.T, before stored) []*writer {
+	t.Helper()
+	ca := newCertifier(t)
+	all := []*writer{{
+		ca: ca, stored: before,
+		owns:  func(name string) bool { return strings.HasPrefix(name, "esx/") },
+		steps: func(int) []step { return []step{createCSR, setCertificate, createCSR, renewCertificate, deleteCSR} },
+	}}
+	for n := range 7 {
+		prefix := fmt.Sprintf("w%d-", n)
+		all = append(all, &writer{
+			ca: ca, stored: stored{},
+			owns: func(name string) bool {
+				return strings.HasPrefix(name, requestName+prefix) || strings.HasPrefix(name, issuedName+prefix)
+			},
+			steps: func(round int) []step {
+				id := fmt.Sprint(prefix, round)
+				if round%3 == 2 {
+					return []step{createRequest(id), deleteRequest(id)}
+				}
+				return []step{createRequest(id), importCertificate(id)}
+			},
+		})
+	}
+	return all
+}
+
+// work makes changes until one is not answered. What a life before left of a round
+// stays as it is.
+func (w *writer) work(t *testing.T, s *instance, acknowledged chan<- struct{}) {
+	for ; ; w.round++ {
+		for _, next := range w.steps(w.round) {
+			c, err := next(w.ca, w.stored)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			w.next = c.after
+			after, status, body, err := s.send(c)
+			if err != nil {
+				w.round++
+				return
+			}
+			if status != c.status {
+				t.Errorf("%s %s: %d %s", c.method, c.path, status, body)
+				return
+			}
+			w.stored, w.next = after, nil
+			w.acks++
+			acknowledged <- struct{}{}
+		}
+	}
+}
+
+// settle takes what is stored for what was acknowledged, if it is one of the two
+// states that it may be.
+func (w *writer) settle(t *testing.T, found stored) {
+	t.Helper()
+	own := stored{}
+	for name, text := range found {
+		if w.owns(name) {
+			own[name] = text
+		}
+	}
+	if !own.is(w.stored) && (w.next == nil || !own.is(w.next)) {
+		t.Errorf("stored is %s\nacknowledged was %s\nunder way was %s", own, w.stored, w.next)
+	}
+	w.stored, w.next = own, nil
+}
+
+// workUntil lets all writers work on a server and ends it a moment after the given
+// number of changes was acknowledged.
+func workUntil(t *testing.T, s *instance, all []*writer, acks int, moment time.Duration, end func()) {
+	t.Helper()
+	acknowledged := make(chan struct{}, 1<<16)
+	var wg sync.WaitGroup
+	for _, w := range all {
+		wg.Go(func() { w.work(t, s, acknowledged) })
+	}
+	for range acks {
+		select {
+		case <-acknowledged:
+		case <-s.exited:
+		}
+	}
+	time.Sleep(moment)
+	end()
+	wg.Wait()
 }

@@ -84,8 +84,8 @@ type plan struct {
 }
 
 // Arm lets the n-th operation from now on, counted from 1, of those that the fault
-// can meet, meet it. Kill calls kill, which returns when the process has been sent
-// its signal; the luck is that of a flush that fails.
+// can meet, meet it. Kill calls kill, which sends the process its signal and must
+// not wait for its end; the luck is that of a flush that fails.
 func (d *Disk) Arm(fault Fault, n int, luck Luck, kill func()) {
 	d.lock.Lock()
 	defer d.lock.Unlock()
@@ -116,8 +116,9 @@ func (d *Disk) Refuse(err syscall.Errno, kinds ...Kind) {
 	}
 }
 
-// Stop lets the disk take nothing any more: every operation fails with EIO. A
-// process that is to be killed at this moment is to be killed by kill.
+// Stop lets the disk take nothing any more: every operation fails with EIO. In the
+// same moment it calls kill, which must not wait for the process to end: it may be
+// waiting for the disk.
 func (d *Disk) Stop(kill func()) {
 	d.lock.Lock()
 	defer d.lock.Unlock()

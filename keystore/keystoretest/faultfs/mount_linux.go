@@ -16,6 +16,7 @@ import (
 type Mount struct {
 	server *fuse.Server
 	point  string
+	closed bool
 }
 
 // forever is how long the kernel may believe what it was told: nobody but the
@@ -41,16 +42,21 @@ func (d *Disk) Mount(point string) (*Mount, error) {
 	if err := server.WaitMount(); err != nil {
 		return nil, fmt.Errorf("mounting a file system through FUSE at %s: %w", point, err)
 	}
-	return &Mount{server, point}, nil
+	return &Mount{server: server, point: point}, nil
 }
 
-// Close takes the disk away. Processes that used it have to have ended; what the
-// kernel still has to tidy up after them on a busy machine is waited for.
+// Close takes the disk away; once is enough. Processes that used it have to have
+// ended; what the kernel still has to tidy up after them on a busy machine is
+// waited for.
 func (m *Mount) Close() error {
+	if m.closed {
+		return nil
+	}
 	const patience = 20 * time.Second
 	for begun := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		err := m.server.Unmount()
 		if err == nil {
+			m.closed = true
 			return nil
 		}
 		if time.Since(begun) > patience {
