@@ -26,6 +26,7 @@ import (
 
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/keystoretest/faultfs"
 	"attestcsr/keystore/sealed"
 )
 
@@ -285,10 +286,13 @@ func renewCertificate(ca *certifier, before stored) (change, error) {
 }
 
 func createRequest(id string) step {
-	body := fmt.Sprintf(`{"subject": {"attributes": [{"key": "CN", "value": %q}]}, "algorithm": "EC", "key_size": 256}`, id)
 	return func(_ *certifier, before stored) (change, error) {
-		return change{"POST", requestsPath + "/" + id + "?action=create", body, 201, before.with(requestName+id, unknown), requestName + id}, nil
+		return change{"POST", requestsPath + "/" + id + "?action=create", requestBody(id), 201, before.with(requestName+id, unknown), requestName + id}, nil
 	}
+}
+
+func requestBody(commonName string) string {
+	return fmt.Sprintf(`{"subject": {"attributes": [{"key": "CN", "value": %q}]}, "algorithm": "EC", "key_size": 256}`, commonName)
 }
 
 func deleteRequest(id string) step {
@@ -484,4 +488,13 @@ func workUntil(t *testing.T, s *instance, all []*writer, acks int, moment time.D
 	time.Sleep(moment)
 	end()
 	wg.Wait()
+}
+
+// copyData copies a data directory, holes and all.
+func copyData(from, to string) error {
+	d, err := faultfs.Load(from)
+	if err != nil {
+		return err
+	}
+	return d.Save(to)
 }

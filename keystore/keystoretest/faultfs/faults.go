@@ -56,6 +56,8 @@ const (
 	// ShortWrite writes half and says so; what is written to that file next fails
 	// with ENOSPC, as on a disk that is getting full.
 	ShortWrite Fault = "short write"
+	// FlushError is IOError for flushes alone.
+	FlushError Fault = "EIO on flush"
 	// ReadError fails a read or an open with EIO.
 	ReadError Fault = "EIO on read"
 )
@@ -67,6 +69,8 @@ func (f Fault) Meets() []Kind {
 		return []Kind{Create, Write, Resize, Allocate, Flush, FlushDir, Mkdir, Link, Rename}
 	case ShortWrite:
 		return []Kind{Write}
+	case FlushError:
+		return []Kind{Flush, FlushDir}
 	case ReadError:
 		return []Kind{Open, Read, Directory}
 	}

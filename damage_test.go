@@ -1,0 +1,418 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"attestcsr/keystore"
+	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/keystoretest"
+	"attestcsr/keystore/sealed"
+)
+
+// whole is a data directory with some hundred records, and what is in it.
+type whole struct {
+	binary  string
+	args    []string
+	dir     string
+	records map[keystore.Slot]keystore.Record
+	keys    map[keystore.Slot]crypto.PublicKey
+}
+
+const (
+	wholeRequests = 200
+	wholeIssued   = 60
+)
+
+func makeWhole(t *testing.T) *whole {
+	t.Helper()
+	binary := productBinary(t)
+	dir := t.TempDir()
+	w := &whole{binary: binary, args: settings(t, dir), records: map[keystore.Slot]keystore.Record{}, keys: map[keystore.Slot]crypto.PublicKey{}}
+	w.dir = prepare(t, binary, dir, w.args)
+	s := launchBinary(t, binary, w.dir, w.args...)
+	if err := s.waitReady(); err != nil {
+		t.Fatal(err)
+	}
+	s.password = testPassword
+	for n := range wholeRequests {
+		id := fmt.Sprintf("id-%d", n)
+		s.must(201, "POST", requestsPath+"/"+id+"?action=create", requestBody(id))
+		if n < wholeIssued {
+			s.must(201, "POST", requestsPath+"/"+id+"?action=self_sign&days_valid=30", "")
+		}
+	}
+	s.kill() // without the list of free pages that a clean stop writes
+	copied := filepath.Join(dir, "copy")
+	if err := copyData(w.dir, copied); err != nil {
+		t.Fatal(err)
+	}
+	err := w.open(t.Context(), copied, func(store *bolt.Store, custodian *sealed.Custodian) error {
+		var slots []keystore.Slot
+		err := store.Refs(t.Context(), func(slot keystore.Slot, _ keystore.Ref) error {
+			slots = append(slots, slot)
+			return nil
+		})
+		for _, slot := range slots {
+			r, getErr := store.Get(t.Context(), slot)
+			key, openErr := custodian.Open(t.Context(), keystore.Bind(slot, r.Payload), r.Ref)
+			if err = errors.Join(err, getErr, openErr); err != nil {
+				return err
+			}
+			w.records[slot], w.keys[slot] = r, key.Public()
+		}
+		return err
+	})
+	if err != nil || len(w.records) < wholeRequests {
+		t.Fatalf("%d records, %v", len(w.records), err)
+	}
+	return w
+}
+
+// open opens store and keyset of a data directory, as a start does.
+func (w *whole) open(ctx context.Context, dir string, fn func(*bolt.Store, *sealed.Custodian) error) error {
+	store, err := bolt.Open(filepath.Join(dir, storeFile), bolt.Options{})
+	if err != nil {
+		return err
+	}
+	defer store.Close() //nolint:errcheck // may fail on damage, must return
+	custodian, err := sealed.Open(sealed.Options{KeysetFile: filepath.Join(dir, keysetFile)})
+	if err != nil {
+		return err
+	}
+	if _, err := keystore.Open(ctx, keystore.Options{Store: store, Custodian: custodian}); err != nil {
+		return err
+	}
+	return fn(store, custodian)
+}
+
+// judge is given what a damaged store says a slot holds. hidden counts records that
+// it says are not there.
+func (w *whole) judge(custodian *sealed.Custodian, r keystore.Record) error {
+	want, known := w.records[r.Slot]
+	if !known {
+		return fmt.Errorf("%s: there is no such record, and it was found", r.Slot)
+	}
+	if !bytes.Equal(r.Payload, want.Payload) || !bytes.Equal(r.Ref, want.Ref) || r.Revision != want.Revision {
+		return fmt.Errorf("%s: it holds what was never written", r.Slot)
+	}
+	key, err := custodian.Open(context.Background(), keystore.Bind(r.Slot, r.Payload), r.Ref)
+	if err != nil {
+		return nil //nolint:nilerr // a clear error is what damage may cause
+	}
+	if !key.Public().(interface{ Equal(crypto.PublicKey) bool }).Equal(w.keys[r.Slot]) {
+		return fmt.Errorf("%s: another key", r.Slot)
+	}
+	return nil
+}
+
+// use reads everything there is, in every way, and returns the first wrong answer.
+func (w *whole) use(ctx context.Context, store *bolt.Store, custodian *sealed.Custodian) (failed int, err error) {
+	for slot := range w.records {
+		r, err := store.Get(ctx, slot)
+		if err != nil {
+			failed++
+		} else if err := w.judge(custodian, r); err != nil {
+			return failed, err
+		}
+	}
+	for _, index := range []string{"", "display_name", "created"} {
+		for _, collection := range []string{"nsx/csrs", "nsx/certificates"} {
+			items, err := store.List(ctx, keystore.Query{Collection: collection, Index: index, Limit: 500})
+			if err != nil {
+				failed++
+			}
+			for _, item := range items {
+				if err := w.judge(custodian, item.Record); err != nil {
+					return failed, fmt.Errorf("listed by %q: %w", index, err)
+				}
+			}
+			_ = store.Values(ctx, collection, "not_after", nil, func([]byte) error { return nil })
+		}
+	}
+	_, err = store.Commit(ctx, nil, keystore.Op{Slot: keystore.Slot{Collection: "nsx/csrs", ID: "new"}, Payload: []byte("{}")})
+	if err == nil {
+		_, err = store.Commit(ctx, nil, keystore.Op{Slot: keystore.Slot{Collection: "nsx/csrs", ID: "new"}, Delete: true})
+	}
+	if err != nil {
+		failed++
+	}
+	return failed, nil
+}
+
+// damage changes some bytes of a file and says what it did. Most of it goes to
+// where something is.
+func damage(random *rand.Rand, content []byte) string {
+	const page = 4096
+	pages := len(content) / page
+	at := random.IntN(pages)
+	b := content[at*page : (at+1)*page]
+	switch random.IntN(7) {
+	case 0:
+		clear(b)
+		return fmt.Sprintf("page %d zeroed", at)
+	case 1:
+		other := random.IntN(pages)
+		copy(b, content[other*page:(other+1)*page])
+		return fmt.Sprintf("page %d over page %d", other, at)
+	case 2:
+		n := 512 * random.IntN(8)
+		clear(b[n : n+512])
+		return fmt.Sprintf("sector at %d of page %d zeroed", n, at)
+	case 3:
+		n := random.IntN(16 + 16*20) // the header and the table of elements
+		b[n] ^= 1 << random.IntN(8)
+		return fmt.Sprintf("bit of byte %d of page %d", n, at)
+	case 4:
+		for i := range b[:64] {
+			b[i] = byte(random.IntN(256))
+		}
+		return fmt.Sprintf("start of page %d", at)
+	}
+	n := random.IntN(page)
+	b[n] ^= 1 << random.IntN(8)
+	return fmt.Sprintf("bit of byte %d of page %d", n, at)
+}
+
+// TestDamagedStore damages the store file all over: whatever opens gives right
+// answers and errors, and nothing else.
+func TestDamagedStore(t *testing.T) {
+	t.Parallel()
+	w := makeWhole(t)
+	clean := filepath.Join(t.TempDir(), "clean")
+	if err := copyData(w.dir, clean); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.open(t.Context(), clean, func(*bolt.Store, *sealed.Custodian) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	tried := keystoretest.Effort(300, 20_000)
+	var refused, failed, unnoticed int
+	for _, from := range []string{w.dir, clean} { // as a kill left it, as a clean stop did
+		all, err := os.ReadFile(filepath.Join(from, storeFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = bytes.TrimRight(all, "\x00")
+		all = append(all, make([]byte, 4096*2-len(all)%4096)...)
+		dir := filepath.Join(t.TempDir(), "data")
+		if err := copyData(from, dir); err != nil {
+			t.Fatal(err)
+		}
+		for n := range tried / 2 {
+			content := bytes.Clone(all)
+			what := damage(rand.New(rand.NewPCG(uint64(n), 1)), content)
+			if err := os.WriteFile(filepath.Join(dir, storeFile), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			opened := false
+			err := w.open(t.Context(), dir, func(store *bolt.Store, custodian *sealed.Custodian) error {
+				opened = true
+				errs, err := w.use(t.Context(), store, custodian)
+				if errs > 0 {
+					failed++
+				} else {
+					unnoticed++
+				}
+				return err
+			})
+			switch {
+			case opened && err != nil:
+				t.Errorf("%s, input %d, %s: %v", filepath.Base(from), n, what, err)
+			case err != nil:
+				refused++
+			}
+		}
+	}
+	t.Logf("%d were refused, %d failed in parts, %d changed nothing that is used", refused, failed, unnoticed)
+	if refused == 0 || failed == 0 {
+		t.Error("the damage damages nothing")
+	}
+	keystoretest.Count(t, "damaged stores tried", tried)
+}
+
+// TestDamagedKeyset damages every byte of the keyset: it does not open, or opens no
+// key, or is the same as before.
+func TestDamagedKeyset(t *testing.T) {
+	t.Parallel()
+	w := makeWhole(t)
+	file := filepath.Join(w.dir, keysetFile)
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slot := keystore.Slot{Collection: "nsx/csrs", ID: fmt.Sprintf("id-%d", wholeIssued)}
+	r := w.records[slot]
+	tried, refused, useless := 0, 0, 0
+	try := func(b []byte, what string) {
+		tried++
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		custodian, err := sealed.Open(sealed.Options{KeysetFile: file})
+		if err != nil {
+			refused++
+			if !strings.Contains(err.Error(), file) {
+				t.Errorf("%s: the error does not name the file: %v", what, err)
+			}
+			return
+		}
+		key, err := custodian.Open(t.Context(), keystore.Bind(slot, r.Payload), r.Ref)
+		if err != nil {
+			useless++
+			return
+		}
+		if !key.Public().(interface{ Equal(crypto.PublicKey) bool }).Equal(w.keys[slot]) {
+			t.Errorf("%s: another key", what)
+		}
+	}
+	random := rand.New(rand.NewPCG(2, 3))
+	for at := range content {
+		for range keystoretest.Effort(3, 255) {
+			b := bytes.Clone(content)
+			b[at] ^= byte(1 + random.IntN(255))
+			try(b, fmt.Sprintf("byte %d is %q instead of %q", at, b[at], content[at]))
+		}
+		try(content[:at], fmt.Sprintf("cut to %d bytes", at))
+	}
+	if refused == 0 || useless == 0 {
+		t.Errorf("%d of %d were refused, %d opened no key: the damage damages nothing", refused, tried, useless)
+	}
+	keystoretest.Count(t, "damaged keysets tried", tried)
+}
+
+// TestDamageUnderService damages the store file while the service reads it: answers
+// are right or are errors, the process stays, and the next start is refused with a
+// sentence or serves.
+func TestDamageUnderService(t *testing.T) {
+	t.Parallel()
+	w := makeWhole(t)
+	services := keystoretest.Effort(6, 200)
+	var (
+		lock            sync.Mutex
+		damages, errs   int
+		answered, ended int
+	)
+	for n := range services {
+		random := rand.New(rand.NewPCG(uint64(n), 4))
+		dir := filepath.Join(t.TempDir(), "data")
+		if err := copyData(w.dir, dir); err != nil {
+			t.Fatal(err)
+		}
+		s := launchBinary(t, w.binary, dir, w.args...)
+		if err := s.waitReady(); err != nil {
+			t.Fatal(err)
+		}
+		s.password = testPassword
+		for range 5 {
+			damages++
+			what := damageFile(t, random, filepath.Join(dir, storeFile))
+			var wg sync.WaitGroup
+			for range 4 {
+				slots := make([]string, 12)
+				for i := range slots {
+					slots[i] = fmt.Sprintf("id-%d", wholeIssued+random.IntN(wholeRequests-wholeIssued))
+				}
+				wg.Go(func() {
+					for _, id := range slots {
+						good, err := w.ask(s, id)
+						lock.Lock()
+						switch {
+						case err != nil:
+							t.Errorf("service %d, %s: %v", n, what, err)
+						case good:
+							answered++
+						default:
+							errs++
+						}
+						lock.Unlock()
+					}
+				})
+			}
+			wg.Wait()
+			for _, path := range []string{"/metrics", "/readyz", requestsPath, certificatesPath} {
+				if _, _, err := s.do("GET", path, "", ""); err != nil {
+					t.Errorf("service %d, %s: GET %s: %v", n, what, path, err)
+				}
+			}
+			if status, body, err := s.do("POST", requestsPath+"/new?action=create", requestBody("new"), ""); err != nil || status == http.StatusNotFound {
+				t.Errorf("service %d, %s: create: %d %s %v", n, what, status, body, err)
+			}
+		}
+		_ = s.stop() // its last commit may fail
+		again := launchBinary(t, w.binary, dir, w.args...)
+		if err := again.waitReady(); err != nil {
+			ended++
+			if text := again.stderr.String(); !strings.HasPrefix(text, "attestcsr: ") {
+				t.Errorf("service %d: no sentence: %s", n, text)
+			}
+		}
+		again.kill()
+		for _, s := range []*instance{s, again} {
+			for _, word := range []string{"panic", "fatal error", "goroutine "} {
+				if strings.Contains(s.stderr.String(), word) {
+					t.Errorf("service %d: stderr says %q:\n%s", n, word, s.stderr)
+				}
+			}
+		}
+	}
+	t.Logf("%d right answers, %d errors; %d of %d next starts were refused", answered, errs, ended, services)
+	keystoretest.Count(t, "damages under a running service", damages)
+}
+
+// ask reads a request; good means that the answer is right, and no error that it is
+// one that damage may cause.
+func (w *whole) ask(s *instance, id string) (good bool, err error) {
+	status, body, err := s.do("GET", requestsPath+"/"+id+"/pem-file", "", "")
+	if err != nil {
+		return false, err
+	}
+	if status != http.StatusOK {
+		if status != http.StatusNotFound && status < 500 {
+			return false, fmt.Errorf("%s: %d %s", id, status, body)
+		}
+		return false, nil
+	}
+	key, name, err := publicKeyOf(body)
+	want := w.keys[keystore.Slot{Collection: "nsx/csrs", ID: id}]
+	if err != nil || name != id || !key.(interface{ Equal(crypto.PublicKey) bool }).Equal(want) {
+		return false, fmt.Errorf("%s: the answer is the CSR of %s, %w", id, name, err)
+	}
+	return true, nil
+}
+
+// damageFile damages the used part of a file that is open elsewhere.
+func damageFile(t *testing.T, random *rand.Rand, file string) string {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := (len(bytes.TrimRight(content, "\x00"))/4096 + 1) * 4096
+	before := bytes.Clone(content[:used])
+	what := damage(random, content[:used])
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := 0; at < used; at += 4096 { // only the page: the service may write others
+		if !bytes.Equal(before[at:at+4096], content[at:at+4096]) {
+			_, writeErr := f.WriteAt(content[at:at+4096], int64(at))
+			err = errors.Join(err, writeErr)
+		}
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return what
+}
