@@ -238,3 +238,29 @@ func read(t *testing.T, dir, name string) []byte {
 	}
 	return content
 }
+
+// TestLeftovers: a start removes what crashes of a while ago have left half-written,
+// and nothing else.
+func TestLeftovers(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data")
+	if err := start(t, dir).stop(); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hoursAgo := time.Now().Add(-3 * time.Hour)
+	for _, name := range []string{".store-123.tmp", ".tls-key.pem-456.tmp"} {
+		overwrite(t, dir, name, "half")
+		if err := os.Chtimes(filepath.Join(dir, name), hoursAgo, hoursAgo); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start(t, dir)
+	after, err := os.ReadDir(dir)
+	if err != nil || len(after) != len(before) {
+		t.Errorf("%v, want %v, %v", after, before, err)
+	}
+}

@@ -66,7 +66,7 @@ func makeWhole(t *testing.T) *whole {
 		for _, slot := range slots {
 			r, getErr := store.Get(t.Context(), slot)
 			key, openErr := custodian.Open(t.Context(), keystore.Bind(slot, r.Payload), r.Ref)
-			if err = errors.Join(err, getErr, openErr); err != nil {
+			if err := errors.Join(getErr, openErr); err != nil {
 				return err
 			}
 			w.records[slot], w.keys[slot] = r, key.Public()
@@ -85,7 +85,7 @@ func (w *whole) open(ctx context.Context, dir string, fn func(*bolt.Store, *seal
 	if err != nil {
 		return err
 	}
-	defer store.Close() //nolint:errcheck // may fail on damage, must return
+	defer store.Close() // may fail on damage, must return
 	custodian, err := sealed.Open(sealed.Options{KeysetFile: filepath.Join(dir, keysetFile)})
 	if err != nil {
 		return err
@@ -96,8 +96,7 @@ func (w *whole) open(ctx context.Context, dir string, fn func(*bolt.Store, *seal
 	return fn(store, custodian)
 }
 
-// judge is given what a damaged store says a slot holds. hidden counts records that
-// it says are not there.
+// judge is given what a damaged store says a slot holds.
 func (w *whole) judge(custodian *sealed.Custodian, r keystore.Record) error {
 	want, known := w.records[r.Slot]
 	if !known {

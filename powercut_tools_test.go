@@ -157,7 +157,7 @@ func systemCalls(t *testing.T, trace, dir string) map[string]int {
 			line = halves[thread] + end
 		}
 		c := call.FindStringSubmatch(line)
-		if c == nil || strings.HasPrefix(c[3], "-") {
+		if len(c) == 0 || strings.HasPrefix(c[3], "-") {
 			continue
 		}
 		kind, known := kinds[c[1]]

@@ -29,6 +29,7 @@ import (
 	"attestcsr/handler/auth"
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/ownfile"
 	"attestcsr/keystore/pool"
 	"attestcsr/keystore/sealed"
 )
@@ -135,6 +136,9 @@ func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, stdout
 			err = errors.Join(err, s.close())
 		}
 	}()
+	if err := ownfile.Sweep(cfg.DataDir); err != nil {
+		log.Warn("temporary files that a crash has left behind stay", "error", err)
+	}
 	if err := s.openAudit(ctx, custodian, stdout); err != nil {
 		return nil, err
 	}

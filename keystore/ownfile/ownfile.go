@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // Check refuses what is not a regular file, and one that every user of the
@@ -101,6 +102,34 @@ func writeTemp(path string, content []byte) (temp string, err error) {
 		return "", errors.Join(err, os.Remove(f.Name()))
 	}
 	return f.Name(), nil
+}
+
+// abandoned is when a temporary file belongs to nobody any more: those who write
+// one have renamed or removed it in less than a second.
+const abandoned = time.Hour
+
+// Sweep removes the temporary files that crashes have left in a directory. Without
+// it a service that is ended over and over while it writes one fills its disk.
+func Sweep(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		ours, err := filepath.Match(".*-*.tmp", e.Name())
+		if err != nil || !ours || !e.Type().IsRegular() {
+			continue
+		}
+		info, err := e.Info()
+		if err == nil && time.Since(info.ModTime()) > abandoned {
+			err = os.Remove(filepath.Join(dir, e.Name()))
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // SyncDir makes what was linked, renamed or removed in a directory durable.

@@ -5,8 +5,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"attestcsr/keystore/ownfile"
 )
@@ -77,5 +79,41 @@ func TestReplaceAndCreate(t *testing.T) {
 			t.Fatal(err)
 		}
 		want(step.want)
+	}
+}
+
+// Only temporary files that nobody writes any more are swept.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	hoursAgo := time.Now().Add(-2 * time.Hour)
+	for name, old := range map[string]bool{
+		".store-1.tmp": true, ".tls-key.pem-22.tmp": true, // these two go
+		".store-2.tmp": false, "store-1.tmp": true, ".store-1.tmp.bak": true, "attestcsr.db": true,
+	} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if old {
+			if err := os.Chtimes(path, hoursAgo, hoursAgo); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := ownfile.Sweep(dir); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(dir)
+	var left []string
+	for _, e := range entries {
+		left = append(left, e.Name())
+	}
+	want := []string{".store-1.tmp.bak", ".store-2.tmp", "attestcsr.db", "store-1.tmp"}
+	if err != nil || !slices.Equal(left, want) {
+		t.Errorf("left: %q, want %q, %v", left, want, err)
+	}
+	if err := ownfile.Sweep(filepath.Join(dir, "nowhere")); err == nil {
+		t.Error("a directory that is not there was swept")
 	}
 }
