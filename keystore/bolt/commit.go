@@ -190,8 +190,11 @@ func (s *Store) applyAll(tx *bbolt.Tx, jobs []*job) (applied, again []*job, err 
 			revision = max(revision, j.result.Revision)
 		}
 	}
-	// Written even when it did not change: a check is to go all the way to disk.
-	return applied, nil, meta.Put(keyRevision, binary.BigEndian.AppendUint64(nil, revision))
+	// Written even when they did not change: a check is to go all the way to disk,
+	// and what is in a format from now on may be of this one.
+	return applied, nil, errors.Join(
+		meta.Put(keyFormat, binary.BigEndian.AppendUint32(nil, storeFormat)),
+		meta.Put(keyRevision, binary.BigEndian.AppendUint64(nil, revision)))
 }
 
 // commitTx is the commit point. In this order, the file is given
@@ -374,7 +377,7 @@ func write(tx *bbolt.Tx, op keystore.Op, old record, revision uint64) error {
 	} else {
 		count++
 		stored := newRecord(revision, op)
-		err = records.Put(id, stored.encode())
+		err = records.Put(id, stored.encode(op.Slot))
 		for _, e := range stored.index {
 			index, createErr := indexes.CreateBucketIfNotExists([]byte(e.Name))
 			if createErr != nil {

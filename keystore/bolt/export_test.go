@@ -112,14 +112,16 @@ func PeekBetween(path string, between func()) (found Outside, same bool, err err
 }
 
 // EncodeRecord and RecodeRecord are the codec: the second decodes and encodes again.
-func EncodeRecord(revision uint64, op keystore.Op) []byte { return newRecord(revision, op).encode() }
+func EncodeRecord(revision uint64, op keystore.Op) []byte {
+	return newRecord(revision, op).encode(op.Slot)
+}
 
-func RecodeRecord(b []byte) (keystore.Record, []keystore.IndexEntry, []byte, error) {
-	r, err := decodeRecord(b)
+func RecodeRecord(slot keystore.Slot, b []byte) (keystore.Record, []keystore.IndexEntry, []byte, error) {
+	r, err := decodeRecord(slot, b)
 	if err != nil {
 		return keystore.Record{}, nil, nil, err
 	}
-	return keystore.Record{Revision: r.revision, Ref: r.ref, Payload: r.payload}, r.index, r.encode(), nil
+	return keystore.Record{Slot: slot, Revision: r.revision, Ref: r.ref, Payload: r.payload}, r.index, r.encode(slot), nil
 }
 
 // IndexKey is where an entry stands in its index.
@@ -129,7 +131,7 @@ func IndexKey(value []byte, id string) []byte { return indexKey(value, id) }
 func IndexValue(key []byte) ([]byte, error) { return indexValue(key) }
 
 // Checksummed returns a copy of b with its last four bytes made the checksum.
-func Checksummed(b []byte) []byte {
+func Checksummed(slot keystore.Slot, b []byte) []byte {
 	body := b[:len(b)-4]
-	return binary.BigEndian.AppendUint32(append([]byte{}, body...), checksum(body))
+	return binary.BigEndian.AppendUint32(append([]byte{}, body...), checksum(body, slot))
 }

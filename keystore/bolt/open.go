@@ -21,7 +21,7 @@ import (
 var ErrLocked = errors.New("in use by another attestcsr process")
 
 const (
-	storeFormat = 1
+	storeFormat = 2 // 1 is read, too
 
 	lockTimeout = 100 * time.Millisecond
 
@@ -135,7 +135,7 @@ func (s *Store) inspect() (err error) {
 	case binary.BigEndian.Uint32(format) > storeFormat:
 		return fmt.Errorf("%s was written by a newer attestcsr (format %d, this one reads %d): upgrade, or restore a backup",
 			s.path, binary.BigEndian.Uint32(format), storeFormat)
-	case binary.BigEndian.Uint32(format) != storeFormat || len(meta.Get(keyRevision)) != 8:
+	case binary.BigEndian.Uint32(format) == 0 || len(meta.Get(keyRevision)) != 8:
 		return s.foreign()
 	}
 	for _, name := range [][]byte{bucketRecords, bucketIndex, bucketCounts, bucketOutbox} {

@@ -124,7 +124,7 @@ func TestRefusedFiles(t *testing.T) {
 		}, "is not a key store"},
 		{"no records", raw(func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte("records")) }), "is not a key store"},
 		{"no revision", raw(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Delete([]byte("revision")) }), "is not a key store"},
-		{"newer", format(2), "was written by a newer attestcsr (format 2, this one reads 1): upgrade"},
+		{"newer", format(3), "was written by a newer attestcsr (format 3, this one reads 2): upgrade"},
 		{"format 0", format(0), "is not a key store"},
 		{"folder", func(t *testing.T, file string) {
 			if err := errors.Join(os.Remove(file), os.Mkdir(file, 0o700)); err != nil {
@@ -297,7 +297,7 @@ func TestFileDoesNotGrow(t *testing.T) {
 	}
 }
 
-// goldenOps is what the golden store of format 1 holds.
+// goldenOps is what the golden stores hold.
 func goldenOps() []keystore.Op {
 	return []keystore.Op{
 		{Slot: keystore.Slot{Collection: "esx/attestation", ID: "csr"}, Ref: keystore.Ref("sealed key 1"), Payload: []byte("payload 1")},
@@ -308,14 +308,24 @@ func goldenOps() []keystore.Op {
 	}
 }
 
-// A store that was written once must open for ever: the file is never changed, a
+// A store that was written once must open for ever: the files are never changed, a
 // new format gets a new one.
 func TestGolden(t *testing.T) {
 	t.Parallel()
-	const golden = "testdata/store-v1.db"
+	const current = "testdata/store-v2.db"
 	if *update {
-		writeGolden(t, golden, func(*bolt.Store) error { return nil })
+		writeGolden(t, current)
 	}
+	for _, golden := range []string{"testdata/store-v1.db", current} {
+		t.Run(golden, func(t *testing.T) {
+			t.Parallel()
+			testGolden(t, golden)
+		})
+	}
+}
+
+func testGolden(t *testing.T, golden string) {
+	t.Helper()
 	content, err := os.ReadFile(golden)
 	if err != nil {
 		t.Fatal(err)
@@ -347,15 +357,22 @@ func TestGolden(t *testing.T) {
 	if r := mustCommit(t, s, put(a, "x")); r != 4 {
 		t.Errorf("revision %d, want 4", r)
 	}
+	// From the first commit on an older release must not read it.
+	err = s.DB().View(func(tx *bbolt.Tx) error {
+		if format := tx.Bucket([]byte("meta")).Get([]byte("format")); !bytes.Equal(format, []byte{0, 0, 0, 2}) {
+			t.Errorf("format %v after a commit", format)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 // Anchors came later, in a bucket that is made when it is needed.
 func TestGoldenAnchors(t *testing.T) {
 	t.Parallel()
 	const golden = "testdata/store-v1-anchors.db"
-	if *update {
-		writeGolden(t, golden, func(s *bolt.Store) error { return s.Trim(t.Context(), 2, "changes", []byte("an anchor")) })
-	}
 	content, err := os.ReadFile(golden)
 	if err != nil {
 		t.Fatal(err)
@@ -378,7 +395,7 @@ func TestGoldenAnchors(t *testing.T) {
 	}
 }
 
-func writeGolden(t *testing.T, golden string, more func(*bolt.Store) error) {
+func writeGolden(t *testing.T, golden string) {
 	t.Helper()
 	dir := t.TempDir()
 	s := open(t, dir)
@@ -386,9 +403,6 @@ func writeGolden(t *testing.T, golden string, more func(*bolt.Store) error) {
 		if _, err := s.Commit(t.Context(), []byte("note"), op); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if err := more(s); err != nil {
-		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -405,23 +419,49 @@ func writeGolden(t *testing.T, golden string, more func(*bolt.Store) error) {
 	}
 }
 
-// goldenRecord is goldenOps()[1] at revision 2, as format 1 lays it out.
-const goldenRecord = "01" + "0000000000000002" +
-	"0000000c" + "7365616c6564206b65792032" +
-	"00000009" + "7061796c6f61642032" +
-	"02" + "07" + "63726561746564" + "0003" + "000001" + "04" + "6e616d65" + "0005" + "7a65627261" +
-	"afd67031"
+// These are goldenOps()[1] at revision 2, as the formats lay it out.
+const (
+	goldenRecord1 = "01" + goldenFields + "afd67031"
+	goldenRecord2 = "02" + goldenFields + "3f39634a"
+
+	goldenFields = "0000000000000002" +
+		"0000000c" + "7365616c6564206b65792032" +
+		"00000009" + "7061796c6f61642032" +
+		"02" + "07" + "63726561746564" + "0003" + "000001" + "04" + "6e616d65" + "0005" + "7a65627261"
+)
 
 func TestGoldenRecord(t *testing.T) {
 	t.Parallel()
-	got := hex.EncodeToString(bolt.EncodeRecord(2, goldenOps()[1]))
-	if got != goldenRecord {
-		t.Errorf("encoded as\n%s, want\n%s", got, goldenRecord)
+	op := goldenOps()[1]
+	if got := hex.EncodeToString(bolt.EncodeRecord(2, op)); got != goldenRecord2 {
+		t.Errorf("encoded as\n%s, want\n%s", got, goldenRecord2)
+	}
+	for text, ours := range map[string]bool{goldenRecord1: false, goldenRecord2: true} {
+		b, err := hex.DecodeString(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, _, again, err := bolt.RecodeRecord(op.Slot, b)
+		if err != nil || r.Revision != 2 || !bytes.Equal(r.Payload, op.Payload) || !bytes.Equal(again, b) {
+			t.Errorf("%s: %+v, %v", text, r, err)
+		}
+		// In another slot it is damage, which format 1 did not see.
+		for _, slot := range []keystore.Slot{{Collection: op.Slot.Collection, ID: "a/c"}, {Collection: "nsx/csr", ID: op.Slot.ID}} {
+			if _, _, _, err := bolt.RecodeRecord(slot, b); (err != nil) != ours {
+				t.Errorf("%s in %s: %v", text, slot, err)
+			}
+		}
 	}
 }
 
 func FuzzRecord(f *testing.F) {
+	old, err := hex.DecodeString(goldenRecord1)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(old)
 	for i, op := range goldenOps() {
+		op.Slot = a
 		b := bolt.EncodeRecord(uint64(i+1), op)
 		f.Add(b)
 		f.Add(b[:len(b)-1])
@@ -429,16 +469,17 @@ func FuzzRecord(f *testing.F) {
 	}
 	f.Add([]byte{})
 	f.Add([]byte{2})
+	f.Add([]byte{3})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, index, again, err := bolt.RecodeRecord(b)
+		r, index, again, err := bolt.RecodeRecord(a, b)
 		if err != nil {
 			if r.Revision != 0 || r.Payload != nil || index != nil {
 				t.Fatal("a record and an error")
 			}
 			// The checksum stands in the way of most inputs: give the parser one.
-			if len(b) > 4 && !bytes.Equal(b, bolt.Checksummed(b)) {
-				r, index, again, err = bolt.RecodeRecord(bolt.Checksummed(b))
-				b = bolt.Checksummed(b)
+			if len(b) > 4 && !bytes.Equal(b, bolt.Checksummed(a, b)) {
+				r, index, again, err = bolt.RecodeRecord(a, bolt.Checksummed(a, b))
+				b = bolt.Checksummed(a, b)
 			}
 			if err != nil {
 				return

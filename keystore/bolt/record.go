@@ -2,6 +2,7 @@ package bolt
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,33 +16,44 @@ import (
 // record is what the store keeps for a slot. Its encoding, all numbers
 // big-endian:
 //
-//	1 byte    format: 1
+//	1 byte    format: 2
 //	8 bytes   revision, not 0
 //	4 bytes   length of the reference, then the reference
 //	4 bytes   length of the payload, then the payload
 //	1 byte    number of index entries, then for each, in ascending order of names:
 //	            1 byte   length of the name, then the name
 //	            2 bytes  length of the value, then the value
-//	4 bytes   CRC-32C of everything before
+//	4 bytes   CRC-32C of everything before, then of the slot's collection, a NUL
+//	          byte and its id; in format 1 of everything before alone
 //
-// The index entries are here so that a later commit knows what to take out of
+// The slot is in the checksum so that a record whose key in the file was damaged is
+// not taken for that of another slot. The index entries are here so that a later commit knows what to take out of
 // the index. The checksum finds damage, not forgery: that is what the custodian's
 // binding is for.
 type record struct {
+	format   byte // 0 is recordFormat
 	revision uint64
 	ref      keystore.Ref
 	payload  []byte
 	index    []keystore.IndexEntry // in ascending order of names
 }
 
-const recordFormat = 1
+const recordFormat = 2
 
 var (
 	errDamagedRecord = errors.New("the record is damaged")
 	errDamagedIndex  = errors.New("an index key is damaged")
 )
 
-func checksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
+// checksum is that of a record, without the checksum itself, in a slot.
+func checksum(b []byte, slot keystore.Slot) uint32 {
+	table := crc32.MakeTable(crc32.Castagnoli)
+	sum := crc32.Checksum(b, table)
+	if len(b) > 0 && b[0] == 1 {
+		return sum
+	}
+	return crc32.Update(sum, table, []byte(slot.Collection+"\x00"+slot.ID))
+}
 
 // newRecord makes the record of an operation that passed Op.Validate.
 func newRecord(revision uint64, op keystore.Op) record {
@@ -50,13 +62,13 @@ func newRecord(revision uint64, op keystore.Op) record {
 	return record{revision: revision, ref: op.Ref, payload: op.Payload, index: index}
 }
 
-func (r record) encode() []byte {
+func (r record) encode(slot keystore.Slot) []byte {
 	size := 1 + 8 + 4 + len(r.ref) + 4 + len(r.payload) + 1 + 4
 	for _, e := range r.index {
 		size += 1 + len(e.Name) + 2 + len(e.Value)
 	}
 	b := make([]byte, 0, size)
-	b = append(b, recordFormat)
+	b = append(b, cmp.Or(r.format, recordFormat))
 	b = binary.BigEndian.AppendUint64(b, r.revision)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(r.ref))) //nolint:gosec // bounded by Op.Validate, as are all lengths here
 	b = append(b, r.ref...)
@@ -69,24 +81,21 @@ func (r record) encode() []byte {
 		b = binary.BigEndian.AppendUint16(b, uint16(len(e.Value))) //nolint:gosec // bounded
 		b = append(b, e.Value...)
 	}
-	return binary.BigEndian.AppendUint32(b, checksum(b))
+	return binary.BigEndian.AppendUint32(b, checksum(b, slot))
 }
 
-// decodeRecord is strict: what it accepts, encode gives back byte for byte. The
-// result shares no memory with b.
-func decodeRecord(b []byte) (record, error) {
+// decodeRecord reads the record of a slot. It is strict: what it accepts, encode
+// gives back byte for byte. The result shares no memory with b.
+func decodeRecord(slot keystore.Slot, b []byte) (record, error) {
 	const trailer = 4
 	if len(b) > 0 && b[0] > recordFormat {
 		return record{}, fmt.Errorf("the record has format %d, this attestcsr reads %d: upgrade it", b[0], recordFormat)
 	}
-	if len(b) < trailer || checksum(b[:len(b)-trailer]) != binary.BigEndian.Uint32(b[len(b)-trailer:]) {
+	if len(b) < trailer || checksum(b[:len(b)-trailer], slot) != binary.BigEndian.Uint32(b[len(b)-trailer:]) {
 		return record{}, errDamagedRecord
 	}
 	p := parser{rest: b[:len(b)-trailer]}
-	if p.number(1) != recordFormat {
-		return record{}, errDamagedRecord
-	}
-	r := record{revision: p.number(8)}
+	r := record{format: byte(p.number(1)), revision: p.number(8)} //nolint:gosec // of one byte
 	r.ref = p.bytes(p.number(4), keystore.MaxRefLen)
 	r.payload = p.bytes(p.number(4), keystore.MaxPayloadLen)
 	for n := p.number(1); n > 0 && !p.failed; n-- {
@@ -98,7 +107,7 @@ func decodeRecord(b []byte) (record, error) {
 		r.index = append(r.index, e)
 	}
 	op := keystore.Op{Slot: keystore.Slot{Collection: "c", ID: "i"}, Ref: r.ref, Payload: r.payload, Index: r.index}
-	if p.failed || len(p.rest) != 0 || r.revision == 0 || op.Validate() != nil {
+	if p.failed || len(p.rest) != 0 || r.format == 0 || r.revision == 0 || op.Validate() != nil {
 		return record{}, errDamagedRecord
 	}
 	return r, nil

@@ -1,8 +1,11 @@
 // Package bolt is a store in one file, on bbolt.
 //
-// # Layout, format 1
+// # Layout, format 2
 //
-//	meta     "format"    4 bytes, big-endian: 1
+// Format 1 differs in its records (see record), and becomes format 2 with the first
+// commit.
+//
+//	meta     "format"    4 bytes, big-endian: 2
 //	         "revision"  8 bytes, big-endian: the last revision given out
 //	records  collection  bucket: slot id to record (see record)
 //	index    collection  bucket: index name to bucket: indexKey to slot id
@@ -285,7 +288,7 @@ func lookUp(collection *bbolt.Bucket, slot keystore.Slot) (record, error) {
 	if value == nil {
 		return record{}, fmt.Errorf("%s: %w", slot, keystore.ErrNotFound)
 	}
-	r, err := decodeRecord(value)
+	r, err := decodeRecord(slot, value)
 	if err != nil {
 		return record{}, fmt.Errorf("%s: %w", slot, err)
 	}
@@ -434,7 +437,7 @@ func (s *Store) Refs(ctx context.Context, fn func(keystore.Slot, keystore.Ref) e
 				return err
 			}
 			slot := keystore.Slot{Collection: string(collection), ID: string(id)}
-			r, err := decodeRecord(value)
+			r, err := decodeRecord(slot, value)
 			if err != nil {
 				return fmt.Errorf("%s: %w", slot, err)
 			}
