@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"attestcsr/keystore"
+	"attestcsr/keystore/bolt"
 	"attestcsr/keystore/keystoretest"
 )
 
@@ -191,4 +192,48 @@ func TestTakenAwayDuringCommit(t *testing.T) {
 	}
 	wantPayload(t, s, a, "new")
 	keystoretest.Count(t, "data directories taken away", 3)
+}
+
+// A record whose name was damaged is not taken for one that was never there, where
+// there are few: a start would make another over it.
+func TestDamagedName(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"certificate-id", "esx-collection"} {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "store.db")
+		s := open(t, dir)
+		slot := keystore.Slot{Collection: "esx-collection", ID: "certificate-id"}
+		mustCommit(t, s, put(slot, "old"), put(keystore.Slot{Collection: slot.Collection, ID: "other"}, "other"))
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := append([]byte{name[0]}, "X"+name[2:]...)
+		// In the tree of records only, which holds the payload: counts have a
+		// checksum of their own in the records.
+		page := bytes.Index(content, []byte("old")) / 4096 * 4096
+		if name == slot.Collection {
+			page = bytes.LastIndex(content[:page+4096], []byte(name)) / 4096 * 4096
+		}
+		copy(content[page:], bytes.Replace(content[page:page+4096], []byte(name), changed, 1))
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err = bolt.Open(file, bolt.Options{})
+		if err != nil {
+			continue // found even earlier
+		}
+		if _, err := s.Get(t.Context(), slot); err == nil || errors.Is(err, keystore.ErrNotFound) {
+			t.Errorf("%s: Get: %v", name, err)
+		}
+		op := put(slot, "new")
+		op.Expect = keystore.Absent
+		if _, err := s.Commit(t.Context(), nil, op); err == nil {
+			t.Errorf("%s: a new record over the old one", name)
+		}
+		_ = s.Close() // may fail, must return
+	}
 }

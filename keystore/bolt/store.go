@@ -271,21 +271,24 @@ func (s *Store) Get(ctx context.Context, slot keystore.Slot) (r keystore.Record,
 }
 
 func get(tx *bbolt.Tx, slot keystore.Slot) (keystore.Record, error) {
-	stored, err := lookUp(tx.Bucket(bucketRecords).Bucket([]byte(slot.Collection)), slot)
+	stored, err := lookUp(tx, slot)
 	if err != nil {
 		return keystore.Record{}, err
 	}
 	return keystore.Record{Slot: slot, Revision: stored.revision, Ref: stored.ref, Payload: stored.payload}, nil
 }
 
-// lookUp reads a slot's record from its collection, which is nil where nothing
-// was ever stored in it.
-func lookUp(collection *bbolt.Bucket, slot keystore.Slot) (record, error) {
+// lookUp reads a slot's record.
+func lookUp(tx *bbolt.Tx, slot keystore.Slot) (record, error) {
 	var value []byte
+	collection := tx.Bucket(bucketRecords).Bucket([]byte(slot.Collection)) // nil where nothing was ever stored in it
 	if collection != nil {
 		value = collection.Get([]byte(slot.ID))
 	}
 	if value == nil {
+		if err := missing(tx, collection, slot.Collection); err != nil {
+			return record{}, fmt.Errorf("%s: %w", slot, err)
+		}
 		return record{}, fmt.Errorf("%s: %w", slot, keystore.ErrNotFound)
 	}
 	r, err := decodeRecord(slot, value)
@@ -293,6 +296,34 @@ func lookUp(collection *bbolt.Bucket, slot keystore.Slot) (record, error) {
 		return record{}, fmt.Errorf("%s: %w", slot, err)
 	}
 	return r, nil
+}
+
+// fewRecords is how many a collection may hold for a miss to look at them all.
+const fewRecords = 4
+
+// missing finds out whether damage hides a record that is not found. Of a few it
+// can tell, and collections of a few are those that a start relies on: what it does
+// not find there it makes anew, over what was there. Where there are many, a record
+// whose name was damaged is not found.
+func missing(tx *bbolt.Tx, records *bbolt.Bucket, collection string) error {
+	want, err := counted(tx, collection)
+	if err != nil || want > fewRecords {
+		return err
+	}
+	found := uint64(0)
+	if records != nil {
+		c := records.Cursor()
+		for id, value := c.First(); id != nil && found <= want; id, value = c.Next() {
+			if _, err := decodeRecord(keystore.Slot{Collection: collection, ID: string(id)}, value); err != nil {
+				return err
+			}
+			found++
+		}
+	}
+	if found != want {
+		return fmt.Errorf("%w: there are %d of %d records", errDamagedRecord, found, want)
+	}
+	return nil
 }
 
 // List implements keystore.Store. Items without a record in the index's place
