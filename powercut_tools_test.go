@@ -30,7 +30,7 @@ func TestPowerCuts(t *testing.T) {
 	)
 	for n := range cuts {
 		if n%renew == 0 {
-			disk, all = st.disk, writers(t, st.stored)
+			disk, all = st.disk.Cut(faultfs.Everything()), writers(t, st.stored)
 		}
 		r := st.beginOn(t, disk, fmt.Sprint("power cut ", n))
 		if err := r.launch(); err != nil {

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -27,12 +26,7 @@ import (
 	"attestcsr/keystore/sealed"
 )
 
-func TestMain(m *testing.M) {
-	if dir := os.Getenv(crashDirVariable); dir != "" {
-		os.Exit(crashChild(dir))
-	}
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
 	spec = keystore.KeySpec{Algorithm: keystore.ECDSA, Bits: 256}

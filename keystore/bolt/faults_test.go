@@ -112,32 +112,3 @@ func TestFailingSystemCalls(t *testing.T) {
 		})
 	}
 }
-
-// SIGKILL at every write and every flush of a commit: the old or the new record,
-// and the new one once it was acknowledged.
-func TestKillAtSystemCalls(t *testing.T) {
-	t.Parallel()
-	for _, call := range []string{"pwrite64", "fdatasync"} {
-		kills, found := 0, map[string]int{}
-		for n := 1; ; n++ {
-			lines, file := underFault(t, fmt.Sprintf("%s:signal=KILL:when=%d", call, n))
-			s := open(t, filepath.Dir(file))
-			r, err := s.Get(t.Context(), a)
-			if err := errors.Join(err, s.Close()); err != nil {
-				t.Fatalf("after a kill at %s %d: %v", call, n, err)
-			}
-			found[string(r.Payload)]++
-			acknowledged := len(lines) > 0
-			if payload := string(r.Payload); payload != "new" && (payload != "old" || acknowledged) {
-				t.Errorf("after a kill at %s %d: %q, acknowledged %t", call, n, payload, acknowledged)
-			}
-			if len(lines) == 2 {
-				break // it got past the commit and the check
-			}
-			kills++
-		}
-		if kills < 2 || found["new"] == 0 || call == "pwrite64" && found["old"] == 0 {
-			t.Errorf("%d kills at %s found %v: not at every step", kills, call, found)
-		}
-	}
-}
