@@ -169,20 +169,20 @@ func TestBoundInAll(t *testing.T) {
 	t.Parallel()
 	const big, small, third = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 	for name, try := range map[string]func(t *testing.T, c *crowd){
-		"the longest idle of who has most": func(t *testing.T, c *crowd) {
+		"the longest idle of who has most": func(_ *testing.T, c *crowd) {
 			fill(c, []string{big, big, big, small, small, third})
 			c.is(http.StateIdle, "3", "1", "0", "2", "4", "5")
 			c.come("new", "192.0.2.4")
 			c.wantEnded("1")
 		},
-		"silence before idleness": func(t *testing.T, c *crowd) {
+		"silence before idleness": func(_ *testing.T, c *crowd) {
 			fill(c, []string{big, big, small, small, third, third})
 			c.is(http.StateIdle, "0", "1", "4", "5")
 			time.Sleep(silentAfter)
 			c.come("new", "192.0.2.4")
 			c.wantEnded("2")
 		},
-		"who has most before silence": func(t *testing.T, c *crowd) {
+		"who has most before silence": func(_ *testing.T, c *crowd) {
 			fill(c, []string{big, big, big, small, small, third})
 			time.Sleep(silentAfter)
 			c.is(http.StateIdle, "5", "3")
@@ -235,7 +235,7 @@ func TestBoundInAll(t *testing.T) {
 				t.Error("active ones ended for who would have more")
 			}
 		},
-		"IPv6 networks": func(t *testing.T, c *crowd) {
+		"IPv6 networks": func(_ *testing.T, c *crowd) {
 			fill(c, []string{"2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "::ffff:192.0.2.1", big, third})
 			c.is(http.StateIdle, "2", "3", "4", "5", "0", "1")
 			c.come("new", "192.0.2.4")

@@ -113,7 +113,7 @@ func TestLimitsTakeEffect(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		t.Cleanup(func() { c.Close() })
 		held++
 	}
 	for i := range 60 { // and of many
@@ -124,7 +124,7 @@ func TestLimitsTakeEffect(t *testing.T) {
 	}
 	eventually(t, "the bounds are kept to", func() bool {
 		shed := func(bound string) bool {
-			for _, line := range strings.Split(v.opsMetrics(t), "\n") {
+			for line := range strings.SplitSeq(v.opsMetrics(t), "\n") {
 				if strings.HasPrefix(line, `attestcsr_connections_shed_total{bound="`+bound+`"`) && !strings.HasSuffix(line, " 0") {
 					return true
 				}

@@ -15,19 +15,21 @@ import (
 )
 
 const (
-	maxSession  = 30 * 24 * time.Hour
-	maxShutdown = 10 * time.Minute
-	maxKeyWait  = 2 * time.Minute
-	maxTimeout  = 10 * time.Minute // of one request
-	maxIdle     = time.Hour        // of a connection
-	maxBody     = 64 << 10         // bytes; what a body may have is promised to clients, so that it can be less but not more
-	maxPool     = 10_000           // keys of one size, about 70 MB of the largest
-	maxElements = 256              // of a list
-	minSize     = 1 << 20          // of audit files
-	maxSize     = 16 << 30
-	maxFileName = 4096 // PATH_MAX of Linux
-	maxHostname = 64   // the upper bound of a common name (RFC 5280 appendix A.1, ub-common-name)
-	maxUserName = 255  // as htpasswd bounds it
+	maxSession   = 30 * 24 * time.Hour
+	maxShutdown  = 10 * time.Minute
+	maxKeyWait   = 2 * time.Minute
+	maxTimeout   = 10 * time.Minute // of one request
+	maxIdle      = time.Hour        // of a connection
+	maxBody      = 64 << 10         // bytes; what a body may have is promised to clients, so that it can be less but not more
+	maxPool      = 10_000           // keys of one size, about 70 MB of the largest
+	maxElements  = 256              // of a list
+	minAuditSize = 1 << 20          // of audit files
+	maxAuditSize = 16 << 30
+	minMemory    = 32 << 20
+	maxMemory    = 1 << 40
+	maxFileName  = 4096 // PATH_MAX of Linux
+	maxHostname  = 64   // the upper bound of a common name (RFC 5280 appendix A.1, ub-common-name)
+	maxUserName  = 255  // as htpasswd bounds it
 )
 
 // rules checks settings against each other, once all sources are in.

@@ -17,7 +17,7 @@ func TestProblems(t *testing.T) {
 		cidr     = "is not an address or CIDR prefix such as 192.0.2.7, 10.0.0.0/8 or fd00::/8"
 		session  = "is not a duration such as 90s, 30m or 1h30m, over 0 and at most 720h"
 		topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, key_pool, key_queue, limits, sealing, audit, log, shutdown_timeout, allow_core_dumps"
-		memory   = `is not auto, off or a size such as 512MiB or 2GiB, at least 32MiB and at most 1024GiB`
+		memory   = `is not auto, off, a size such as 512KiB, 64MiB or 1GiB, from 32MiB to 1024GiB`
 	)
 	long := strings.Repeat("a", 63)
 	for name, tc := range map[string]struct {

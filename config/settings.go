@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -32,6 +33,10 @@ type mapping interface {
 // stand together. No key begins with port or service_: beside a Service named
 // attestcsr, Kubernetes sets ATTESTCSR_PORT and ATTESTCSR_SERVICE_… in every pod.
 func (c *Config) settings() []setting {
+	return slices.Concat(c.serving(), c.limits(), c.keeping())
+}
+
+func (c *Config) serving() []setting {
 	return []setting{
 		{"listen", "host:port", "where to serve HTTPS; no host means all addresses, port 0 a free port",
 			&text{&c.Listen, listenAddress}, nil},
@@ -67,6 +72,11 @@ func (c *Config) settings() []setting {
 			&number{&c.KeyQueue.Bound, 1, 100_000}, nil},
 		{"key_queue.deadline", "duration", "how long a request may wait for a key, at most 2m",
 			&duration{&c.KeyQueue.Deadline, maxKeyWait}, nil},
+	}
+}
+
+func (c *Config) limits() []setting {
+	return []setting{
 		{"limits.csrs", "number", "how many CSRs of the NSX dialect there may be at a time",
 			&number{&c.Limits.CSRs, 1, 10_000_000}, nil},
 		{"limits.certificates", "number", "how many certificates of the NSX dialect there may be at a time",
@@ -93,16 +103,21 @@ func (c *Config) settings() []setting {
 			&number{&c.Limits.Sessions, 1, 1_000_000}, nil},
 		{"limits.sessions_per_user", "number", "how many sessions one user may have at a time; more logins get 503",
 			&number{&c.Limits.SessionsPerUser, 1, 1_000_000}, nil},
-		{"limits.memory", "size", "memory that the garbage collector tries to stay under: a number with MiB or GiB, auto for 90 % of the cgroup's limit, or off; GOMEMLIMIT beats it",
-			&memory{&c.Limits.Memory}, nil},
+		{"limits.memory", "size", "memory that the garbage collector tries to stay under: such as 512MiB, auto for 90 % of the cgroup's limit, or off; GOMEMLIMIT beats it",
+			&size{&c.Limits.Memory, minMemory, maxMemory, map[string]int64{"auto": MemoryAuto, "off": MemoryOff}}, nil},
+	}
+}
+
+func (c *Config) keeping() []setting {
+	return []setting{
 		{"sealing.keyset_file", "file", "keyset that seals private keys; made when missing, empty keeps it in the data directory",
 			&text{&c.Sealing.KeysetFile, optional(fileName)}, nil},
 		{"audit.output", "output", "where the audit trail goes: file (in the data directory) or stdout",
 			&text{&c.Audit.Output, oneOf("file", "stdout")}, nil},
 		{"audit.max_file_size", "size", "how large a file of changes gets before the next one, 1MiB to 16GiB",
-			&size{&c.Audit.MaxFileSize}, nil},
+			&size{&c.Audit.MaxFileSize, minAuditSize, maxAuditSize, nil}, nil},
 		{"audit.refusals_max_size", "size", "how much is kept of refused requests before the oldest goes, 1MiB to 16GiB",
-			&size{&c.Audit.MaxRefusalsSize}, nil},
+			&size{&c.Audit.MaxRefusalsSize, minAuditSize, maxAuditSize, nil}, nil},
 		{"audit.outbox_bound", "changes", "how many changes may wait to be written to the audit trail; more get 503",
 			&number{&c.Audit.OutboxBound, 1, 1_000_000}, nil},
 		{"log.level", "level", "least severe level to log: debug, info, warn or error",
@@ -225,89 +240,62 @@ func (v *number) add(s string) error {
 	return nil
 }
 
-// size is a number of bytes, written in whole KiB, MiB or GiB.
-type size struct{ field *int64 }
+// size is a number of bytes, written in whole KiB, MiB or GiB, or a word.
+type size struct {
+	field    *int64
+	min, max int64
+	words    map[string]int64 // below min
+}
 
 func (v *size) shape() (bool, scalar) { return false, aString }
 func (v *size) reset()                {}
 
 func (v *size) items() []string {
-	for i, unit := range sizeUnits() {
-		if n := *v.field >> (10 * (3 - i)); n<<(10*(3-i)) == *v.field && n > 0 {
-			return []string{strconv.FormatInt(n, 10) + unit}
+	for word, n := range v.words {
+		if n == *v.field {
+			return []string{word}
 		}
 	}
-	return []string{strconv.FormatInt(*v.field, 10)}
+	return []string{sizeText(*v.field)}
 }
 
 func (v *size) add(s string) error {
-	for i, unit := range sizeUnits() {
-		digits, is := strings.CutSuffix(s, unit)
-		n, ok := decimal(digits)
-		if !is || !ok || n > maxSize>>(10*(3-i)) || int64(n)<<(10*(3-i)) < minSize {
-			continue
-		}
-		*v.field = int64(n) << (10 * (3 - i))
+	if n, is := v.words[s]; is {
+		*v.field = n
 		return nil
 	}
-	return fmt.Errorf("%.64q is not a size such as 512KiB, 64MiB or 1GiB, from 1MiB to 16GiB", s)
-}
-
-// sizeUnits are the units from the largest on, each 1024 of the next.
-func sizeUnits() []string { return []string{"GiB", "MiB", "KiB"} }
-
-// memory is a number of bytes in binary units, from minMemory, or a word.
-type memory struct{ field *int64 }
-
-const minMemory, maxMemory = 32 << 20, 1 << 40
-
-func memoryUnits() []struct {
-	name  string
-	bytes int64
-} {
-	return []struct {
-		name  string
-		bytes int64
-	}{{"GiB", 1 << 30}, {"MiB", 1 << 20}}
-}
-
-func (v *memory) shape() (bool, scalar) { return false, aString }
-func (v *memory) reset()                {}
-
-func (v *memory) items() []string {
-	switch *v.field {
-	case MemoryAuto:
-		return []string{"auto"}
-	case MemoryOff:
-		return []string{"off"}
+	for _, unit := range sizeUnits() {
+		digits, is := strings.CutSuffix(s, unit.name)
+		n, ok := decimal(digits)
+		if is && ok && int64(n) <= v.max/unit.bytes && int64(n)*unit.bytes >= v.min {
+			*v.field = int64(n) * unit.bytes
+			return nil
+		}
 	}
-	for _, unit := range memoryUnits() {
-		if *v.field%unit.bytes == 0 {
-			return []string{strconv.FormatInt(*v.field/unit.bytes, 10) + unit.name}
+	var words strings.Builder
+	for _, word := range slices.Sorted(maps.Keys(v.words)) {
+		words.WriteString(word + ", ")
+	}
+	return fmt.Errorf("%.64q is not %sa size such as 512KiB, 64MiB or 1GiB, from %s to %s", s, words.String(), sizeText(v.min), sizeText(v.max))
+}
+
+// sizeText writes a size in the largest unit that leaves no fraction.
+func sizeText(n int64) string {
+	for _, unit := range sizeUnits() {
+		if n%unit.bytes == 0 {
+			return strconv.FormatInt(n/unit.bytes, 10) + unit.name
 		}
 	}
 	panic("config: a size that no text makes")
 }
 
-func (v *memory) add(s string) error {
-	switch s {
-	case "auto":
-		*v.field = MemoryAuto
-		return nil
-	case "off":
-		*v.field = MemoryOff
-		return nil
-	}
-	for _, unit := range memoryUnits() {
-		digits, is := strings.CutSuffix(s, unit.name)
-		n, ok := decimal(digits)
-		if is && ok && int64(n) <= maxMemory/unit.bytes && int64(n)*unit.bytes >= minMemory {
-			*v.field = int64(n) * unit.bytes
-			return nil
-		}
-	}
-	return fmt.Errorf("%.64q is not auto, off or a size such as 512MiB or 2GiB, at least 32MiB and at most 1024GiB", s)
+type sizeUnit struct {
+	name  string
+	bytes int64
 }
+
+// sizeUnits are the units from the largest on.
+func sizeUnits() []sizeUnit { return []sizeUnit{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}} }
 
 // boolean is true or false and nothing that only looks like it.
 type boolean struct{ field *bool }

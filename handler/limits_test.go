@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -104,9 +105,7 @@ func TestContentEncoding(t *testing.T) {
 			c := route
 			c.body = "\x1f\x8b\x08"
 			c.header = map[string]string{"Content-Encoding": coding}
-			for name, value := range route.header {
-				c.header[name] = value
-			}
+			maps.Copy(c.header, route.header)
 			a := s.do(c)
 			if a.status != 400 || strings.Contains(string(a.body), "Content-Encoding") != refused {
 				t.Errorf("%s to %s: %d %s", coding, c.path, a.status, a.body)
@@ -229,7 +228,7 @@ func TestAnswerNotTaken(t *testing.T) {
 	if !strings.Contains(log, `"error_kind":"answer_not_taken"`) {
 		t.Error("the client is not cut off")
 	}
-	if strings.Contains(log, `"level":"ERROR"`) {
-		t.Errorf("an error of the service: %s", log[strings.Index(log, `"level":"ERROR"`):])
+	if _, faults, is := strings.Cut(log, `"level":"ERROR"`); is {
+		t.Errorf("an error of the service: %s", faults)
 	}
 }
