@@ -107,7 +107,7 @@ func TestEveryOperationIsSeen(t *testing.T) {
 				numbered[digits.ReplaceAllString(o.String(), "N")]++
 			}
 			total := 0
-			traced := systemCalls(t, trace, r.point)
+			traced := systemCalls(t, trace, r.point, st.disk.Names(), r.disk.Names())
 			for what, n := range traced {
 				total += n
 				if numbered[what] != n {
@@ -129,8 +129,9 @@ func TestEveryOperationIsSeen(t *testing.T) {
 var call = regexp.MustCompile(`^\d+ +(\w+)\((.*)\) += (-?\d+)`)
 
 // systemCalls returns the successful calls that changed or flushed something below
-// dir, named like operations of the file system.
-func systemCalls(t *testing.T, trace, dir string) map[string]int {
+// dir, named like operations of the file system, given what was there before and
+// after.
+func systemCalls(t *testing.T, trace, dir string, before, after map[string]bool) map[string]int {
 	t.Helper()
 	text, err := os.ReadFile(trace)
 	if err != nil {
@@ -161,7 +162,7 @@ func systemCalls(t *testing.T, trace, dir string) map[string]int {
 			continue
 		}
 		kind, known := kinds[c[1]]
-		if c[1] == "openat" && strings.Contains(c[2], "O_CREAT") && strings.Contains(c[2], "O_EXCL") {
+		if c[1] == "openat" && strings.Contains(c[2], "O_CREAT") {
 			kind, known = faultfs.Create, true
 		}
 		all := path.FindAllStringSubmatch(c[2], -1)
@@ -169,7 +170,11 @@ func systemCalls(t *testing.T, trace, dir string) map[string]int {
 			continue
 		}
 		name := all[len(all)-1][1] // of a link or a rename the new one
-		if kind == faultfs.Flush && name == "" {
+		if _, there := before[name]; kind == faultfs.Create && there {
+			continue // it was opened
+		}
+		before[name] = false
+		if kind == faultfs.Flush && (name == "" || after[name]) {
 			kind = faultfs.FlushDir
 		}
 		found[digits.ReplaceAllString(faultfs.Operation{Kind: kind, Path: name}.String(), "N")]++

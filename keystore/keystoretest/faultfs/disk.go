@@ -230,3 +230,21 @@ func (d *Disk) Unflushed() []string {
 	slices.Sort(found)
 	return found
 }
+
+// Names returns the path of everything that processes see, and whether it is a
+// directory.
+func (d *Disk) Names() map[string]bool {
+	d.lock.Lock()
+	defer d.lock.Unlock()
+	found := map[string]bool{}
+	var visit func(n *node, at string)
+	visit = func(n *node, at string) {
+		for name, ino := range n.entries {
+			child, where := d.nodes[ino], path.Join(at, name)
+			found[where] = child.dir
+			visit(child, where)
+		}
+	}
+	visit(d.nodes[root], "")
+	return found
+}
