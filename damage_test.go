@@ -195,7 +195,7 @@ func TestDamagedStore(t *testing.T) {
 	if err := w.open(t.Context(), clean, func(*bolt.Store, *sealed.Custodian) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
-	tried := keystoretest.Effort(300, 20_000)
+	tried := keystoretest.Effort(200, 5000)
 	var refused, failed, unnoticed int
 	for _, from := range []string{w.dir, clean} { // as a kill left it, as a clean stop did
 		all, err := os.ReadFile(filepath.Join(from, storeFile))
@@ -296,7 +296,7 @@ func TestDamagedKeyset(t *testing.T) {
 func TestDamageUnderService(t *testing.T) {
 	t.Parallel()
 	w := makeWhole(t)
-	services := keystoretest.Effort(6, 200)
+	services := keystoretest.Effort(4, 100)
 	var (
 		lock            sync.Mutex
 		damages, errs   int
