@@ -38,7 +38,7 @@ soak: test-tools ## the same with the long runs of what kills, cuts, floods and 
 # test that was skipped or taken away does.
 define counted
 @counts=$$(mktemp); trap 'rm -f "$$counts"' EXIT; \
-	echo '$(1)'; ATTESTCSR_TEST_COUNTS="$$counts" $(1); \
+	echo '$(1)'; TEST_COUNTS_FILE="$$counts" $(1); \
 	echo; echo "What the tests did:"; sort -t "$$(printf '\t')" -k2,2 "$$counts" | awk -F '\t' '{printf "%9d %-40s %s\n", $$1, $$2, $$3}'; \
 	missing=0; for what in $(COUNTS); do \
 		grep -qF "$$(printf '\t%s\t' "$$what")" "$$counts" || { echo "no test counted $$what" >&2; missing=1; }; \

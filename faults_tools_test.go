@@ -89,7 +89,8 @@ type life struct {
 	disk     *faultfs.Disk
 	mount    *faultfs.Mount
 	point    string
-	started  chan struct{}
+	started  chan struct{} // closed when s is there
+	begun    sync.Once
 	s        *instance
 	password string // of the built-in admin
 	stored   stored // what was acknowledged
@@ -104,7 +105,7 @@ func (st *stage) begin(t *testing.T, what string) *life {
 
 func (st *stage) beginOn(t *testing.T, disk *faultfs.Disk, what string) *life {
 	t.Helper()
-	r := &life{stage: st, t: t, what: st.name + ", " + what, disk: disk, point: st.folder(t), stored: st.stored}
+	r := &life{stage: st, t: t, what: st.name + ", " + what, disk: disk, point: st.folder(t), stored: st.stored, started: make(chan struct{})}
 	var err error
 	if r.mount, err = disk.Mount(r.point); err != nil {
 		t.Fatal(err)
@@ -115,9 +116,8 @@ func (st *stage) beginOn(t *testing.T, disk *faultfs.Disk, what string) *life {
 
 // launch starts the service on the mount and waits until it serves.
 func (r *life) launch() error {
-	r.started = make(chan struct{})
 	r.s = launchBinary(r.t, r.binary, r.point, r.args...)
-	close(r.started)
+	r.begun.Do(func() { close(r.started) })
 	if err := r.s.waitReady(); err != nil {
 		return err
 	}

@@ -309,8 +309,12 @@ func manyCreates(t *testing.T, v *victim) {
 		clients[i] = &http.Client{Timeout: time.Minute, Transport: &http.Transport{
 			DialContext: dialer.DialContext, TLSClientConfig: hostileTLS("h2"), ForceAttemptHTTP2: true,
 		}}
-		t.Cleanup(clients[i].CloseIdleConnections)
 	}
+	defer func() {
+		for _, c := range clients {
+			c.CloseIdleConnections()
+		}
+	}()
 	body := strings.Replace(validSpec, "{", `{"key_size":4096,`, 1)
 	n := keystoretest.Effort(1000, 5000)
 	each(n, 1000, func(i int) {

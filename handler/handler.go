@@ -269,7 +269,9 @@ func (h *Handler) fail(err error, c echo.Context) {
 	ev.err = err
 	if c.Response().Committed {
 		// Too late for an error document: only a broken connection tells the
-		// client not to believe what it got.
+		// client not to believe what it got. All that was left to do was to send:
+		// the client did not take it.
+		ev.untaken = true
 		panic(http.ErrAbortHandler)
 	}
 	if httpErr := (*echo.HTTPError)(nil); errors.As(err, &httpErr) && httpErr.Code == http.StatusMethodNotAllowed {

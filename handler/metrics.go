@@ -48,7 +48,7 @@ func (m *metrics) observe(route, method string, status int, took time.Duration) 
 func (m *metrics) countCreate(c echo.Context, dialect string, err error) {
 	outcome := "created"
 	if err != nil {
-		outcome, _ = classify(c, err)
+		outcome, _ = classify(c.Request().Context(), err)
 	}
 	m.created.WithLabelValues(dialect, outcome).Inc()
 }

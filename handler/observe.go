@@ -28,6 +28,7 @@ type event struct {
 	requestID string
 	user      string
 	err       error
+	untaken   bool // err came after the answer had begun
 }
 
 const eventKey = "event"
@@ -132,7 +133,10 @@ func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
 	if isOps(route) {
 		level = slog.LevelDebug
 	}
-	kind, fault := classify(c, ev.err)
+	kind, fault := classify(c.Request().Context(), ev.err)
+	if ev.untaken && !errors.As(ev.err, new(*panicked)) {
+		kind, fault = "answer_not_taken", false
+	}
 	if fault {
 		level = slog.LevelError
 	}
@@ -170,8 +174,7 @@ var (
 
 // classify names the kind of a request's error and says whether it is the
 // service's own fault.
-func classify(c echo.Context, err error) (kind string, fault bool) {
-	ctx := c.Request().Context()
+func classify(ctx context.Context, err error) (kind string, fault bool) {
 	var (
 		broken  *panicked
 		httpErr *echo.HTTPError
@@ -185,9 +188,6 @@ func classify(c echo.Context, err error) (kind string, fault bool) {
 		return "client_gone", false
 	case errors.As(err, &broken):
 		return csr.Internal.String(), true
-	case c.Response().Committed:
-		// All that is left to do then is to send: the client did not take it.
-		return "answer_not_taken", false
 	case errors.As(err, &tooLong):
 		return "body_too_large", false
 	case errors.As(err, &httpErr) && httpErr.Code == http.StatusNotFound:

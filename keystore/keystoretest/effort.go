@@ -7,7 +7,7 @@ import (
 )
 
 // countsVariable names the file that Count appends to.
-const countsVariable = "ATTESTCSR_TEST_COUNTS"
+const countsVariable = "TEST_COUNTS_FILE"
 
 // Effort returns how often a test is to try something: short, or long in a test
 // binary that was built with the tag soak.

@@ -179,7 +179,8 @@ func TestWaiterGoes(t *testing.T) {
 }
 
 // A key of the background that is ready earlier serves who came first; the one
-// that was being made for him is the next one's.
+// that was being made for him is the next one's. The background begins none while
+// the foreground has every processor.
 func TestBackgroundServesWaiter(t *testing.T) {
 	t.Parallel()
 	gate := newGated()
@@ -190,10 +191,10 @@ func TestBackgroundServesWaiter(t *testing.T) {
 	second := f.ask(t.Context(), t, 2048, nil)
 	background.finish <- nil
 	wantAnswer(t, first)
-	background = gate.next(t, 2048)
+	gate.none(t)
 	foreground.finish <- nil
 	wantAnswer(t, second)
-	background.finish <- nil
+	gate.next(t, 2048).finish <- nil
 	gate.next(t, 2048).finish <- nil
 	f.wantLevel(t, 2048, 2, 2)
 }
