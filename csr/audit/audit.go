@@ -95,6 +95,7 @@ type Log struct {
 	folded   *foldTable
 	metrics  metrics
 
+	filling chan struct{} // holds a token when the outbox is filling up
 	stop    chan struct{}
 	stopped chan struct{}
 	closing sync.Once
@@ -121,7 +122,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	}
 	l := &Log{
 		o: o, folded: newFoldTable(o.Now),
-		stop: make(chan struct{}), stopped: make(chan struct{}), failing: map[string]bool{},
+		filling: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}), failing: map[string]bool{},
 	}
 	l.metrics = newMetrics(l)
 	base := chain{dir: o.Dir, out: o.Stdout, mac: o.MAC, outbox: o.Outbox, log: o.Logger, now: o.Now, step: o.step}
@@ -168,7 +169,17 @@ func (l *Log) Admit(ctx context.Context) error {
 	}
 	// A store that cannot say it cannot commit either, and has its own error for
 	// that.
-	if n, err := l.o.Outbox.Pending(ctx); err == nil && n >= l.o.OutboxBound {
+	n, err := l.o.Outbox.Pending(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // see above
+	}
+	if n >= l.o.OutboxBound/2 {
+		select { // a burst of changes is no reason to refuse any
+		case l.filling <- struct{}{}:
+		default:
+		}
+	}
+	if n >= l.o.OutboxBound {
 		return ErrBacklog
 	}
 	return nil

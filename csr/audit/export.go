@@ -29,6 +29,8 @@ func (l *Log) run() {
 		select {
 		case <-changes.C:
 			attempt(Changes, l.exportChanges)
+		case <-l.filling:
+			attempt(Changes, l.exportChanges)
 		case <-refusals.C:
 			attempt(Refusals, func(ctx context.Context) error { return l.exportRefusals(ctx, false) })
 		case <-l.stop:
