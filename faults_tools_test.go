@@ -365,7 +365,7 @@ func TestFailingOperations(t *testing.T) {
 			for i, fault := range faults {
 				t.Run(string(fault), func(t *testing.T) {
 					last := st.length(t, fault)
-					stride := keystoretest.Effort(map[bool]int{true: 11, false: 5}[sc.first], 1)
+					stride := keystoretest.Effort(map[bool]int{true: 23, false: 11}[sc.first], 1)
 					var fired atomic.Int64
 					walk(1+i%stride, last, stride, func(n int) {
 						if again(func() (*life, bool) { return st.fail(t, fault, n, last) }) == nil {
