@@ -199,11 +199,7 @@ func TestAuditAfterKill(t *testing.T) {
 	kills := keystoretest.Effort(8, 200)
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")
-	// Not the test binary: the race detector would make most of it waiting.
-	binary := filepath.Join(dir, "attestcsr")
-	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	binary := productBinary(t)
 	overwrite(t, dir, "password", "swordfish")
 	overwrite(t, dir, "config.yaml", noPool)
 	args := []string{"--admin-password-file", filepath.Join(dir, "password"), "--config", filepath.Join(dir, "config.yaml")}

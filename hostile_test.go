@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -37,12 +36,7 @@ const (
 //
 // It does not run beside the other tests of this package: it measures.
 func TestHostileClients(t *testing.T) { //nolint:paralleltest // see above
-	dir := t.TempDir()
-	// Not the test binary: the race detector multiplies memory and time.
-	binary := filepath.Join(dir, "attestcsr")
-	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	binary := productBinary(t)
 	// Slow clients are met by short timeouts, busy ones by those that there are by
 	// default: this machine is as busy as they are.
 	quick, patient := newVictim(t, binary, shortTimeouts), newVictim(t, binary, "")

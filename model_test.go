@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -44,11 +43,7 @@ func TestModel(t *testing.T) {
 	setRapid(t, "rapid.checks", keystoretest.Effort(6, 600))
 	setRapid(t, "rapid.steps", keystoretest.Effort(60, 150))
 	dir := t.TempDir()
-	// Not the test binary: the race detector would make most of it waiting.
-	binary := filepath.Join(dir, "attestcsr")
-	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	binary := productBinary(t)
 	modelSettings(t, dir)
 	template := filepath.Join(dir, "template")
 	launch := func(data string) *instance {

@@ -436,9 +436,10 @@ func (s *server) shutDown(servers []*http.Server) error {
 	return errors.Join(errs...)
 }
 
-// close ends the audit trail, and then closes the key store, and with it the store first and then the pool. Keys
-// in the making cannot be interrupted, and under SCHED_IDLE on a busy machine
-// they may take long; they are on no disk, so that they need not be waited for.
+// close ends the audit trail, and then closes the key store: the store first and
+// then the pool. Keys in the making cannot be interrupted, and under SCHED_IDLE on
+// a busy machine they may take long; they are on no disk, so that they need not be
+// waited for.
 func (s *server) close() error {
 	auditErr := s.closeAudit()
 	closed := make(chan error, 1)

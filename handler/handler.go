@@ -22,7 +22,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"attestcsr/csr"
-	"attestcsr/csr/audit"
 	"attestcsr/handler/auth"
 	"attestcsr/handler/policy"
 	"attestcsr/handler/vapi"
@@ -229,23 +228,14 @@ func (h *Handler) operation(d dialect, choose func(*http.Request) (csr.Operation
 
 // authorise finds out who sends the request and grants the operation.
 func (h *Handler) authorise(c echo.Context, d dialect, op csr.Operation) (*csr.Grant, error) {
-	r := told(c)
-	caller, err := h.auth.Authenticate(r.Context(), r, c.RealIP(), d.realm)
+	r, ev := c.Request(), eventOf(c)
+	caller, err := h.auth.Authenticate(r.Context(), r, ev.client, d.realm)
 	if err != nil {
 		return nil, err
 	}
-	ev := eventOf(c)
 	caller.RequestID = ev.requestID
 	ev.user = caller.User
 	return h.service.Authorise(caller, op)
-}
-
-// told returns the request with what a refusal is told with in the audit trail.
-func told(c echo.Context) *http.Request {
-	r := c.Request()
-	return r.WithContext(audit.NewContext(r.Context(), audit.Request{
-		ID: eventOf(c).requestID, Address: c.RealIP(), Route: r.Method + " " + c.Path(),
-	}))
 }
 
 // always is the choice of a route that has one operation, or none.

@@ -20,12 +20,14 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/csr/audit"
 	"attestcsr/handler/auth"
 )
 
 // event collects what is known of a request for its one log line.
 type event struct {
 	requestID string
+	client    string // address without port
 	user      string
 	err       error
 	untaken   bool // err came after the answer had begun
@@ -46,10 +48,10 @@ func eventOf(c echo.Context) *event {
 func (h *Handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		start := time.Now()
-		ev := &event{requestID: newRequestID()}
+		ev := &event{requestID: newRequestID(), client: c.RealIP()}
 		c.Set(eventKey, ev)
 		c.Response().Header().Set(echo.HeaderXRequestID, ev.requestID)
-		c.SetRequest(boundBody(c.Response().Writer, c.Request(), h.limits.BodyBytes))
+		c.SetRequest(h.taken(c, ev))
 		c.Response().Before(h.limitWriting(c))
 		if framedAmbiguously(c.Request()) {
 			c.Response().Header().Set(echo.HeaderConnection, "close")
@@ -63,17 +65,21 @@ func (h *Handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// boundBody returns the request with a body of at most limit bytes. The writer is
+// taken returns the request as handlers get it: with what a refusal is told with in
+// the audit trail, and with a bounded body. The writer that the bound is given is
 // the server's own, not Echo's: that alone learns from the reader that the rest
 // of a body is not worth waiting for, and closes. The request is a copy:
 // net/http looks at the body of its own request after the answer, and one of
 // another type hides from it that a client with "Expect: 100-continue" was never
 // told to go on. It would wait for a body that does not come, and the client for
 // the answer.
-func boundBody(w http.ResponseWriter, r *http.Request, limit int) *http.Request {
-	bounded := *r
-	bounded.Body = http.MaxBytesReader(w, r.Body, int64(limit))
-	return &bounded
+func (h *Handler) taken(c echo.Context, ev *event) *http.Request {
+	r := c.Request()
+	bounded := r.WithContext(audit.NewContext(r.Context(), audit.Request{
+		ID: ev.requestID, Address: ev.client, Route: r.Method + " " + c.Path(),
+	}))
+	bounded.Body = http.MaxBytesReader(c.Response().Writer, r.Body, int64(h.limits.BodyBytes))
+	return bounded
 }
 
 // framedAmbiguously reports whether some proxy may have another idea of where
@@ -89,7 +95,7 @@ func framedAmbiguously(r *http.Request) bool {
 // an internal error.
 func (h *Handler) admit(c echo.Context, next echo.HandlerFunc) (err error) {
 	if !isOps(c.Path()) {
-		from := auth.NetworkOf(c.RealIP())
+		from := auth.NetworkOf(eventOf(c).client)
 		if err := h.gate.enter(from); err != nil {
 			if errors.Is(err, errDraining) {
 				c.Response().Header().Set(echo.HeaderConnection, "close")
@@ -146,7 +152,7 @@ func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
 	}
 	attrs := append(make([]slog.Attr, 0, 13),
 		slog.String("method", method), slog.String("route", route), slog.Int("status", status),
-		slog.Duration("duration", took), slog.String("user", ev.user), slog.String("client", c.RealIP()),
+		slog.Duration("duration", took), slog.String("user", ev.user), slog.String("client", ev.client),
 		slog.String("request_id", ev.requestID))
 	if !isOps(route) {
 		attrs = append(attrs, slog.String("dialect", dialectOf(c.Request().URL.Path).name))

@@ -16,26 +16,27 @@ type sessions struct {
 }
 
 func (s sessions) Login(c echo.Context) (string, error) {
-	r := told(c)
-	login, err := s.auth.Login(r.Context(), r, c.RealIP(), s.realm)
-	eventOf(c).user = login.User
+	r, ev := c.Request(), eventOf(c)
+	login, err := s.auth.Login(r.Context(), r, ev.client, s.realm)
+	ev.user = login.User
 	return login.Session, err
 }
 
 func (s sessions) LoginPassword(c echo.Context, user, password string) (id, token string, err error) {
-	login, err := s.auth.LoginPassword(told(c).Context(), user, password, c.RealIP(), s.realm)
-	eventOf(c).user = login.User
+	ev := eventOf(c)
+	login, err := s.auth.LoginPassword(c.Request().Context(), user, password, ev.client, s.realm)
+	ev.user = login.User
 	return login.Session, login.XSRF, err
 }
 
 func (s sessions) Session(c echo.Context) (user string, created, lastAccessed time.Time, err error) {
-	session, err := s.auth.Session(told(c), s.realm)
+	session, err := s.auth.Session(c.Request(), s.realm)
 	eventOf(c).user = session.User
 	return session.User, session.Created, session.LastAccessed, err
 }
 
 func (s sessions) Logout(c echo.Context) error {
-	session, err := s.auth.Logout(told(c), s.realm)
+	session, err := s.auth.Logout(c.Request(), s.realm)
 	eventOf(c).user = session.User
 	return err
 }

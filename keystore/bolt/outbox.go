@@ -78,13 +78,14 @@ func (s *Store) Anchor(ctx context.Context, name string) (anchor []byte, err err
 // of the job: a crash leaves both or neither, and who exported the notes finds
 // from the anchor which of them it has to look for in what it wrote.
 func (t *trim) apply(tx *bbolt.Tx) (trimmed int, err error) {
-	c := tx.Bucket(bucketOutbox).Cursor()
+	outbox := tx.Bucket(bucketOutbox)
+	c := outbox.Cursor()
 	var keys [][]byte
 	for k, _ := c.First(); k != nil && bytes.Compare(k, revisionKey(t.through)) <= 0; k, _ = c.Next() {
 		keys = append(keys, bytes.Clone(k))
 	}
 	for _, k := range keys { // deleting at the cursor would make it skip entries
-		if err := tx.Bucket(bucketOutbox).Delete(k); err != nil {
+		if err := outbox.Delete(k); err != nil {
 			return 0, err
 		}
 	}

@@ -164,9 +164,8 @@ func (s *Store) update(fn func(*bbolt.Tx) error) (err error) {
 	if err := fn(tx); err != nil {
 		return err
 	}
-	s.writing = true
-	defer func() { s.writing = false }()
-	return s.finish(tx)
+	_, err = s.finishTx(tx)
+	return err
 }
 
 // abandon rolls a transaction back unless it is finished, and frees bbolt's
