@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -72,7 +73,8 @@ func TestReadme(t *testing.T) {
 	err = cmd.Wait()
 	<-done
 	if err != nil {
-		t.Fatalf("%v\n%s", err, &out)
+		said, _ := os.ReadFile(filepath.Join(dir, "serve.txt")) // it may not be there
+		t.Fatalf("%v\n%s\nserve.txt:\n%s", err, &out, said)
 	}
 	for _, want := range []string{`{"csr":"-----BEGIN CERTIFICATE REQUEST-----`, "verify OK", "Subject: C = US", "BEGIN CERTIFICATE-----",
 		`"user":"admin"`, "attestcsr_csrs_created_total", "the settings are good",
@@ -85,12 +87,20 @@ func TestReadme(t *testing.T) {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		// Below those that the kernel gives to outgoing connections, which the tests
+		// beside this one make by the thousand: one of them may take such a port
+		// before it is listened on.
+		port := strconv.Itoa(20_000 + rand.IntN(12_000))
+		l, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			continue
+		}
+		l.Close()
+		return port
 	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+	t.Fatal("no free port")
+	return ""
 }
 
 // copyTree copies the files of a fresh clone.
