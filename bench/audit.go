@@ -6,6 +6,9 @@ import (
 	"fmt"
 )
 
+// auditTurns is in how many turns each server uses up what its pool may give.
+const auditTurns = 2
+
 // audited measures what the audit trail costs a create: the same binary with it
 // and without, in turn.
 func audited(ctx context.Context, b *bench) (err error) {
@@ -36,18 +39,34 @@ func (b *bench) auditCost(ctx context.Context, without, with warmed, n int) erro
 			return err
 		}
 	}
-	// Each server is at rest while the other is measured.
-	round := func(measured, other warmed, callers []*client) measure {
-		return other.quiet(measured.quiet(func(ctx context.Context) (samples, error) {
-			return closedLoop(ctx, callers, limit{count: measured.portion()}, createESX)
-		}))
+	// In short turns: over the time that a pool takes to fill, the machine changes
+	// by more than what is looked for. A server is frozen while it is the other's
+	// turn, so that each pays for the trail in its own.
+	count := with.portion() / auditTurns
+	turn := func(measured, other warmed, callers []*client) measure {
+		return func(ctx context.Context) (s samples, err error) {
+			if err := errors.Join(measured.thaw(), other.thaw(), refilled(ctx, count, measured, other), other.freeze()); err != nil {
+				return samples{}, err
+			}
+			return closedLoop(ctx, callers, limit{count: count}, createESX)
+		}
 	}
-	c, err := compare(ctx, b.scale.rounds, round(without, with, floorClients), round(with, without, clients))
-	if err != nil {
+	c, err := compare(ctx, b.scale.rounds*auditTurns, turn(without, with, floorClients), turn(with, without, clients))
+	if err = errors.Join(err, without.thaw(), with.thaw()); err != nil {
 		return err
 	}
 	what := fmt.Sprintf("create with audit, %s", plural(n, "client"))
 	b.report.add(figure(what, c.figure).besides(c, "without, p50", quantile(0.5), "ms"))
 	b.report.atMost(what+": p50 / without", c.ratio(quantile(0.5), quantile(0.5)), 1.1, "×")
 	return nil
+}
+
+// refilled waits until both pools are full, unless there are keys for a turn.
+func refilled(ctx context.Context, count int, measured, other warmed) error {
+	keys, _, err := measured.poolState(ctx)
+	if err != nil || keys["2048"] >= count {
+		return err
+	}
+	full := measured.bench.scale.pool
+	return errors.Join(measured.waitWarm(ctx, full), other.waitWarm(ctx, full))
 }

@@ -209,6 +209,11 @@ func (s *server) stop() error {
 	return nil
 }
 
+// freeze takes all processors away from the process until thaw.
+func (s *server) freeze() error { return s.cmd.Process.Signal(syscall.SIGSTOP) }
+
+func (s *server) thaw() error { return s.cmd.Process.Signal(syscall.SIGCONT) }
+
 // kill ends the process as a crash does.
 func (s *server) kill() {
 	_ = s.cmd.Process.Kill() // it may have ended

@@ -327,7 +327,7 @@ func (s *Store) apply(tx *bbolt.Tx, j *job, revision uint64) (spoiled bool, err 
 func (s *Store) conditions(tx *bbolt.Tx, ops []keystore.Op) ([]record, error) {
 	before := make([]record, len(ops))
 	for i, op := range ops {
-		r, err := lookUp(tx, op.Slot)
+		r, err := lookUp(tx, recordsOf(tx, op.Slot.Collection), op.Slot)
 		absent := errors.Is(err, keystore.ErrNotFound)
 		if err != nil && !absent {
 			return nil, notCommitted(err)

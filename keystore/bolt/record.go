@@ -94,7 +94,7 @@ func decodeRecord(slot keystore.Slot, b []byte) (record, error) {
 	if len(b) < trailer || checksum(b[:len(b)-trailer], slot) != binary.BigEndian.Uint32(b[len(b)-trailer:]) {
 		return record{}, errDamagedRecord
 	}
-	p := parser{rest: b[:len(b)-trailer]}
+	p := parser{rest: bytes.Clone(b[:len(b)-trailer])}
 	r := record{format: byte(p.number(1)), revision: p.number(8)} //nolint:gosec // of one byte
 	r.ref = p.bytes(p.number(4), keystore.MaxRefLen)
 	r.payload = p.bytes(p.number(4), keystore.MaxPayloadLen)
@@ -138,12 +138,13 @@ func (p *parser) number(size uint64) (n uint64) {
 	return n
 }
 
-// bytes takes a copy of n bytes; more than limit is a failure.
+// bytes takes n bytes, to which nothing can be appended in place; more than limit
+// is a failure.
 func (p *parser) bytes(n uint64, limit int) []byte {
 	if n > uint64(limit) { //nolint:gosec // limits are positive constants
 		p.failed = true
 	}
-	return bytes.Clone(p.take(n))
+	return slices.Clip(p.take(n))
 }
 
 // indexKey is where an entry stands in its index: the value, then the slot's id.

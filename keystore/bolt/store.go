@@ -93,7 +93,8 @@ type Store struct {
 	// view is the published snapshot; nil after Close and while recovering.
 	viewLock sync.Mutex
 	view     *bbolt.Tx
-	pending  int // notes in the outbox of view
+	records  map[string]*bbolt.Bucket // of view, by collection, as far as somebody asked: finding one takes as long as a record
+	pending  int                      // notes in the outbox of view
 }
 
 var _ keystore.Store = (*Store)(nil)
@@ -112,7 +113,10 @@ func Open(path string, o Options) (*Store, error) {
 	if o.MaxSize < minMaxSize {
 		return nil, fmt.Errorf("the largest size of the key store is at least %d bytes", minMaxSize)
 	}
-	s := &Store{path: path, log: o.Logger, maxSize: o.MaxSize, lead: make(chan struct{}, 1), finish: (*bbolt.Tx).Commit}
+	s := &Store{
+		path: path, log: o.Logger, maxSize: o.MaxSize,
+		lead: make(chan struct{}, 1), finish: (*bbolt.Tx).Commit, records: map[string]*bbolt.Bucket{},
+	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := s.create(); err != nil {
 			return nil, fmt.Errorf("creating the key store: %w", err)
@@ -200,6 +204,7 @@ func (s *Store) publish(notes int) (err error) {
 	s.viewLock.Lock()
 	old := s.view
 	s.view = tx
+	clear(s.records)
 	s.pending += notes
 	s.viewLock.Unlock()
 	if old != nil {
@@ -236,6 +241,7 @@ func (s *Store) withdraw() error {
 	s.viewLock.Lock()
 	old := s.view
 	s.view = nil
+	clear(s.records)
 	s.viewLock.Unlock()
 	if old != nil {
 		return old.Rollback()
@@ -264,29 +270,39 @@ func (s *Store) Get(ctx context.Context, slot keystore.Slot) (r keystore.Record,
 		return r, err
 	}
 	err = s.read(ctx, func(tx *bbolt.Tx) error {
-		r, err = get(tx, slot)
+		records, found := s.records[slot.Collection]
+		if !found {
+			records = recordsOf(tx, slot.Collection)
+			s.records[slot.Collection] = records
+		}
+		r, err = get(tx, records, slot)
 		return err
 	})
 	return r, err
 }
 
-func get(tx *bbolt.Tx, slot keystore.Slot) (keystore.Record, error) {
-	stored, err := lookUp(tx, slot)
+func get(tx *bbolt.Tx, records *bbolt.Bucket, slot keystore.Slot) (keystore.Record, error) {
+	stored, err := lookUp(tx, records, slot)
 	if err != nil {
 		return keystore.Record{}, err
 	}
 	return keystore.Record{Slot: slot, Revision: stored.revision, Ref: stored.ref, Payload: stored.payload}, nil
 }
 
-// lookUp reads a slot's record.
-func lookUp(tx *bbolt.Tx, slot keystore.Slot) (record, error) {
+// recordsOf returns the records of a collection, nil where nothing was ever stored
+// in it.
+func recordsOf(tx *bbolt.Tx, collection string) *bbolt.Bucket {
+	return tx.Bucket(bucketRecords).Bucket([]byte(collection))
+}
+
+// lookUp reads a slot's record among those of its collection.
+func lookUp(tx *bbolt.Tx, records *bbolt.Bucket, slot keystore.Slot) (record, error) {
 	var value []byte
-	collection := tx.Bucket(bucketRecords).Bucket([]byte(slot.Collection)) // nil where nothing was ever stored in it
-	if collection != nil {
-		value = collection.Get([]byte(slot.ID))
+	if records != nil {
+		value = records.Get([]byte(slot.ID))
 	}
 	if value == nil {
-		if err := missing(tx, collection, slot.Collection); err != nil {
+		if err := missing(tx, records, slot.Collection); err != nil {
 			return record{}, fmt.Errorf("%s: %w", slot, err)
 		}
 		return record{}, fmt.Errorf("%s: %w", slot, keystore.ErrNotFound)
@@ -333,7 +349,8 @@ func (s *Store) List(ctx context.Context, q keystore.Query) (items []keystore.It
 		return nil, err
 	}
 	err = s.read(ctx, func(tx *bbolt.Tx) error {
-		order := tx.Bucket(bucketRecords).Bucket([]byte(q.Collection))
+		records := recordsOf(tx, q.Collection)
+		order := records
 		if q.Index != "" {
 			order = tx.Bucket(bucketIndex).Bucket([]byte(q.Collection))
 			if order != nil {
@@ -349,7 +366,7 @@ func (s *Store) List(ctx context.Context, q keystore.Query) (items []keystore.It
 			if q.Index != "" {
 				slot.ID = string(v)
 			}
-			r, err := get(tx, slot)
+			r, err := get(tx, records, slot)
 			if err != nil {
 				return fmt.Errorf("listing %s: %w", q.Collection, err)
 			}

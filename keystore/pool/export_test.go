@@ -42,3 +42,19 @@ func LockThread(tasks *sync.WaitGroup, started func(end func())) {
 	t := &thread{calls: make(chan func()), done: make(chan struct{})}
 	t.lock(func() { started(t.end) }, tasks)
 }
+
+// Rush makes the pool believe that keys are taken in quick succession, for that
+// long from now on.
+func (p *Pool) Rush(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rush.until = time.Now().Add(d)
+	p.work.Broadcast()
+}
+
+// Rushing reports whether it believes so.
+func (p *Pool) Rushing() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Now().Before(p.rush.until)
+}

@@ -26,6 +26,10 @@
 // processor gives its place to nobody; the Pool therefore raises GOMAXPROCS while keys are
 // made. See places.
 //
+// While keys are taken one right after the other, one worker stays away: where an
+// idle thread runs, the kernel does not look for work that waits for another
+// processor. See rush.
+//
 // The idle threads give way to every other process too. The garbage collector
 // has to wait until each of them has stopped, so that where others of the same
 // cgroup take all processors for long, requests are slower while the pool is
@@ -117,6 +121,9 @@ type Pool struct {
 	waiting    int           // callers who wait now
 	processors int
 	foreground int // keys in the making for those who wait
+	background int // keys in the making in the background
+	workers    int // who make them
+	rush       rush
 }
 
 var _ keystore.Custodian = (*Pool)(nil)
@@ -137,6 +144,7 @@ func New(o Options) (*Pool, error) {
 	}
 	p.close = sync.OnceValue(func() error { return p.shutDown(end) })
 	p.work = sync.NewCond(&p.mu)
+	p.rush.over = time.AfterFunc(0, p.work.Broadcast)
 	p.processors = p.places.processors
 	for _, bits := range slices.Sorted(maps.Keys(o.Targets)) {
 		s := newSize(bits, o.Targets[bits], o.Max, p.now())
@@ -210,6 +218,7 @@ func (p *Pool) Generate(ctx context.Context, spec keystore.KeySpec) (keystore.Ke
 	s := p.size(spec.Bits)
 	raised := s.request()
 	if key := s.take(); key != nil {
+		p.rush.taken(time.Now())
 		p.mu.Unlock()
 		if raised { // there is work for more than one
 			p.work.Broadcast()
@@ -288,6 +297,7 @@ func (p *Pool) shutDown(end context.CancelFunc) error {
 		unused = append(unused, s.trim(0)...)
 	}
 	p.mu.Unlock()
+	p.rush.over.Stop()
 	end()
 	p.work.Broadcast()
 	err := discard(unused)

@@ -228,6 +228,50 @@ func (g *gated) none(t testing.TB) {
 	}
 }
 
+// While keys are taken in quick succession, one worker stays away.
+func TestRush(t *testing.T) {
+	t.Parallel()
+	for _, workers := range []int{3, 1} {
+		gate := newGated()
+		f := open(t, pool.Options{Custodian: gate, Targets: map[int]int{2048: 3}, Workers: workers})
+		for range 3 {
+			gate.next(t, 2048).finish <- nil
+		}
+		f.wantLevel(t, 2048, 3, 3)
+		f.Rush(time.Hour)
+		for range 3 {
+			f.take(t, 2048)
+		}
+		for range max(1, workers-1) {
+			gate.next(t, 2048) // and the key stays in the making
+		}
+		gate.none(t)
+		f.Rush(0)
+		if workers > 1 {
+			gate.next(t, 2048)
+		}
+		gate.none(t)
+	}
+}
+
+// A rush begins by itself, and its end lets the worker go on.
+func TestRushEnds(t *testing.T) {
+	t.Parallel()
+	f := open(t, pool.Options{Targets: map[int]int{2048: 4}, Workers: 2})
+	f.mustWarm(t)
+	if !eventually(func() bool {
+		f.take(t, 2048)
+		f.take(t, 2048)
+		return f.Rushing()
+	}) {
+		t.Error("keys are taken in quick succession, and it is no rush")
+	}
+	f.wantLevel(t, 2048, 4, 4)
+	if !eventually(func() bool { return !f.Rushing() }) {
+		t.Error("nobody takes a key any more, and the rush goes on")
+	}
+}
+
 func TestCustodian(t *testing.T) {
 	t.Parallel()
 	keystoretest.TestCustodian(t, func(t *testing.T, dir string) keystore.Custodian {

@@ -17,6 +17,7 @@ func (p *Pool) startWorkers(n int) {
 	for len(threads) < n {
 		threads = append(threads, startThread(&p.tasks))
 	}
+	p.workers = n
 	p.places.open(n)
 	p.log.Debug("key pool refills in the background", "workers", n, "priority", threads[0].priority.String())
 	for _, t := range threads {
@@ -36,6 +37,7 @@ func (p *Pool) refill(t *thread) {
 		var rest time.Duration
 		p.mu.Lock()
 		s.filling--
+		p.background--
 		if made.err != nil {
 			rest = p.rest(s)
 		} else {
@@ -64,7 +66,7 @@ func (p *Pool) nextRefill() *size {
 	defer p.mu.Unlock()
 	for ; !p.closed; p.work.Wait() {
 		var next *size
-		if p.foreground >= p.processors {
+		if p.foreground >= p.processors || p.background >= p.allowed() {
 			continue
 		}
 		for _, s := range p.pooled {
@@ -74,12 +76,49 @@ func (p *Pool) nextRefill() *size {
 		}
 		if next != nil {
 			next.filling++
+			p.background++
 			p.turns++
 			next.turn = p.turns
 			return next
 		}
 	}
 	return nil
+}
+
+// allowed returns how many keys may be made in the background now. In a rush, whose
+// end wakes the workers, it is one fewer than there are workers, and at least one.
+func (p *Pool) allowed() int {
+	left := time.Until(p.rush.until)
+	if left <= 0 {
+		return p.workers
+	}
+	p.rush.over.Reset(left)
+	return max(1, p.workers-1)
+}
+
+// rush tells when keys are taken in quick succession.
+//
+// A processor that runs an idle thread counts as one that has something to do. The
+// kernel then does not fetch what waits for another processor, as it does for one
+// that would sleep, and requests lie behind each other in one queue until the next
+// regular balancing, for milliseconds. In a rush one processor is therefore left
+// without an idle thread. What was begun before goes on: it cannot be interrupted.
+type rush struct {
+	last  time.Time // when a key was taken
+	until time.Time // when it ends, unless another is taken
+	over  *time.Timer
+}
+
+// rushGap is how soon the next key has to be taken for a rush to begin or go on. One
+// client that sends its next request when it has an answer makes a rush, and fifty
+// requests a second that come evenly do not.
+const rushGap = 10 * time.Millisecond
+
+func (r *rush) taken(now time.Time) {
+	if end := now.Add(rushGap); now.Sub(r.last) < rushGap && end.After(r.until) {
+		r.until = end
+	}
+	r.last = now
 }
 
 // rest keeps workers from a size that cannot be made just now: for a second, and
