@@ -293,7 +293,7 @@ func TestAuditBlocked(t *testing.T) {
 	}
 	defer r.Close()
 	data := filepath.Join(dir, "data")
-	s := &instance{t: t, dataDir: data, stdout: &lockedBuffer{}, stderr: &lockedBuffer{}, exited: make(chan struct{})}
+	s := &instance{t: t, dataDir: data, stdout: &keystoretest.Buffer{}, stderr: &keystoretest.Buffer{}, exited: make(chan struct{})}
 	s.cmd = exec.Command("attestcsr", "serve", "--listen", "127.0.0.1:0", "--data-dir", data, "--config", filepath.Join(dir, "config.yaml"))
 	s.cmd.Stdout, s.cmd.Stderr = w, s.stderr
 	if err := s.cmd.Start(); err != nil {
@@ -347,7 +347,7 @@ func TestAuditBlocked(t *testing.T) {
 			t.Errorf("%s %s: %d, want %d", request.method, request.path, got, request.want)
 		}
 	}
-	var out lockedBuffer
+	var out keystoretest.Buffer
 	read := make(chan struct{})
 	go func() {
 		defer close(read)

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"attestcsr/keystore/keystoretest"
 )
 
 // TestDebuggerAttaches: a debugger of the service's own user does not get in,
@@ -29,7 +31,7 @@ func TestDebuggerAttaches(t *testing.T) {
 			if os.Geteuid() == 0 {
 				strace.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 			}
-			said := &lockedBuffer{}
+			said := &keystoretest.Buffer{}
 			strace.Stderr = said
 			if err := strace.Start(); err != nil {
 				t.Fatal(err)

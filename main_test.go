@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -21,6 +20,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"attestcsr/keystore/keystoretest"
 )
 
 // TestMain makes the test binary stand for the real one: tests start it as
@@ -93,28 +94,11 @@ type instance struct {
 	dataDir  string
 	url, ops string
 	password string
-	stdout   *lockedBuffer
-	stderr   *lockedBuffer
+	stdout   *keystoretest.Buffer
+	stderr   *keystoretest.Buffer
 	client   *http.Client
 	exited   chan struct{}
 	err      error // of the exit
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // launch starts "attestcsr serve" on a free port, without a key pool unless the
@@ -143,7 +127,7 @@ func serveArgs(dataDir string, args ...string) []string {
 // launchCommand starts a command that becomes "attestcsr serve".
 func launchCommand(t *testing.T, cmd *exec.Cmd, dataDir string) *instance {
 	t.Helper()
-	s := &instance{t: t, cmd: cmd, dataDir: dataDir, stdout: &lockedBuffer{}, stderr: &lockedBuffer{}, exited: make(chan struct{})}
+	s := &instance{t: t, cmd: cmd, dataDir: dataDir, stdout: &keystoretest.Buffer{}, stderr: &keystoretest.Buffer{}, exited: make(chan struct{})}
 	s.cmd.Stdout, s.cmd.Stderr = s.stdout, s.stderr
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -1,20 +1,25 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/big"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,6 +29,7 @@ import (
 
 	"golang.org/x/crypto/bcrypt"
 
+	"attestcsr/csr/audit"
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
 	"attestcsr/keystore/keystoretest/faultfs"
@@ -77,8 +83,8 @@ func (s stored) String() string {
 }
 
 // auditData opens a data directory without a server and holds every record against the
-// promises: its key opens at its slot with its payload, and is the key of the CSR or
-// certificate there. It returns what is stored.
+// promises: its key opens at its slot with its payload, is the key of the CSR or
+// certificate there, and the audit trail tells of it. It returns what is stored.
 func auditData(ctx context.Context, dir string) (_ stored, err error) {
 	store, err := bolt.Open(filepath.Join(dir, storeFile), bolt.Options{})
 	if err != nil {
@@ -123,7 +129,88 @@ func auditData(ctx context.Context, dir string) (_ stored, err error) {
 			return nil, fmt.Errorf("%s is counted as %d records and has %d: %w", collection, n, want, err)
 		}
 	}
-	return found, nil
+	return found, trailTells(ctx, dir, store, custodian, found)
+}
+
+// trailTells holds the audit trail against what is stored: it verifies, no change
+// has two lines, and each CSR and certificate is in a line, or in a note that waits to
+// become one.
+func trailTells(ctx context.Context, dir string, store *bolt.Store, custodian *sealed.Custodian, found stored) error {
+	mac, err := custodian.MAC(auditPurpose)
+	if err != nil {
+		return err
+	}
+	var notes int
+	told := map[string]bool{} // digests
+	tell := func(text []byte) (revision uint64, err error) {
+		var l struct {
+			Revision    uint64 `json:"revision"`
+			CSR         string `json:"csr_sha256"`
+			Certificate string `json:"certificate_sha256"`
+		}
+		err = json.Unmarshal(text, &l)
+		told[l.CSR], told[l.Certificate] = true, true
+		return l.Revision, err
+	}
+	if err := store.Outbox(ctx, 0, math.MaxInt, func(_ uint64, note []byte) error {
+		notes++
+		_, err := tell(note)
+		return err
+	}); err != nil {
+		return err
+	}
+	snapshot := func(ctx context.Context) (audit.Snapshot, error) {
+		changes, err := store.Anchor(ctx, audit.Changes)
+		refusals, refusalsErr := store.Anchor(ctx, audit.Refusals)
+		s := audit.Snapshot{Anchors: map[string][]byte{audit.Refusals: refusals}, Pending: notes}
+		if changes != nil {
+			s.Anchors[audit.Changes] = changes
+		}
+		return s, errors.Join(err, refusalsErr)
+	}
+	folder := filepath.Join(dir, auditDir)
+	if _, err := os.Stat(folder); err == nil {
+		streams, err := audit.Verify(ctx, audit.VerifyOptions{Dirs: []string{folder}, MAC: mac, Snapshot: snapshot})
+		if err != nil {
+			return err
+		}
+		for _, s := range streams {
+			if len(s.Problems) > 0 {
+				return fmt.Errorf("audit verify: %v", s.Problems)
+			}
+		}
+	} else if anchors, err := snapshot(ctx); err != nil || anchors.Anchors[audit.Changes] != nil {
+		return fmt.Errorf("the store knows of an audit trail that is not there: %w", err)
+	}
+	files, err := filepath.Glob(filepath.Join(folder, audit.Changes+"-*.jsonl"))
+	if err != nil {
+		return err
+	}
+	revisions := map[uint64]bool{0: false} // a line that opens a file has none
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		for line := range bytes.Lines(content) {
+			if !bytes.HasSuffix(line, []byte("\n")) {
+				continue // a crash left it; the next start cuts it off
+			}
+			revision, err := tell(line)
+			if err != nil || revisions[revision] {
+				return fmt.Errorf("revision %d has two lines in the audit trail, or one that cannot be read: %w", revision, err)
+			}
+			revisions[revision] = revision != 0
+		}
+	}
+	for name, text := range found {
+		block, _ := pem.Decode([]byte(text))
+		sum := sha256.Sum256(block.Bytes)
+		if !told[hex.EncodeToString(sum[:])] {
+			return fmt.Errorf("%s is stored, and the audit trail does not tell of it", name)
+		}
+	}
+	return nil
 }
 
 // nameOf returns what a record is called in stored, and its PEM, if the key is that

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"unicode"
 	"unicode/utf8"
+
 )
 
 // newFuzzed is a stack that has a key of each size already: the fuzzer takes an
@@ -150,7 +151,7 @@ func FuzzCreate(f *testing.F) {
 	}
 	s := newFuzzed(f)
 	f.Fuzz(func(t *testing.T, body []byte, nsx bool) {
-		defer s.log.reset()
+		defer s.log.Reset()
 		spec := generated{nsx: nsx, body: string(body)}
 		path := csrPath
 		if nsx {
@@ -213,12 +214,6 @@ func (s *stack) request(method, path, body string) *http.Request {
 	return r
 }
 
-func (l *lockedBuffer) reset() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.b.Reset()
-}
-
 // FuzzRequest: whatever somebody who may do everything sends, it is answered, in
 // the words of the dialect that the path belongs to, it is no fault of the
 // service's, and it is one line of the log that holds nothing unprintable.
@@ -259,7 +254,7 @@ func FuzzRequest(f *testing.F) {
 				r = withBody(r, body)
 			}
 		}
-		s.log.reset()
+		s.log.Reset()
 		a := s.serve(r)
 		checkLog(t, s.log.String(), a)
 		switch {

@@ -1,7 +1,6 @@
 package handler_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -13,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,6 +23,7 @@ import (
 	"attestcsr/handler/auth"
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/keystoretest"
 	"attestcsr/keystore/pool"
 	"attestcsr/keystore/sealed"
 )
@@ -54,26 +53,8 @@ type stack struct {
 	keys     *keystore.Keystore
 	auth     *auth.Authenticator
 	registry *prometheus.Registry
-	log      *lockedBuffer
+	log      *keystoretest.Buffer
 	hostname string
-}
-
-// lockedBuffer is a log that may be read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 type option func(*handler.Config)
@@ -87,7 +68,7 @@ func newStack(t testing.TB, options ...option) *stack {
 func newStackOver(t testing.TB, wrap func(keystore.Custodian) keystore.Custodian, options ...option) *stack {
 	t.Helper()
 	dir := t.TempDir()
-	s := &stack{t: t, log: &lockedBuffer{}, registry: prometheus.NewRegistry(), hostname: "esx-01.example.com"}
+	s := &stack{t: t, log: &keystoretest.Buffer{}, registry: prometheus.NewRegistry(), hostname: "esx-01.example.com"}
 	logger := slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 
 	store, err := bolt.Open(filepath.Join(dir, "attestcsr.db"), bolt.Options{Logger: logger})

@@ -294,7 +294,7 @@ func TestOpeningIsOwed(t *testing.T) {
 			t.Parallel()
 			var room atomic.Bool
 			var fired atomic.Int64
-			said := &lockedBuffer{}
+			said := &keystoretest.Buffer{}
 			tr := newTrail(t, func(o *audit.Options) {
 				o.Logger = slog.New(slog.NewTextHandler(said, nil))
 				*o = o.WithStep(func(step string) error {
@@ -502,7 +502,7 @@ func TestOutputChanges(t *testing.T) {
 	tr := newTrail(t)
 	tr.changes(2)
 	tr.close()
-	var out lockedBuffer
+	var out keystoretest.Buffer
 	tr.o.Stdout = &out
 	tr.open()
 	tr.changes(2)

@@ -12,6 +12,7 @@ import (
 	"attestcsr/csr/audit"
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/keystoretest"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -63,7 +64,7 @@ func TestGolden(t *testing.T) {
 	}
 
 	// A service of today goes on where the golden one ended.
-	tr := &trail{t: t, dir: t.TempDir(), said: &lockedBuffer{}}
+	tr := &trail{t: t, dir: t.TempDir(), said: &keystoretest.Buffer{}}
 	tr.o = audit.Options{MAC: keys, Dir: filepath.Join(tr.dir, "audit")}
 	if err := os.Mkdir(tr.o.Dir, 0o700); err != nil {
 		t.Fatal(err)

@@ -187,7 +187,7 @@ func killOnce(t *testing.T, dir, round, step string, acknowledged map[string]boo
 // wantAcknowledged lets a start repair what there is and looks at the lines.
 func wantAcknowledged(t *testing.T, dir string, acknowledged map[string]bool) {
 	t.Helper()
-	tr := &trail{t: t, dir: dir, said: &lockedBuffer{}, o: crashOptions(dir)}
+	tr := &trail{t: t, dir: dir, said: &keystoretest.Buffer{}, o: crashOptions(dir)}
 	tr.open()
 	tr.close()
 	tr.wantWhole()

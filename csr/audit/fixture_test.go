@@ -1,7 +1,6 @@
 package audit_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -13,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +20,7 @@ import (
 	"attestcsr/csr/audit"
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/keystoretest"
 )
 
 func TestMain(m *testing.M) {
@@ -59,32 +58,15 @@ type trail struct {
 	dir   string
 	store *bolt.Store
 	log   *audit.Log
-	said  *lockedBuffer
+	said  *keystoretest.Buffer
 	o     audit.Options
 	wrap  func(audit.Outbox) audit.Outbox // nil: the store itself
 	n     int                             // changes made
 }
 
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 func newTrail(t testing.TB, edit ...func(*audit.Options)) *trail {
 	t.Helper()
-	tr := &trail{t: t, dir: t.TempDir(), said: &lockedBuffer{}}
+	tr := &trail{t: t, dir: t.TempDir(), said: &keystoretest.Buffer{}}
 	tr.o = audit.Options{MAC: keys, Dir: filepath.Join(tr.dir, "audit"), Logger: slog.New(slog.NewTextHandler(tr.said, nil))}
 	for _, e := range edit {
 		e(&tr.o)

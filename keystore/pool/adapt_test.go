@@ -113,8 +113,8 @@ func TestGrowsWithBursts(t *testing.T) {
 	burst(1) // finds it at rest, which says nothing either
 	f.wantLevel(t, 2048, 1, 2)
 
-	if dry, full := f.log.count("ran dry"), f.log.count("is full"); dry != 2 || full != 3 {
-		t.Errorf("said %d times that it ran dry and %d times that it is full, want 2 and 3: not twice within a minute\n%s", dry, full, f.log.b.String())
+	if dry, full := strings.Count(f.log.String(), "ran dry"), strings.Count(f.log.String(), "is full"); dry != 2 || full != 3 {
+		t.Errorf("said %d times that it ran dry and %d times that it is full, want 2 and 3: not twice within a minute\n%s", dry, full, f.log.String())
 	}
 }
 

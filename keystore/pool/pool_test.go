@@ -1,7 +1,6 @@
 package pool_test
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/rsa"
@@ -47,13 +46,13 @@ var ec256 = keystore.KeySpec{Algorithm: keystore.ECDSA, Bits: 256}
 type fixture struct {
 	*pool.Pool
 	vault *keystoretest.Vault
-	log   *syncBuffer
+	log   *keystoretest.Buffer
 	clock *clock
 }
 
 func open(t testing.TB, o pool.Options) *fixture {
 	t.Helper()
-	f := &fixture{vault: keystoretest.NewVault(), log: &syncBuffer{}, clock: &clock{now: time.Unix(1e9, 0)}}
+	f := &fixture{vault: keystoretest.NewVault(), log: &keystoretest.Buffer{}, clock: &clock{now: time.Unix(1e9, 0)}}
 	switch c := o.Custodian.(type) {
 	case nil:
 		o.Custodian = f.vault
@@ -151,23 +150,6 @@ func (c *clock) advance(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.now = c.now.Add(d)
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(line []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(line)
-}
-
-func (s *syncBuffer) count(text string) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return strings.Count(s.b.String(), text)
 }
 
 // gated is a custodian that makes a key only when the test says so.

@@ -233,8 +233,8 @@ func TestCustodianFails(t *testing.T) {
 	gate.next(t, 2048).finish <- broken
 	gate.next(t, 2048).finish <- nil
 	f.mustWarm(t)
-	if n := f.log.count("cannot be refilled"); n != 1 {
-		t.Errorf("it was said %d times that the pool cannot be refilled: %s", n, f.log.b.String())
+	if n := strings.Count(f.log.String(), "cannot be refilled"); n != 1 {
+		t.Errorf("it was said %d times that the pool cannot be refilled: %s", n, f.log.String())
 	}
 }
 
