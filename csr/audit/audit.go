@@ -29,6 +29,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -130,9 +131,12 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	changes.stream, changes.max = Changes, o.MaxFileSize
 	refusals.stream, refusals.max, refusals.keep = Refusals, o.MaxRefusalsSize/refusalFiles, o.MaxRefusalsSize
 	l.changes, l.refusals = &changes, &refusals
-	err := l.changes.open(ctx, l.pendingLine(ctx))
+	err := l.changes.open(ctx, behind{l.pendingLine(ctx), l.noteAfter(ctx)})
 	if err == nil {
-		err = l.refusals.open(ctx, func(_ position, _ []byte, l line) (uint64, bool) { return 0, l.Kind == Refused })
+		err = l.refusals.open(ctx, behind{
+			func(_ position, _ []byte, l line) (uint64, bool) { return 0, l.Kind == Refused },
+			func(position) bool { return true },
+		})
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("audit trail: %w", err), l.changes.closeFile(), l.refusals.closeFile())
@@ -157,7 +161,8 @@ func prepareDir(dir string, log *slog.Logger) error {
 	case info.Mode()&0o070 != 0:
 		log.Warn("the folder of the audit trail is accessible to its group", "dir", dir, "mode", fmt.Sprintf("%#o", info.Mode().Perm()))
 	}
-	return ownfile.SyncDir(dir)
+	// The folder itself, too: the store is going to know of files in it.
+	return errors.Join(ownfile.SyncDir(dir), ownfile.SyncDir(filepath.Dir(dir)))
 }
 
 // Admit returns ErrBacklog where a change must not be made, since the trail could

@@ -143,3 +143,11 @@ func (l *Log) pendingLine(ctx context.Context) func(position, []byte, line) (uin
 		return next.revision, err == nil && bytes.Equal(want, text)
 	}
 }
+
+// noteAfter says whether a note waits to become the line after a position.
+func (l *Log) noteAfter(ctx context.Context) func(position) bool {
+	return func(at position) bool {
+		waiting, err := l.readNotes(ctx, at.Revision, 1)
+		return err == nil && len(waiting) > 0
+	}
+}

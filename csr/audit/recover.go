@@ -17,11 +17,20 @@ import (
 	"attestcsr/keystore/ownfile"
 )
 
+// behind says what a crash may have left behind the lines that the anchor knows.
+type behind struct {
+	// expected reports whether a line is one that the service was about to anchor.
+	expected func(at position, text []byte, l line) (revision uint64, ok bool)
+	// due reports whether the service was to write a line after a position.
+	due func(at position) bool
+}
+
 // open finds the end of the chain. The anchor says where it was; lines behind it
-// are taken over while expected says so, which is what a crash between a flush
-// and the commit of the anchor leaves. What does not fit is left where it is, and
-// the chain goes on in a new file whose first line says why.
-func (c *chain) open(ctx context.Context, expected func(at position, text []byte, l line) (revision uint64, ok bool)) error {
+// are taken over while they are expected, which is what a crash between a flush
+// and the commit of the anchor leaves, and what is torn is cut off. What does not
+// fit is left where it is, and the chain goes on in a new file whose first line says
+// why.
+func (c *chain) open(ctx context.Context, b behind) error {
 	text, err := c.outbox.Anchor(ctx, c.stream)
 	if err != nil {
 		return err
@@ -42,7 +51,7 @@ func (c *chain) open(ctx context.Context, expected func(at position, text []byte
 	if err := c.sweep(); err != nil {
 		return err
 	}
-	err = c.follow(expected)
+	err = c.follow(b)
 	if broken := (*brokenError)(nil); errors.As(err, &broken) {
 		return c.goOn(ctx, broken.reason)
 	}
@@ -137,7 +146,8 @@ func (c *chain) existing() ([]int, error) {
 // writeOpening writes the line that is owed to the anchor, if it is, and anchors
 // what is not.
 func (c *chain) writeOpening(ctx context.Context) error {
-	if o := c.anchored.Opening; o != nil && c.head.Seq == c.anchored.Last.Seq {
+	if c.owesOpening() {
+		o := c.anchored.Opening
 		if err := c.append([]entry{{Event: o.Event, reason: o.Reason}}); err != nil {
 			return err
 		}
@@ -150,7 +160,7 @@ func (c *chain) writeOpening(ctx context.Context) error {
 
 // follow checks that the files hold what the anchor says and moves head over the
 // lines behind it.
-func (c *chain) follow(expected func(position, []byte, line) (uint64, bool)) error {
+func (c *chain) follow(b behind) error {
 	numbers, err := files(c.dir, c.stream)
 	if err != nil {
 		return err
@@ -179,7 +189,7 @@ func (c *chain) follow(expected func(position, []byte, line) (uint64, bool)) err
 				c.kept = append(slices.Clone(c.kept), start{n, c.head.Seq + 1, c.head.MAC})
 			}
 		}
-		if torn, err = c.followFile(expected); err != nil {
+		if torn, err = c.followFile(b); err != nil {
 			return err
 		}
 	}
@@ -227,9 +237,9 @@ func (c *chain) checkLast() (err error) {
 	return nil
 }
 
-// followFile moves head over the lines that are behind it in its file. torn: the
-// file ends within a line.
-func (c *chain) followFile(expected func(position, []byte, line) (uint64, bool)) (torn bool, err error) {
+// followFile moves head over the lines that are behind it in its file. torn: what
+// is behind head then was being written, and does not count.
+func (c *chain) followFile(b behind) (torn bool, err error) {
 	f, err := os.Open(c.path(c.head.File))
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -257,7 +267,10 @@ func (c *chain) followFile(expected func(position, []byte, line) (uint64, bool))
 		}
 		revision := uint64(0)
 		if right = right && l.Chain == c.anchored.Chain && l.Stream == c.stream && l.Seq == c.head.Seq+1; right {
-			revision, right = c.expects(expected, text, l)
+			revision, right = c.expects(b, text, l)
+		}
+		if !right && hollow(text) && (c.owesOpening() || b.due(c.head)) {
+			return true, nil
 		}
 		if !right {
 			return false, &brokenError{fmt.Sprintf("%s holds, from byte %d on, what the service did not write after line %d",
@@ -270,10 +283,21 @@ func (c *chain) followFile(expected func(position, []byte, line) (uint64, bool))
 
 // expects reports whether a line can be one that the service wrote just before it
 // ended: the one that opens the file, where that is owed, or what expected says.
-func (c *chain) expects(expected func(position, []byte, line) (uint64, bool), text []byte, l line) (revision uint64, ok bool) {
-	if o := c.anchored.Opening; o != nil && c.head.Seq == c.anchored.Last.Seq {
+func (c *chain) expects(b behind, text []byte, l line) (revision uint64, ok bool) {
+	if c.owesOpening() {
+		o := c.anchored.Opening
 		want, _, err := c.encode(c.head, entry{Event: o.Event, reason: o.Reason}, l.Key)
 		return 0, err == nil && bytes.Equal(want, text)
 	}
-	return expected(c.head, text, l)
+	return b.expected(c.head, text, l)
 }
+
+// owesOpening reports whether the line that the anchor holds comes next.
+func (c *chain) owesOpening() bool {
+	return c.anchored.Opening != nil && c.head.Seq == c.anchored.Last.Seq
+}
+
+// hollow reports whether text has a hole in it, which reads as zeros: no line has
+// any. When power goes while lines are written, a later part of them may be on the
+// disk and an earlier one not.
+func hollow(text []byte) bool { return bytes.IndexByte(text, 0) >= 0 }

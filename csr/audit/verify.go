@@ -111,6 +111,7 @@ type verifier struct {
 	prev     string // its MAC
 	anchored bool   // the line that the anchor names was seen
 	lost     bool   // after a problem: until the next file that the service began anew
+	torn     bool   // the newest file has a hole behind that line
 	file     string
 	line     int
 }
@@ -199,6 +200,9 @@ func (v *verifier) readFile(path string, newest bool) (err error) {
 		case errors.Is(err, io.EOF):
 			v.line++
 			v.check(nil) // no line: nothing cuts it off any more
+			return nil
+		case (err == nil || errors.Is(err, bufio.ErrBufferFull)) && newest && v.anchored && hollow(text):
+			v.torn = true // as above, by a crash that took the power
 			return nil
 		case errors.Is(err, bufio.ErrBufferFull):
 			v.line++
@@ -309,6 +313,10 @@ func (v *verifier) ahead(now Snapshot) {
 	known := a.Last.Seq + uint64(now.Pending) //nolint:gosec // not negative
 	if a.Opening != nil {
 		known++
+	}
+	if v.torn && v.seq == known {
+		v.line++
+		v.problem("there are bytes that are no line, and none was to be written")
 	}
 	if v.seq > known {
 		v.problem("the lines go on to sequence %d and the store knows of %d: the store is an older one", v.seq, known)

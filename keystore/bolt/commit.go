@@ -190,11 +190,8 @@ func (s *Store) applyAll(tx *bbolt.Tx, jobs []*job) (applied, again []*job, err 
 			revision = max(revision, j.result.Revision)
 		}
 	}
-	// Written even when they did not change: a check is to go all the way to disk,
-	// and what is in a format from now on may be of this one.
-	return applied, nil, errors.Join(
-		meta.Put(keyFormat, binary.BigEndian.AppendUint32(nil, storeFormat)),
-		meta.Put(keyRevision, binary.BigEndian.AppendUint64(nil, revision)))
+	// Written even when it did not change: a check is to go all the way to disk.
+	return applied, nil, meta.Put(keyRevision, binary.BigEndian.AppendUint64(nil, revision))
 }
 
 // commitTx is the commit point. In this order, the file is given
@@ -326,8 +323,9 @@ func (s *Store) apply(tx *bbolt.Tx, j *job, revision uint64) (spoiled bool, err 
 // are in the expected state.
 func (s *Store) conditions(tx *bbolt.Tx, ops []keystore.Op) ([]record, error) {
 	before := make([]record, len(ops))
+	slots := tx.Bucket(bucketSlots)
 	for i, op := range ops {
-		r, err := lookUp(tx, recordsOf(tx, op.Slot.Collection), op.Slot)
+		r, err := lookUp(tx, slots, op.Slot)
 		absent := errors.Is(err, keystore.ErrNotFound)
 		if err != nil && !absent {
 			return nil, notCommitted(err)
@@ -346,22 +344,9 @@ func (s *Store) conditions(tx *bbolt.Tx, ops []keystore.Op) ([]record, error) {
 // write makes the change of one operation whose slot holds old: the record, its
 // index entries and the count.
 func write(tx *bbolt.Tx, op keystore.Op, old record, revision uint64) error {
-	collection := []byte(op.Slot.Collection)
-	id := []byte(op.Slot.ID)
-	records, err := tx.Bucket(bucketRecords).CreateBucketIfNotExists(collection)
-	if err != nil {
-		return err
-	}
-	indexes, err := tx.Bucket(bucketIndex).CreateBucketIfNotExists(collection)
-	if err != nil {
-		return err
-	}
+	slots := tx.Bucket(bucketSlots)
 	for _, e := range old.index {
-		index := indexes.Bucket([]byte(e.Name))
-		if index == nil {
-			return fmt.Errorf("index %q is gone", e.Name)
-		}
-		if err := index.Delete(indexKey(e.Value, op.Slot.ID)); err != nil {
+		if err := slots.Delete(entryKey(op.Slot, e)); err != nil {
 			return err
 		}
 	}
@@ -373,20 +358,16 @@ func write(tx *bbolt.Tx, op keystore.Op, old record, revision uint64) error {
 		count--
 	}
 	if op.Delete {
-		err = records.Delete(id)
+		err = slots.Delete(recordKey(op.Slot))
 	} else {
 		count++
 		stored := newRecord(revision, op)
-		err = records.Put(id, stored.encode(op.Slot))
+		err = slots.Put(recordKey(op.Slot), stored.encode(op.Slot))
 		for _, e := range stored.index {
-			index, createErr := indexes.CreateBucketIfNotExists([]byte(e.Name))
-			if createErr != nil {
-				return createErr
-			}
-			err = errors.Join(err, index.Put(indexKey(e.Value, op.Slot.ID), id))
+			err = errors.Join(err, slots.Put(entryKey(op.Slot, e), []byte(op.Slot.ID)))
 		}
 	}
-	return errors.Join(err, tx.Bucket(bucketCounts).Put(collection, binary.BigEndian.AppendUint64(nil, count)))
+	return errors.Join(err, tx.Bucket(bucketCounts).Put([]byte(op.Slot.Collection), binary.BigEndian.AppendUint64(nil, count)))
 }
 
 // unlinked returns the references that were in the slots before and that no

@@ -52,6 +52,9 @@ func TestFailedWriteOnDamage(t *testing.T) {
 	for i := range 200 {
 		mustCommit(t, s, put(keystore.Slot{Collection: "other", ID: fmt.Sprint(i)}, strings.Repeat("elsewhere ", 100)))
 	}
+	for i := range 40 { // so that a page with others of its collection holds a
+		mustCommit(t, s, put(keystore.Slot{Collection: a.Collection, ID: fmt.Sprint([]string{"A", "z"}[i%2], i)}, strings.Repeat("beside ", 100)))
+	}
 	mustCommit(t, s, put(a, "old"))
 	if damagePagesWith(t, file, "elsewhere") == 0 {
 		t.Fatal("nothing was damaged")
@@ -211,14 +214,12 @@ func TestDamagedName(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		changed := append([]byte{name[0]}, "X"+name[2:]...)
-		// In the tree of records only, which holds the payload: counts have a
-		// checksum of their own in the records.
-		page := bytes.Index(content, []byte("old")) / 4096 * 4096
-		if name == slot.Collection {
-			page = bytes.LastIndex(content[:page+4096], []byte(name)) / 4096 * 4096
+		key := slot.Collection + "\x00" + slot.ID
+		damaged := strings.Replace(key, name, name[:1]+"X"+name[2:], 1)
+		if !bytes.Contains(content, []byte(key)) {
+			t.Fatal("nothing was damaged")
 		}
-		copy(content[page:], bytes.Replace(content[page:page+4096], []byte(name), changed, 1))
+		content = bytes.ReplaceAll(content, []byte(key), []byte(damaged))
 		if err := os.WriteFile(file, content, 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -21,7 +21,7 @@ import (
 var ErrLocked = errors.New("in use by another attestcsr process")
 
 const (
-	storeFormat = 2 // 1 is read, too
+	storeFormat = 3 // of 1 and 2 it is made by upgrade
 
 	lockTimeout = 100 * time.Millisecond
 
@@ -76,10 +76,15 @@ func (s *Store) openDatabase() (_ *bbolt.DB, err error) {
 	}
 	s.pageSize = db.Info().PageSize
 	s.shown = 0 // a state that was never flushed may be gone
-	if err := releaseMapping(db, info.Size()); err != nil {
+	s.releaseMemory(db, info.Size())
+	return db, nil
+}
+
+// releaseMemory gives back what was read of the file so far.
+func (s *Store) releaseMemory(db *bbolt.DB, size int64) {
+	if err := releaseMapping(db, size); err != nil {
 		s.log.Warn("memory used to open the key store was not given back", "error", err)
 	}
-	return db, nil
 }
 
 // openFile opens the file for bbolt: never a new one, and after the first time only
@@ -128,17 +133,23 @@ func (s *Store) inspect() (err error) {
 	if meta == nil {
 		return s.foreign()
 	}
-	format := meta.Get(keyFormat)
-	switch {
-	case len(format) != 4:
-		return s.foreign()
-	case binary.BigEndian.Uint32(format) > storeFormat:
-		return fmt.Errorf("%s was written by a newer attestcsr (format %d, this one reads %d): upgrade, or restore a backup",
-			s.path, binary.BigEndian.Uint32(format), storeFormat)
-	case binary.BigEndian.Uint32(format) == 0 || len(meta.Get(keyRevision)) != 8:
+	text := meta.Get(keyFormat)
+	if len(text) != 4 || len(meta.Get(keyRevision)) != 8 {
 		return s.foreign()
 	}
-	for _, name := range [][]byte{bucketRecords, bucketIndex, bucketCounts, bucketOutbox} {
+	buckets := [][]byte{bucketCounts, bucketOutbox}
+	switch format := binary.BigEndian.Uint32(text); {
+	case format > storeFormat:
+		return fmt.Errorf("%s was written by a newer attestcsr (format %d, this one reads %d): upgrade, or restore a backup",
+			s.path, format, storeFormat)
+	case format == 0:
+		return s.foreign()
+	case format == storeFormat:
+		buckets = append(buckets, bucketSlots)
+	default:
+		buckets = append(buckets, oldRecords, oldIndex)
+	}
+	for _, name := range buckets {
 		if tx.Bucket(name) == nil {
 			return s.foreign()
 		}
@@ -202,7 +213,7 @@ func (s *Store) create() (err error) {
 		return err
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketMeta, bucketRecords, bucketIndex, bucketCounts, bucketOutbox} {
+		for _, name := range [][]byte{bucketMeta, bucketSlots, bucketCounts, bucketOutbox} {
 			if _, err := tx.CreateBucket(name); err != nil {
 				return err
 			}

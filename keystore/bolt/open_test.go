@@ -122,9 +122,9 @@ func TestRefusedFiles(t *testing.T) {
 			}
 			raw(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("theirs")); return err })(t, file)
 		}, "is not a key store"},
-		{"no records", raw(func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte("records")) }), "is not a key store"},
+		{"no slots", raw(func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte("slots")) }), "is not a key store"},
 		{"no revision", raw(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Delete([]byte("revision")) }), "is not a key store"},
-		{"newer", format(3), "was written by a newer attestcsr (format 3, this one reads 2): upgrade"},
+		{"newer", format(4), "was written by a newer attestcsr (format 4, this one reads 3): upgrade"},
 		{"format 0", format(0), "is not a key store"},
 		{"folder", func(t *testing.T, file string) {
 			if err := errors.Join(os.Remove(file), os.Mkdir(file, 0o700)); err != nil {
@@ -312,11 +312,11 @@ func goldenOps() []keystore.Op {
 // new format gets a new one.
 func TestGolden(t *testing.T) {
 	t.Parallel()
-	const current = "testdata/store-v2.db"
+	const current = "testdata/store-v3.db"
 	if *update {
 		writeGolden(t, current)
 	}
-	for _, golden := range []string{"testdata/store-v1.db", current} {
+	for _, golden := range []string{"testdata/store-v1.db", "testdata/store-v2.db", current} {
 		t.Run(golden, func(t *testing.T) {
 			t.Parallel()
 			testGolden(t, golden)
@@ -357,10 +357,10 @@ func testGolden(t *testing.T, golden string) {
 	if r := mustCommit(t, s, put(a, "x")); r != 4 {
 		t.Errorf("revision %d, want 4", r)
 	}
-	// From the first commit on an older release must not read it.
+	// From now on an older release must not read it.
 	err = s.DB().View(func(tx *bbolt.Tx) error {
-		if format := tx.Bucket([]byte("meta")).Get([]byte("format")); !bytes.Equal(format, []byte{0, 0, 0, 2}) {
-			t.Errorf("format %v after a commit", format)
+		if format := tx.Bucket([]byte("meta")).Get([]byte("format")); !bytes.Equal(format, []byte{0, 0, 0, 3}) {
+			t.Errorf("format %v", format)
 		}
 		return nil
 	})

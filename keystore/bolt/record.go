@@ -146,36 +146,3 @@ func (p *parser) bytes(n uint64, limit int) []byte {
 	}
 	return slices.Clip(p.take(n))
 }
-
-// indexKey is where an entry stands in its index: the value, then the slot's id.
-// A NUL byte in the value becomes 00 FF and 00 01 ends it, so that keys compare
-// as values do, byte by byte, and ids only break ties.
-func indexKey(value []byte, id string) []byte {
-	b := make([]byte, 0, len(value)+2+len(id))
-	for _, c := range value {
-		b = append(b, c)
-		if c == 0 {
-			b = append(b, 0xFF)
-		}
-	}
-	return append(append(b, 0x00, 0x01), id...)
-}
-
-// indexValue returns the value of an indexKey.
-func indexValue(key []byte) ([]byte, error) {
-	value := make([]byte, 0, len(key))
-	for i := 0; i+1 < len(key); i++ {
-		switch {
-		case key[i] != 0:
-			value = append(value, key[i])
-		case key[i+1] == 0xFF:
-			value = append(value, 0)
-			i++
-		case key[i+1] == 0x01:
-			return value, nil
-		default:
-			return nil, errDamagedIndex
-		}
-	}
-	return nil, errDamagedIndex
-}

@@ -1,18 +1,19 @@
 // Package bolt is a store in one file, on bbolt.
 //
-// # Layout, format 2
+// # Layout, format 3
 //
-// Format 1 differs in its records (see record), and becomes format 2 with the first
-// commit.
-//
-//	meta     "format"    4 bytes, big-endian: 2
+//	meta     "format"    4 bytes, big-endian: 3
 //	         "revision"  8 bytes, big-endian: the last revision given out
-//	records  collection  bucket: slot id to record (see record)
-//	index    collection  bucket: index name to bucket: indexKey to slot id
+//	slots    recordKey   the record (see record)
+//	         entryKey    the slot's id
 //	counts   collection  8 bytes, big-endian: the number of records
 //	outbox   revision    8 bytes, big-endian: the note of the commit that has it
 //	anchors  name        what the last Trim of that name kept; the bucket is absent
 //	                     until the first, and in files of releases without it
+//
+// Records and index entries of all collections are in one tree, since a commit
+// writes a path of pages in each tree that it touches. In formats 1 and 2 each
+// collection and each index had one of its own; see upgrade.
 //
 // # What readers see
 //
@@ -47,8 +48,7 @@ import (
 // Names in the file; constants in spirit.
 var (
 	bucketMeta    = []byte("meta")
-	bucketRecords = []byte("records")
-	bucketIndex   = []byte("index")
+	bucketSlots   = []byte("slots")
 	bucketCounts  = []byte("counts")
 	bucketOutbox  = []byte("outbox")
 	bucketAnchors = []byte("anchors")
@@ -93,8 +93,8 @@ type Store struct {
 	// view is the published snapshot; nil after Close and while recovering.
 	viewLock sync.Mutex
 	view     *bbolt.Tx
-	records  map[string]*bbolt.Bucket // of view, by collection, as far as somebody asked: finding one takes as long as a record
-	pending  int                      // notes in the outbox of view
+	slots    *bbolt.Bucket // of view: finding it takes as long as finding a record
+	pending  int           // notes in the outbox of view
 }
 
 var _ keystore.Store = (*Store)(nil)
@@ -113,10 +113,7 @@ func Open(path string, o Options) (*Store, error) {
 	if o.MaxSize < minMaxSize {
 		return nil, fmt.Errorf("the largest size of the key store is at least %d bytes", minMaxSize)
 	}
-	s := &Store{
-		path: path, log: o.Logger, maxSize: o.MaxSize,
-		lead: make(chan struct{}, 1), finish: (*bbolt.Tx).Commit, records: map[string]*bbolt.Bucket{},
-	}
+	s := &Store{path: path, log: o.Logger, maxSize: o.MaxSize, lead: make(chan struct{}, 1), finish: (*bbolt.Tx).Commit}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := s.create(); err != nil {
 			return nil, fmt.Errorf("creating the key store: %w", err)
@@ -127,7 +124,7 @@ func Open(path string, o Options) (*Store, error) {
 		return nil, err
 	}
 	s.db = db
-	if err := s.publishCounted(); err != nil {
+	if err := errors.Join(s.upgrade(), s.publishCounted()); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return s, nil
@@ -201,10 +198,10 @@ func (s *Store) publish(notes int) (err error) {
 		return err
 	}
 	s.shown = tx.ID()
+	slots := tx.Bucket(bucketSlots)
 	s.viewLock.Lock()
 	old := s.view
-	s.view = tx
-	clear(s.records)
+	s.view, s.slots = tx, slots
 	s.pending += notes
 	s.viewLock.Unlock()
 	if old != nil {
@@ -240,8 +237,7 @@ func (s *Store) publishCounted() error {
 func (s *Store) withdraw() error {
 	s.viewLock.Lock()
 	old := s.view
-	s.view = nil
-	clear(s.records)
+	s.view, s.slots = nil, nil
 	s.viewLock.Unlock()
 	if old != nil {
 		return old.Rollback()
@@ -270,39 +266,25 @@ func (s *Store) Get(ctx context.Context, slot keystore.Slot) (r keystore.Record,
 		return r, err
 	}
 	err = s.read(ctx, func(tx *bbolt.Tx) error {
-		records, found := s.records[slot.Collection]
-		if !found {
-			records = recordsOf(tx, slot.Collection)
-			s.records[slot.Collection] = records
-		}
-		r, err = get(tx, records, slot)
+		r, err = get(tx, s.slots, slot)
 		return err
 	})
 	return r, err
 }
 
-func get(tx *bbolt.Tx, records *bbolt.Bucket, slot keystore.Slot) (keystore.Record, error) {
-	stored, err := lookUp(tx, records, slot)
+func get(tx *bbolt.Tx, slots *bbolt.Bucket, slot keystore.Slot) (keystore.Record, error) {
+	stored, err := lookUp(tx, slots, slot)
 	if err != nil {
 		return keystore.Record{}, err
 	}
 	return keystore.Record{Slot: slot, Revision: stored.revision, Ref: stored.ref, Payload: stored.payload}, nil
 }
 
-// recordsOf returns the records of a collection, nil where nothing was ever stored
-// in it.
-func recordsOf(tx *bbolt.Tx, collection string) *bbolt.Bucket {
-	return tx.Bucket(bucketRecords).Bucket([]byte(collection))
-}
-
-// lookUp reads a slot's record among those of its collection.
-func lookUp(tx *bbolt.Tx, records *bbolt.Bucket, slot keystore.Slot) (record, error) {
-	var value []byte
-	if records != nil {
-		value = records.Get([]byte(slot.ID))
-	}
+// lookUp reads a slot's record.
+func lookUp(tx *bbolt.Tx, slots *bbolt.Bucket, slot keystore.Slot) (record, error) {
+	value := slots.Get(recordKey(slot))
 	if value == nil {
-		if err := missing(tx, records, slot.Collection); err != nil {
+		if err := missing(tx, slots, slot.Collection); err != nil {
 			return record{}, fmt.Errorf("%s: %w", slot, err)
 		}
 		return record{}, fmt.Errorf("%s: %w", slot, keystore.ErrNotFound)
@@ -321,20 +303,18 @@ const fewRecords = 4
 // can tell, and collections of a few are those that a start relies on: what it does
 // not find there it makes anew, over what was there. Where there are many, a record
 // whose name was damaged is not found.
-func missing(tx *bbolt.Tx, records *bbolt.Bucket, collection string) error {
+func missing(tx *bbolt.Tx, slots *bbolt.Bucket, collection string) error {
 	want, err := counted(tx, collection)
 	if err != nil || want > fewRecords {
 		return err
 	}
 	found := uint64(0)
-	if records != nil {
-		c := records.Cursor()
-		for id, value := c.First(); id != nil && found <= want; id, value = c.Next() {
-			if _, err := decodeRecord(keystore.Slot{Collection: collection, ID: string(id)}, value); err != nil {
-				return err
-			}
-			found++
+	records := span{slots.Cursor(), recordPrefix(collection)}
+	for id, value := records.first(); id != nil && found <= want; id, value = records.next() {
+		if _, err := decodeRecord(keystore.Slot{Collection: collection, ID: string(id)}, value); err != nil {
+			return err
 		}
+		found++
 	}
 	if found != want {
 		return fmt.Errorf("%w: there are %d of %d records", errDamagedRecord, found, want)
@@ -349,24 +329,16 @@ func (s *Store) List(ctx context.Context, q keystore.Query) (items []keystore.It
 		return nil, err
 	}
 	err = s.read(ctx, func(tx *bbolt.Tx) error {
-		records := recordsOf(tx, q.Collection)
-		order := records
+		order := span{s.slots.Cursor(), recordPrefix(q.Collection)}
 		if q.Index != "" {
-			order = tx.Bucket(bucketIndex).Bucket([]byte(q.Collection))
-			if order != nil {
-				order = order.Bucket([]byte(q.Index))
-			}
+			order.prefix = entryPrefix(q.Collection, q.Index)
 		}
-		if order == nil {
-			return nil
-		}
-		c := order.Cursor()
-		for k, v := seek(c, q); k != nil && len(items) < q.Limit; k, v = step(c, q) {
+		for k, v := order.seek(q); k != nil && len(items) < q.Limit; k, v = order.step(q) {
 			slot := keystore.Slot{Collection: q.Collection, ID: string(k)}
 			if q.Index != "" {
 				slot.ID = string(v)
 			}
-			r, err := get(tx, records, slot)
+			r, err := get(tx, s.slots, slot)
 			if err != nil {
 				return fmt.Errorf("listing %s: %w", q.Collection, err)
 			}
@@ -378,33 +350,6 @@ func (s *Store) List(ctx context.Context, q keystore.Query) (items []keystore.It
 		return nil, err
 	}
 	return items, nil
-}
-
-// seek moves to the first item after q.After, whether or not that still exists.
-func seek(c *bbolt.Cursor, q keystore.Query) (k, v []byte) {
-	switch {
-	case len(q.After) == 0 && q.Descending:
-		return c.Last()
-	case len(q.After) == 0:
-		return c.First()
-	}
-	k, v = c.Seek(q.After)
-	switch {
-	case q.Descending && k == nil: // all that is left lies before
-		return c.Last()
-	case q.Descending:
-		return c.Prev()
-	case bytes.Equal(k, q.After):
-		return c.Next()
-	}
-	return k, v
-}
-
-func step(c *bbolt.Cursor, q keystore.Query) (k, v []byte) {
-	if q.Descending {
-		return c.Prev()
-	}
-	return c.Next()
 }
 
 // Count implements keystore.Store.
@@ -444,16 +389,9 @@ func (s *Store) Values(ctx context.Context, collection, index string, below []by
 	defer func() { err = errors.Join(err, tx.Rollback()) }()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer s.guard(&err)
-	entries := tx.Bucket(bucketIndex).Bucket([]byte(collection))
-	if entries != nil {
-		entries = entries.Bucket([]byte(index))
-	}
-	if entries == nil {
-		return nil
-	}
 	end := indexKey(below, "") // no value less than below has a key from here on, and all others have
-	c := entries.Cursor()
-	for k, _ := c.First(); k != nil && (below == nil || bytes.Compare(k, end) < 0); k, _ = c.Next() {
+	entries := span{tx.Bucket(bucketSlots).Cursor(), entryPrefix(collection, index)}
+	for k, _ := entries.first(); k != nil && (below == nil || bytes.Compare(k, end) < 0); k, _ = entries.next() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -478,20 +416,25 @@ func (s *Store) Refs(ctx context.Context, fn func(keystore.Slot, keystore.Ref) e
 	defer func() { err = errors.Join(err, tx.Rollback()) }()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer s.guard(&err)
-	records := tx.Bucket(bucketRecords)
-	return records.ForEachBucket(func(collection []byte) error {
-		return records.Bucket(collection).ForEach(func(id, value []byte) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			slot := keystore.Slot{Collection: string(collection), ID: string(id)}
-			r, err := decodeRecord(slot, value)
-			if err != nil {
-				return fmt.Errorf("%s: %w", slot, err)
-			}
-			return fn(slot, r.ref)
-		})
-	})
+	records := span{tx.Bucket(bucketSlots).Cursor(), []byte{ofRecord}}
+	for k, value := records.first(); k != nil; k, value = records.next() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		collection, id, is := bytes.Cut(k, []byte{0})
+		if !is {
+			return fmt.Errorf("%w: its name", errDamagedRecord)
+		}
+		slot := keystore.Slot{Collection: string(collection), ID: string(id)}
+		r, err := decodeRecord(slot, value)
+		if err != nil {
+			return fmt.Errorf("%s: %w", slot, err)
+		}
+		if err := fn(slot, r.ref); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // snapshot begins a transaction of the caller's own on the published state: while

@@ -1,0 +1,128 @@
+package bolt
+
+import (
+	"bytes"
+
+	"go.etcd.io/bbolt"
+
+	"attestcsr/keystore"
+)
+
+// The first byte of a key in the bucket of slots says what it is of.
+const (
+	ofRecord = 'r'
+	ofEntry  = 'i' // of an index
+)
+
+// recordKey is where a slot's record stands: "r", the collection, a NUL byte, the
+// id. Neither name holds a NUL byte.
+func recordKey(slot keystore.Slot) []byte { return append(recordPrefix(slot.Collection), slot.ID...) }
+
+func recordPrefix(collection string) []byte {
+	b := append(make([]byte, 0, 64), ofRecord)
+	return append(append(b, collection...), 0)
+}
+
+// entryKey is where an index entry of a slot stands: "i", the collection, a NUL
+// byte, the name of the index, a NUL byte, the indexKey.
+func entryKey(slot keystore.Slot, e keystore.IndexEntry) []byte {
+	return append(entryPrefix(slot.Collection, e.Name), indexKey(e.Value, slot.ID)...)
+}
+
+func entryPrefix(collection, index string) []byte {
+	b := append(make([]byte, 0, 96), ofEntry)
+	b = append(append(b, collection...), 0)
+	return append(append(b, index...), 0)
+}
+
+// indexKey is where an entry stands in its index: the value, then the slot's id.
+// A NUL byte in the value becomes 00 FF and 00 01 ends it, so that keys compare
+// as values do, byte by byte, and ids only break ties.
+func indexKey(value []byte, id string) []byte {
+	b := make([]byte, 0, len(value)+2+len(id))
+	for _, c := range value {
+		b = append(b, c)
+		if c == 0 {
+			b = append(b, 0xFF)
+		}
+	}
+	return append(append(b, 0x00, 0x01), id...)
+}
+
+// indexValue returns the value of an indexKey.
+func indexValue(key []byte) ([]byte, error) {
+	value := make([]byte, 0, len(key))
+	for i := 0; i+1 < len(key); i++ {
+		switch {
+		case key[i] != 0:
+			value = append(value, key[i])
+		case key[i+1] == 0xFF:
+			value = append(value, 0)
+			i++
+		case key[i+1] == 0x01:
+			return value, nil
+		default:
+			return nil, errDamagedIndex
+		}
+	}
+	return nil, errDamagedIndex
+}
+
+// span walks over the keys that begin with a prefix, and takes that from them. A
+// nil key is the end.
+type span struct {
+	c      *bbolt.Cursor
+	prefix []byte
+}
+
+func (s span) within(k, v []byte) ([]byte, []byte) {
+	rest, is := bytes.CutPrefix(k, s.prefix)
+	if !is {
+		return nil, nil
+	}
+	return rest, v
+}
+
+func (s span) first() (k, v []byte) { return s.within(s.c.Seek(s.prefix)) }
+
+func (s span) next() (k, v []byte) { return s.within(s.c.Next()) }
+
+// last is for a prefix that ends with a NUL byte.
+func (s span) last() (k, v []byte) {
+	behind := append(bytes.Clone(s.prefix[:len(s.prefix)-1]), 1)
+	return s.before(s.c.Seek(behind))
+}
+
+// before returns what stands before the place of the cursor, where k was found.
+func (s span) before(k, _ []byte) ([]byte, []byte) {
+	if k == nil { // all that is left lies before
+		return s.within(s.c.Last())
+	}
+	return s.within(s.c.Prev())
+}
+
+// seek moves to the first item after q.After, whether or not that still exists.
+func (s span) seek(q keystore.Query) (k, v []byte) {
+	switch {
+	case len(q.After) == 0 && q.Descending:
+		return s.last()
+	case len(q.After) == 0:
+		return s.first()
+	}
+	after := append(bytes.Clone(s.prefix), q.After...)
+	k, v = s.c.Seek(after)
+	switch {
+	case q.Descending:
+		return s.before(k, v)
+	case bytes.Equal(k, after):
+		return s.next()
+	}
+	return s.within(k, v)
+}
+
+func (s span) step(q keystore.Query) (k, v []byte) {
+	if q.Descending {
+		return s.within(s.c.Prev())
+	}
+	return s.next()
+}

@@ -1,0 +1,135 @@
+package bolt
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+
+	"go.etcd.io/bbolt"
+
+	"attestcsr/keystore"
+)
+
+// Formats 1 and 2 had a bucket of buckets for records, by collection, and one for
+// index entries, by collection and then by index.
+var (
+	oldRecords = []byte("records")
+	oldIndex   = []byte("index")
+)
+
+// upgradeStep is how many records and entries one commit of an upgrade moves, so
+// that a large store takes no more memory than a small one.
+const upgradeStep = 1000
+
+// upgrade brings a store of an older format into this one, in steps that each are a
+// commit. The first says that the store is of this format, so that no older release
+// takes it for whole; what is left in the old buckets says how far it got. A crash
+// leaves both, nothing twice and nothing lost, and the next Open goes on. Nobody
+// else has the store yet.
+func (s *Store) upgrade() error {
+	begun := false
+	for ; ; begun = true {
+		left, err := s.needsUpgrade()
+		if err != nil {
+			return err
+		}
+		if !left {
+			break
+		}
+		if !begun {
+			s.log.Info("the key store is of an older release and is brought into the present format, which older releases refuse", "file", s.path)
+		}
+		if err := s.update(upgradeOnce); err != nil {
+			return fmt.Errorf("bringing %s into format %d: %w", s.path, storeFormat, err)
+		}
+	}
+	if !begun {
+		return nil
+	}
+	s.log.Info("the key store is in the present format", "file", s.path)
+	s.releaseMemory(s.db, int64(s.maxSize))
+	return nil
+}
+
+// needsUpgrade reports whether anything is left in an older format.
+func (s *Store) needsUpgrade() (left bool, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer s.guard(&err)
+	tx, err := s.begin(false)
+	if err != nil {
+		return false, err
+	}
+	left = tx.Bucket(oldRecords) != nil || tx.Bucket(oldIndex) != nil
+	return left, tx.Rollback()
+}
+
+// upgradeOnce makes one step.
+func upgradeOnce(tx *bbolt.Tx) error {
+	slots, err := tx.CreateBucketIfNotExists(bucketSlots)
+	if err != nil {
+		return err
+	}
+	err = tx.Bucket(bucketMeta).Put(keyFormat, binary.BigEndian.AppendUint32(nil, storeFormat))
+	if err != nil {
+		return err
+	}
+	m := mover{slots, upgradeStep}
+	for _, old := range []struct {
+		name []byte
+		key  func(path []string, key []byte) []byte
+	}{
+		{oldRecords, func(path []string, id []byte) []byte {
+			return recordKey(keystore.Slot{Collection: strings.Join(path, ""), ID: string(id)})
+		}},
+		{oldIndex, func(path []string, key []byte) []byte {
+			return append(append([]byte{ofEntry}, strings.Join(path, "\x00")+"\x00"...), key...)
+		}},
+	} {
+		bucket := tx.Bucket(old.name)
+		if bucket == nil {
+			continue
+		}
+		if done, err := m.empty(bucket, nil, old.key); err != nil || !done {
+			return err
+		}
+		if err := tx.DeleteBucket(old.name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mover moves what is in old buckets.
+type mover struct {
+	to   *bbolt.Bucket
+	room int // how much more may be moved
+}
+
+// empty moves what is in a bucket and those in it, and removes those. path are the
+// names of the buckets on the way. done: nothing is left.
+func (m *mover) empty(from *bbolt.Bucket, path []string, key func(path []string, key []byte) []byte) (done bool, err error) {
+	for m.room > 0 {
+		k, v := from.Cursor().First()
+		switch {
+		case k == nil:
+			return true, nil
+		case v == nil:
+			name := bytes.Clone(k)
+			if done, err := m.empty(from.Bucket(name), append(path, string(name)), key); err != nil || !done {
+				return false, err
+			}
+			err = from.DeleteBucket(name)
+		default:
+			m.room--
+			k := bytes.Clone(k)
+			err = errors.Join(m.to.Put(key(path, k), bytes.Clone(v)), from.Delete(k))
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return false, nil
+}
