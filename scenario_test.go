@@ -193,8 +193,8 @@ func trailTells(ctx context.Context, dir string, store *bolt.Store, custodian *s
 			return err
 		}
 		for line := range bytes.Lines(content) {
-			if !bytes.HasSuffix(line, []byte("\n")) {
-				continue // a crash left it; the next start cuts it off
+			if !bytes.HasSuffix(line, []byte("\n")) || bytes.IndexByte(line, 0) >= 0 {
+				break // torn, as Verify agrees: the next start cuts off what is from here on
 			}
 			revision, err := tell(line)
 			if err != nil || revisions[revision] {
