@@ -52,7 +52,8 @@ func (b *bench) auditCost(ctx context.Context, without, with warmed, n int) erro
 		}
 	}
 	c, err := compare(ctx, b.scale.rounds*auditTurns, turn(without, with, floorClients), turn(with, without, clients))
-	if err = errors.Join(err, without.thaw(), with.thaw()); err != nil {
+	err = errors.Join(err, without.thaw(), with.thaw())
+	if err != nil {
 		return err
 	}
 	what := fmt.Sprintf("create with audit, %s", plural(n, "client"))

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"unicode"
 	"unicode/utf8"
-
 )
 
 // newFuzzed is a stack that has a key of each size already: the fuzzer takes an

@@ -147,7 +147,7 @@ func (s *Store) inspect() (err error) {
 	case format == storeFormat:
 		buckets = append(buckets, bucketSlots)
 	default:
-		buckets = append(buckets, oldRecords, oldIndex)
+		buckets = append(buckets, bucketOldRecords, bucketOldIndex)
 	}
 	for _, name := range buckets {
 		if tx.Bucket(name) == nil {

@@ -16,8 +16,8 @@ import (
 // Formats 1 and 2 had a bucket of buckets for records, by collection, and one for
 // index entries, by collection and then by index.
 var (
-	oldRecords = []byte("records")
-	oldIndex   = []byte("index")
+	bucketOldRecords = []byte("records")
+	bucketOldIndex   = []byte("index")
 )
 
 // upgradeStep is how many records and entries one commit of an upgrade moves, so
@@ -62,7 +62,7 @@ func (s *Store) needsUpgrade() (left bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	left = tx.Bucket(oldRecords) != nil || tx.Bucket(oldIndex) != nil
+	left = tx.Bucket(bucketOldRecords) != nil || tx.Bucket(bucketOldIndex) != nil
 	return left, tx.Rollback()
 }
 
@@ -81,10 +81,10 @@ func upgradeOnce(tx *bbolt.Tx) error {
 		name []byte
 		key  func(path []string, key []byte) []byte
 	}{
-		{oldRecords, func(path []string, id []byte) []byte {
+		{bucketOldRecords, func(path []string, id []byte) []byte {
 			return recordKey(keystore.Slot{Collection: strings.Join(path, ""), ID: string(id)})
 		}},
-		{oldIndex, func(path []string, key []byte) []byte {
+		{bucketOldIndex, func(path []string, key []byte) []byte {
 			return append(append([]byte{ofEntry}, strings.Join(path, "\x00")+"\x00"...), key...)
 		}},
 	} {
