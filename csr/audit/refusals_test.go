@@ -1,6 +1,8 @@
 package audit_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -111,11 +113,20 @@ func TestFlood(t *testing.T) {
 	tr := newTrail(t, func(o *audit.Options) { o.Now, o.MaxRefusalsSize = c.now, bound })
 	tr.change()
 	largest := int64(0)
+	others := map[uint64]int{} // counted in lines, by sequence: old lines go
 	measure := func() {
 		total := int64(0)
 		for _, name := range tr.files(audit.Refusals) {
-			if info, err := os.Stat(name); err == nil { // it may have gone
-				total += info.Size()
+			content, err := os.ReadFile(name)
+			if err != nil {
+				continue // it may have gone
+			}
+			total += int64(len(content))
+			for line := range bytes.Lines(content) {
+				var l parsed
+				if json.Unmarshal(line, &l) == nil && l.Outcome == "others" { // else it is being written
+					others[l.Seq] = l.Count
+				}
 			}
 		}
 		largest = max(largest, total)
@@ -144,14 +155,13 @@ func TestFlood(t *testing.T) {
 	if largest > bound || largest < bound/4 {
 		t.Errorf("%d bytes of %d", largest, bound)
 	}
-	others := 0
-	for _, l := range tr.lines(audit.Refusals) {
-		if l.Outcome == "others" {
-			others += l.Count
-		}
+	counted := 0
+	for _, n := range others {
+		counted += n
 	}
-	if others < sent/8 {
-		t.Errorf("%d of %d are counted as others in what is left", others, sent)
+	// 2,048 of each round are told apart; a line may come and go between two looks.
+	if counted < sent/2 || counted > sent {
+		t.Errorf("%d of %d are counted as others", counted, sent)
 	}
 	tr.wantWhole()
 	tr.wantChanges() // are no part of it
