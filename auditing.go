@@ -93,10 +93,7 @@ func (p process) verifyAudit(ctx context.Context, cfg *config.Config, dirs []str
 	}
 	streams, err := audit.Verify(ctx, audit.VerifyOptions{
 		Dirs: dirs, MAC: mac,
-		Snapshot: func(ctx context.Context) (audit.Snapshot, error) {
-			found, err := bolt.Peek(ctx, filepath.Join(cfg.DataDir, storeFile))
-			return audit.Snapshot{Anchors: found.Anchors, Pending: found.Pending}, err
-		},
+		Snapshot: func(ctx context.Context) (audit.Snapshot, error) { return auditSnapshot(ctx, cfg.DataDir) },
 	})
 	if err != nil {
 		return err
@@ -112,6 +109,12 @@ func (p process) verifyAudit(ctx context.Context, cfg *config.Config, dirs []str
 		return errors.New("the audit trail is not what the service wrote: keep the files as they are and find out who changed them")
 	}
 	return nil
+}
+
+// auditSnapshot is what the store in a data directory says of the trail.
+func auditSnapshot(ctx context.Context, dataDir string) (audit.Snapshot, error) {
+	found, err := bolt.Peek(ctx, filepath.Join(dataDir, storeFile))
+	return audit.Snapshot{Anchors: found.Anchors, Pending: found.Pending}, err
 }
 
 func writeSummary(w io.Writer, s audit.Summary) error {

@@ -140,7 +140,6 @@ func trailTells(ctx context.Context, dir string, store *bolt.Store, custodian *s
 	if err != nil {
 		return err
 	}
-	var notes int
 	told := map[string]bool{} // digests
 	tell := func(text []byte) (revision uint64, err error) {
 		var l struct {
@@ -153,21 +152,12 @@ func trailTells(ctx context.Context, dir string, store *bolt.Store, custodian *s
 		return l.Revision, err
 	}
 	if err := store.Outbox(ctx, 0, math.MaxInt, func(_ uint64, note []byte) error {
-		notes++
 		_, err := tell(note)
 		return err
 	}); err != nil {
 		return err
 	}
-	snapshot := func(ctx context.Context) (audit.Snapshot, error) {
-		changes, err := store.Anchor(ctx, audit.Changes)
-		refusals, refusalsErr := store.Anchor(ctx, audit.Refusals)
-		s := audit.Snapshot{Anchors: map[string][]byte{audit.Refusals: refusals}, Pending: notes}
-		if changes != nil {
-			s.Anchors[audit.Changes] = changes
-		}
-		return s, errors.Join(err, refusalsErr)
-	}
+	snapshot := func(ctx context.Context) (audit.Snapshot, error) { return auditSnapshot(ctx, dir) }
 	folder := filepath.Join(dir, auditDir)
 	if _, err := os.Stat(folder); err == nil {
 		streams, err := audit.Verify(ctx, audit.VerifyOptions{Dirs: []string{folder}, MAC: mac, Snapshot: snapshot})
@@ -179,8 +169,10 @@ func trailTells(ctx context.Context, dir string, store *bolt.Store, custodian *s
 				return fmt.Errorf("audit verify: %v", s.Problems)
 			}
 		}
-	} else if anchors, err := snapshot(ctx); err != nil || anchors.Anchors[audit.Changes] != nil {
-		return fmt.Errorf("the store knows of an audit trail that is not there: %w", err)
+	} else if s, err := snapshot(ctx); err != nil {
+		return err
+	} else if s.Anchors[audit.Changes] != nil {
+		return errors.New("the store knows of an audit trail that is not there")
 	}
 	files, err := filepath.Glob(filepath.Join(folder, audit.Changes+"-*.jsonl"))
 	if err != nil {

@@ -118,10 +118,16 @@ func event(n int) audit.Event {
 // change commits a change with its note.
 func (tr *trail) change() {
 	tr.t.Helper()
+	tr.commit(tr.store, tr.log.Note)
+}
+
+// commit makes the next change in a store.
+func (tr *trail) commit(store *bolt.Store, note func(audit.Event) ([]byte, error)) {
+	tr.t.Helper()
 	tr.n++
-	note, err := tr.log.Note(event(tr.n))
+	text, err := note(event(tr.n))
 	if err == nil {
-		_, err = tr.store.Commit(tr.t.Context(), note, keystore.Op{Slot: keystore.Slot{Collection: "c", ID: "a"}, Payload: []byte("x")})
+		_, err = store.Commit(tr.t.Context(), text, keystore.Op{Slot: keystore.Slot{Collection: "c", ID: "a"}, Payload: []byte("x")})
 	}
 	if err != nil {
 		tr.t.Fatal(err)

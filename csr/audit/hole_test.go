@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"attestcsr/csr/audit"
-	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
 )
 
@@ -19,14 +18,7 @@ func (tr *trail) changesAlone(n int) {
 		tr.t.Fatal(err)
 	}
 	for range n {
-		tr.n++
-		note, err := event(tr.n).Note(time.Now())
-		if err == nil {
-			_, err = s.Commit(tr.t.Context(), note, keystore.Op{Slot: keystore.Slot{Collection: "c", ID: "a"}, Payload: []byte("x")})
-		}
-		if err != nil {
-			tr.t.Fatal(err)
-		}
+		tr.commit(s, func(e audit.Event) ([]byte, error) { return e.Note(time.Now()) })
 	}
 	if err := s.Close(); err != nil {
 		tr.t.Fatal(err)

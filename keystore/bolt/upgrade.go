@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"strings"
+	"slices"
 
 	"go.etcd.io/bbolt"
-
-	"attestcsr/keystore"
 )
 
 // Formats 1 and 2 had a bucket of buckets for records, by collection, and one for
@@ -79,20 +77,13 @@ func upgradeOnce(tx *bbolt.Tx) error {
 	m := mover{slots, upgradeStep}
 	for _, old := range []struct {
 		name []byte
-		key  func(path []string, key []byte) []byte
-	}{
-		{bucketOldRecords, func(path []string, id []byte) []byte {
-			return recordKey(keystore.Slot{Collection: strings.Join(path, ""), ID: string(id)})
-		}},
-		{bucketOldIndex, func(path []string, key []byte) []byte {
-			return append(append([]byte{ofEntry}, strings.Join(path, "\x00")+"\x00"...), key...)
-		}},
-	} {
+		kind byte
+	}{{bucketOldRecords, ofRecord}, {bucketOldIndex, ofEntry}} {
 		bucket := tx.Bucket(old.name)
 		if bucket == nil {
 			continue
 		}
-		if done, err := m.empty(bucket, nil, old.key); err != nil || !done {
+		if done, err := m.empty(bucket, []byte{old.kind}); err != nil || !done {
 			return err
 		}
 		if err := tx.DeleteBucket(old.name); err != nil {
@@ -108,24 +99,25 @@ type mover struct {
 	room int // how much more may be moved
 }
 
-// empty moves what is in a bucket and those in it, and removes those. path are the
-// names of the buckets on the way. done: nothing is left.
-func (m *mover) empty(from *bbolt.Bucket, path []string, key func(path []string, key []byte) []byte) (done bool, err error) {
+// empty moves what is in a bucket and those in it, and removes those. A key gets the
+// prefix, which grows by the name of each bucket on the way, as recordPrefix and
+// entryPrefix do. done: nothing is left.
+func (m *mover) empty(from *bbolt.Bucket, prefix []byte) (done bool, err error) {
 	for m.room > 0 {
 		k, v := from.Cursor().First()
-		switch {
-		case k == nil:
+		if k == nil {
 			return true, nil
-		case v == nil:
-			name := bytes.Clone(k)
-			if done, err := m.empty(from.Bucket(name), append(path, string(name)), key); err != nil || !done {
+		}
+		name := bytes.Clone(k)
+		key := slices.Concat(prefix, name)
+		if v == nil {
+			if done, err := m.empty(from.Bucket(name), append(key, 0)); err != nil || !done {
 				return false, err
 			}
 			err = from.DeleteBucket(name)
-		default:
+		} else {
 			m.room--
-			k := bytes.Clone(k)
-			err = errors.Join(m.to.Put(key(path, k), bytes.Clone(v)), from.Delete(k))
+			err = errors.Join(m.to.Put(key, bytes.Clone(v)), from.Delete(name))
 		}
 		if err != nil {
 			return false, err
