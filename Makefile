@@ -67,7 +67,7 @@ test-tools: ## install what the tests need and is missing (Debian packages)
 lint: ## formatting and golangci-lint
 	@unformatted=$$(gofmt -l .); if [[ -n "$$unformatted" ]]; then echo "not formatted with gofmt:" $$unformatted >&2; exit 1; fi
 	@lint=$$(command -v golangci-lint $(LINT_DIR)/golangci-lint $$($(GO) env GOPATH)/bin/golangci-lint | \
-		while read -r bin; do if "$$bin" version 2>/dev/null | grep -qF 'version $(LINT_VERSION) '; then echo "$$bin"; break; fi; done) || true; \
+		while read -r bin; do if "$$bin" version 2>/dev/null | grep -F 'version $(LINT_VERSION) ' >/dev/null; then echo "$$bin"; break; fi; done) || true; \
 	if [[ -z "$$lint" ]]; then \
 		echo "Building golangci-lint $(LINT_VERSION) into $(LINT_DIR), which takes some minutes the first time"; \
 		GOFLAGS= GOBIN=$(LINT_DIR) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$(LINT_VERSION); \
