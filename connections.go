@@ -28,6 +28,8 @@ import (
 //  2. idle: it has had an answer and may ask again. Its client connects anew.
 //  3. fresh: nothing was asked over it yet. Whoever floods has to open as many
 //     connections as the bound within one handshake to push an honest one out.
+//  4. answered: idle for so short that the answer may be under way, and the next
+//     request too. Both would be lost.
 //
 // Of one kind it is the longest in that state. Where all are active, with a
 // request that is being answered, the new one ends.
@@ -66,6 +68,10 @@ type place struct {
 // that is sent again (RFC 6298 section 2: after a second).
 const silentAfter = 3 * time.Second
 
+// answeredFor is how long an answer may be under way to a client that is busy, or
+// behind a line where a packet is sent again (RFC 6298 section 2: after a second).
+const answeredFor = time.Second
+
 // origin is what connections are counted together by.
 type origin struct {
 	network netip.Prefix
@@ -95,10 +101,11 @@ const (
 	silent kind = iota
 	idle
 	fresh
+	answered
 	active
 )
 
-func (k kind) String() string { return [...]string{"silent", "idle", "fresh", "active"}[k] }
+func (k kind) String() string { return [...]string{"silent", "idle", "fresh", "answered", "active"}[k] }
 
 // newcomer stands beside the kinds in the metric.
 const newcomer = "newcomer"
@@ -124,7 +131,7 @@ func newConnections(b bounds) *connections {
 		shed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "attestcsr_connections_shed_total",
 			Help: "Connections that were ended because there was no room: by the bound that was reached, and by what they were: " +
-				"silent, idle, fresh, active, or the newcomer itself.",
+				"silent, idle, fresh, answered, active, or the newcomer itself.",
 			ConstLabels: prometheus.Labels{"listener": b.listener},
 		}, []string{"bound", "kind"}),
 	}
@@ -133,7 +140,7 @@ func newConnections(b bounds) *connections {
 		Help:        "Connections that were cut because their clients gave up most of their requests.",
 		ConstLabels: prometheus.Labels{"listener": b.listener},
 	})
-	for _, k := range []string{silent.String(), idle.String(), fresh.String(), newcomer} {
+	for _, k := range []string{silent.String(), idle.String(), fresh.String(), answered.String(), newcomer} {
 		l.shed.WithLabelValues(ofAddress, k)
 		l.shed.WithLabelValues(inAll, k)
 	}
@@ -244,6 +251,8 @@ func (p *place) kind(now time.Time) kind {
 	switch {
 	case p.phase == http.StateActive:
 		return active
+	case p.phase == http.StateIdle && now.Sub(p.since) < answeredFor:
+		return answered
 	case p.phase == http.StateIdle:
 		return idle
 	case now.Sub(p.since) >= silentAfter:

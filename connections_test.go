@@ -152,14 +152,19 @@ func TestBoundOfAnAddress(t *testing.T) {
 		}
 		c.names["of another"].Close()
 		c.wantEnded("of another")
-		c.is(http.StateIdle, "instead of fresh")
-		if !c.come("y", "192.0.2.1") {
-			t.Error("no room although one is idle")
-		}
-		c.wantEnded("instead of fresh")
+		c.is(http.StateIdle, "instead of fresh", "instead of silent")
+		c.come("y", "192.0.2.1")
+		c.wantEnded("instead of fresh") // there is nothing else
+		c.come("z", "192.0.2.1")
+		c.wantEnded("y") // the answer of "instead of silent" may be under way
+		time.Sleep(answeredFor)
+		c.come("z2", "192.0.2.1")
+		c.wantEnded("instead of silent")
 		shed := func(kind string) float64 { return testutil.ToFloat64(c.bound.shed.WithLabelValues(ofAddress, kind)) }
-		if shed("silent") != 1 || shed("idle") != 3 || shed("fresh") != 1 || shed("newcomer") != 1 {
-			t.Error("the metric does not tell what was ended")
+		for kind, want := range map[string]float64{"silent": 1, "idle": 3, "fresh": 2, "answered": 1, "newcomer": 1} {
+			if got := shed(kind); got != want {
+				t.Errorf("%v are told to be %s, not %v", got, kind, want)
+			}
 		}
 	})
 }
@@ -190,6 +195,7 @@ func TestBoundInAll(t *testing.T) {
 			c.come("fresh", big)
 			c.is(http.StateIdle, "1", "2")
 			delete(c.arrive, "0")
+			time.Sleep(answeredFor)
 			c.come("new", third)
 			c.wantEnded("1")
 			c.is(http.StateActive, "2", "new")

@@ -277,7 +277,7 @@ func TestDamagedKeyset(t *testing.T) {
 	}
 	random := rand.New(rand.NewPCG(2, 3))
 	for at := range content {
-		for range keystoretest.Effort(3, 255) {
+		for range keystoretest.Effort(3, 32) {
 			b := bytes.Clone(content)
 			b[at] ^= byte(1 + random.IntN(255))
 			try(b, fmt.Sprintf("byte %d is %q instead of %q", at, b[at], content[at]))

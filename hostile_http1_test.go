@@ -241,7 +241,7 @@ func deepJSON(t *testing.T, v *victim) {
 	tried := atomic.Int64{}
 	for path, method := range jsonRoutes() {
 		for i, body := range bodies {
-			each(keystoretest.Effort(4, 200), 4, func(int) {
+			each(keystoretest.Effort(4, 40), 4, func(int) {
 				status, answer, err := v.do(method, path, body, sessionFor(v, path))
 				if err != nil || status != 400 || len(answer) > 16<<10 {
 					t.Errorf("body %d to %s: %v %d %.300s", i, path, err, status, answer)
@@ -328,22 +328,18 @@ func manyCreates(t *testing.T, v *victim) {
 		req.Header.Set("Content-Type", "application/json")
 		req.Header.Set("vmware-api-session-id", v.session)
 		resp, err := clients[i%len(clients)].Do(req)
-		var answer []byte
-		if err == nil {
-			answer, err = io.ReadAll(resp.Body)
-			_ = resp.Body.Close()
-		}
 		if err != nil {
 			// The client opens far more connections at once than it uses; one of
-			// those that made room may be the one that it chose, with all that is
-			// under way on it.
+			// those that made room may be the one that it chose.
 			mu.Lock()
 			defer mu.Unlock()
 			lost = append(lost, err)
 			return
 		}
-		if resp.StatusCode != 201 && (resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "") {
-			t.Errorf("%d %s", resp.StatusCode, answer)
+		answer, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil || resp.StatusCode != 201 && (resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "") {
+			t.Errorf("%v %d %s", err, resp.StatusCode, answer)
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -351,7 +347,7 @@ func manyCreates(t *testing.T, v *victim) {
 		slowest[resp.StatusCode] = max(slowest[resp.StatusCode], time.Since(start))
 	})
 	t.Logf("answers %v, the slowest %v, lost %v", counts, slowest, lost)
-	if len(lost) > n/20 {
+	if len(lost) > n/100 {
 		t.Errorf("%d of %d got no answer", len(lost), n)
 	}
 	if counts[503] < n/2 {

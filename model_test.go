@@ -40,8 +40,8 @@ type modelCounts struct{ operations, crashes, unanswered, survived int }
 // middle of some, does to the service what it does to a few maps.
 func TestModel(t *testing.T) {
 	t.Parallel()
-	setRapid(t, "rapid.checks", keystoretest.Effort(6, 600))
-	setRapid(t, "rapid.steps", keystoretest.Effort(60, 150))
+	setRapid(t, "rapid.checks", keystoretest.Effort(6, 60))
+	setRapid(t, "rapid.steps", keystoretest.Effort(60, 100))
 	dir := t.TempDir()
 	binary := productBinary(t)
 	modelSettings(t, dir)

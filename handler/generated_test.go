@@ -21,7 +21,7 @@ func TestGeneratedSpecs(t *testing.T) {
 	t.Parallel()
 	s := newStackOver(t, handingIn)
 	seed, refused, accepted := firstSeed(), 0, 0
-	for n := range uint64(keystoretest.Effort(200, 20_000)) {
+	for n := range uint64(keystoretest.Effort(200, 10_000)) {
 		spec := newGenerator(seed, n).spec()
 		a := spec.send(s, fmt.Sprint(n))
 		if err := spec.judgeAnswer(t, a, &refused, &accepted); err != nil {

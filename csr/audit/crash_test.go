@@ -117,7 +117,7 @@ func TestKillAtSteps(t *testing.T) {
 			if stream == audit.Changes && step == "remove" {
 				continue // of changes no file is removed
 			}
-			times := keystoretest.Effort(1, 40)
+			times := keystoretest.Effort(1, 20)
 			if strings.HasPrefix(step, "r") {
 				times = min(times, 5) // a child makes few files while it has time
 			}
@@ -138,7 +138,7 @@ func TestKill(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	acknowledged := map[string]bool{}
-	kills := keystoretest.Effort(8, 1000)
+	kills := keystoretest.Effort(8, 300)
 	for round := range kills {
 		killOnce(t, dir, fmt.Sprint("k", round), "", acknowledged)
 		if round%10 == 9 {
