@@ -31,19 +31,25 @@ help: ## say what can be made
 build: ## bin/attestcsr: static and stripped
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.release=$(VERSION)" -o bin/attestcsr .
 
+TESTS = $(GO) test -race -tags $(TAGS) -timeout $(TIMEOUT) ./...
+
+test: TAGS := tools
+test: TIMEOUT := 10m
 test: test-tools ## all tests, with the race detector and the tests that need tools
 	$(GO) vet -tags tools ./...
-	$(call counted,$(GO) test -race -tags tools -timeout 10m ./...)
+	$(counted)
 
-soak: test-tools ## the same with the long runs of what kills, cuts, floods and fuzzes: hours
-	$(call counted,$(GO) test -race -tags tools,soak -timeout 6h ./...)
+soak: TAGS := tools,soak
+soak: TIMEOUT := 6h
+soak: test-tools ## the same with the long runs of what kills, cuts, floods and fuzzes: two hours
+	$(counted)
 	$(MAKE) fuzz
 
-# Runs tests and prints how often they did what they are there for, which no
+# Runs the tests and prints how often they did what they are there for, which no
 # test that was skipped or taken away does.
 define counted
 @counts=$$(mktemp); trap 'rm -f "$$counts"' EXIT; \
-	echo '$(1)'; TEST_COUNTS_FILE="$$counts" $(1); \
+	echo '$(TESTS)'; TEST_COUNTS_FILE="$$counts" $(TESTS); \
 	echo; echo "What the tests did:"; sort -t "$$(printf '\t')" -k2,2 "$$counts" | awk -F '\t' '{printf "%9d %-40s %s\n", $$1, $$2, $$3}'; \
 	missing=0; for what in $(COUNTS); do \
 		grep -qF "$$(printf '\t%s\t' "$$what")" "$$counts" || { echo "no test counted $$what" >&2; missing=1; }; \

@@ -423,7 +423,7 @@ func TestConnectionMetrics(t *testing.T) {
 		t.Error(err, problems)
 	}
 	n, err := testutil.GatherAndCount(registry)
-	if err != nil || n != 2*(1+9+1) {
+	if err != nil || n != 2*(1+11+1) {
 		t.Errorf("%d series, error %v", n, err)
 	}
 }
