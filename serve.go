@@ -50,10 +50,8 @@ const (
 	// longestOperation has room for the making of the largest key, and for a commit
 	// on a slow disk, after the wait for a key.
 	longestOperation = 2 * time.Minute
-	// minFrameSize is the smallest largest frame (RFC 9113 section 4.2), maxBody the
-	// largest value of limits.body_bytes; bytes.
+	// minFrameSize is the smallest largest frame (RFC 9113 section 4.2); bytes.
 	minFrameSize = 16 << 10
-	maxBody      = 64 << 10
 	// closeTimeout is how long the end waits for keys in the making.
 	closeTimeout = 3 * time.Second
 )
@@ -397,8 +395,8 @@ func (s *server) httpServer(h http.Handler, bound *connections) *http.Server {
 			MaxReadFrameSize: minFrameSize,
 			// What is received and not yet read is memory: one body of a stream, and
 			// of a connection a few, since handlers read them at once.
-			MaxReceiveBufferPerStream:     maxBody,
-			MaxReceiveBufferPerConnection: 4 * maxBody,
+			MaxReceiveBufferPerStream:     config.MaxBody,
+			MaxReceiveBufferPerConnection: 4 * config.MaxBody,
 			// Without it a client that reads nothing from its socket keeps the
 			// connection after all its streams have timed out.
 			WriteByteTimeout: limits.WriteTimeout,

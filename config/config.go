@@ -140,7 +140,7 @@ func defaultLimits() Limits {
 		Connections: 2000, ConnectionsPerAddress: 256,
 		// RFC 9113 section 6.5.2 recommends no fewer.
 		Streams:     100,
-		HeaderBytes: 32 << 10, BodyBytes: maxBody,
+		HeaderBytes: 32 << 10, BodyBytes: MaxBody,
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
 		Sessions: 10_000, SessionsPerUser: 1_000,

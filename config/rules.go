@@ -14,13 +14,16 @@ import (
 	"unicode/utf8"
 )
 
+// MaxBody is the largest value of limits.body_bytes, and its default; bytes. What a
+// body may have is promised to clients: it can be less but not more.
+const MaxBody = 64 << 10
+
 const (
 	maxSession   = 30 * 24 * time.Hour
 	maxShutdown  = 10 * time.Minute
 	maxKeyWait   = 2 * time.Minute
 	maxTimeout   = 10 * time.Minute // of one request
 	maxIdle      = time.Hour        // of a connection
-	maxBody      = 64 << 10         // bytes; what a body may have is promised to clients, so that it can be less but not more
 	maxPool      = 10_000           // keys of one size, about 70 MB of the largest
 	maxElements  = 256              // of a list
 	minAuditSize = 1 << 20          // of audit files

@@ -90,7 +90,7 @@ func (c *Config) limits() []setting {
 		{"limits.header_bytes", "bytes", "how long the header of a request may be, give or take 4096; more get 431",
 			&number{&c.Limits.HeaderBytes, 4 << 10, 1 << 20}, nil},
 		{"limits.body_bytes", "bytes", "how long the body of a request may be; more get 413",
-			&number{&c.Limits.BodyBytes, 1 << 10, maxBody}, nil},
+			&number{&c.Limits.BodyBytes, 1 << 10, MaxBody}, nil},
 		{"limits.read_header_timeout", "duration", "how long the header of a request may take, at most 10m",
 			&duration{&c.Limits.ReadHeaderTimeout, maxTimeout}, nil},
 		{"limits.read_timeout", "duration", "how long header and body of a request may take, at most 10m",
