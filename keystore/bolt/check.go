@@ -15,12 +15,15 @@ import (
 // elements of 16 bytes, then keys and values; numbers are in the machine's order.
 // In a branch an element is 4 bytes position, 4 key size, 8 page id; in a leaf 4
 // bytes flags, 4 position, 4 key size, 4 value size. Positions count from their
-// element. The value of a bucket is 8 bytes root page, 8 sequence, and where the
-// root is 0 a leaf page follows in place.
+// element, and nothing lies between what they point to: an element that is one too
+// many or missing shows. The value of a bucket is 8 bytes root page, 8 sequence, and
+// where the root is 0 a leaf page follows in place.
 type checker struct {
 	file     []byte // up to the high-water mark
 	pageSize int
-	seen     []bool // by page id
+	seen     []bool   // by page id
+	buckets  [][]byte // whose tree this is, and those it is in before it
+	item     func(buckets [][]byte, key, value []byte)
 }
 
 const (
@@ -41,20 +44,23 @@ var errStructure = errors.New("the structure of the file is damaged")
 // checkStructure checks what bbolt will rely on in the state that transaction id
 // committed: all of its tree, also after a clean close. A page that points to one
 // above it would lead bbolt round and round, with more memory at every turn, and
-// one that is in the free list would be written over.
-func checkStructure(file []byte, id, pageSize int) error {
-	c := &checker{file: file, pageSize: pageSize, seen: make([]bool, len(file)/pageSize)}
+// one that is in the free list would be written over. It calls item with all that
+// is in buckets.
+func checkStructure(file []byte, id, pageSize int, item func(buckets [][]byte, key, value []byte)) error {
+	c := &checker{file: file, pageSize: pageSize, seen: make([]bool, len(file)/pageSize), item: item}
 	if len(c.seen) < 4 {
 		return errStructure
 	}
-	meta := file[id%2*pageSize:] // 16 bytes of page header; at 32 the root, at 48 the free list
-	root, list := binary.NativeEndian.Uint64(meta[32:]), binary.NativeEndian.Uint64(meta[48:])
-	if list != noFreeList { // written by the last clean close
-		if err := c.freeList(list); err != nil {
+	meta := parseMeta(file[id%2*pageSize+headerSize:])
+	if meta == nil {
+		return errStructure
+	}
+	if meta.freeList != noFreeList { // written by the last clean close
+		if err := c.freeList(meta.freeList); err != nil {
 			return err
 		}
 	}
-	return c.tree(root, 0, nil, nil)
+	return c.tree(meta.root, 0, nil, nil)
 }
 
 // page returns a page with its overflow. Each is used once.
@@ -134,18 +140,20 @@ func (c *checker) branch(page []byte, level int, from, to []byte) error {
 		at := headerSize + i*elementSize
 		return field(page[at:], binary.NativeEndian.Uint32(page[at:]), binary.NativeEndian.Uint32(page[at+4:]))
 	}
+	end := headerSize + count*elementSize
 	for i := range count {
+		at := headerSize + i*elementSize
 		key, err := keyOf(i)
-		if err != nil || !ordered(i, from, key, to) {
+		if err != nil || !ordered(i, from, key, to) || at+int(binary.NativeEndian.Uint32(page[at:])) != end {
 			return errStructure
 		}
+		end += len(key)
 		next := to
 		if i+1 < count {
 			if next, err = keyOf(i + 1); err != nil {
 				return err
 			}
 		}
-		at := headerSize + i*elementSize
 		if err := c.tree(binary.NativeEndian.Uint64(page[at+8:]), level+1, key, next); err != nil {
 			return err
 		}
@@ -159,29 +167,28 @@ func (c *checker) leaf(page []byte, level int, from, to []byte) error {
 	if count < 0 {
 		return errStructure
 	}
+	end := headerSize + count*elementSize
 	for i := range count {
 		at := page[headerSize+i*elementSize:]
 		flags, position := binary.NativeEndian.Uint32(at), binary.NativeEndian.Uint32(at[4:])
 		keySize, valueSize := binary.NativeEndian.Uint32(at[8:]), binary.NativeEndian.Uint32(at[12:])
 		both, err := field(at, position, keySize, valueSize)
-		if err != nil || flags&^flagBucket != 0 {
+		if err != nil || flags&^flagBucket != 0 || headerSize+i*elementSize+int(position) != end {
 			return errStructure
 		}
+		end += len(both)
 		key, value := both[:keySize], both[keySize:]
 		if !ordered(i, from, key, to) {
 			return errStructure
 		}
 		from = key
-		if flags&flagBucket == 0 {
-			continue
-		}
-		if len(value) < 16 {
-			return errStructure
-		}
-		if root := binary.NativeEndian.Uint64(value); root != 0 {
-			err = c.tree(root, level+1, nil, nil)
-		} else {
-			err = inline(value[16:])
+		switch {
+		case flags&flagBucket != 0:
+			err = c.below(key, value, level)
+		case len(c.buckets) == 0: // at the top are buckets only
+			err = errStructure
+		default:
+			c.item(c.buckets, key, value)
 		}
 		if err != nil {
 			return err
@@ -190,9 +197,22 @@ func (c *checker) leaf(page []byte, level int, from, to []byte) error {
 	return nil
 }
 
+// below checks the tree of a bucket, given the value that stands for it.
+func (c *checker) below(bucket, value []byte, level int) error {
+	if len(value) < 16 {
+		return errStructure
+	}
+	defer func(above [][]byte) { c.buckets = above }(c.buckets)
+	c.buckets = append(c.buckets, bucket)
+	if root := binary.NativeEndian.Uint64(value); root != 0 {
+		return c.tree(root, level+1, nil, nil)
+	}
+	return c.inline(value[16:])
+}
+
 // inline checks the page of a bucket that is small enough to be kept in place.
 // It holds no buckets.
-func inline(page []byte) error {
+func (c *checker) inline(page []byte) error {
 	if len(page) < headerSize || binary.NativeEndian.Uint16(page[8:]) != flagLeaf {
 		return errStructure
 	}
@@ -201,7 +221,7 @@ func inline(page []byte) error {
 			return errStructure
 		}
 	}
-	return (&checker{}).leaf(page, 0, nil, nil)
+	return c.leaf(page, maxDepth, nil, nil)
 }
 
 // elements returns the number of elements of a page, or -1 if they do not fit.

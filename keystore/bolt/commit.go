@@ -325,7 +325,7 @@ func (s *Store) conditions(tx *bbolt.Tx, ops []keystore.Op) ([]record, error) {
 	before := make([]record, len(ops))
 	slots := tx.Bucket(bucketSlots)
 	for i, op := range ops {
-		r, err := lookUp(tx, slots, op.Slot)
+		r, err := lookUp(slots, op.Slot)
 		absent := errors.Is(err, keystore.ErrNotFound)
 		if err != nil && !absent {
 			return nil, notCommitted(err)

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -197,44 +199,87 @@ func TestTakenAwayDuringCommit(t *testing.T) {
 	keystoretest.Count(t, "data directories taken away", 3)
 }
 
-// A record whose name was damaged is not taken for one that was never there, where
-// there are few: a start would make another over it.
+// A record whose name was damaged is not taken for one that was never there: whoever
+// made another would do it over the first.
 func TestDamagedName(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"certificate-id", "esx-collection"} {
+	const collection = "esx-collection"
+	slot := func(n int) keystore.Slot {
+		return keystore.Slot{Collection: collection, ID: fmt.Sprintf("id-%03d-name", n)}
+	}
+	for _, records := range []int{2, 300} { // 300 are in several pages
 		dir := t.TempDir()
 		file := filepath.Join(dir, "store.db")
 		s := open(t, dir)
-		slot := keystore.Slot{Collection: "esx-collection", ID: "certificate-id"}
-		mustCommit(t, s, put(slot, "old"), put(keystore.Slot{Collection: slot.Collection, ID: "other"}, "other"))
+		var ops []keystore.Op
+		for n := range records {
+			ops = append(ops, put(slot(n), fmt.Sprint("payload ", n)))
+		}
+		for some := range slices.Chunk(ops, keystore.MaxOpsPerCommit) {
+			mustCommit(t, s, some...)
+		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		content, err := os.ReadFile(file)
+		whole, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		key := slot.Collection + "\x00" + slot.ID
-		damaged := strings.Replace(key, name, name[:1]+"X"+name[2:], 1)
-		if !bytes.Contains(content, []byte(key)) {
-			t.Fatal("nothing was damaged")
+		for n := 0; n < records; n += 1 + records/3 {
+			key := append([]byte("r"+collection+"\x00"), slot(n).ID...)
+			if !bytes.Contains(whole, key) {
+				t.Fatal("there is nothing to damage")
+			}
+			tried, refused := 0, 0
+			for i := n % 3; i < len(key); i += keystoretest.Effort(3, 1) {
+				tried++
+				damaged := bytes.Clone(key)
+				damaged[i] ^= 1 << ((n + i) % 8)
+				content := bytes.ReplaceAll(whole, key, damaged) // pages that are free have it, too
+				if err := os.WriteFile(file, content, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				s, err := bolt.Open(file, bolt.Options{})
+				if err != nil {
+					refused++
+					continue
+				}
+				if _, err := s.Get(t.Context(), slot(n)); err == nil || errors.Is(err, keystore.ErrNotFound) {
+					t.Errorf("%q instead of %q: Get: %v", damaged, key, err)
+				}
+				op := put(slot(n), "new")
+				op.Expect = keystore.Absent
+				if _, err := s.Commit(t.Context(), nil, op); err == nil {
+					t.Errorf("%q instead of %q: a new record over the old one", damaged, key)
+				}
+				_ = s.Close() // may fail, must return
+			}
+			if refused == 0 || refused == tried {
+				t.Errorf("%d of %d damages of %s were found by Open", refused, tried, slot(n))
+			}
 		}
-		content = bytes.ReplaceAll(content, []byte(key), []byte(damaged))
-		if err := os.WriteFile(file, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		s, err = bolt.Open(file, bolt.Options{})
-		if err != nil {
-			continue // found even earlier
-		}
-		if _, err := s.Get(t.Context(), slot); err == nil || errors.Is(err, keystore.ErrNotFound) {
-			t.Errorf("%s: Get: %v", name, err)
-		}
-		op := put(slot, "new")
-		op.Expect = keystore.Absent
-		if _, err := s.Commit(t.Context(), nil, op); err == nil {
-			t.Errorf("%s: a new record over the old one", name)
-		}
-		_ = s.Close() // may fail, must return
 	}
+}
+
+// Names whose checksums are the same are no damage.
+func TestNamesOfOneChecksum(t *testing.T) {
+	t.Parallel()
+	ids := map[uint32]string{}
+	var first, second string
+	for n := 0; first == ""; n++ {
+		id := fmt.Sprintf("%08x", n*0x9E3779B1&0xFFFFFFFF)
+		sum := crc32.Checksum([]byte(id), crc32.MakeTable(crc32.Castagnoli))
+		if other, is := ids[sum]; is {
+			first, second = other, id
+		}
+		ids[sum] = id
+	}
+	s := open(t, t.TempDir())
+	mustCommit(t, s, put(keystore.Slot{Collection: "c", ID: first}, "payload"))
+	other := keystore.Slot{Collection: "c", ID: second}
+	if _, err := s.Get(t.Context(), other); !errors.Is(err, keystore.ErrNotFound) {
+		t.Errorf("%s beside %s: %v", second, first, err)
+	}
+	mustCommit(t, s, put(other, "another"))
+	wantPayload(t, s, other, "another")
 }

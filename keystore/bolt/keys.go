@@ -23,6 +23,13 @@ func recordPrefix(collection string) []byte {
 	return append(append(b, collection...), 0)
 }
 
+// slotOf returns the slot whose recordKey this is, and false for other keys.
+func slotOf(key []byte) (keystore.Slot, bool) {
+	name, is := bytes.CutPrefix(key, []byte{ofRecord})
+	collection, id, both := bytes.Cut(name, []byte{0})
+	return keystore.Slot{Collection: string(collection), ID: string(id)}, is && both && bytes.IndexByte(id, 0) < 0
+}
+
 // entryKey is where an index entry of a slot stands: "i", the collection, a NUL
 // byte, the name of the index, a NUL byte, the indexKey.
 func entryKey(slot keystore.Slot, e keystore.IndexEntry) []byte {

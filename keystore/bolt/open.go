@@ -126,7 +126,8 @@ func (s *Store) inspect() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(s.checkPages(f, tx, db.Info().PageSize), f.Close()); err != nil {
+	records, err := s.checkPages(f, tx, db.Info().PageSize)
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	meta := tx.Bucket(bucketMeta)
@@ -154,28 +155,34 @@ func (s *Store) inspect() (err error) {
 			return s.foreign()
 		}
 	}
-	return nil
+	return s.damaged(records.check())
 }
 
-// checkPages finds out whether bbolt can rely on the pages of a transaction. It
-// maps the file for itself: it may read all of it.
-func (s *Store) checkPages(f *os.File, tx *bbolt.Tx, pageSize int) (err error) {
+// checkPages finds out whether bbolt can rely on the pages of a transaction, and
+// which records they have. It maps the file for itself: it may read all of it.
+func (s *Store) checkPages(f *os.File, tx *bbolt.Tx, pageSize int) (records *tally, err error) {
 	info, err := f.Stat()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if tx.Size() > info.Size() {
-		return fmt.Errorf("%s is cut short (%d of %d bytes): restore a backup", s.path, info.Size(), tx.Size())
+		return nil, fmt.Errorf("%s is cut short (%d of %d bytes): restore a backup", s.path, info.Size(), tx.Size())
 	}
 	file, err := unix.Mmap(int(f.Fd()), 0, int(tx.Size()), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
-		return os.NewSyscallError("mmap", err)
+		return nil, os.NewSyscallError("mmap", err)
 	}
 	defer func() { err = errors.Join(err, unix.Munmap(file)) }()
-	if err := checkStructure(file, tx.ID(), pageSize); err != nil {
-		return fmt.Errorf("%s is damaged: restore a backup: %w", s.path, err)
+	records = &tally{collections: map[string]*collection{}}
+	return records, s.damaged(checkStructure(file, tx.ID(), pageSize, records.add))
+}
+
+// damaged says which file it is and what to do; nil stays nil.
+func (s *Store) damaged(err error) error {
+	if err == nil {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%s is damaged: restore a backup: %w", s.path, err)
 }
 
 func (s *Store) foreign() error {

@@ -85,7 +85,8 @@ func (s *state) read(f *os.File) (found Outside, same bool, err error) {
 // state is what a meta page says.
 type state struct {
 	pageSize       int64
-	root, pages    uint64 // root page; high-water mark
+	root, freeList uint64 // pages
+	pages          uint64 // high-water mark
 	id             uint64 // of the transaction that committed it
 	visited, limit int    // pages looked at, and how many there can be
 }
@@ -123,7 +124,7 @@ func parseMeta(b []byte) *state {
 	}
 	pages := binary.NativeEndian.Uint64(b[40:])
 	return &state{
-		pageSize: pageSize, root: binary.NativeEndian.Uint64(b[16:]), pages: pages,
+		pageSize: pageSize, root: binary.NativeEndian.Uint64(b[16:]), freeList: binary.NativeEndian.Uint64(b[32:]), pages: pages,
 		id: binary.NativeEndian.Uint64(b[48:]), limit: int(min(pages, 1<<30)),
 	}
 }

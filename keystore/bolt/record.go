@@ -55,6 +55,14 @@ func checksum(b []byte, slot keystore.Slot) uint32 {
 	return crc32.Update(sum, table, []byte(slot.Collection+"\x00"+slot.ID))
 }
 
+// trailer is the length of the checksum.
+const trailer = 4
+
+// isIntact reports whether b is the record of a slot, as far as the checksum tells.
+func isIntact(b []byte, slot keystore.Slot) bool {
+	return len(b) >= trailer && checksum(b[:len(b)-trailer], slot) == binary.BigEndian.Uint32(b[len(b)-trailer:])
+}
+
 // newRecord makes the record of an operation that passed Op.Validate.
 func newRecord(revision uint64, op keystore.Op) record {
 	index := slices.Clone(op.Index)
@@ -87,11 +95,10 @@ func (r record) encode(slot keystore.Slot) []byte {
 // decodeRecord reads the record of a slot. It is strict: what it accepts, encode
 // gives back byte for byte. The result shares no memory with b.
 func decodeRecord(slot keystore.Slot, b []byte) (record, error) {
-	const trailer = 4
 	if len(b) > 0 && b[0] > recordFormat {
 		return record{}, fmt.Errorf("the record has format %d, this attestcsr reads %d: upgrade it", b[0], recordFormat)
 	}
-	if len(b) < trailer || checksum(b[:len(b)-trailer], slot) != binary.BigEndian.Uint32(b[len(b)-trailer:]) {
+	if !isIntact(b, slot) {
 		return record{}, errDamagedRecord
 	}
 	p := parser{rest: bytes.Clone(b[:len(b)-trailer])}

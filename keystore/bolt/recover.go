@@ -111,7 +111,11 @@ func (s *Store) checkOpen() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, tx.Rollback()) }()
-	return s.checkPages(s.file, tx, s.pageSize)
+	records, err := s.checkPages(s.file, tx, s.pageSize)
+	if err != nil {
+		return err
+	}
+	return s.damaged(records.check())
 }
 
 // usable reports whether commits can be made, after an attempt to recover where

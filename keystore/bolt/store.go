@@ -265,15 +265,15 @@ func (s *Store) Get(ctx context.Context, slot keystore.Slot) (r keystore.Record,
 	if err := slot.Validate(); err != nil {
 		return r, err
 	}
-	err = s.read(ctx, func(tx *bbolt.Tx) error {
-		r, err = get(tx, s.slots, slot)
+	err = s.read(ctx, func(*bbolt.Tx) error {
+		r, err = get(s.slots, slot)
 		return err
 	})
 	return r, err
 }
 
-func get(tx *bbolt.Tx, slots *bbolt.Bucket, slot keystore.Slot) (keystore.Record, error) {
-	stored, err := lookUp(tx, slots, slot)
+func get(slots *bbolt.Bucket, slot keystore.Slot) (keystore.Record, error) {
+	stored, err := lookUp(slots, slot)
 	if err != nil {
 		return keystore.Record{}, err
 	}
@@ -281,11 +281,12 @@ func get(tx *bbolt.Tx, slots *bbolt.Bucket, slot keystore.Slot) (keystore.Record
 }
 
 // lookUp reads a slot's record.
-func lookUp(tx *bbolt.Tx, slots *bbolt.Bucket, slot keystore.Slot) (record, error) {
-	value := slots.Get(recordKey(slot))
+func lookUp(slots *bbolt.Bucket, slot keystore.Slot) (record, error) {
+	key := recordKey(slot)
+	value := slots.Get(key)
 	if value == nil {
-		if err := missing(tx, slots, slot.Collection); err != nil {
-			return record{}, fmt.Errorf("%s: %w", slot, err)
+		if hidden(slots.Cursor(), key, slot) {
+			return record{}, fmt.Errorf("%s: %w, or its name is", slot, errDamagedRecord)
 		}
 		return record{}, fmt.Errorf("%s: %w", slot, keystore.ErrNotFound)
 	}
@@ -296,30 +297,31 @@ func lookUp(tx *bbolt.Tx, slots *bbolt.Bucket, slot keystore.Slot) (record, erro
 	return r, nil
 }
 
-// fewRecords is how many a collection may hold for a miss to look at them all.
-const fewRecords = 4
+// hidden reports whether the record of a slot that is not found is there under a
+// damaged name. A search for the right one ends beside that, as nothing else is out
+// of order. What is whole under its own name is not what is looked for.
+func hidden(c *bbolt.Cursor, key []byte, slot keystore.Slot) bool {
+	k, value := c.Seek(key)
+	if isDamaged(k, value, key, slot) {
+		return true
+	}
+	if k == nil {
+		k, value = c.Last()
+	} else {
+		k, value = c.Prev()
+	}
+	return isDamaged(k, value, key, slot)
+}
 
-// missing finds out whether damage hides a record that is not found. Of a few it
-// can tell, and collections of a few are those that a start relies on: what it does
-// not find there it makes anew, over what was there. Where there are many, a record
-// whose name was damaged is not found.
-func missing(tx *bbolt.Tx, slots *bbolt.Bucket, collection string) error {
-	want, err := counted(tx, collection)
-	if err != nil || want > fewRecords {
-		return err
+// isDamaged reports whether what stands at k may be the record of a slot, whose
+// key should be there: either the record says so or k is of another length, which
+// shifts what follows it.
+func isDamaged(k, value, key []byte, slot keystore.Slot) bool {
+	if k == nil || !isIntact(value, slot) && !bytes.HasPrefix(k, key) && !bytes.HasPrefix(key, k) {
+		return false
 	}
-	found := uint64(0)
-	records := span{slots.Cursor(), recordPrefix(collection)}
-	for id, value := records.first(); id != nil && found <= want; id, value = records.next() {
-		if _, err := decodeRecord(keystore.Slot{Collection: collection, ID: string(id)}, value); err != nil {
-			return err
-		}
-		found++
-	}
-	if found != want {
-		return fmt.Errorf("%w: there are %d of %d records", errDamagedRecord, found, want)
-	}
-	return nil
+	own, is := slotOf(k)
+	return !is || !isIntact(value, own)
 }
 
 // List implements keystore.Store. Items without a record in the index's place
@@ -328,7 +330,7 @@ func (s *Store) List(ctx context.Context, q keystore.Query) (items []keystore.It
 	if err := q.Validate(); err != nil {
 		return nil, err
 	}
-	err = s.read(ctx, func(tx *bbolt.Tx) error {
+	err = s.read(ctx, func(*bbolt.Tx) error {
 		order := span{s.slots.Cursor(), recordPrefix(q.Collection)}
 		if q.Index != "" {
 			order.prefix = entryPrefix(q.Collection, q.Index)
@@ -338,7 +340,10 @@ func (s *Store) List(ctx context.Context, q keystore.Query) (items []keystore.It
 			if q.Index != "" {
 				slot.ID = string(v)
 			}
-			r, err := get(tx, s.slots, slot)
+			r, err := get(s.slots, slot)
+			if errors.Is(err, keystore.ErrNotFound) {
+				err = fmt.Errorf("%w: there is no %s", errDamagedIndex, slot)
+			}
 			if err != nil {
 				return fmt.Errorf("listing %s: %w", q.Collection, err)
 			}
@@ -421,11 +426,10 @@ func (s *Store) Refs(ctx context.Context, fn func(keystore.Slot, keystore.Ref) e
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		collection, id, is := bytes.Cut(k, []byte{0})
+		slot, is := slotOf(append([]byte{ofRecord}, k...))
 		if !is {
 			return fmt.Errorf("%w: its name", errDamagedRecord)
 		}
-		slot := keystore.Slot{Collection: string(collection), ID: string(id)}
 		r, err := decodeRecord(slot, value)
 		if err != nil {
 			return fmt.Errorf("%s: %w", slot, err)
