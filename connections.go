@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -48,6 +49,10 @@ type connections struct {
 	now  func() time.Time
 	shed *prometheus.CounterVec
 	cut  prometheus.Counter
+	// inFlight is how many requests the handler is busy with; set before it is used.
+	inFlight func() int
+
+	pacing chan struct{} // holds who paces
 
 	mu    sync.Mutex
 	open  []place // in no order
@@ -92,6 +97,9 @@ type connection struct {
 
 	requests, givenUp atomic.Int64
 	cut               atomic.Bool // for the latter
+
+	credit   float64 // bytes, at the time credited
+	credited time.Time
 }
 
 // kind says how little is lost with a connection; less comes first.
@@ -127,7 +135,7 @@ type bounds struct {
 // newConnections makes the bound; its Listener is set before it is used.
 func newConnections(b bounds) *connections {
 	l := &connections{
-		bounds: b, now: time.Now, peers: map[origin]*peer{},
+		bounds: b, now: time.Now, peers: map[origin]*peer{}, pacing: make(chan struct{}, 1),
 		shed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "attestcsr_connections_shed_total",
 			Help: "Connections that were ended because there was no room: by the bound that was reached, and by what they were: " +
@@ -351,6 +359,65 @@ func (l *connections) watch(next http.Handler) http.Handler {
 			c.abort()
 		}
 	})
+}
+
+// Read waits with what has come until the requests that came before are under way:
+// over HTTP/2 a few packets are thousands of them, and net/http begins them all. What
+// would wait for a processor waits as bytes in the kernel instead. Who asks little
+// does not wait.
+func (c *connection) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 && runtime.NumGoroutine() > maxBegun && !c.spend(n) {
+		c.of.pace()
+	}
+	return n, err
+}
+
+const (
+	// maxBegun is how many goroutines may be there before more is read, beside those
+	// of connections and of the requests that the handler has let in.
+	maxBegun      = 1000
+	ofAConnection = 3 // it reads, serves and writes
+	ofARequest    = 3 // it is answered, or the answer waited for
+
+	// What a connection may bring meanwhile: a handshake and a request, and some
+	// requests in a second; bytes.
+	maxCredit = 4 << 10
+	credit    = 1 << 10 // a second
+)
+
+// spend reports whether a connection has the credit for what came. One Read goes on
+// at a time.
+func (c *connection) spend(n int) bool {
+	now := c.of.now()
+	c.credit += now.Sub(c.credited).Seconds() * credit
+	c.credit, c.credited = min(c.credit, maxCredit), now
+	if c.credit < float64(n) {
+		return false
+	}
+	c.credit -= float64(n)
+	return true
+}
+
+// pace returns when few enough requests have begun, one caller after the other, and
+// soon in any case: what was read may be what others wait for.
+func (l *connections) pace() {
+	soon := time.NewTimer(time.Second)
+	defer soon.Stop()
+	select {
+	case l.pacing <- struct{}{}:
+		defer func() { <-l.pacing }()
+	case <-soon.C:
+		return
+	}
+	for runtime.NumGoroutine() > maxBegun+ofAConnection*l.count()+ofARequest*l.inFlight() {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-soon.C:
+			return
+		}
+	}
+	time.Sleep(time.Millisecond) // what this one has read begins
 }
 
 // Close gives the place back.

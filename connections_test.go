@@ -428,6 +428,56 @@ func TestConnectionMetrics(t *testing.T) {
 	}
 }
 
+// While too much has begun, a connection may bring a handshake and some requests, and
+// has to wait with more.
+func TestCredit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &connection{of: newConnections(bounds{listener: "test", all: 1, address: 1})}
+		for i, step := range []struct {
+			after time.Duration
+			bytes int
+			has   bool
+		}{
+			{0, 2000, true}, {0, 2000, true}, {0, 2000, false}, {0, 96, true}, {0, 1, false},
+			{time.Second, 1024, true}, {0, 1, false}, {time.Hour, 4097, false}, {0, 4096, true},
+		} {
+			time.Sleep(step.after)
+			if c.spend(step.bytes) != step.has {
+				t.Errorf("step %d: %d bytes: %t", i, step.bytes, !step.has)
+			}
+		}
+	})
+}
+
+// What waits goes on when enough has been answered, and soon in any case.
+func TestPace(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ enoughAfter, want time.Duration }{
+		"few have begun":    {0, time.Millisecond},
+		"few after a while": {10 * time.Millisecond, 11 * time.Millisecond},
+		"never few enough":  {time.Hour, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				l := newConnections(bounds{listener: "test", all: 1, address: 1})
+				begun := time.Now()
+				l.inFlight = func() int { // stands for what has begun: the goroutines are those of the tests
+					if time.Since(begun) >= c.enoughAfter {
+						return 1 << 20
+					}
+					return -1 << 20
+				}
+				l.pace()
+				if took := time.Since(begun); took != c.want {
+					t.Errorf("it waited for %v, not %v", took, c.want)
+				}
+			})
+		})
+	}
+}
+
 // BenchmarkChoose is what a newcomer costs at the bound, where each connection is
 // of an address of its own: the most there is to look at.
 func BenchmarkChoose(b *testing.B) {

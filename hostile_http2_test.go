@@ -299,7 +299,7 @@ func streamsThatNeverRead(t *testing.T, v *victim) {
 func streamsWithSlowBodies(t *testing.T, v *victim) {
 	var streams, answers atomic.Int64
 	var wg sync.WaitGroup
-	for i := range keystoretest.Effort(20, 500) {
+	for i := range keystoretest.Effort(20, 100) {
 		wg.Go(func() {
 			f := v.frames(t, i%4)
 			if f == nil {

@@ -58,6 +58,11 @@ func filesAllowed() (int, error) {
 	return int(min(limit.Cur, math.MaxInt32)), nil
 }
 
+// memoryLimit is for when the operator says nothing; bytes. It is a multiple of what
+// the service uses, and half of it what hostile clients can make live: without a
+// limit the heap doubles before it is collected, and stays that large for minutes.
+const memoryLimit = 160 << 20
+
 // limitMemory gives the garbage collector its limit. GOMEMLIMIT is the operator's
 // word, and the runtime has followed it already.
 func limitMemory(limit int64, root fs.FS, log *slog.Logger) {
@@ -66,8 +71,11 @@ func limitMemory(limit int64, root fs.FS, log *slog.Logger) {
 		if err != nil {
 			log.Warn("the memory limit of the cgroup cannot be read: set limits.memory", "err", err)
 		}
-		// The rest is for what the collector does not see, and for the time it takes.
-		limit = found / 10 * 9
+		limit = memoryLimit
+		if found > 0 {
+			// The rest is for what the collector does not see, and for the time it takes.
+			limit = min(limit, found/10*9)
+		}
 	}
 	if limit == config.MemoryOff {
 		return

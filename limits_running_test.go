@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"attestcsr/keystore/keystoretest"
 )
@@ -183,4 +185,57 @@ func TestFewFiles(t *testing.T) {
 	if strings.Contains(few.stdout.String(), "too many open files") {
 		t.Error("it ran out of files")
 	}
+}
+
+// A request is in flight until its answer is taken. Over HTTP/2 one connection can
+// ask for many and give no room for them, also without a user's name: what is
+// beyond the bound of an address is refused, and beyond that reset without an answer.
+func TestAnswersNotTakenOverHTTP2(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	overwrite(t, dir, "config.yaml", noPool+`limits:
+  connections_per_address: 16
+  write_timeout: 6s
+`)
+	s := start(t, filepath.Join(dir, "data"), "--config", filepath.Join(dir, "config.yaml"))
+	v := &victim{instance: s, address: strings.TrimPrefix(s.url, "https://")}
+	f := v.frames(t, 0, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	if f == nil {
+		return
+	}
+	defer f.conn.Close()
+	f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	const streams = 60
+	for range streams {
+		if err := f.open(true, f.header("GET", csrPath)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.out.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	answers := map[string]int{}
+	for n := 0; n < streams; {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			t.Fatalf("%v after %v", err, answers)
+		}
+		switch frame := frame.(type) {
+		case *http2.MetaHeadersFrame:
+			answers[frame.PseudoValue("status")]++
+			n++
+		case *http2.RSTStreamFrame:
+			answers["reset"]++
+			n++
+		}
+	}
+	if want := map[string]int{"401": 16, "503": 4, "reset": 40}; !maps.Equal(answers, want) {
+		t.Errorf("%v, not %v", answers, want)
+	}
+	const inFlight = "attestcsr_http_requests_in_flight"
+	if n := v.metric(t, inFlight); n != 16 {
+		t.Errorf("%d requests are in flight", n)
+	}
+	s.must(200, "GET", certificatePath, "") // from another address
+	eventually(t, "answers that nobody takes are given up", func() bool { return v.metric(t, inFlight) == 0 })
 }

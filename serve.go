@@ -375,6 +375,7 @@ func (s *server) listen(address string, bound *connections) (net.Listener, error
 // httpServer sets every limit that net/http leaves open.
 func (s *server) httpServer(h http.Handler, bound *connections) *http.Server {
 	limits := s.cfg.Limits
+	bound.inFlight = s.handler.InFlight
 	return &http.Server{
 		Handler:           bound.watch(h),
 		ConnContext:       bound.context,

@@ -107,7 +107,7 @@ type Audit struct {
 
 // What Limits.Memory can be beside a number of bytes.
 const (
-	MemoryAuto int64 = -1 // follow the cgroup's limit, where there is one
+	MemoryAuto int64 = -1 // 160 MiB, or less where the cgroup's limit is lower
 	MemoryOff  int64 = 0
 )
 

@@ -103,7 +103,7 @@ func (c *Config) limits() []setting {
 			&number{&c.Limits.Sessions, 1, 1_000_000}, nil},
 		{"limits.sessions_per_user", "number", "how many sessions one user may have at a time; more logins get 503",
 			&number{&c.Limits.SessionsPerUser, 1, 1_000_000}, nil},
-		{"limits.memory", "size", "memory that the garbage collector tries to stay under: such as 512MiB, auto for 90 % of the cgroup's limit, or off; GOMEMLIMIT beats it",
+		{"limits.memory", "size", "memory that the garbage collector tries to stay under: such as 512MiB, auto for 160 MiB or 90 % of the cgroup's limit if that is less, or off; GOMEMLIMIT beats it",
 			&size{&c.Limits.Memory, minMemory, maxMemory, map[string]int64{"auto": MemoryAuto, "off": MemoryOff}}, nil},
 	}
 }

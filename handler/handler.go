@@ -43,8 +43,8 @@ type Config struct {
 // defaults.
 type Limits struct {
 	BodyBytes    int           // of a request; 64 KiB
-	Requests     int           // API requests at a time; 2,000
-	OfAddress    int           // API requests at a time of one address; 256
+	Requests     int           // at a time, and a quarter of it of health and metrics; 2,000
+	OfAddress    int           // of those, of one address; 256
 	WriteTimeout time.Duration // for a client to take an answer that is ready; 30 seconds
 }
 
@@ -65,7 +65,8 @@ type Handler struct {
 	log      *slog.Logger
 	metrics  *metrics
 	limits   Limits
-	gate     *gate
+	gate     *gate // of the API
+	opsGate  *gate // health and metrics answer while that is crowded or closed
 	ready    func(context.Context) error
 	// allow holds, by route template, the methods that the path has.
 	allow map[string][]string
@@ -117,7 +118,8 @@ func New(cfg Config) (*Handler, error) {
 		allow:   map[string][]string{},
 	}
 	h.gate = newGate(h.limits.Requests, h.limits.OfAddress)
-	h.metrics = newMetrics(h.gate.count)
+	h.opsGate = newGate(max(1, h.limits.Requests/4), max(1, h.limits.OfAddress/4))
+	h.metrics = newMetrics(func() int { admitted, _ := h.gate.count(); return admitted })
 	for _, c := range h.metrics.collectors() {
 		if err := cfg.Registry.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
@@ -146,6 +148,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.api.Serv
 
 // Ops serves /healthz, /readyz and /metrics.
 func (h *Handler) Ops() http.Handler { return h.ops }
+
+// InFlight returns how many requests have not got their answer yet, refused ones
+// included.
+func (h *Handler) InFlight() (n int) {
+	for _, g := range []*gate{h.gate, h.opsGate} {
+		admitted, refused := g.count()
+		n += admitted + refused
+	}
+	return n
+}
 
 // Drain makes every new API request a 503 and returns when those in flight are
 // answered, or with ctx's error.

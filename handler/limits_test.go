@@ -124,7 +124,7 @@ func TestContentEncoding(t *testing.T) {
 // of connections; those beyond are told when to come again, and health goes on.
 func TestRequestsAtATime(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, trusting("127.0.0.0/8"), limited(handler.Limits{Requests: 5, OfAddress: 3}))
+	s := newStack(t, trusting("127.0.0.0/8"), limited(handler.Limits{Requests: 8, OfAddress: 6}))
 	type held struct{ end func() }
 	hold := func(address string) held {
 		body, end := io.Pipe()
@@ -162,18 +162,26 @@ func TestRequestsAtATime(t *testing.T) {
 		}
 		t.Fatalf("never %s in flight", n)
 	}
-	all := []held{hold("192.0.2.1"), hold("192.0.2.1"), hold("192.0.2.1")}
-	waitFor("3")
-	if a := status("192.0.2.1"); a.status != 503 || a.header.Get("Retry-After") == "" {
-		t.Errorf("a fourth of one address: %d %s", a.status, a.body)
+	var all []held
+	for range 6 {
+		all = append(all, hold("192.0.2.1"))
 	}
-	if a := status("192.0.2.2"); a.status != 200 {
+	waitFor("6")
+	if a := status("192.0.2.1"); a.status != 503 || a.header.Get("Retry-After") == "" {
+		t.Errorf("a seventh of one address: %d %s", a.status, a.body)
+	}
+	if a := status("2001:db8::1"); a.status != 200 {
 		t.Errorf("of another address: %d %s", a.status, a.body)
 	}
-	all = append(all, hold("2001:db8::1"), hold("2001:db8::2"))
-	waitFor("5")
-	if a := status("192.0.2.2"); a.status != 503 {
-		t.Errorf("a sixth in all: %d %s", a.status, a.body)
+	for i := range 4 { // some more than there may be in all, since they are few
+		all = append(all, hold(fmt.Sprintf("2001:db8::%d", i)))
+	}
+	waitFor("10")
+	if a := status("2001:db8::1"); a.status != 503 || a.header.Get("Retry-After") == "" {
+		t.Errorf("a fifth of another address: %d %s", a.status, a.body)
+	}
+	if a := status("192.0.2.2"); a.status != 200 {
+		t.Errorf("who has none is kept out by the others: %d %s", a.status, a.body)
 	}
 	if a := s.do(call{method: "GET", path: "/readyz"}); a.status != 200 {
 		t.Errorf("readiness: %d", a.status)

@@ -14,7 +14,6 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -31,6 +30,7 @@ type event struct {
 	user      string
 	err       error
 	untaken   bool // err came after the answer had begun
+	flood     bool // one of so many that it has neither an answer nor a line
 }
 
 const eventKey = "event"
@@ -57,7 +57,11 @@ func (h *Handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			c.Response().Header().Set(echo.HeaderConnection, "close")
 		}
 
-		defer func() { h.record(c, ev, time.Since(start)) }()
+		defer func() {
+			if !ev.flood {
+				h.record(c, ev, time.Since(start))
+			}
+		}()
 		if err := h.admit(c, next); err != nil {
 			c.Error(err)
 		}
@@ -91,18 +95,25 @@ func framedAmbiguously(r *http.Request) bool {
 	return len(r.TransferEncoding) > 0 || !r.ProtoAtLeast(1, 1)
 }
 
-// admit runs the request unless the server is draining, and turns a panic into
-// an internal error.
+// admit runs the request unless there are too many or the server is draining, and
+// turns a panic into an internal error.
 func (h *Handler) admit(c echo.Context, next echo.HandlerFunc) (err error) {
-	if !isOps(c.Path()) {
-		from := auth.NetworkOf(eventOf(c).client)
-		if err := h.gate.enter(from); err != nil {
-			if errors.Is(err, errDraining) {
-				c.Response().Header().Set(echo.HeaderConnection, "close")
-			}
-			return &csr.Error{Kind: csr.Unavailable, RetryAfter: time.Second, Err: err}
+	g := h.gate
+	if isOps(c.Path()) {
+		g = h.opsGate
+	}
+	leave, err := g.enter(auth.NetworkOf(eventOf(c).client))
+	if leave == nil {
+		ev := eventOf(c)
+		ev.flood = true
+		panic(http.ErrAbortHandler)
+	}
+	defer whenTaken(c.Response().Writer, c.Request(), leave)
+	if err != nil {
+		if errors.Is(err, errDraining) {
+			c.Response().Header().Set(echo.HeaderConnection, "close")
 		}
-		defer h.gate.leave(from)
+		return &csr.Error{Kind: csr.Unavailable, RetryAfter: time.Second, Err: err}
 	}
 	defer func() {
 		if p := recover(); p != nil {
@@ -175,12 +186,6 @@ func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
 
 // maxLoggedError has room for a panic's stack.
 const maxLoggedError = 8 << 10
-
-var (
-	errDraining    = errors.New("the server is shutting down")
-	errCrowded     = errors.New("too many requests are being answered")
-	errCrowdedFrom = errors.New("too many requests of this address are being answered")
-)
 
 // classify names the kind of a request's error and says whether it is the
 // service's own fault.
@@ -261,80 +266,5 @@ func (h *Handler) limitWriting(c echo.Context) func() {
 		if err := control.SetWriteDeadline(time.Now().Add(h.limits.WriteTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 			h.log.Debug("no write deadline", "err", err) // the connection is gone
 		}
-	}
-}
-
-// gate counts requests in flight, bounds them, and can be closed for good. The
-// bound is what connections have: HTTP/2, which carries many requests over one,
-// gives no more room than HTTP/1.
-type gate struct {
-	max, maxOfOne int
-
-	mu       sync.Mutex
-	closed   bool
-	inFlight int
-	from     map[netip.Prefix]int // those in flight, by client
-	idle     chan struct{}        // closed when the gate is closed and nothing is in flight
-}
-
-func newGate(maxInAll, maxOfOne int) *gate {
-	return &gate{max: maxInAll, maxOfOne: maxOfOne, from: map[netip.Prefix]int{}}
-}
-
-func (g *gate) enter(from netip.Prefix) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	switch {
-	case g.closed:
-		return errDraining
-	case g.from[from] >= g.maxOfOne:
-		return errCrowdedFrom
-	case g.inFlight >= g.max:
-		return errCrowded
-	}
-	g.inFlight++
-	g.from[from]++
-	return nil
-}
-
-func (g *gate) leave(from netip.Prefix) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.inFlight--
-	if g.from[from]--; g.from[from] == 0 {
-		delete(g.from, from)
-	}
-	if g.closed && g.inFlight == 0 {
-		close(g.idle)
-	}
-}
-
-func (g *gate) count() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.inFlight
-}
-
-func (g *gate) isClosed() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.closed
-}
-
-func (g *gate) drain(ctx context.Context) error {
-	g.mu.Lock()
-	if !g.closed {
-		g.closed = true
-		g.idle = make(chan struct{})
-		if g.inFlight == 0 {
-			close(g.idle)
-		}
-	}
-	g.mu.Unlock()
-	select {
-	case <-g.idle:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
