@@ -31,16 +31,16 @@ help: ## say what can be made
 build: ## bin/attestcsr: static and stripped
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.release=$(VERSION)" -o bin/attestcsr .
 
-TESTS = $(GO) test -race -tags $(TAGS) -timeout $(TIMEOUT) ./...
+TESTS = $(GO) test -race -tags $(TAGS) $(PACE) ./...
 
 test: TAGS := tools
-test: TIMEOUT := 10m
+test: PACE := -timeout 10m
 test: test-tools ## all tests, with the race detector and the tests that need tools
 	$(GO) vet -tags tools ./...
 	$(counted)
 
 soak: TAGS := tools,soak
-soak: TIMEOUT := 6h
+soak: PACE := -timeout 6h -p 1
 soak: test-tools ## the same with the long runs of what kills, cuts, floods and fuzzes: two hours
 	$(counted)
 	$(MAKE) fuzz

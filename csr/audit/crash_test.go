@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -109,8 +110,6 @@ func killAt(at string) func(string) error {
 // acknowledged has exactly one line, in a chain that is whole.
 func TestKillAtSteps(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	acknowledged := map[string]bool{}
 	var steps []string
 	for _, stream := range []string{audit.Changes, audit.Refusals} {
 		for _, step := range audit.Steps() {
@@ -118,8 +117,8 @@ func TestKillAtSteps(t *testing.T) {
 				continue // of changes no file is removed
 			}
 			times := keystoretest.Effort(1, 20)
-			if strings.HasPrefix(step, "r") {
-				times = min(times, 5) // a child makes few files while it has time
+			if strings.HasPrefix(step, "r") || stream == audit.Refusals {
+				times = min(times, 5) // a child makes few files, and few groups of refusals, while it has time
 			}
 			for n := range times {
 				steps = append(steps, fmt.Sprintf("%s %s %d", stream, step, n+1))
@@ -127,26 +126,34 @@ func TestKillAtSteps(t *testing.T) {
 		}
 	}
 	rand.Shuffle(len(steps), func(i, j int) { steps[i], steps[j] = steps[j], steps[i] })
-	for round, step := range steps {
-		killOnce(t, dir, fmt.Sprint("s", round), step, acknowledged)
+	for some := range slices.Chunk(steps, killsOfOneTrail) {
+		dir, acknowledged := t.TempDir(), map[string]bool{}
+		for round, step := range some {
+			killOnce(t, dir, fmt.Sprint("s", round), step, acknowledged)
+		}
+		wantAcknowledged(t, dir, acknowledged)
 	}
-	wantAcknowledged(t, dir, acknowledged)
 	keystoretest.Count(t, "audit kills at steps", len(steps))
 }
 
+// killsOfOneTrail is after how many kills another trail is begun: all of it is
+// verified after each.
+const killsOfOneTrail = 40
+
 func TestKill(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	acknowledged := map[string]bool{}
-	kills := keystoretest.Effort(8, 300)
-	for round := range kills {
-		killOnce(t, dir, fmt.Sprint("k", round), "", acknowledged)
-		if round%10 == 9 {
-			wantAcknowledged(t, dir, acknowledged)
+	kills, done := keystoretest.Effort(8, 600), 0
+	for done < kills {
+		dir, acknowledged := t.TempDir(), map[string]bool{}
+		for round := range min(killsOfOneTrail, kills-done) {
+			killOnce(t, dir, fmt.Sprint("k", round), "", acknowledged)
+			if done++; round%10 == 9 {
+				wantAcknowledged(t, dir, acknowledged)
+			}
 		}
+		wantAcknowledged(t, dir, acknowledged)
 	}
-	wantAcknowledged(t, dir, acknowledged)
-	keystoretest.Count(t, "audit kills", kills)
+	keystoretest.Count(t, "audit kills", done)
 }
 
 // killOnce runs a child until it is dead and notes what it acknowledged.
