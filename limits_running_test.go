@@ -194,6 +194,7 @@ func TestAnswersNotTakenOverHTTP2(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	overwrite(t, dir, "config.yaml", noPool+`limits:
+  connections: 40
   connections_per_address: 16
   write_timeout: 6s
 `)
@@ -229,7 +230,7 @@ func TestAnswersNotTakenOverHTTP2(t *testing.T) {
 			n++
 		}
 	}
-	if want := map[string]int{"401": 16, "503": 4, "reset": 40}; !maps.Equal(answers, want) {
+	if want := map[string]int{"401": 16, "503": 20, "reset": 24}; !maps.Equal(answers, want) {
 		t.Errorf("%v, not %v", answers, want)
 	}
 	const inFlight = "attestcsr_http_requests_in_flight"

@@ -19,8 +19,8 @@ var (
 // room than HTTP/1. A request is in flight until its client has the answer or is
 // gone (whenTaken): over HTTP/2 one can ask on many streams and take no answer.
 //
-// What it refuses gets an answer, too, and those are bounded in the same way.
-// Beyond that the connection or stream is reset.
+// What it refuses gets an answer, too, and those are bounded as well. Beyond that the
+// stream is reset.
 type gate struct {
 	mu       sync.Mutex
 	admitted crowd
@@ -42,10 +42,12 @@ type crowd struct {
 // than connections.
 const alwaysOfOne = 4
 
+// newGate bounds refusals of one client by half of all: a burst of honest ones is to
+// be told when to come again.
 func newGate(maxInAll, maxOfOne int) *gate {
 	return &gate{
 		admitted: crowd{max: maxInAll, maxOfOne: maxOfOne, always: alwaysOfOne, from: map[netip.Prefix]int{}},
-		refused:  crowd{max: max(1, maxInAll/4), maxOfOne: max(1, maxOfOne/4), from: map[netip.Prefix]int{}},
+		refused:  crowd{max: maxInAll, maxOfOne: max(1, maxInAll/2), from: map[netip.Prefix]int{}},
 	}
 }
 

@@ -104,8 +104,7 @@ func (h *Handler) admit(c echo.Context, next echo.HandlerFunc) (err error) {
 	}
 	leave, err := g.enter(auth.NetworkOf(eventOf(c).client))
 	if leave == nil {
-		ev := eventOf(c)
-		ev.flood = true
+		eventOf(c).flood = true
 		panic(http.ErrAbortHandler)
 	}
 	defer whenTaken(c.Response().Writer, c.Request(), leave)
