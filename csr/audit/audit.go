@@ -96,7 +96,7 @@ type Log struct {
 	folded   *foldTable
 	metrics  metrics
 
-	filling chan struct{} // holds a token when the outbox is filling up
+	filling chan struct{} // holds a token when there is much in the outbox
 	stop    chan struct{}
 	stopped chan struct{}
 	closing sync.Once
@@ -179,15 +179,20 @@ func (l *Log) Admit(ctx context.Context) error {
 		return nil //nolint:nilerr // see above
 	}
 	if n >= l.o.OutboxBound/2 {
-		select { // a burst of changes is no reason to refuse any
-		case l.filling <- struct{}{}:
-		default:
-		}
+		l.hurry() // a burst of changes is no reason to refuse any
 	}
 	if n >= l.o.OutboxBound {
 		return ErrBacklog
 	}
 	return nil
+}
+
+// hurry has changes written without waiting for their interval.
+func (l *Log) hurry() {
+	select {
+	case l.filling <- struct{}{}:
+	default:
+	}
 }
 
 // Note returns what the commit of a change is to carry, nothing where changes are

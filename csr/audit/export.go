@@ -25,16 +25,29 @@ func (l *Log) run() {
 			retry[stream] = time.Now().Add(retryInterval)
 		}
 	}
+	// Changes that come faster than they are written must not keep refusals waiting:
+	// it is the turn of both between two groups.
+	exportChanges := func(ctx context.Context) error {
+		more, err := l.exportChanges(ctx)
+		if more {
+			l.hurry()
+		}
+		return err
+	}
 	for {
 		select {
 		case <-changes.C:
-			attempt(Changes, l.exportChanges)
+			attempt(Changes, exportChanges)
 		case <-l.filling:
-			attempt(Changes, l.exportChanges)
+			attempt(Changes, exportChanges)
 		case <-refusals.C:
 			attempt(Refusals, func(ctx context.Context) error { return l.exportRefusals(ctx, false) })
 		case <-l.stop:
-			l.outcome(Changes, l.exportChanges(ctx))
+			more, err := true, error(nil)
+			for more {
+				more, err = l.exportChanges(ctx)
+			}
+			l.outcome(Changes, err)
 			l.outcome(Refusals, l.exportRefusals(ctx, true))
 			return
 		}
@@ -56,31 +69,22 @@ func (l *Log) outcome(stream string, err error) {
 	l.failing[stream] = err != nil
 }
 
-// exportChanges turns the notes in the outbox into lines, in groups: notes → lines
-// → flush → anchor and trim in one commit.
-func (l *Log) exportChanges(ctx context.Context) error {
-	for {
-		n, err := l.o.Outbox.Pending(ctx)
-		if err != nil {
-			return err
-		}
-		if n == 0 && !l.changes.unanchored() {
-			return nil
-		}
-		group, err := l.readNotes(ctx, l.changes.head.Revision, pageSize)
-		if err != nil {
-			return err
-		}
-		if _, err := l.write(ctx, l.changes, group); err != nil {
-			return err
-		}
-		if err := l.changes.commit(ctx, l.changes.head.Revision); err != nil {
-			return err
-		}
-		if len(group) < pageSize {
-			return nil
-		}
+// exportChanges turns notes in the outbox into lines, as a group: notes → lines →
+// flush → anchor and trim in one commit. more: there may be another group.
+func (l *Log) exportChanges(ctx context.Context) (more bool, err error) {
+	n, err := l.o.Outbox.Pending(ctx)
+	if err != nil || n == 0 && !l.changes.unanchored() {
+		return false, err
 	}
+	group, err := l.readNotes(ctx, l.changes.head.Revision, pageSize)
+	if err != nil {
+		return false, err
+	}
+	if _, err := l.write(ctx, l.changes, group); err != nil {
+		return false, err
+	}
+	err = l.changes.commit(ctx, l.changes.head.Revision)
+	return err == nil && len(group) == pageSize, err
 }
 
 // write appends entries and returns how many of them are durable. Where the files

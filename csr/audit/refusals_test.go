@@ -2,15 +2,19 @@ package audit_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"attestcsr/csr/audit"
+	"attestcsr/keystore"
 	"attestcsr/keystore/keystoretest"
 )
 
@@ -115,8 +119,8 @@ func TestFlood(t *testing.T) {
 	largest := int64(0)
 	others := map[uint64]int{} // counted in lines, by sequence: old lines go
 	measure := func() {
-		total := int64(0)
-		for _, name := range tr.files(audit.Refusals) {
+		total, names := int64(0), tr.files(audit.Refusals)
+		for _, name := range names {
 			content, err := os.ReadFile(name)
 			if err != nil {
 				continue // it may have gone
@@ -129,7 +133,9 @@ func TestFlood(t *testing.T) {
 				}
 			}
 		}
-		largest = max(largest, total)
+		if slices.Equal(names, tr.files(audit.Refusals)) { // else some have come and gone meanwhile
+			largest = max(largest, total)
+		}
 	}
 	sent := 0
 	for round := range keystoretest.Effort(3, 60) {
@@ -166,6 +172,78 @@ func TestFlood(t *testing.T) {
 	tr.wantWhole()
 	tr.wantChanges() // are no part of it
 	keystoretest.Count(t, "refusals in a flood", sent)
+}
+
+// Changes that come faster than they are written do not keep refusals waiting.
+func TestRefusalsAmongChanges(t *testing.T) {
+	t.Parallel()
+	const notes = 2000 // of which a group takes a quarter
+	var (
+		held  atomic.Bool // the outbox cannot be read
+		mu    sync.Mutex
+		steps []string
+	)
+	tr := newTrail(t)
+	tr.close()
+	tr.o = tr.o.WithStep(func(step string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if step == "changes write" && !held.Load() {
+			if len(steps) == 0 {
+				tr.log.Refuse(refusal("", "192.0.2.1", "unauthenticated"))
+			}
+			time.Sleep(600 * time.Millisecond) // a slow disk
+		}
+		steps = append(steps, step)
+		return nil
+	})
+	tr.wrap = func(o audit.Outbox) audit.Outbox { return heldOutbox{o, &held} }
+	tr.open()
+	held.Store(true)
+	var writers sync.WaitGroup
+	for w := range 16 {
+		writers.Go(func() {
+			for i := range notes / 16 {
+				text, err := tr.log.Note(event(w<<16 + i))
+				if err == nil {
+					_, err = tr.store.Commit(t.Context(), text, keystore.Op{Slot: keystore.Slot{Collection: "c", ID: fmt.Sprint(w)}})
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	writers.Wait()
+	mu.Lock()
+	steps = nil
+	mu.Unlock()
+	held.Store(false)
+	tr.flush()
+	mu.Lock()
+	defer mu.Unlock()
+	refused, last := slices.Index(steps, "refusals flushed"), 0
+	for i, step := range steps {
+		if step == "changes flushed" {
+			last = i
+		}
+	}
+	if refused < 0 || refused > last {
+		t.Errorf("the refusal is written after all changes: %q", steps)
+	}
+}
+
+// heldOutbox cannot be read while it is held.
+type heldOutbox struct {
+	outbox
+	held *atomic.Bool
+}
+
+func (h heldOutbox) Pending(ctx context.Context) (int, error) {
+	if h.held.Load() {
+		return 0, errInjected
+	}
+	return h.outbox.Pending(ctx)
 }
 
 // What strangers send cannot forge or flood the trail.
