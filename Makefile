@@ -41,7 +41,8 @@ test: test-tools ## all tests, with the race detector and the tests that need to
 
 soak: TAGS := tools,soak
 soak: PACE := -timeout 6h -p 1
-soak: test-tools ## the same with the long runs of what kills, cuts, floods and fuzzes: two hours
+soak: COUNTS += "long runs"
+soak: test-tools ## the same with the long runs of what kills, cuts, floods and fuzzes: two hours on two cores that do nothing else
 	$(counted)
 	$(MAKE) fuzz
 

@@ -216,6 +216,9 @@ func TestKill(t *testing.T) {
 		}
 	}
 	keystoretest.Count(t, "kills", kills)
+	if long := keystoretest.Effort(0, 1); long > 0 {
+		keystoretest.Count(t, "long runs", long) // make soak wants to see that it is one
+	}
 	keystoretest.Count(t, "changes acknowledged before a kill", acks)
 }
 
