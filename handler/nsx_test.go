@@ -262,6 +262,7 @@ func TestNSXBadInput(t *testing.T) {
 		{"null", call{body: `null`}, 400, 220, "not a JSON object"},
 		{"invalid UTF-8", call{body: with("\"description\":\"\xff\"")}, 400, 220, "malformed at byte"},
 		{"lone surrogate", call{body: with(`"description":"\ud800"`)}, 400, 220, "malformed at byte"},
+		{"a member without a name", call{body: `{"":1}`}, 400, 255, `\"\" is not a member`},
 		{"no subject", call{body: `{}`}, 400, 255, "{subject is required}"},
 		{"null subject", call{body: `{"subject":null}`}, 400, 255, "{subject is required}"},
 		{"no attributes", call{body: `{"subject":{}}`}, 400, 255, "{subject.attributes is required}"},

@@ -113,7 +113,8 @@ func explain(err error) error {
 	return malformed("it cannot be parsed")
 }
 
-// memberName writes a JSON pointer (RFC 6901) as subject.attributes[0].key.
+// memberName writes a JSON pointer (RFC 6901) as subject.attributes[0].key, and a
+// member that has no name as "".
 func memberName(p jsontext.Pointer) string {
 	var name strings.Builder
 	for token := range p.Tokens() {
@@ -126,6 +127,9 @@ func memberName(p jsontext.Pointer) string {
 		default:
 			name.WriteString("." + token)
 		}
+	}
+	if name.Len() == 0 {
+		return `""`
 	}
 	return shorten(name.String(), 64)
 }

@@ -46,7 +46,7 @@ func FuzzTLSCSR(f *testing.F) {
 			`"display_name":"d","_revision":0,"days_valid":3,"extensions":{"subject_alt_names":{"dns_names":["a","b"],"ip_addresses":["10.0.0.1"]}}}`,
 		`{"subject":{"attributes":[{"key":"OU","value":""},{"key":"CN","value":"\u0000"},{"key":"OU","value":"日本"}]},"extensions":{}}`,
 		`{"subject":null,"key_size":null,"tags":null}`, `{"subject":{"attributes":[null]}}`, `{"key_size":"+1"}`, `{"key_size":1e3}`, `{"subject":{"attributes":{}}}`,
-		`[]`, `null`, ``, `{`, `{"x":1,"x":2}`, "{\"description\":\"\xff\"}",
+		`[]`, `null`, ``, `{`, `{"x":1,"x":2}`, "{\"description\":\"\xff\"}", `{""`, `{"":1,"":2}`,
 	} {
 		f.Add(seed, false)
 		f.Add(seed, true)
