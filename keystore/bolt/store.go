@@ -421,12 +421,12 @@ func (s *Store) Refs(ctx context.Context, fn func(keystore.Slot, keystore.Ref) e
 	defer func() { err = errors.Join(err, tx.Rollback()) }()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer s.guard(&err)
-	records := span{tx.Bucket(bucketSlots).Cursor(), []byte{ofRecord}}
-	for k, value := records.first(); k != nil; k, value = records.next() {
+	c := tx.Bucket(bucketSlots).Cursor()
+	for k, value := c.Seek([]byte{ofRecord}); len(k) > 0 && k[0] == ofRecord; k, value = c.Next() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		slot, is := slotOf(append([]byte{ofRecord}, k...))
+		slot, is := slotOf(k)
 		if !is {
 			return fmt.Errorf("%w: its name", errDamagedRecord)
 		}
