@@ -14,11 +14,18 @@ const (
 	sessionHeader = "vmware-api-session-id"
 )
 
-// createESX replaces the pending attestation CSR, with a key of 2048 bits.
-func createESX(int) call {
-	return call{"POST", esxCSR, `{"common_name":"` + hostname + `","organization":"Example Ltd","organization_unit":"Hosts","locality":"Palo Alto",` +
-		`"state_or_province":"California","country":"US","email_address":"pki@example.com","subject_alt_name":["` + hostname + `"]}`, http.StatusCreated}
+// createESX replaces the pending attestation CSR, with a key of 2048 bits. It is of
+// one host: the subject is always the same.
+func createESX(int) call { return createESXOf(hostname) }
+
+func createESXOf(host string) call {
+	return call{"POST", esxCSR, `{"common_name":"` + host + `","organization":"Example Ltd","organization_unit":"Hosts","locality":"Palo Alto",` +
+		`"state_or_province":"California","country":"US","email_address":"pki@example.com","subject_alt_name":["` + host + `"]}`, http.StatusCreated}
 }
+
+// createESXOfAnother is createESX of another host each time, so that no signature
+// is there when it is asked for.
+func createESXOfAnother(i int) call { return createESXOf(fmt.Sprintf("host-%d.example.com", i)) }
 
 func getESX(int) call { return call{"GET", esxCSR, "", http.StatusOK} }
 

@@ -58,7 +58,11 @@ type Config struct {
 	// not do what it asks for. It stays the caller's. Nil is for programs that
 	// measure: nothing is audited.
 	Audit *audit.Log
-	Now   func() time.Time // nil is time.Now
+	// Anticipate is told what key the next attestation CSR will probably be of, and
+	// with a function that signs that CSR with a key that is given to it, so that
+	// signatures can be made ahead. Nil is for those who do not.
+	Anticipate func(keystore.KeySpec, func(crypto.Signer) error)
+	Now        func() time.Time // nil is time.Now
 }
 
 // decoded is a payload that was read before. Revisions are never used twice, in
@@ -75,6 +79,7 @@ type Service struct {
 	requests     *quota // of named certification requests
 	certificates *quota // of named certificates
 	audit        *audit.Log
+	habit        habit
 	now          func() time.Time
 	decoded      atomic.Pointer[decoded] // what was read last: clients poll one slot
 }
@@ -103,6 +108,7 @@ func New(c Config) (*Service, error) {
 		requests:     newQuota(collectionRequests, Collection, cmp.Or(c.MaxRequests, defaultMaxObjects)),
 		certificates: newQuota(collectionCertificates, CertificateCollection, cmp.Or(c.MaxCertificates, defaultMaxObjects)),
 		audit:        c.Audit,
+		habit:        habit{anticipate: c.Anticipate},
 		now:          c.Now,
 	}
 	if s.now == nil {
@@ -113,14 +119,16 @@ func New(c Config) (*Service, error) {
 
 // Prepare makes the installed key and a self-signed certificate for it where
 // there is none: the product always has a certificate. A crash before the
-// commit leaves the slot empty, and the next start makes both anew.
+// commit leaves the slot empty, and the next start makes both anew. It tells
+// Config.Anticipate of the CSR that callers get who ask for nothing in particular.
 func (s *Service) Prepare(ctx context.Context) error {
-	_, err := s.keys.Get(ctx, installedSlot())
-	if !errors.Is(err, keystore.ErrNotFound) {
-		return classify(err)
-	}
 	spec, t, err := s.policy.resolve(Spec{})
 	if err != nil {
+		return classify(err)
+	}
+	s.habit.begin(spec, t)
+	_, err = s.keys.Get(ctx, installedSlot())
+	if !errors.Is(err, keystore.ErrNotFound) {
 		return classify(err)
 	}
 	at := keystore.Target{Slot: installedSlot(), Expect: keystore.Absent}

@@ -58,3 +58,17 @@ func (p *Pool) Rushing() bool {
 	defer p.mu.Unlock()
 	return time.Now().Before(p.rush.until)
 }
+
+// SignedAhead reports whether all keys of a size that are ready have been asked for
+// what they are expected to sign, and nothing is done in the background any more.
+func (p *Pool) SignedAhead(bits int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.sizes[bits]
+	for _, k := range s.ready {
+		if k.tried != s.expected {
+			return false
+		}
+	}
+	return p.background == 0
+}

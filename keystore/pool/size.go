@@ -24,15 +24,16 @@ type size struct {
 	configured   int // the target that was asked for; 0: not pooled, misses only
 	max          int
 	hits, misses prometheus.Counter
+	ahead        prometheus.Counter // of keys that are stored
 
-	target  int            // how many are to be ready now
-	ready   []keystore.Key // the oldest first
-	filling int            // in the making in the background
-	turn    uint64         // when the last background generation began
-	full    bool           // the target was reached since it was last raised or missed
-	warm    bool           // the configured target was reached once
-	dryAt   time.Time      // when it was last said that it ran dry
-	saidDry bool           // and not yet that it is full again
+	target  int       // how many are to be ready now
+	ready   []*key    // the oldest first
+	filling int       // in the making in the background
+	turn    uint64    // when the last background generation began
+	full    bool      // the target was reached since it was last raised or missed
+	warm    bool      // the configured target was reached once
+	dryAt   time.Time // when it was last said that it ran dry
+	saidDry bool      // and not yet that it is full again
 
 	waiters []*waiter     // in order of arrival
 	making  int           // in the making in the foreground
@@ -41,6 +42,8 @@ type size struct {
 	since  time.Time // begin of the window
 	asked  bool      // during the window
 	lowest int       // keys that stayed unused throughout the window
+
+	expected *expectation // what keys of this size will probably be asked to sign; nil: nobody said
 
 	failures int  // background generations that failed in a row
 	resting  bool // until the next may be tried
@@ -65,7 +68,7 @@ func (s *size) request() bool {
 }
 
 // take returns the key that has been waiting for longest, or nil.
-func (s *size) take() keystore.Key {
+func (s *size) take() *key {
 	if len(s.ready) == 0 {
 		return nil
 	}
@@ -81,17 +84,20 @@ func (s *size) trim(n int) []keystore.Key {
 	if len(s.ready) <= n {
 		return nil
 	}
-	surplus := slices.Clone(s.ready[n:])
+	var surplus []keystore.Key
+	for _, key := range s.ready[n:] {
+		surplus = append(surplus, key)
+	}
 	s.ready = slices.Delete(s.ready, n, len(s.ready))
 	return surplus
 }
 
 // store puts a key among those that are ready, unless there are enough.
-func (s *size) store(key keystore.Key) bool {
+func (s *size) store(made keystore.Key) bool {
 	if len(s.ready) >= s.max || s.configured == 0 {
 		return false
 	}
-	s.ready = append(s.ready, key)
+	s.ready = append(s.ready, &key{Key: made, used: s.ahead})
 	if len(s.ready) >= s.target {
 		s.full = true
 	}
