@@ -3,7 +3,7 @@
 // what it measured beside the floor that no such service gets below, which is
 // measured in the same minutes on the same machine.
 //
-//	go run ./bench                        everything, about a quarter of an hour
+//	go run ./bench                        everything, up to three quarters of an hour
 //	go run ./bench -quick                 a first look, about a minute
 //	go run ./bench -phase warm,reads      some phases
 //	go run ./bench -peer cfssl=http://127.0.0.1:8888 -phase peers
