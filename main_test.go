@@ -469,7 +469,7 @@ func TestDiscardKeys(t *testing.T) {
 
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for range 500 {
+	for range 3000 {
 		if condition() {
 			return
 		}
