@@ -34,14 +34,20 @@ func (l *Log) run() {
 		}
 		return err
 	}
+	exportRefusals := func(ctx context.Context) error { return l.exportRefusals(ctx, false) }
 	for {
+		select {
+		case <-refusals.C: // first: where several are due, the next select takes any
+			attempt(Refusals, exportRefusals)
+		default:
+		}
 		select {
 		case <-changes.C:
 			attempt(Changes, exportChanges)
 		case <-l.filling:
 			attempt(Changes, exportChanges)
 		case <-refusals.C:
-			attempt(Refusals, func(ctx context.Context) error { return l.exportRefusals(ctx, false) })
+			attempt(Refusals, exportRefusals)
 		case <-l.stop:
 			more, err := true, error(nil)
 			for more {
