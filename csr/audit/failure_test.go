@@ -1,0 +1,273 @@
+package audit_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"attestcsr/csr/audit"
+	"attestcsr/keystore"
+	"attestcsr/keystore/keystoretest"
+)
+
+// Writing that fails loses nothing, is told once, and beyond the bound of the
+// outbox changes are refused until it works again.
+func TestFailingWrites(t *testing.T) {
+	t.Parallel()
+	for _, step := range audit.Steps()[:4] {
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			var failing atomic.Bool
+			var fired atomic.Int64
+			tr := newTrail(t, func(o *audit.Options) {
+				o.OutboxBound = 5
+				*o = o.WithStep(func(at string) error {
+					if failing.Load() && at == "changes "+step {
+						fired.Add(1)
+						return errInjected
+					}
+					return nil
+				})
+			})
+			failing.Store(true)
+			tr.changes(4)
+			// What comes after the flush fails once: the lines are durable then.
+			again := step == "write" || step == "written"
+			eventually(t, "attempts failed", func() bool { return fired.Load() >= 2 || !again && fired.Load() == 1 })
+			if again {
+				if err := tr.log.Admit(t.Context()); err != nil {
+					t.Errorf("refused with 4 of 5 notes: %v", err)
+				}
+				tr.change()
+				if err := tr.log.Admit(t.Context()); !errors.Is(err, audit.ErrBacklog) {
+					t.Errorf("admitted with 5 of 5 notes: %v", err)
+				}
+			}
+			failing.Store(false)
+			tr.flush()
+			if err := tr.log.Admit(t.Context()); err != nil {
+				t.Errorf("refused after recovery: %v", err)
+			}
+			tr.change()
+			tr.close()
+			tr.wantChanges()
+			tr.wantWhole()
+			said := tr.said.String()
+			if strings.Count(said, "cannot be written") != 1 || strings.Count(said, "is written again") != 1 {
+				t.Errorf("the log says\n%s", said)
+			}
+		})
+	}
+}
+
+// faultyOutbox makes every other Trim fail, in turn without and with its effect.
+type faultyOutbox struct {
+	outbox
+	trims *atomic.Int64
+}
+
+type outbox = audit.Outbox
+
+func (f faultyOutbox) Trim(ctx context.Context, through uint64, name string, anchor []byte) error {
+	unknown := fmt.Errorf("%w: %w", keystore.ErrOutcomeUnknown, errInjected)
+	n := f.trims.Add(1) % 4
+	if n == 1 {
+		return unknown
+	}
+	err := f.outbox.Trim(ctx, through, name, anchor)
+	if err == nil && n == 3 {
+		return unknown
+	}
+	return err
+}
+
+// A commit of the anchor that fails, whether it happened or not, neither loses nor
+// doubles a line, also over a restart right after it.
+func TestFailingAnchors(t *testing.T) {
+	t.Parallel()
+	tr := newTrail(t, smallFiles)
+	var trims atomic.Int64
+	for range keystoretest.Effort(3, 30) {
+		tr.close()
+		tr.wrap = func(o audit.Outbox) audit.Outbox { return faultyOutbox{o, &trims} }
+		tr.open()
+		for range 3 {
+			tr.changes(4)
+			before := trims.Load()
+			eventually(t, "the anchor is tried", func() bool { return trims.Load() > before })
+		}
+		tr.close() // which tries once more
+		tr.wantWhole()
+		tr.wrap = nil
+		tr.open()
+	}
+	tr.changes(3)
+	tr.close()
+	tr.wantChanges()
+	tr.wantWhole()
+	if trims.Load() < 6 {
+		t.Errorf("%d trims", trims.Load())
+	}
+}
+
+// A reader of the standard output who does not read holds up the trail and not the
+// changes, until the outbox has as many as may wait.
+func TestBlockedOutput(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	tr := newTrail(t, func(o *audit.Options) { o.Stdout, o.OutboxBound = w, 300 })
+	made := 0
+	for ; tr.log.Admit(t.Context()) == nil; made++ {
+		if made > 5000 {
+			t.Fatal("changes go on for ever")
+		}
+		tr.change()
+	}
+	if made < 300 {
+		t.Errorf("refused after %d changes", made)
+	}
+	var out bytes.Buffer
+	var reading sync.WaitGroup
+	reading.Go(func() { _, _ = io.Copy(&out, r) })
+	tr.flush()
+	if err := tr.log.Admit(t.Context()); err != nil {
+		t.Errorf("refused after recovery: %v", err)
+	}
+	tr.close()
+	w.Close()
+	reading.Wait()
+	next := 0
+	for _, l := range parse(t, out.String()) {
+		if l.Stream == audit.Changes && l.Event == "change" {
+			if next++; l.Seq != uint64(next+1) {
+				t.Fatalf("sequence %d after %d changes", l.Seq, next)
+			}
+		}
+	}
+	if next != made {
+		t.Errorf("%d lines for %d changes", next, made)
+	}
+	// What was collected can be verified like files.
+	collected := filepath.Join(tr.dir, "collected")
+	if err := os.Mkdir(collected, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, stream := range []string{audit.Changes, audit.Refusals} {
+		var of strings.Builder
+		for line := range strings.Lines(out.String()) {
+			if strings.Contains(line, `"stream":"`+stream+`"`) {
+				of.WriteString(line)
+			}
+		}
+		write(t, filepath.Join(collected, stream+"-000001.jsonl"), []byte(of.String()))
+	}
+	if found := problems(t, tr.dir, keys, collected); len(found) > 0 {
+		t.Errorf("%q", found)
+	}
+}
+
+// Another process, or the operator, takes the file away while it is in use.
+func TestFileTakenAway(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]func(t *testing.T, file string){
+		"removed": func(t *testing.T, file string) {
+			if err := os.Remove(file); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"rotated by others": func(t *testing.T, file string) {
+			if err := os.Rename(file, file+".1"); err != nil {
+				t.Fatal(err)
+			}
+			write(t, file, nil)
+		},
+		"cut": func(t *testing.T, file string) {
+			if err := os.Truncate(file, 300); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"appended to": func(t *testing.T, file string) {
+			write(t, file, append(read(t, file), "more\n"...))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tr := newTrail(t)
+			tr.changes(3)
+			tr.flush()
+			damage(t, tr.files(audit.Changes)[0])
+			tr.changes(2)
+			tr.flush()
+			files := tr.files(audit.Changes)
+			lines := parse(t, string(read(t, files[len(files)-1])))
+			if len(lines) != 3 || lines[0].Event != "broken" || lines[0].Seq != 5 || lines[1].RequestID != "r4" || lines[2].RequestID != "r5" {
+				t.Errorf("%+v", lines)
+			}
+			found := tr.verify()
+			if len(found) == 0 || !strings.Contains(found[len(found)-1], "changes-000002.jsonl:1: the service found the trail damaged") {
+				t.Errorf("found %q", found)
+			}
+			if n := strings.Count(tr.said.String(), "is damaged"); n != 1 {
+				t.Errorf("the log says %s", tr.said)
+			}
+		})
+	}
+}
+
+// The line that says that a file was damaged is owed until it is written, whatever
+// fails meanwhile, and over a restart.
+func TestOpeningIsOwed(t *testing.T) {
+	t.Parallel()
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprint("restart ", restart), func(t *testing.T) {
+			t.Parallel()
+			var room atomic.Bool
+			var fired atomic.Int64
+			said := &keystoretest.Buffer{}
+			tr := newTrail(t, func(o *audit.Options) {
+				o.Logger = slog.New(slog.NewTextHandler(said, nil))
+				*o = o.WithStep(func(step string) error {
+					if step == "changes write" && !room.Load() && strings.Contains(said.String(), "is damaged") {
+						fired.Add(1)
+						return errInjected
+					}
+					return nil
+				})
+			})
+			tr.changes(3)
+			tr.flush()
+			if err := os.Remove(tr.files(audit.Changes)[0]); err != nil {
+				t.Fatal(err)
+			}
+			tr.change()
+			eventually(t, "the new file cannot be written to", func() bool { return fired.Load() > 0 })
+			tr.change()
+			if restart {
+				tr.close()
+				room.Store(true)
+				tr.open()
+			}
+			room.Store(true)
+			tr.flush()
+			tr.close()
+			files := tr.files(audit.Changes)
+			lines := parse(t, string(read(t, files[0])))
+			if len(files) != 1 || len(lines) != 3 || lines[0].Event != "broken" || lines[0].Seq != 5 || lines[1].RequestID != "r4" || lines[2].RequestID != "r5" {
+				t.Errorf("%+v", lines)
+			}
+		})
+	}
+}
