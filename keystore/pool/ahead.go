@@ -3,7 +3,6 @@ package pool
 import (
 	"bytes"
 	"crypto"
-	"fmt"
 	"io"
 	"sync/atomic"
 
@@ -32,7 +31,7 @@ func (p *Pool) Anticipate(spec keystore.KeySpec, sign func(crypto.Signer) error)
 	if spec.Algorithm != keystore.RSA || s == nil || s.configured == 0 {
 		return
 	}
-	s.expected = &expectation{sign: sign}
+	s.expected, s.signed = &expectation{sign: sign}, 0
 	p.work.Broadcast()
 }
 
@@ -42,26 +41,20 @@ type expectation struct {
 	failed atomic.Bool // for one of them, which was said
 }
 
-// untried returns the first of the keys that wait which was not asked for what it is
-// expected to sign, and notes that it was.
-func (s *size) untried() *key {
-	if s.expected == nil {
+// nextToSign returns the first of the keys that wait which was not asked for what it
+// is expected to sign, and notes that it was; nil: there is none.
+func (s *size) nextToSign() *key {
+	if s.expected == nil || s.signed == len(s.ready) {
 		return nil
 	}
-	for _, k := range s.ready {
-		if k.tried != s.expected {
-			k.tried = s.expected
-			return k
-		}
-	}
-	return nil
+	s.signed++
+	return s.ready[s.signed-1]
 }
 
 // key is a key that waits, or waited.
 type key struct {
 	keystore.Key
 	used  prometheus.Counter // signatures that were there when they were asked for
-	tried *expectation       // what it was asked for; guarded by Pool.mu
 	ahead atomic.Pointer[signature]
 }
 
@@ -81,14 +74,9 @@ func (k *key) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]b
 	return k.Key.Sign(random, digest, opts)
 }
 
-// ask has the key sign what it is expected to, and keeps the signature. A panic must
-// not take the process with it.
+// ask has the key sign what it is expected to, and keeps the signature.
 func (p *Pool) ask(k *key, e *expectation) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("panicked: %v", r)
-		}
-	}()
+	defer guard("signing ahead", &err)
 	p.places.enter()
 	defer p.places.leave()
 	asked := witness{Signer: k.Key}

@@ -147,6 +147,25 @@ func TestAnticipate(t *testing.T) {
 	}
 }
 
+// A size that shrank to one key has all of them sign when it is back.
+func TestSignsAheadAfterRest(t *testing.T) {
+	t.Parallel()
+	f := open(t, pool.Options{Targets: map[int]int{2048: 3}, Workers: 1})
+	f.mustWarm(t)
+	f.Anticipate(rsaSpec(2048), signing("expected"))
+	f.wantAhead(t, 2048)
+	f.endWindow()
+	f.wantLevel(t, 2048, 1, 1)
+	f.take(t, 2048)
+	f.wantLevel(t, 2048, 3, 3)
+	f.wantAhead(t, 2048)
+	for i := range 3 {
+		if !wasAhead(t, f.get(t, 2048), "expected") {
+			t.Errorf("key %d did not sign ahead", i)
+		}
+	}
+}
+
 // What goes wrong ahead of time is said once, and the keys are handed out all the
 // same.
 func TestSigningAheadFails(t *testing.T) {

@@ -65,10 +65,5 @@ func (p *Pool) SignedAhead(bits int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.sizes[bits]
-	for _, k := range s.ready {
-		if k.tried != s.expected {
-			return false
-		}
-	}
-	return p.background == 0
+	return s.signed == len(s.ready) && p.background == 0
 }

@@ -156,7 +156,6 @@ func New(o Options) (*Pool, error) {
 	for _, bits := range slices.Sorted(maps.Keys(o.Targets)) {
 		s := newSize(bits, o.Targets[bits], o.Max, p.now())
 		s.hits, s.misses = p.metrics.of(bits)
-		s.ahead = p.metrics.ahead
 		p.sizes[bits] = s
 		p.pooled = append(p.pooled, s)
 	}
@@ -318,15 +317,19 @@ func errClosed() error {
 	return fmt.Errorf("%w: the key pool is closed", keystore.ErrUnavailable)
 }
 
+// guard turns a panic into an error: a custodian that panics must not take the
+// process with it from a goroutine that no request's recovery covers. Used as:
+// defer guard(what, &err).
+func guard(what string, err *error) {
+	if r := recover(); r != nil {
+		*err = fmt.Errorf("%s: the custodian panicked: %v", what, r)
+	}
+}
+
 // generate has the custodian make a key, here and now, and reports how long it
-// took. A custodian that panics must not take the process with it from a
-// goroutine that no request's recovery covers.
+// took.
 func (p *Pool) generate(ctx context.Context, spec keystore.KeySpec, from origin) (key keystore.Key, took time.Duration, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			key, err = nil, fmt.Errorf("%s: the custodian panicked: %v", spec, r)
-		}
-	}()
+	defer guard(spec.String(), &err)
 	if spec.Algorithm == keystore.RSA {
 		p.places.enter()
 		defer p.places.leave()

@@ -134,13 +134,13 @@ type aftermath struct {
 
 // handOver gives a key that is ready to the first who waits for its size, or else
 // puts it into the pool. Only where that has no room for it is it discarded.
-func (p *Pool) handOver(s *size, key keystore.Key) aftermath {
+func (p *Pool) handOver(s *size, made keystore.Key) aftermath {
 	if len(s.waiters) > 0 {
-		p.dequeue(s, outcome{key: key})
+		p.dequeue(s, outcome{key: made})
 		return aftermath{}
 	}
-	if p.closed || !s.store(key) {
-		return aftermath{unused: []keystore.Key{key}}
+	if p.closed || !s.store(&key{Key: made, used: p.metrics.ahead}) {
+		return aftermath{unused: []keystore.Key{made}}
 	}
 	if !s.full || s.warm && !s.saidDry {
 		return aftermath{}

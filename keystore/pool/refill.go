@@ -91,7 +91,7 @@ func (p *Pool) nextWork() func(*thread) {
 		}
 		var next *size
 		for _, s := range p.pooled {
-			if k := s.untried(); k != nil {
+			if k := s.nextToSign(); k != nil {
 				p.background++
 				expected := s.expected
 				return func(t *thread) { p.signAhead(t, k, expected) }

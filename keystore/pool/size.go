@@ -24,7 +24,6 @@ type size struct {
 	configured   int // the target that was asked for; 0: not pooled, misses only
 	max          int
 	hits, misses prometheus.Counter
-	ahead        prometheus.Counter // of keys that are stored
 
 	target  int       // how many are to be ready now
 	ready   []*key    // the oldest first
@@ -44,6 +43,7 @@ type size struct {
 	lowest int       // keys that stayed unused throughout the window
 
 	expected *expectation // what keys of this size will probably be asked to sign; nil: nobody said
+	signed   int          // how many of ready, from the front, were asked for it
 
 	failures int  // background generations that failed in a row
 	resting  bool // until the next may be tried
@@ -75,6 +75,7 @@ func (s *size) take() *key {
 	key := s.ready[0]
 	s.ready[0] = nil // the array must not keep what is no longer the pool's
 	s.ready = s.ready[1:]
+	s.signed = max(0, s.signed-1)
 	s.lowest = min(s.lowest, len(s.ready))
 	return key
 }
@@ -89,15 +90,16 @@ func (s *size) trim(n int) []keystore.Key {
 		surplus = append(surplus, key)
 	}
 	s.ready = slices.Delete(s.ready, n, len(s.ready))
+	s.signed = min(s.signed, n)
 	return surplus
 }
 
 // store puts a key among those that are ready, unless there are enough.
-func (s *size) store(made keystore.Key) bool {
+func (s *size) store(k *key) bool {
 	if len(s.ready) >= s.max || s.configured == 0 {
 		return false
 	}
-	s.ready = append(s.ready, &key{Key: made, used: s.ahead})
+	s.ready = append(s.ready, k)
 	if len(s.ready) >= s.target {
 		s.full = true
 	}
