@@ -116,6 +116,15 @@ func (w warmed) due(ctx context.Context) error {
 	return nil
 }
 
+// besideFloor measures and reports creates beside the floor of one caller.
+func (w warmed) besideFloor(ctx context.Context, what string, creates measure) (comparison, error) {
+	c, err := compare(ctx, w.bench.scale.rounds, w.quiet(w.floor.lone(w.bench.scale.samples)), creates)
+	if err == nil {
+		w.bench.report.add(figure(what, c.figure).besides(c, "floor p50", quantile(0.5), "ms"))
+	}
+	return c, err
+}
+
 // inside measures clients that ask as fast as they get answers, for fewer keys
 // than the pool holds.
 func (w warmed) inside(ctx context.Context, n int) error {
@@ -124,30 +133,21 @@ func (w warmed) inside(ctx context.Context, n int) error {
 	if err := each(ctx, clients, greeting()); err != nil {
 		return err
 	}
-	creates := func(ctx context.Context) (samples, error) {
-		return closedLoop(ctx, clients, limit{count: w.portion()}, createESX)
+	creates := func(request func(int) call) measure {
+		return func(ctx context.Context) (samples, error) {
+			return closedLoop(ctx, clients, limit{count: w.portion()}, request)
+		}
 	}
 	what := fmt.Sprintf("create, %s, pool of %d", plural(n, "client"), w.bench.scale.pool)
-	lone, err := compare(ctx, w.bench.scale.rounds, w.quiet(w.floor.lone(w.bench.scale.samples)), creates)
-	if err != nil {
+	lone, err := w.besideFloor(ctx, what, creates(createESX))
+	if err != nil || n > 8 {
 		return err
 	}
-	w.bench.report.add(figure(what, lone.figure).besides(lone, "floor p50", quantile(0.5), "ms"))
-	if n > 8 {
-		return nil
-	}
-	another, err := compare(ctx, w.bench.scale.rounds, w.quiet(w.floor.lone(w.bench.scale.samples)), func(ctx context.Context) (samples, error) {
-		return closedLoop(ctx, clients, limit{count: w.portion()}, createESXOfAnother)
-	})
-	if err != nil {
+	if _, err := w.besideFloor(ctx, what+", of another host each time", creates(createESXOfAnother)); err != nil || n < 8 {
 		return err
-	}
-	w.bench.report.add(figure(what+", of another host each time", another.figure).besides(another, "floor p50", quantile(0.5), "ms"))
-	if n < 8 {
-		return nil
 	}
 	w.bench.report.atMost(what+": p99 / floor", lone.ratio(quantile(0.99), quantile(0.5)), 15, "×")
-	grouped, err := compare(ctx, w.bench.scale.rounds, w.quiet(w.floor.ungrouped(n, w.bench.scale.samples)), creates)
+	grouped, err := compare(ctx, w.bench.scale.rounds, w.quiet(w.floor.ungrouped(n, w.bench.scale.samples)), creates(createESX))
 	if err != nil {
 		return err
 	}
@@ -185,14 +185,10 @@ func (w warmed) named(ctx context.Context) error {
 		return err
 	}
 	var made atomic.Int64
-	c, err := compare(ctx, w.bench.scale.rounds, w.quiet(w.floor.lone(w.bench.scale.samples)), func(ctx context.Context) (samples, error) {
+	_, err := w.besideFloor(ctx, "NSX create, 1 client", func(ctx context.Context) (samples, error) {
 		return closedLoop(ctx, clients, limit{count: w.portion()}, func(int) call {
 			return createNSX(fmt.Sprintf("csr-%d", made.Add(1)), rsa2048)
 		})
 	})
-	if err != nil {
-		return err
-	}
-	w.bench.report.add(figure("NSX create, 1 client", c.figure).besides(c, "floor p50", quantile(0.5), "ms"))
-	return nil
+	return err
 }
