@@ -140,10 +140,9 @@ func (g *Grant) selfSignNew(ctx context.Context, r NewRequest, days *int64) (Nam
 	if err := current(r.Revision, 0); err != nil {
 		return NamedCertificate{}, err
 	}
-	if err := s.certificates.reserve(ctx, s.keys); err != nil {
+	if err := s.certificates.hasRoom(ctx, s.keys); err != nil {
 		return NamedCertificate{}, err
 	}
-	defer s.certificates.release()
 	// A crash before the commit leaves nothing, one after it a certificate that
 	// nobody was told of: it is in the list.
 	id := uuid.NewString()
@@ -204,10 +203,9 @@ func (g *Grant) promote(ctx context.Context, id string, build func(crypto.Signer
 	if _, err := g.service.keys.Get(ctx, requestSlot(id)); err != nil {
 		return NamedCertificate{}, err
 	}
-	if err := g.service.certificates.reserve(ctx, g.service.keys); err != nil {
+	if err := g.service.certificates.hasRoom(ctx, g.service.keys); err != nil {
 		return NamedCertificate{}, err
 	}
-	defer g.service.certificates.release()
 	certificateID := uuid.NewString()
 	from := keystore.Target{Slot: requestSlot(id), Expect: keystore.Any}
 	to := keystore.Target{Slot: certificateSlot(certificateID), Expect: keystore.Absent}

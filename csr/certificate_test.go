@@ -5,19 +5,14 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"errors"
-	"fmt"
 	"math/big"
 	"reflect"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"attestcsr/csr"
 	"attestcsr/keystore"
-	"attestcsr/keystore/keystoretest"
 )
 
 func TestImportRules(t *testing.T) {
@@ -292,76 +287,47 @@ func TestRequestsOfEveryKind(t *testing.T) {
 	}
 }
 
-// Every way to a certificate counts: however many are made at once, by moving
-// keys and by making them, exactly as many succeed as there are places, and what
-// was refused leaves its request and its key as they were.
-func TestCertificateQuotaIsExact(t *testing.T) {
+// Every way to a certificate is refused when the collection is full, and leaves the
+// request and its key as they were.
+func TestFullOfCertificates(t *testing.T) {
 	t.Parallel()
-	const limit, callers = 10, 60
 	b, made := newCountingBench(t)
-	b = b.with(t, func(c *csr.Config) { c.MaxCertificates = limit })
-	root, chains := newAuthority(t, "root", nil), map[string][]byte{}
-	for i := range callers {
-		if i%3 == 2 {
-			continue // that one makes its own key
-		}
-		id := fmt.Sprint(i)
-		r := b.createNamed(t, csr.NewRequest{ID: id, Spec: commonName("x")})
-		chains[id] = pemOf(root.issue(t, "x", parseRequest(t, r.PEM).PublicKey))
+	b = b.with(t, func(c *csr.Config) { c.MaxCertificates = 1 })
+	root := newAuthority(t, "root", nil)
+	kept := b.createNamed(t, csr.NewRequest{ID: "kept", Spec: commonName("x")})
+	chain := pemOf(root.issue(t, "x", parseRequest(t, kept.PEM).PublicKey))
+	b.createNamed(t, csr.NewRequest{ID: "first", Spec: commonName("x")})
+	first, err := b.selfSign(t, "first", nil)
+	if err != nil {
+		t.Fatal(err)
 	}
 	made.Store(0)
-	var commits, succeeded, full atomic.Int64
-	hook := func() error {
-		if commits.Add(1)%3 == 0 {
-			return keystore.ErrNotCommitted
+	fresh := func() error {
+		return errorOf(b.namedGrant(t, csr.SelfSignNew).SelfSignNew(t.Context(), csr.NewRequest{Spec: commonName("x")}, nil))
+	}
+	for what, err := range map[string]error{
+		"import":        errorOf(b.importNamed(t, "kept", csr.Import{PEM: chain})),
+		"self-sign":     errorOf(b.selfSign(t, "kept", nil)),
+		"self-sign new": fresh(),
+	} {
+		want := csr.Violation{Field: csr.CertificateCollection, Rule: csr.Full, Limit: "1"}
+		if vs := violationsOf(t, err); len(vs) != 1 || vs[0] != want {
+			t.Errorf("%s: violations %+v", what, vs)
 		}
-		return nil
 	}
-	b.store.onCommit.Store(&hook)
-	var wg sync.WaitGroup
-	for i := range callers {
-		wg.Go(func() {
-			var err error
-			switch id := fmt.Sprint(i); i % 3 {
-			case 0:
-				_, err = b.importNamed(t, id, csr.Import{PEM: chains[id]})
-			case 1:
-				_, err = b.selfSign(t, id, nil)
-			case 2:
-				_, err = b.namedGrant(t, csr.SelfSignNew).SelfSignNew(t.Context(), csr.NewRequest{Spec: commonName("x")}, nil)
-			}
-			switch {
-			case err == nil:
-				succeeded.Add(1)
-			case kindOf(err) == csr.Invalid:
-				full.Add(1)
-				want := csr.Violation{Field: csr.CertificateCollection, Rule: csr.Full, Limit: fmt.Sprint(limit)}
-				if vs := violationsOf(t, err); len(vs) != 1 || vs[0] != want {
-					t.Errorf("violations %+v", vs)
-				}
-			case !errors.Is(err, keystore.ErrNotCommitted):
-				t.Error(err)
-			}
-		})
+	if n := made.Load(); n != 0 {
+		t.Errorf("%d keys were made", n)
 	}
-	wg.Wait()
-	b.store.onCommit.Store(nil)
-	if n := len(b.certificates(t)); succeeded.Load() != limit || n != limit || full.Load() == 0 {
-		t.Errorf("%d succeeded, %d refused as full, %d stored, limit %d", succeeded.Load(), full.Load(), n, limit)
+	if got, err := b.named(t, "kept"); err != nil || !reflect.DeepEqual(got, kept) {
+		t.Errorf("the request was touched: %v", err)
 	}
-	keystoretest.Count(t, "certificates refused for want of room", int(full.Load()))
-
 	if _, err := b.selfSign(t, "nobody's", nil); kindOf(err) != csr.NotFound {
 		t.Errorf("a request that does not exist, with a full collection: %v", err)
 	}
-	left := b.requests(t)
-	if len(left) == 0 {
-		t.Fatal("no request is left")
-	}
-	if err := b.namedGrant(t, csr.DeleteNamedCertificate).DeleteNamedCertificate(t.Context(), b.certificates(t)[0].ID); err != nil {
+	if err := b.namedGrant(t, csr.DeleteNamedCertificate).DeleteNamedCertificate(t.Context(), first.ID); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.selfSign(t, left[0].ID, nil); err != nil {
+	if _, err := b.importNamed(t, "kept", csr.Import{PEM: chain}); err != nil {
 		t.Errorf("after one was deleted: %v", err)
 	}
 }

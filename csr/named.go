@@ -66,12 +66,9 @@ func (g *Grant) createNamedCSR(ctx context.Context, r NewRequest) (NamedRequest,
 	if err := current(r.Revision, 0); err != nil {
 		return NamedRequest{}, err
 	}
-
-	err = s.requests.reserve(ctx, s.keys)
-	if err != nil {
+	if err := s.requests.hasRoom(ctx, s.keys); err != nil {
 		return NamedRequest{}, err
 	}
-	defer s.requests.release()
 	// A crash before the commit leaves nothing, one after it a request that
 	// nobody was told of: the caller finds it under the id it chose.
 	at := keystore.Target{Slot: slot, Expect: keystore.Absent}

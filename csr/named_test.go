@@ -428,44 +428,6 @@ func TestRefusalsMakeNoKey(t *testing.T) {
 	b.createNamed(t, csr.NewRequest{ID: "c", Spec: commonName("c")})
 }
 
-// However many create at once, exactly as many succeed as there are places: a
-// create that fails gives its place to one that waited for it.
-func TestQuotaIsExact(t *testing.T) {
-	t.Parallel()
-	const limit, callers = 10, 60
-	b, made := newCountingBench(t)
-	b = b.with(t, func(c *csr.Config) { c.MaxRequests = limit })
-	var commits, succeeded, full atomic.Int64
-	hook := func() error {
-		if commits.Add(1)%3 == 0 {
-			return keystore.ErrNotCommitted
-		}
-		return nil
-	}
-	b.store.onCommit.Store(&hook)
-	var wg sync.WaitGroup
-	for i := range callers {
-		wg.Go(func() {
-			_, err := b.tryNamed(t, csr.NewRequest{ID: fmt.Sprint(i), Spec: commonName("x")})
-			switch {
-			case err == nil:
-				succeeded.Add(1)
-			case kindOf(err) == csr.Invalid:
-				full.Add(1)
-			case !errors.Is(err, keystore.ErrNotCommitted):
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
-	if n := len(b.requests(t)); succeeded.Load() != limit || n != limit || full.Load() == 0 {
-		t.Errorf("%d succeeded, %d refused as full, %d stored, limit %d", succeeded.Load(), full.Load(), n, limit)
-	}
-	if n := made.Load(); n != commits.Load() {
-		t.Errorf("%d keys for %d commits", n, commits.Load())
-	}
-}
-
 func TestOneOfManyCreates(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -2,12 +2,15 @@ package csr
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"attestcsr/keystore"
 )
 
 // Bounds of what a caller may write on an object, in characters unless they say
@@ -43,6 +46,28 @@ type Object struct {
 	CreatedBy, ModifiedBy string    // users
 	Created, Modified     time.Time // UTC, whole milliseconds
 	Revision              int64     // counts the changes of the object, from 0
+}
+
+// collection is a collection of named objects.
+type collection struct {
+	name  string // in the key store
+	field Field  // names the collection in an error
+	limit int    // how many objects it may have
+}
+
+// hasRoom returns an Invalid error when the collection is full. It counts before
+// the change and outside of its commit. Changes that run at the same time may all
+// find the last place: together they exceed the limit by at most their number less
+// one.
+func (c collection) hasRoom(ctx context.Context, keys *keystore.Keystore) error {
+	n, err := keys.Count(ctx, c.name)
+	if err != nil {
+		return err
+	}
+	if n >= c.limit {
+		return violations{{Field: c.field, Rule: Full, Limit: strconv.Itoa(c.limit)}}.err()
+	}
+	return nil
 }
 
 // checkID reports whether an object can have the id. A slash is fine; what would

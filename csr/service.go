@@ -76,8 +76,8 @@ type decoded struct {
 type Service struct {
 	keys         *keystore.Keystore
 	policy       policy
-	requests     *quota // of named certification requests
-	certificates *quota // of named certificates
+	requests     collection
+	certificates collection
 	audit        *audit.Log
 	habit        habit
 	now          func() time.Time
@@ -105,8 +105,8 @@ func New(c Config) (*Service, error) {
 	s := &Service{
 		keys:         c.Keys,
 		policy:       policy{slices.Clone(c.KeySizes), c.Hostname},
-		requests:     newQuota(collectionRequests, Collection, cmp.Or(c.MaxRequests, defaultMaxObjects)),
-		certificates: newQuota(collectionCertificates, CertificateCollection, cmp.Or(c.MaxCertificates, defaultMaxObjects)),
+		requests:     collection{collectionRequests, Collection, cmp.Or(c.MaxRequests, defaultMaxObjects)},
+		certificates: collection{collectionCertificates, CertificateCollection, cmp.Or(c.MaxCertificates, defaultMaxObjects)},
 		audit:        c.Audit,
 		habit:        habit{anticipate: c.Anticipate},
 		now:          c.Now,
