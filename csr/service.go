@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"attestcsr/csr/audit"
@@ -65,13 +64,6 @@ type Config struct {
 	Now        func() time.Time // nil is time.Now
 }
 
-// decoded is a payload that was read before. Revisions are never used twice, in
-// any slot.
-type decoded struct {
-	revision uint64
-	payload  payload
-}
-
 // Service is the core. It is safe for concurrent use.
 type Service struct {
 	keys         *keystore.Keystore
@@ -81,7 +73,6 @@ type Service struct {
 	audit        *audit.Log
 	habit        habit
 	now          func() time.Time
-	decoded      atomic.Pointer[decoded] // what was read last: clients poll one slot
 }
 
 // New returns a Service, or an error that names the setting to change.
@@ -174,14 +165,10 @@ func (s *Service) read(ctx context.Context, slot keystore.Slot) (payload, uint64
 	if err != nil {
 		return payload{}, 0, err
 	}
-	if last := s.decoded.Load(); last != nil && last.revision == record.Revision {
-		return last.payload, record.Revision, nil
-	}
 	p, err := decodePayload(record.Payload)
 	if err != nil {
 		return payload{}, 0, fmt.Errorf("%s: %w", slot, err)
 	}
-	s.decoded.Store(&decoded{record.Revision, p})
 	return p, record.Revision, nil
 }
 

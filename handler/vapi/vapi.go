@@ -7,7 +7,6 @@ package vapi
 
 import (
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -41,7 +40,7 @@ type Sessions interface {
 func Register(s Sessions, add func(method, path string, op csr.Operation, handle Handle)) {
 	in := newDecoder()
 	add(http.MethodPost, csrPath, csr.CreateCSR, in.createCSR)
-	add(http.MethodGet, csrPath, csr.GetCSR, new(csrReader).get)
+	add(http.MethodGet, csrPath, csr.GetCSR, getCSR)
 	add(http.MethodDelete, csrPath, csr.DeleteCSR, deleteCSR)
 	add(http.MethodGet, certificatePath, csr.GetCertificate, getCertificate)
 	add(http.MethodPut, certificatePath, csr.SetCertificate, in.setCertificate)
@@ -138,16 +137,7 @@ func (d *decoder) createCSR(c echo.Context, grant *csr.Grant) error {
 	return reply(c, http.StatusCreated, info{request.PEM})
 }
 
-// csrReader shows the pending CSR. Clients poll it: the answer is encoded once for
-// each CSR, which is a fifteenth of what a read takes.
-type csrReader struct{ last atomic.Pointer[csrAnswer] }
-
-type csrAnswer struct {
-	pem  string
-	body []byte
-}
-
-func (r *csrReader) get(c echo.Context, grant *csr.Grant) error {
+func getCSR(c echo.Context, grant *csr.Grant) error {
 	if err := checkQuery(c); err != nil {
 		return err
 	}
@@ -155,16 +145,7 @@ func (r *csrReader) get(c echo.Context, grant *csr.Grant) error {
 	if err != nil {
 		return err
 	}
-	answer := r.last.Load()
-	if answer == nil || answer.pem != request.PEM {
-		body, err := json.Marshal(info{request.PEM})
-		if err != nil {
-			return err
-		}
-		answer = &csrAnswer{request.PEM, body}
-		r.last.Store(answer)
-	}
-	return c.JSONBlob(http.StatusOK, answer.body)
+	return reply(c, http.StatusOK, info{request.PEM})
 }
 
 func deleteCSR(c echo.Context, grant *csr.Grant) error {
