@@ -104,16 +104,21 @@ func (e *Error) Unwrap() error { return e.Err }
 // of X.509; each dialect has its own word for it.
 type Field string
 
-// The fields a Violation can name.
+// The attributes of a subject, in the short names of RFC 4519 section 2. They are
+// part of the stored format.
+const (
+	CommonName         Field = "CN"
+	Organization       Field = "O"
+	OrganizationalUnit Field = "OU"
+	Locality           Field = "L"
+	StateOrProvince    Field = "ST"
+	Country            Field = "C"
+)
+
+// The other fields that a Violation can name.
 const (
 	KeySize               Field = "key size"
 	KeyAlgorithm          Field = "key algorithm"
-	CommonName            Field = "common name"
-	Organization          Field = "organization"
-	OrganizationalUnit    Field = "organizational unit"
-	Locality              Field = "locality"
-	StateOrProvince       Field = "state or province"
-	Country               Field = "country"
 	EmailAddress          Field = "e-mail address"
 	SubjectAltName        Field = "subject alternative name"
 	CertificateChain      Field = "certificate"

@@ -328,7 +328,7 @@ func TestNamedRules(t *testing.T) {
 		{"all at once", func(r *csr.NewRequest) {
 			r.ID, r.DisplayName, r.Tags, r.Spec = "", "\n", make([]csr.Tag, 31), csr.Spec{Algorithm: "x", Subject: []csr.Attribute{{Type: csr.CommonName}}}
 			r.Revision = new(int64(7)) // a broken rule comes before a stale revision
-		}, []string{"id: not_an_id", "display name: control_character", "tags: too_many", "key algorithm: not_allowed", "common name: empty"}},
+		}, []string{"id: not_an_id", "display name: control_character", "tags: too_many", "key algorithm: not_allowed", "CN: empty"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -299,12 +299,12 @@ func TestAllViolationsInTableOrder(t *testing.T) {
 	}, hostname, sizes()...)
 	want := []string{
 		"key size: not_allowed",
-		"common name: empty",
-		"organization: empty",
-		"organizational unit: invalid_utf8",
-		"locality: too_long",
-		"state or province: control_character",
-		"country: unknown_country",
+		"CN: empty",
+		"O: empty",
+		"OU: invalid_utf8",
+		"L: too_long",
+		"ST: control_character",
+		"C: unknown_country",
 		"e-mail address: not_a_mailbox",
 		"subject alternative name: empty_item", // once, however many there are
 		"subject alternative name: not_a_name",

@@ -37,7 +37,8 @@ type subject struct {
 	Attributes []attribute `json:"attributes" validate:"required,min=1,dive"`
 }
 
-// attribute has its members in the order of the vendor's example.
+// attribute has its members in the order of the vendor's example. The keys are the
+// core's names of the attributes.
 type attribute struct {
 	Value *string `json:"value" validate:"required"`
 	Key   *string `json:"key" validate:"required,oneof=CN O OU C ST L"`
@@ -52,41 +53,6 @@ type altNames struct {
 	IPAddresses []string `json:"ip_addresses,omitempty" validate:"omitempty,min=1,max=64"`
 }
 
-// attributeType pairs the key of a subject attribute with the core's word for it.
-type attributeType struct {
-	key   string
-	field csr.Field
-}
-
-func attributeTypes() []attributeType {
-	return []attributeType{
-		{"CN", csr.CommonName},
-		{"O", csr.Organization},
-		{"OU", csr.OrganizationalUnit},
-		{"C", csr.Country},
-		{"ST", csr.StateOrProvince},
-		{"L", csr.Locality},
-	}
-}
-
-func attributeKey(field csr.Field) (key string, ok bool) {
-	for _, t := range attributeTypes() {
-		if t.field == field {
-			return t.key, true
-		}
-	}
-	return "", false
-}
-
-func attributeField(key string) csr.Field {
-	for _, t := range attributeTypes() {
-		if t.key == key {
-			return t.field
-		}
-	}
-	return csr.Field(key) // which the core refuses; checkShape lets no such key through
-}
-
 // newRequest says the same in the core's terms.
 func (b csrBody) newRequest(id string) (csr.NewRequest, error) {
 	spec := csr.Spec{CA: value(b.IsCA), MaxAltNames: maxAltNames}
@@ -99,7 +65,7 @@ func (b csrBody) newRequest(id string) (csr.NewRequest, error) {
 	}
 	named := false
 	for _, a := range b.Subject.Attributes {
-		field := attributeField(*a.Key)
+		field := csr.Field(*a.Key)
 		named = named || field == csr.CommonName
 		spec.Subject = append(spec.Subject, csr.Attribute{Type: field, Value: *a.Value})
 	}
@@ -142,7 +108,7 @@ func newTLSCSR(r csr.NamedRequest) tlsCSR {
 		c.Algorithm = wireEC
 	}
 	for _, a := range r.Spec.Subject {
-		key, _ := attributeKey(a.Type)
+		key := string(a.Type)
 		c.Subject.Attributes = append(c.Subject.Attributes, attribute{Value: &a.Value, Key: &key})
 	}
 	if len(r.Spec.AltNames) > 0 {

@@ -192,10 +192,9 @@ func violations(broken []csr.Violation) []string {
 
 // wireName is what this dialect calls the field of a violation.
 func wireName(f csr.Field) string {
-	if key, ok := attributeKey(f); ok {
-		return "subject.attributes " + key
-	}
 	switch f {
+	case csr.CommonName, csr.Organization, csr.OrganizationalUnit, csr.Locality, csr.StateOrProvince, csr.Country:
+		return "subject.attributes " + string(f)
 	case csr.KeySize:
 		return "key_size"
 	case csr.KeyAlgorithm:
