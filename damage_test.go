@@ -144,7 +144,6 @@ func (w *whole) use(ctx context.Context, store *bolt.Store, custodian *sealed.Cu
 					return failed, fmt.Errorf("listed by %q: %w", index, err)
 				}
 			}
-			_ = store.Values(ctx, collection, "not_after", nil, func([]byte) error { return nil })
 		}
 	}
 	_, err = store.Commit(ctx, nil, keystore.Op{Slot: keystore.Slot{Collection: "nsx/csrs", ID: "new"}, Payload: []byte("{}")})

@@ -2,8 +2,6 @@ package csr
 
 import (
 	"context"
-	"errors"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,8 +19,8 @@ const scrapeTimeout = 2 * time.Second
 //     certificate ends;
 //   - attestcsr_csr_created_timestamp_seconds: when the pending CSR was made;
 //   - attestcsr_objects: named certification requests and named certificates;
-//   - attestcsr_certificates_soonest_not_after_timestamp_seconds and
-//     attestcsr_certificates_by_time_left: when the named certificates end.
+//   - attestcsr_certificates_soonest_not_after_timestamp_seconds: when the first
+//     of the named certificates ends.
 //
 // A time is absent where there is nothing that it is of.
 func (s *Service) Collectors() []prometheus.Collector {
@@ -35,13 +33,8 @@ func (s *Service) Collectors() []prometheus.Collector {
 			"Creation of the pending certification request, as a Unix time.", nil, nil)},
 		countCollector{s, prometheus.NewDesc("attestcsr_objects",
 			"Named certification requests and named certificates that are stored.", []string{"collection"}, nil)},
-		&expiryCollector{
-			service: s,
-			soonest: prometheus.NewDesc("attestcsr_certificates_soonest_not_after_timestamp_seconds",
-				"Earliest end of validity among the named certificates, as a Unix time.", nil, nil),
-			byDays: prometheus.NewDesc("attestcsr_certificates_by_time_left",
-				"Named certificates by the days until they end: at most the label's, and more than that of the bucket before.", []string{"days"}, nil),
-		},
+		soonestCollector{s, prometheus.NewDesc("attestcsr_certificates_soonest_not_after_timestamp_seconds",
+			"Earliest end of validity among the named certificates, as a Unix time.", nil, nil)},
 	}
 }
 
@@ -65,95 +58,27 @@ func (c countCollector) Collect(metrics chan<- prometheus.Metric) {
 	}
 }
 
-// expiryLifetime is how long a scrape is answered with what an earlier one found.
-const expiryLifetime = time.Minute
-
-// expiryCollector tells when the named certificates end. It walks the part of
-// the index that is about to end and leaves the rest to subtraction, at most
-// once in expiryLifetime.
-type expiryCollector struct {
-	service         *Service
-	soonest, byDays *prometheus.Desc
-
-	lock  sync.Mutex // guards the fields below
-	at    time.Time  // when known was read
-	known expiry
+// soonestCollector tells when the first of the named certificates ends: that is
+// the first entry of their index by time.
+type soonestCollector struct {
+	service *Service
+	desc    *prometheus.Desc
 }
 
-type expiry struct {
-	soonest time.Time // zero: there is no certificate
-	buckets []int     // as expiryBuckets has them, and then one for the rest
-}
+func (c soonestCollector) Describe(descs chan<- *prometheus.Desc) { descs <- c.desc }
 
-// expiryBucket holds what ends before now and days.
-type expiryBucket struct {
-	label string
-	days  int
-}
-
-func expiryBuckets() []expiryBucket {
-	return []expiryBucket{{"expired", 0}, {"1", 1}, {"7", 7}, {"30", 30}, {"90", 90}}
-}
-
-func (c *expiryCollector) Describe(descs chan<- *prometheus.Desc) {
-	descs <- c.soonest
-	descs <- c.byDays
-}
-
-func (c *expiryCollector) Collect(metrics chan<- prometheus.Metric) {
-	c.lock.Lock()
-	defer c.lock.Unlock()
-	if now := c.service.now(); c.at.IsZero() || now.Sub(c.at).Abs() >= expiryLifetime {
-		ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
-		defer cancel()
-		known, err := c.service.expiry(ctx, now)
-		if err != nil {
-			return // absent, as in timestampCollector
-		}
-		c.known, c.at = known, now
+func (c soonestCollector) Collect(metrics chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer cancel()
+	first, err := c.service.keys.List(ctx, keystore.Query{Collection: collectionCertificates, Index: indexNotAfter, Limit: 1})
+	if err != nil || len(first) == 0 {
+		return // absent, as in timestampCollector
 	}
-	if !c.known.soonest.IsZero() {
-		metrics <- prometheus.MustNewConstMetric(c.soonest, prometheus.GaugeValue, float64(c.known.soonest.Unix()))
-	}
-	for i, n := range c.known.buckets {
-		label := "more"
-		if buckets := expiryBuckets(); i < len(buckets) {
-			label = buckets[i].label
-		}
-		metrics <- prometheus.MustNewConstMetric(c.byDays, prometheus.GaugeValue, float64(n), label)
-	}
-}
-
-// expiry reads when the named certificates end.
-func (s *Service) expiry(ctx context.Context, now time.Time) (expiry, error) {
-	var e expiry
-	first := errors.New("the first is enough")
-	err := s.keys.Values(ctx, collectionCertificates, indexNotAfter, nil, func(value []byte) error {
-		e.soonest = sortedTime(value)
-		return first
-	})
-	if err != nil && !errors.Is(err, first) {
-		return expiry{}, err
-	}
-
-	buckets := expiryBuckets()
-	e.buckets = make([]int, len(buckets)+1)
-	ends := func(b expiryBucket) time.Time { return now.AddDate(0, 0, b.days) }
-	walked, i := 0, 0
-	err = s.keys.Values(ctx, collectionCertificates, indexNotAfter, sortable(ends(buckets[len(buckets)-1])), func(value []byte) error {
-		for i+1 < len(buckets) && !sortedTime(value).Before(ends(buckets[i])) {
-			i++ // values ascend
-		}
-		e.buckets[i]++
-		walked++
-		return nil
-	})
+	certificate, err := certificateIn(first[0].Record)
 	if err != nil {
-		return expiry{}, err
+		return
 	}
-	all, err := s.keys.Count(ctx, collectionCertificates)
-	e.buckets[len(buckets)] = max(0, all-walked) // some may have gone since the walk
-	return e, err
+	metrics <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(certificate.Chain[0].NotAfter.Unix()))
 }
 
 // timestampCollector is a gauge of a time that a slot's payload holds.

@@ -231,12 +231,6 @@ type Store interface {
 	List(ctx context.Context, q Query) ([]Item, error)
 	// Count returns the number of records in a collection without a scan.
 	Count(ctx context.Context, collection string) (int, error)
-	// Values calls fn with the values that records of a collection have in an
-	// index, in ascending order, one for each record, up to but without below;
-	// nil is no bound. It ends at the first error of fn, which it returns. It
-	// reads no records, and its cost is that of the values it gives. A value
-	// belongs to fn.
-	Values(ctx context.Context, collection, index string, below []byte, fn func(value []byte) error) error
 	// Refs calls fn with the reference of every record until fn returns an
 	// error, which it returns. It scans; it is for start-up and maintenance.
 	Refs(ctx context.Context, fn func(Slot, Ref) error) error

@@ -150,11 +150,6 @@ func (k *Keystore) Count(ctx context.Context, collection string) (int, error) {
 	return k.store.Count(ctx, collection)
 }
 
-// Values calls fn with the values of an index, as Store.Values does.
-func (k *Keystore) Values(ctx context.Context, collection, index string, below []byte, fn func(value []byte) error) error {
-	return k.store.Values(ctx, collection, index, below, fn)
-}
-
 // Outbox calls fn with the notes of changes, as Store.Outbox does.
 func (k *Keystore) Outbox(ctx context.Context, after uint64, limit int, fn func(revision uint64, note []byte) error) error {
 	return k.store.Outbox(ctx, after, limit, fn)

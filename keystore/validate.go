@@ -115,14 +115,6 @@ func (q Query) Validate() error {
 	return nil
 }
 
-// ValidateIndex reports whether a collection can have an index of that name.
-func ValidateIndex(collection, index string) error {
-	if err := validateName("collection", collection, MaxCollectionLen); err != nil {
-		return err
-	}
-	return validateName("index name", index, MaxIndexNameLen)
-}
-
 func validateName(what, name string, limit int) error {
 	switch {
 	case name == "":

@@ -110,7 +110,6 @@ func TestCutShortWhileOpen(t *testing.T) {
 	}
 	calls := map[string]func() error{
 		"Get":    func() error { _, err := s.Get(t.Context(), a); return err },
-		"Values": func() error { return s.Values(t.Context(), "c", "n", nil, func([]byte) error { return nil }) },
 		"Refs":   func() error { return s.Refs(t.Context(), func(keystore.Slot, keystore.Ref) error { return nil }) },
 		"Count":  func() error { _, err := s.Count(t.Context(), "c"); return err },
 		"Commit": func() error { _, err := s.Commit(t.Context(), nil, put(a, "new")); return err },

@@ -127,9 +127,6 @@ func RecodeRecord(slot keystore.Slot, b []byte) (keystore.Record, []keystore.Ind
 // IndexKey is where an entry stands in its index.
 func IndexKey(value []byte, id string) []byte { return indexKey(value, id) }
 
-// IndexValue is the value of an entry that stands there.
-func IndexValue(key []byte) ([]byte, error) { return indexValue(key) }
-
 // Checksummed returns a copy of b with its last four bytes made the checksum.
 func Checksummed(slot keystore.Slot, b []byte) []byte {
 	body := b[:len(b)-4]

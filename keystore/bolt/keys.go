@@ -56,25 +56,6 @@ func indexKey(value []byte, id string) []byte {
 	return append(append(b, 0x00, 0x01), id...)
 }
 
-// indexValue returns the value of an indexKey.
-func indexValue(key []byte) ([]byte, error) {
-	value := make([]byte, 0, len(key))
-	for i := 0; i+1 < len(key); i++ {
-		switch {
-		case key[i] != 0:
-			value = append(value, key[i])
-		case key[i+1] == 0xFF:
-			value = append(value, 0)
-			i++
-		case key[i+1] == 0x01:
-			return value, nil
-		default:
-			return nil, errDamagedIndex
-		}
-	}
-	return nil, errDamagedIndex
-}
-
 // span walks over the keys that begin with a prefix, and takes that from them. A
 // nil key is the end.
 type span struct {

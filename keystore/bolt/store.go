@@ -382,35 +382,6 @@ func number(b []byte) (uint64, error) {
 	return 0, errors.New("a number in the store is damaged")
 }
 
-// Values implements keystore.Store. Like Refs it walks a snapshot of its own.
-func (s *Store) Values(ctx context.Context, collection, index string, below []byte, fn func(value []byte) error) (err error) {
-	if err := keystore.ValidateIndex(collection, index); err != nil {
-		return err
-	}
-	tx, err := s.snapshot(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, tx.Rollback()) }()
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer s.guard(&err)
-	end := indexKey(below, "") // no value less than below has a key from here on, and all others have
-	entries := span{tx.Bucket(bucketSlots).Cursor(), entryPrefix(collection, index)}
-	for k, _ := entries.first(); k != nil && (below == nil || bytes.Compare(k, end) < 0); k, _ = entries.next() {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		value, err := indexValue(k)
-		if err != nil {
-			return fmt.Errorf("index %q of %s: %w", index, collection, err)
-		}
-		if err := fn(value); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Refs implements keystore.Store. It scans a snapshot of its own, so that readers
 // and commits go on meanwhile; Close waits for it.
 func (s *Store) Refs(ctx context.Context, fn func(keystore.Slot, keystore.Ref) error) (err error) {

@@ -29,7 +29,6 @@ func TestStore(t *testing.T, open OpenStore) {
 		"unlinked references":        testUnlinked,
 		"revisions never repeat":     testRevisions,
 		"index order":                testIndexOrder,
-		"values of an index":         testValues,
 		"survives reopening":         testReopen,
 		"closed":                     testClosed,
 		"ended context":              testEndedContext,
@@ -199,7 +198,6 @@ func testClosed(t *testing.T, open OpenStore) {
 	_, err = s.Count(t.Context(), "c")
 	wantError(t, "Count", err, keystore.ErrUnavailable)
 	wantError(t, "Refs", s.Refs(t.Context(), func(keystore.Slot, keystore.Ref) error { return nil }), keystore.ErrUnavailable)
-	wantError(t, "Values", s.Values(t.Context(), "c", "n", nil, func([]byte) error { return nil }), keystore.ErrUnavailable)
 	wantError(t, "Check", s.Check(t.Context()), keystore.ErrUnavailable)
 }
 
