@@ -35,7 +35,7 @@ func (s *server) openAudit(ctx context.Context, custodian *sealed.Custodian, std
 		return err
 	}
 	o := audit.Options{
-		Outbox: s.keys, MAC: mac, Dir: filepath.Join(s.cfg.DataDir, auditDir), Logger: s.log,
+		Outbox: s.outbox, MAC: mac, Dir: filepath.Join(s.cfg.DataDir, auditDir), Logger: s.log,
 		MaxFileSize: s.cfg.Audit.MaxFileSize, MaxRefusalsSize: s.cfg.Audit.MaxRefusalsSize, OutboxBound: s.cfg.Audit.OutboxBound,
 	}
 	if s.cfg.Audit.Output == "stdout" {

@@ -109,6 +109,7 @@ type server struct {
 	log      *slog.Logger
 	pool     *pool.Pool
 	keys     *keystore.Keystore
+	outbox   audit.Outbox // of the store behind keys, which closes it
 	audit    *audit.Log
 	auth     *auth.Authenticator
 	cert     *serverCert
@@ -217,6 +218,7 @@ func (s *server) openKeystore(ctx context.Context, processors int) (*sealed.Cust
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
+	s.outbox = store
 	s.keys, err = keystore.Open(ctx, keystore.Options{Store: store, Custodian: s.pool, Logger: s.log, Processors: processors})
 	if err != nil {
 		return nil, fmt.Errorf("%w; if the sealing keyset that belongs to %s is lost for good, \"attestcsr store discard-keys\" begins anew", err, cfg.DataDir)
@@ -226,7 +228,7 @@ func (s *server) openKeystore(ctx context.Context, processors int) (*sealed.Cust
 
 // openCustodian makes a sealing keyset only for a store that holds nothing yet:
 // with records there must have been one, and another cannot open them.
-func openCustodian(ctx context.Context, cfg *config.Config, store keystore.Store, log *slog.Logger) (*sealed.Custodian, error) {
+func openCustodian(ctx context.Context, cfg *config.Config, store keystore.Records, log *slog.Logger) (*sealed.Custodian, error) {
 	errNotEmpty := errors.New("not empty")
 	err := store.Refs(ctx, func(keystore.Slot, keystore.Ref) error { return errNotEmpty })
 	if err != nil && !errors.Is(err, errNotEmpty) {

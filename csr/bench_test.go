@@ -122,7 +122,7 @@ func BenchmarkAuditedCreate(b *testing.B) {
 			return custodians[i]
 		})
 	}
-	log, err := audit.Open(b.Context(), audit.Options{Outbox: services[1].keys, MAC: auditKey{}, Dir: b.TempDir() + "/audit"})
+	log, err := audit.Open(b.Context(), audit.Options{Outbox: services[1].store, MAC: auditKey{}, Dir: b.TempDir() + "/audit"})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -16,7 +16,6 @@ import (
 
 	"attestcsr/csr"
 	"attestcsr/csr/audit"
-	"attestcsr/keystore"
 )
 
 // auditKey stands for the keys that package sealed derives.
@@ -69,7 +68,7 @@ func newAudited(t *testing.T, edit ...func(*audit.Options)) *audited {
 	t.Helper()
 	a := &audited{bench: newBench(t), text: &strings.Builder{}, lock: &sync.Mutex{}}
 	a.out = lockedWriter{a.lock, a.text}
-	o := audit.Options{Outbox: a.keys, MAC: auditKey{}, Stdout: a.out, Now: noon}
+	o := audit.Options{Outbox: a.store, MAC: auditKey{}, Stdout: a.out, Now: noon}
 	for _, e := range edit {
 		e(&o)
 	}
@@ -228,7 +227,7 @@ func TestNoRoomForEvidence(t *testing.T) {
 	b, generated := newCountingBench(t)
 	log := make(chan *audit.Log)
 	go func() {
-		l, err := audit.Open(t.Context(), audit.Options{Outbox: b.keys, MAC: auditKey{}, Stdout: writer, OutboxBound: 3})
+		l, err := audit.Open(t.Context(), audit.Options{Outbox: b.store, MAC: auditKey{}, Stdout: writer, OutboxBound: 3})
 		if err != nil {
 			t.Error(err)
 		}
@@ -353,8 +352,7 @@ func TestDeletedIsWhatTheLineSays(t *testing.T) {
 func TestNothingWaitsAtFirst(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	if n, err := b.keys.Pending(t.Context()); err != nil || n != 0 {
+	if n, err := b.store.Pending(t.Context()); err != nil || n != 0 {
 		t.Errorf("%d notes, %v", n, err)
 	}
-	var _ audit.Outbox = (*keystore.Keystore)(nil)
 }

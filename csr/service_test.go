@@ -32,7 +32,7 @@ func (c curveOnly) Generate(ctx context.Context, _ keystore.KeySpec) (keystore.K
 
 // faultyStore puts hooks before a real store; a nil hook does nothing.
 type faultyStore struct {
-	keystore.Store
+	*bolt.Store
 	onGet    atomic.Pointer[func(keystore.Slot) error] // after the real Get, whose record an error discards
 	onCommit atomic.Pointer[func() error]              // before the real Commit, which an error prevents
 }

@@ -150,24 +150,6 @@ func (k *Keystore) Count(ctx context.Context, collection string) (int, error) {
 	return k.store.Count(ctx, collection)
 }
 
-// Outbox calls fn with the notes of changes, as Store.Outbox does.
-func (k *Keystore) Outbox(ctx context.Context, after uint64, limit int, fn func(revision uint64, note []byte) error) error {
-	return k.store.Outbox(ctx, after, limit, fn)
-}
-
-// Pending returns how many notes wait in the outbox.
-func (k *Keystore) Pending(ctx context.Context) (int, error) { return k.store.Pending(ctx) }
-
-// Trim takes notes out of the outbox and keeps an anchor, as Store.Trim does.
-func (k *Keystore) Trim(ctx context.Context, through uint64, name string, anchor []byte) error {
-	return k.store.Trim(ctx, through, name, anchor)
-}
-
-// Anchor returns what the last Trim kept under a name; nil: there was none.
-func (k *Keystore) Anchor(ctx context.Context, name string) ([]byte, error) {
-	return k.store.Anchor(ctx, name)
-}
-
 // Ready reports whether changes can be made: the store takes a durable write
 // (asked at most once a second), and the canary key and the keys of the given
 // slots open. A slot that is empty is fine.

@@ -45,8 +45,8 @@ const (
 	Refusals = "refusals"
 )
 
-// Outbox is where notes wait, and where anchors are kept. *keystore.Keystore is
-// one; its Store says what the methods promise.
+// Outbox is where notes wait, and where anchors are kept. keystore.Outbox says
+// what the methods promise.
 type Outbox interface {
 	Outbox(ctx context.Context, after uint64, limit int, fn func(revision uint64, note []byte) error) error
 	Pending(ctx context.Context) (int, error)

@@ -18,7 +18,7 @@ type trim struct {
 	anchor  []byte
 }
 
-// Outbox implements keystore.Store.
+// Outbox implements keystore.Outbox.
 func (s *Store) Outbox(ctx context.Context, after uint64, limit int, fn func(revision uint64, note []byte) error) error {
 	type entry struct {
 		revision uint64
@@ -47,13 +47,13 @@ func (s *Store) Outbox(ctx context.Context, after uint64, limit int, fn func(rev
 	return nil
 }
 
-// Pending implements keystore.Store.
+// Pending implements keystore.Outbox.
 func (s *Store) Pending(ctx context.Context) (n int, err error) {
 	err = s.read(ctx, func(*bbolt.Tx) error { n = s.pending; return nil })
 	return n, err
 }
 
-// Trim implements keystore.Store. It is a commit like any other, and shares its
+// Trim implements keystore.Outbox. It is a commit like any other, and shares its
 // flush with those that are made at the same time.
 func (s *Store) Trim(ctx context.Context, through uint64, name string, anchor []byte) error {
 	if err := keystore.ValidateAnchor(name, anchor); err != nil {
@@ -63,7 +63,7 @@ func (s *Store) Trim(ctx context.Context, through uint64, name string, anchor []
 	return err
 }
 
-// Anchor implements keystore.Store.
+// Anchor implements keystore.Outbox.
 func (s *Store) Anchor(ctx context.Context, name string) (anchor []byte, err error) {
 	err = s.read(ctx, func(tx *bbolt.Tx) error {
 		if anchors := tx.Bucket(bucketAnchors); anchors != nil {

@@ -65,7 +65,7 @@ type Options struct {
 	MaxSize int
 }
 
-// Store implements keystore.Store.
+// Store implements keystore.Store and keystore.Outbox.
 type Store struct {
 	path    string
 	log     *slog.Logger
@@ -97,7 +97,10 @@ type Store struct {
 	pending  int           // notes in the outbox of view
 }
 
-var _ keystore.Store = (*Store)(nil)
+var (
+	_ keystore.Store  = (*Store)(nil)
+	_ keystore.Outbox = (*Store)(nil)
+)
 
 // Open opens the store at path, or makes it where there is none. ErrLocked means
 // that another process has it open. A file that is not a store, is damaged, of a

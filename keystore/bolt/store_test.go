@@ -21,4 +21,5 @@ func open(t testing.TB, dir string) *bolt.Store {
 func TestContract(t *testing.T) {
 	t.Parallel()
 	keystoretest.TestStore(t, func(t *testing.T, dir string) keystore.Store { return open(t, dir) })
+	keystoretest.TestOutbox(t, func(t *testing.T, dir string) keystoretest.OutboxStore { return open(t, dir) })
 }

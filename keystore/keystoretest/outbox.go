@@ -12,6 +12,29 @@ import (
 	"attestcsr/keystore"
 )
 
+// OutboxStore is a store together with its outbox.
+type OutboxStore interface {
+	keystore.Store
+	keystore.Outbox
+}
+
+// OpenOutbox is OpenStore for a store with its outbox.
+type OpenOutbox func(t *testing.T, dir string) OutboxStore
+
+// TestOutbox runs the contract of keystore.Outbox.
+func TestOutbox(t *testing.T, open OpenOutbox) {
+	for name, test := range map[string]func(*testing.T, OpenOutbox){
+		"outbox":              testOutbox,
+		"bounds of anchors":   testAnchorBounds,
+		"outbox under change": testOutboxUnderChange,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, open)
+		})
+	}
+}
+
 // note commits a change of a slot with a note and returns its revision.
 func note(t testing.TB, s keystore.Store, text string) uint64 {
 	t.Helper()
@@ -23,7 +46,7 @@ func note(t testing.TB, s keystore.Store, text string) uint64 {
 }
 
 // wantOutbox checks what the outbox holds after a revision, and how much in all.
-func wantOutbox(t testing.TB, s keystore.Store, after uint64, limit, pending int, want ...string) {
+func wantOutbox(t testing.TB, s keystore.Outbox, after uint64, limit, pending int, want ...string) {
 	t.Helper()
 	got := []string{}
 	last := after
@@ -44,7 +67,7 @@ func wantOutbox(t testing.TB, s keystore.Store, after uint64, limit, pending int
 	}
 }
 
-func wantAnchor(t testing.TB, s keystore.Store, name, want string) {
+func wantAnchor(t testing.TB, s keystore.Outbox, name, want string) {
 	t.Helper()
 	got, err := s.Anchor(t.Context(), name)
 	if err != nil || string(got) != want || (got == nil) != (want == "") {
@@ -53,7 +76,7 @@ func wantAnchor(t testing.TB, s keystore.Store, name, want string) {
 	clear(got)
 }
 
-func testOutbox(t *testing.T, open OpenStore) {
+func testOutbox(t *testing.T, open OpenOutbox) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	wantOutbox(t, s, 0, 9, 0)
@@ -119,7 +142,7 @@ func testOutbox(t *testing.T, open OpenStore) {
 	wantError(t, "Trim", s.Trim(t.Context(), 0, "changes", []byte("x")), keystore.ErrUnavailable)
 }
 
-func testAnchorBounds(t *testing.T, open OpenStore) {
+func testAnchorBounds(t *testing.T, open OpenOutbox) {
 	s := openNew(t, open)
 	note(t, s, "one")
 	for name, anchor := range map[string][]byte{
@@ -140,7 +163,7 @@ func testAnchorBounds(t *testing.T, open OpenStore) {
 
 // testOutboxUnderChange exports while others change: every note is shown once, in
 // order, however trims fall between the commits.
-func testOutboxUnderChange(t *testing.T, open OpenStore) {
+func testOutboxUnderChange(t *testing.T, open OpenOutbox) {
 	s := openNew(t, open)
 	const writers, each = 8, 20
 	var wg sync.WaitGroup
