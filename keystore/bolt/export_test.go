@@ -132,9 +132,3 @@ func Checksummed(slot keystore.Slot, b []byte) []byte {
 	body := b[:len(b)-4]
 	return binary.BigEndian.AppendUint32(append([]byte{}, body...), checksum(body, slot))
 }
-
-// UpgradeOnce makes one step of an upgrade.
-func UpgradeOnce(tx *bbolt.Tx) error { return upgradeOnce(tx) }
-
-// UpgradeStep is how many records and entries that moves.
-const UpgradeStep = upgradeStep

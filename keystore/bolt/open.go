@@ -21,7 +21,7 @@ import (
 var ErrLocked = errors.New("in use by another attestcsr process")
 
 const (
-	storeFormat = 3 // of 1 and 2 it is made by upgrade
+	storeFormat = 3
 
 	lockTimeout = 100 * time.Millisecond
 
@@ -76,15 +76,10 @@ func (s *Store) openDatabase() (_ *bbolt.DB, err error) {
 	}
 	s.pageSize = db.Info().PageSize
 	s.shown = 0 // a state that was never flushed may be gone
-	s.releaseMemory(db, info.Size())
-	return db, nil
-}
-
-// releaseMemory gives back what was read of the file so far.
-func (s *Store) releaseMemory(db *bbolt.DB, size int64) {
-	if err := releaseMapping(db, size); err != nil {
+	if err := releaseMapping(db, info.Size()); err != nil {
 		s.log.Warn("memory used to open the key store was not given back", "error", err)
 	}
+	return db, nil
 }
 
 // openFile opens the file for bbolt: never a new one, and after the first time only
@@ -138,19 +133,14 @@ func (s *Store) inspect() (err error) {
 	if len(text) != 4 || len(meta.Get(keyRevision)) != 8 {
 		return s.foreign()
 	}
-	buckets := [][]byte{bucketCounts, bucketOutbox}
 	switch format := binary.BigEndian.Uint32(text); {
 	case format > storeFormat:
 		return fmt.Errorf("%s was written by a newer attestcsr (format %d, this one reads %d): upgrade, or restore a backup",
 			s.path, format, storeFormat)
-	case format == 0:
+	case format < storeFormat:
 		return s.foreign()
-	case format == storeFormat:
-		buckets = append(buckets, bucketSlots)
-	default:
-		buckets = append(buckets, bucketOldRecords, bucketOldIndex)
 	}
-	for _, name := range buckets {
+	for _, name := range [][]byte{bucketSlots, bucketCounts, bucketOutbox} {
 		if tx.Bucket(name) == nil {
 			return s.foreign()
 		}

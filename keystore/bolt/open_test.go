@@ -21,7 +21,7 @@ import (
 	"attestcsr/keystore/bolt"
 )
 
-var update = flag.Bool("update", false, "write the golden files of the current format anew")
+var update = flag.Bool("update", false, "write the golden files that are missing")
 
 func TestLocked(t *testing.T) {
 	t.Parallel()
@@ -125,7 +125,7 @@ func TestRefusedFiles(t *testing.T) {
 		{"no slots", raw(func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte("slots")) }), "is not a key store"},
 		{"no revision", raw(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Delete([]byte("revision")) }), "is not a key store"},
 		{"newer", format(4), "was written by a newer attestcsr (format 4, this one reads 3): upgrade"},
-		{"format 0", format(0), "is not a key store"},
+		{"older", format(2), "is not a key store"},
 		{"folder", func(t *testing.T, file string) {
 			if err := errors.Join(os.Remove(file), os.Mkdir(file, 0o700)); err != nil {
 				t.Fatal(err)
@@ -296,7 +296,13 @@ func TestFileDoesNotGrow(t *testing.T) {
 	}
 }
 
-// goldenOps is what the golden stores hold.
+// The golden stores hold goldenOps and notes. The first has three notes and no
+// anchor, the second was trimmed after that.
+const (
+	golden        = "testdata/store-v3.db"
+	goldenTrimmed = "testdata/store-v3-trimmed.db"
+)
+
 func goldenOps() []keystore.Op {
 	return []keystore.Op{
 		{Slot: keystore.Slot{Collection: "esx/attestation", ID: "csr"}, Ref: keystore.Ref("sealed key 1"), Payload: []byte("payload 1")},
@@ -308,33 +314,51 @@ func goldenOps() []keystore.Op {
 }
 
 // A store that was written once must open for ever: the files are never changed, a
-// new format gets a new one.
+// new format gets new ones.
 func TestGolden(t *testing.T) {
 	t.Parallel()
-	const current = "testdata/store-v3.db"
-	if *update {
-		writeGolden(t, current)
-	}
-	for _, golden := range []string{"testdata/store-v1.db", "testdata/store-v2.db", current} {
-		t.Run(golden, func(t *testing.T) {
+	for _, test := range []struct {
+		file   string
+		notes  int
+		anchor string
+	}{{golden, 3, ""}, {goldenTrimmed, 1, "an anchor"}} {
+		t.Run(filepath.Base(test.file), func(t *testing.T) {
 			t.Parallel()
-			testGolden(t, golden)
+			if *update {
+				writeGolden(t, test.file, test.anchor)
+			}
+			content, err := os.ReadFile(test.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			file := filepath.Join(dir, "store.db")
+			if err := os.WriteFile(file, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			found, err := bolt.Peek(t.Context(), file)
+			if err != nil || found.Pending != test.notes || string(found.Anchors["changes"]) != test.anchor {
+				t.Errorf("Peek: %+v, %v", found, err)
+			}
+			s := open(t, dir)
+			closing(t, s)
+			wantGoldenRecords(t, s)
+			anchor, err := s.Anchor(t.Context(), "changes")
+			if err != nil || string(anchor) != test.anchor {
+				t.Errorf("anchor %q, %v", anchor, err)
+			}
+			if notes, err := s.Notes(); err != nil || len(notes) != test.notes || notes[3] != "note" {
+				t.Errorf("notes: %v, %v", notes, err)
+			}
+			if r := mustCommit(t, s, put(a, "x")); r != 4 {
+				t.Errorf("revision %d, want 4", r)
+			}
 		})
 	}
 }
 
-func testGolden(t *testing.T, golden string) {
+func wantGoldenRecords(t *testing.T, s *bolt.Store) {
 	t.Helper()
-	content, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "store.db"), content, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s := open(t, dir)
-	closing(t, s)
 	for i, op := range goldenOps() {
 		r, err := s.Get(t.Context(), op.Slot)
 		if err != nil || r.Revision != uint64(i+1) || !bytes.Equal(r.Ref, op.Ref) || !bytes.Equal(r.Payload, op.Payload) {
@@ -350,56 +374,23 @@ func testGolden(t *testing.T, golden string) {
 	if n, err := s.Count(t.Context(), "nsx/csrs"); err != nil || n != 2 {
 		t.Errorf("Count: %d, %v", n, err)
 	}
-	if notes, err := s.Notes(); err != nil || len(notes) != 3 || notes[2] != "note" {
-		t.Errorf("notes: %v, %v", notes, err)
-	}
-	if r := mustCommit(t, s, put(a, "x")); r != 4 {
-		t.Errorf("revision %d, want 4", r)
-	}
-	// From now on an older release must not read it.
-	err = s.DB().View(func(tx *bbolt.Tx) error {
-		if format := tx.Bucket([]byte("meta")).Get([]byte("format")); !bytes.Equal(format, []byte{0, 0, 0, 3}) {
-			t.Errorf("format %v", format)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Error(err)
-	}
 }
 
-// Anchors came later, in a bucket that is made when it is needed.
-func TestGoldenAnchors(t *testing.T) {
-	t.Parallel()
-	const golden = "testdata/store-v1-anchors.db"
-	content, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "store.db"), content, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	found, err := bolt.Peek(t.Context(), filepath.Join(dir, "store.db"))
-	if err != nil || found.Pending != 1 || string(found.Anchors["changes"]) != "an anchor" {
-		t.Errorf("%+v, %v", found, err)
-	}
-	s := open(t, dir)
-	closing(t, s)
-	if anchor, err := s.Anchor(t.Context(), "changes"); err != nil || string(anchor) != "an anchor" {
-		t.Errorf("anchor %q, %v", anchor, err)
-	}
-	if n, err := s.Pending(t.Context()); err != nil || n != 1 {
-		t.Errorf("%d notes, %v", n, err)
-	}
-}
-
-func writeGolden(t *testing.T, golden string) {
+// writeGolden writes a golden store, unless it is there.
+func writeGolden(t *testing.T, golden, anchor string) {
 	t.Helper()
+	if _, err := os.Stat(golden); err == nil {
+		return
+	}
 	dir := t.TempDir()
 	s := open(t, dir)
 	for _, op := range goldenOps() {
 		if _, err := s.Commit(t.Context(), []byte("note"), op); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if anchor != "" {
+		if err := s.Trim(t.Context(), 2, "changes", []byte(anchor)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -418,47 +409,36 @@ func writeGolden(t *testing.T, golden string) {
 	}
 }
 
-// These are goldenOps()[1] at revision 2, as the formats lay it out.
-const (
-	goldenRecord1 = "01" + goldenFields + "afd67031"
-	goldenRecord2 = "02" + goldenFields + "3f39634a"
-
-	goldenFields = "0000000000000002" +
-		"0000000c" + "7365616c6564206b65792032" +
-		"00000009" + "7061796c6f61642032" +
-		"02" + "07" + "63726561746564" + "0003" + "000001" + "04" + "6e616d65" + "0005" + "7a65627261"
-)
+// goldenRecord is goldenOps()[1] at revision 2.
+const goldenRecord = "02" + "0000000000000002" +
+	"0000000c" + "7365616c6564206b65792032" +
+	"00000009" + "7061796c6f61642032" +
+	"02" + "07" + "63726561746564" + "0003" + "000001" + "04" + "6e616d65" + "0005" + "7a65627261" +
+	"3f39634a"
 
 func TestGoldenRecord(t *testing.T) {
 	t.Parallel()
 	op := goldenOps()[1]
-	if got := hex.EncodeToString(bolt.EncodeRecord(2, op)); got != goldenRecord2 {
-		t.Errorf("encoded as\n%s, want\n%s", got, goldenRecord2)
+	if got := hex.EncodeToString(bolt.EncodeRecord(2, op)); got != goldenRecord {
+		t.Errorf("encoded as\n%s, want\n%s", got, goldenRecord)
 	}
-	for text, ours := range map[string]bool{goldenRecord1: false, goldenRecord2: true} {
-		b, err := hex.DecodeString(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, _, again, err := bolt.RecodeRecord(op.Slot, b)
-		if err != nil || r.Revision != 2 || !bytes.Equal(r.Payload, op.Payload) || !bytes.Equal(again, b) {
-			t.Errorf("%s: %+v, %v", text, r, err)
-		}
-		// In another slot it is damage, which format 1 did not see.
-		for _, slot := range []keystore.Slot{{Collection: op.Slot.Collection, ID: "a/c"}, {Collection: "nsx/csr", ID: op.Slot.ID}} {
-			if _, _, _, err := bolt.RecodeRecord(slot, b); (err != nil) != ours {
-				t.Errorf("%s in %s: %v", text, slot, err)
-			}
+	b, err := hex.DecodeString(goldenRecord)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, _, again, err := bolt.RecodeRecord(op.Slot, b)
+	if err != nil || r.Revision != 2 || !bytes.Equal(r.Payload, op.Payload) || !bytes.Equal(again, b) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	// In another slot it is damage.
+	for _, slot := range []keystore.Slot{{Collection: op.Slot.Collection, ID: "a/c"}, {Collection: "nsx/csr", ID: op.Slot.ID}} {
+		if _, _, _, err := bolt.RecodeRecord(slot, b); err == nil {
+			t.Errorf("it is read in %s", slot)
 		}
 	}
 }
 
 func FuzzRecord(f *testing.F) {
-	old, err := hex.DecodeString(goldenRecord1)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(old)
 	for i, op := range goldenOps() {
 		op.Slot = a
 		b := bolt.EncodeRecord(uint64(i+1), op)
@@ -514,7 +494,7 @@ func FuzzIndexKey(f *testing.F) {
 
 // FuzzOpen opens arbitrary files: an error or a store that can be read and closed.
 func FuzzOpen(f *testing.F) {
-	content, err := os.ReadFile("testdata/store-v1.db")
+	content, err := os.ReadFile(golden)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -2,10 +2,8 @@ package bolt
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"hash/crc32"
 	"slices"
 	"strings"
@@ -24,14 +22,13 @@ import (
 //	            1 byte   length of the name, then the name
 //	            2 bytes  length of the value, then the value
 //	4 bytes   CRC-32C of everything before, then of the slot's collection, a NUL
-//	          byte and its id; in format 1 of everything before alone
+//	          byte and its id
 //
-// The slot is in the checksum so that a record whose key in the file was damaged is
-// not taken for that of another slot. The index entries are here so that a later commit knows what to take out of
-// the index. The checksum finds damage, not forgery: that is what the custodian's
-// binding is for.
+// The slot is in the checksum, so that a record under a damaged key is an error
+// and not the record of another slot. The index entries are in the record, so that
+// a later commit knows what to remove from the index. The checksum finds damage,
+// not forgery: the custodian's binding finds that.
 type record struct {
-	format   byte // 0 is recordFormat
 	revision uint64
 	ref      keystore.Ref
 	payload  []byte
@@ -48,11 +45,7 @@ var (
 // checksum is that of a record, without the checksum itself, in a slot.
 func checksum(b []byte, slot keystore.Slot) uint32 {
 	table := crc32.MakeTable(crc32.Castagnoli)
-	sum := crc32.Checksum(b, table)
-	if len(b) > 0 && b[0] == 1 {
-		return sum
-	}
-	return crc32.Update(sum, table, []byte(slot.Collection+"\x00"+slot.ID))
+	return crc32.Update(crc32.Checksum(b, table), table, []byte(slot.Collection+"\x00"+slot.ID))
 }
 
 // trailer is the length of the checksum.
@@ -76,7 +69,7 @@ func (r record) encode(slot keystore.Slot) []byte {
 		size += 1 + len(e.Name) + 2 + len(e.Value)
 	}
 	b := make([]byte, 0, size)
-	b = append(b, cmp.Or(r.format, recordFormat))
+	b = append(b, recordFormat)
 	b = binary.BigEndian.AppendUint64(b, r.revision)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(r.ref))) //nolint:gosec // bounded by Op.Validate, as are all lengths here
 	b = append(b, r.ref...)
@@ -95,14 +88,12 @@ func (r record) encode(slot keystore.Slot) []byte {
 // decodeRecord reads the record of a slot. It is strict: what it accepts, encode
 // gives back byte for byte. The result shares no memory with b.
 func decodeRecord(slot keystore.Slot, b []byte) (record, error) {
-	if len(b) > 0 && b[0] > recordFormat {
-		return record{}, fmt.Errorf("the record has format %d, this attestcsr reads %d: upgrade it", b[0], recordFormat)
-	}
 	if !isIntact(b, slot) {
 		return record{}, errDamagedRecord
 	}
 	p := parser{rest: bytes.Clone(b[:len(b)-trailer])}
-	r := record{format: byte(p.number(1)), revision: p.number(8)} //nolint:gosec // of one byte
+	format := p.number(1)
+	r := record{revision: p.number(8)}
 	r.ref = p.bytes(p.number(4), keystore.MaxRefLen)
 	r.payload = p.bytes(p.number(4), keystore.MaxPayloadLen)
 	for n := p.number(1); n > 0 && !p.failed; n-- {
@@ -114,7 +105,7 @@ func decodeRecord(slot keystore.Slot, b []byte) (record, error) {
 		r.index = append(r.index, e)
 	}
 	op := keystore.Op{Slot: keystore.Slot{Collection: "c", ID: "i"}, Ref: r.ref, Payload: r.payload, Index: r.index}
-	if p.failed || len(p.rest) != 0 || r.format == 0 || r.revision == 0 || op.Validate() != nil {
+	if p.failed || len(p.rest) != 0 || format != recordFormat || r.revision == 0 || op.Validate() != nil {
 		return record{}, errDamagedRecord
 	}
 	return r, nil

@@ -9,11 +9,11 @@
 //	counts   collection  8 bytes, big-endian: the number of records
 //	outbox   revision    8 bytes, big-endian: the note of the commit that has it
 //	anchors  name        what the last Trim of that name kept; the bucket is absent
-//	                     until the first, and in files of releases without it
+//	                     until the first
 //
 // Records and index entries of all collections are in one tree, since a commit
-// writes a path of pages in each tree that it touches. In formats 1 and 2 each
-// collection and each index had one of its own; see upgrade.
+// writes a path of pages in each tree that it touches. Formats 1 and 2 were never
+// released.
 //
 // # What readers see
 //
@@ -127,7 +127,7 @@ func Open(path string, o Options) (*Store, error) {
 		return nil, err
 	}
 	s.db = db
-	if err := errors.Join(s.upgrade(), s.publishCounted()); err != nil {
+	if err := s.publishCounted(); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return s, nil

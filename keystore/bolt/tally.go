@@ -29,16 +29,13 @@ func (t *tally) of(name string) *collection {
 	return c
 }
 
-// add takes an item of a bucket, which may be in another. Records of older formats
-// count like those that an upgrade has moved.
+// add takes an item of a bucket, which may be in another.
 func (t *tally) add(buckets [][]byte, key, value []byte) {
 	switch name := string(buckets[0]); {
 	case name == string(bucketCounts):
 		n, err := number(value)
 		t.of(string(key)).count = n
 		t.fail(err)
-	case name == string(bucketOldRecords) && len(buckets) == 2:
-		t.found(keystore.Slot{Collection: string(buckets[1]), ID: string(key)}, true)
 	case name == string(bucketSlots) && (len(key) == 0 || key[0] != ofEntry):
 		t.found(slotOf(key))
 	}
