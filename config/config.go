@@ -64,7 +64,9 @@ type KeyPool struct {
 	// Targets is how many keys are kept ready, by modulus length in bits; each
 	// one is among Config.KeySizes. Empty turns the pool off.
 	Targets map[int]int
-	// Max is how far a burst may raise a target: at least the largest one.
+	// Max is the largest number that a target may have. Load has applied it to
+	// Targets, so that nobody else needs it. It exists because Targets have no flag
+	// or variable: on a small machine, Max bounds the pool without a file.
 	Max int
 	// ReadyWhenWarm makes readiness wait until every target is reached once.
 	ReadyWhenWarm bool

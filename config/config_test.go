@@ -524,6 +524,7 @@ func TestPoolTargets(t *testing.T) {
 		"fewer sizes":  {sources{args: []string{"--key-sizes=2048,4096"}}, map[int]int{2048: 32, 4096: 4}},
 		"other sizes":  {sources{args: []string{"--key-sizes=2048,8192"}}, map[int]int{2048: 32}},
 		"smaller pool": {sources{args: []string{"--key-pool-max=8"}}, map[int]int{2048: 8, 3072: 4, 4096: 4}},
+		"by variable":  {sources{env: []string{"ATTESTCSR_KEY_POOL_MAX=1"}}, map[int]int{2048: 1, 3072: 1, 4096: 1}},
 		"off":          {sources{file: "key_pool:\n  targets: {}\n"}, map[int]int{}},
 		"one size":     {sources{file: "key_pool:\n  targets: {4096: 2}\n"}, map[int]int{4096: 2}},
 	} {

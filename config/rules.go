@@ -74,8 +74,8 @@ func (l *loader) rules() {
 	}
 }
 
-// poolRules checks that the pool makes only keys that may be asked for. The
-// default targets follow key_sizes by themselves.
+// poolRules checks that the pool makes only keys that may be asked for, and of
+// each size at most key_pool.max. Default targets are adapted instead.
 func (l *loader) poolRules() {
 	const key = "key_pool.targets"
 	c, from := l.config, l.config.origins
@@ -92,7 +92,7 @@ func (l *loader) poolRules() {
 				c.KeyPool.Targets[bits] = c.KeyPool.Max
 			}
 		case keys > c.KeyPool.Max:
-			l.problem(from[key], key, "%d keys of %d bits are more than key_pool.max, %d (%s)", keys, bits, c.KeyPool.Max, from["key_pool.max"])
+			l.problem(from[key], key, "%d keys of %d bits are more than key_pool.max, %d (%s); lower the target or raise key_pool.max", keys, bits, c.KeyPool.Max, from["key_pool.max"])
 		default:
 			l.problem(from[key], key, "%d is not among key_sizes (%s): nobody could ask for such a key", bits, from["key_sizes"])
 		}

@@ -88,7 +88,7 @@ func TestProblems(t *testing.T) {
 		"pool odd size":  {sources{file: "key_pool:\n  targets: {x: 1}\n"}, []string{`f:2:13: key_pool.targets: "x" is not an RSA key size: multiples of 256 from 2048 to 8192 are allowed`}},
 		"pool keys":      {sources{file: "key_pool:\n  targets: {2048: 0}\n"}, []string{`f:2:19: key_pool.targets.2048: "0" is not a whole number from 1 to 10000`}},
 		"pool no number": {sources{file: "key_pool:\n  targets: {2048: many}\n"}, []string{"f:2:19: key_pool.targets.2048: must be a whole number (keys), not a string"}},
-		"pool over max":  {sources{file: "key_pool:\n  targets: {2048: 9}\n  max: 8\n"}, []string{"f:2:3: key_pool.targets: 9 keys of 2048 bits are more than key_pool.max, 8 (f:3:3)"}},
+		"pool over max":  {sources{file: "key_pool:\n  targets: {2048: 9}\n  max: 8\n"}, []string{"f:2:3: key_pool.targets: 9 keys of 2048 bits are more than key_pool.max, 8 (f:3:3); lower the target or raise key_pool.max"}},
 		"boolean":        {sources{file: "key_pool: {ready_when_warm: yes}\n"}, []string{"f:1:29: key_pool.ready_when_warm: must be true or false (true|false), not a string"}},
 		"boolean text":   {sources{args: []string{"--key-pool-ready-when-warm=1"}}, []string{`flag --key-pool-ready-when-warm: key_pool.ready_when_warm: "1" is not true or false`}},
 		"queue bound":    {sources{args: []string{"--key-queue-bound=0"}}, []string{`flag --key-queue-bound: key_queue.bound: "0" is not a whole number from 1 to 100000`}},

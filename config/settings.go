@@ -64,7 +64,7 @@ func (c *Config) serving() []setting {
 		{"trusted_proxies", "address,...", "proxies whose X-Forwarded-For is believed: addresses or CIDR prefixes",
 			&list[netip.Prefix]{field: &c.TrustedProxies, parse: proxy, kind: aString}, nil},
 		{"key_pool.targets", "a mapping of key sizes to numbers of keys", "how many RSA keys of each size are kept ready; {} turns the pool off", nil, targets{&c.KeyPool.Targets}},
-		{"key_pool.max", "keys", "how many keys of one size a burst may make the pool keep ready",
+		{"key_pool.max", "keys", "how many keys of one size may be kept ready; lowers default targets that are larger, and makes larger ones in the file an error",
 			&number{&c.KeyPool.Max, 1, maxPool}, nil},
 		{"key_pool.ready_when_warm", "true|false", "whether /readyz waits until the pool has been filled once",
 			&boolean{&c.KeyPool.ReadyWhenWarm}, nil},
