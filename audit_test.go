@@ -110,7 +110,7 @@ func TestAudit(t *testing.T) {
 
 	eventually(t, "two changes beside the first", func() bool { return len(auditLines(t, data, "changes")) == 3 })
 	changes := auditLines(t, data, "changes")
-	if l := changes[0]; l.Operation != "certificate.prepare" || l.Method != "service" || l.User != "" {
+	if l := changes[0]; l.Operation != "certificate.prepare" || l.Method != "service" || l.User != "system:service" {
 		t.Errorf("%+v", l)
 	}
 	if l := changes[1]; l.Operation != "csr.create" || l.User != "admin" || l.Method != "basic" || l.Address != "127.0.0.1" ||

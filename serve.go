@@ -143,7 +143,7 @@ func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, stdout
 	}
 	service, err := csr.New(csr.Config{
 		Keys: s.keys, KeySizes: cfg.KeySizes, Hostname: cfg.Hostname,
-		MaxRequests: cfg.Limits.CSRs, MaxCertificates: cfg.Limits.Certificates, Audit: s.audit, Anticipate: s.pool.Anticipate,
+		MaxRequests: cfg.Limits.CSRs, MaxCertificates: cfg.Limits.Certificates, Audit: s.audit,
 	})
 	if err != nil {
 		return nil, err

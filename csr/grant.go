@@ -129,7 +129,6 @@ func (g *Grant) CreateCSR(ctx context.Context, spec Spec) (Request, error) {
 	if err != nil {
 		return Request{}, classify(err)
 	}
-	s.habit.made(resolved, t)
 	return made, nil
 }
 

@@ -35,6 +35,10 @@ const (
 	// set makes it succeed; only different renewals at once can use it up.
 	maxAttempts = 16
 
+	// systemUser is who the audit trail names where the operator's settings order a
+	// signature. No users file can hold the name: a colon ends a name there.
+	systemUser = "system:service"
+
 	busyRetryAfter        = 2 * time.Second
 	unavailableRetryAfter = 5 * time.Second
 )
@@ -57,11 +61,7 @@ type Config struct {
 	// not do what it asks for. It stays the caller's. Nil is for programs that
 	// measure: nothing is audited.
 	Audit *audit.Log
-	// Anticipate is told what key the next attestation CSR will probably be of, and
-	// with a function that signs that CSR with a key that is given to it, so that
-	// signatures can be made ahead. Nil is for those who do not.
-	Anticipate func(keystore.KeySpec, func(crypto.Signer) error)
-	Now        func() time.Time // nil is time.Now
+	Now   func() time.Time // nil is time.Now
 }
 
 // Service is the core. It is safe for concurrent use.
@@ -71,7 +71,6 @@ type Service struct {
 	requests     collection
 	certificates collection
 	audit        *audit.Log
-	habit        habit
 	now          func() time.Time
 }
 
@@ -99,7 +98,6 @@ func New(c Config) (*Service, error) {
 		requests:     collection{collectionRequests, Collection, cmp.Or(c.MaxRequests, defaultMaxObjects)},
 		certificates: collection{collectionCertificates, CertificateCollection, cmp.Or(c.MaxCertificates, defaultMaxObjects)},
 		audit:        c.Audit,
-		habit:        habit{anticipate: c.Anticipate},
 		now:          c.Now,
 	}
 	if s.now == nil {
@@ -110,16 +108,17 @@ func New(c Config) (*Service, error) {
 
 // Prepare makes the installed key and a self-signed certificate for it where
 // there is none: the product always has a certificate. A crash before the
-// commit leaves the slot empty, and the next start makes both anew. It tells
-// Config.Anticipate of the CSR that callers get who ask for nothing in particular.
+// commit leaves the slot empty, and the next start makes both anew.
+//
+// Nobody asks for this signature but the settings. The audit trail has it under
+// systemUser.
 func (s *Service) Prepare(ctx context.Context) error {
-	spec, t, err := s.policy.resolve(Spec{})
-	if err != nil {
+	_, err := s.keys.Get(ctx, installedSlot())
+	if !errors.Is(err, keystore.ErrNotFound) {
 		return classify(err)
 	}
-	s.habit.begin(spec, t)
-	_, err = s.keys.Get(ctx, installedSlot())
-	if !errors.Is(err, keystore.ErrNotFound) {
+	spec, t, err := s.policy.resolve(Spec{})
+	if err != nil {
 		return classify(err)
 	}
 	at := keystore.Target{Slot: installedSlot(), Expect: keystore.Absent}
@@ -131,7 +130,7 @@ func (s *Service) Prepare(ctx context.Context) error {
 			return keystore.Change{}, err
 		}
 		return s.change(payload{PEM: text, NotAfter: notAfter}, audit.Event{
-			Method: "service", Operation: "certificate.prepare", Slot: installedSlot().String(), Certificate: fingerprint(text),
+			User: systemUser, Method: "service", Operation: "certificate.prepare", Slot: installedSlot().String(), Certificate: fingerprint(text),
 		})
 	})
 	if errors.Is(err, keystore.ErrConflict) {

@@ -29,7 +29,7 @@ const (
 type Event struct {
 	Kind      Kind      `json:"event"`
 	Time      time.Time `json:"time,omitzero"` // UTC, whole milliseconds
-	User      string    `json:"user,omitzero"` // only one that exists
+	User      string    `json:"user,omitzero"` // one that exists, or system:… for the service itself
 	Method    string    `json:"method,omitzero"`
 	Address   string    `json:"address,omitzero"`
 	RequestID string    `json:"request_id,omitzero"`

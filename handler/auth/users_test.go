@@ -33,6 +33,7 @@ func TestParseUsers(t *testing.T) {
 		{name: "comments alone", file: "# nobody\n\n"},
 		{name: "duplicate", file: "a:" + good + "\nb:" + good + "\na:" + good, err: "line 3: this user has a line already"},
 		{name: "no colon", file: "a:" + good + "\nadmin\n", err: "line 2: it has no colon"},
+		{name: "a colon in the name, as the service's own principals have", file: "system:service:" + good, err: "line 1: the hash is not bcrypt"},
 		{name: "no name", file: ":" + good, err: "line 1: it has no user name"},
 		{name: "name too long", file: strings.Repeat("n", 256) + ":" + good, err: "line 1: the user name is longer than 255 bytes"},
 		{name: "space before name", file: " a:" + good, err: "line 1: the user name begins or ends with a space"},

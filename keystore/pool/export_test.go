@@ -58,12 +58,3 @@ func (p *Pool) Rushing() bool {
 	defer p.mu.Unlock()
 	return time.Now().Before(p.rush.until)
 }
-
-// SignedAhead reports whether all keys of a size that are ready have been asked for
-// what they are expected to sign, and nothing is done in the background any more.
-func (p *Pool) SignedAhead(bits int) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s := p.sizes[bits]
-	return s.signed == len(s.ready) && p.background == 0
-}

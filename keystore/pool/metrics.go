@@ -30,7 +30,6 @@ type metrics struct {
 	generation   *prometheus.HistogramVec
 	wait         prometheus.Histogram
 	hits, misses *prometheus.CounterVec
-	ahead        prometheus.Counter
 	shed         *prometheus.CounterVec
 }
 
@@ -52,8 +51,6 @@ func newMetrics() metrics {
 			Help: "Requests for an RSA key that was ready."}, []string{"size"}),
 		misses: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "attestcsr_key_pool_misses_total",
 			Help: "Requests for an RSA key that was not ready."}, []string{"size"}),
-		ahead: prometheus.NewCounter(prometheus.CounterOpts{Name: "attestcsr_key_pool_signatures_ahead_total",
-			Help: "Signatures that had been made ahead when they were asked for."}),
 		shed: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "attestcsr_key_requests_shed_total",
 			Help: "Requests turned away because too many waited for a key."}, []string{"reason"}),
 	}
@@ -77,7 +74,7 @@ func (m metrics) generated(spec keystore.KeySpec, from origin, took time.Duratio
 
 // Collectors returns the metrics of the pool for a registry.
 func (p *Pool) Collectors() []prometheus.Collector {
-	all := []prometheus.Collector{p.metrics.generation, p.metrics.wait, p.metrics.hits, p.metrics.misses, p.metrics.ahead, p.metrics.shed}
+	all := []prometheus.Collector{p.metrics.generation, p.metrics.wait, p.metrics.hits, p.metrics.misses, p.metrics.shed}
 	gauge := func(s *size, name, help string, value func() int) {
 		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: name, Help: help, ConstLabels: prometheus.Labels{"size": strconv.Itoa(s.spec.Bits)},

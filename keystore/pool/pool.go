@@ -36,16 +36,9 @@
 // filled. Processes in other cgroups, such as containers, compete as groups, which
 // leaves this one its share.
 //
-// # Signatures
-//
-// Where somebody says what the next key will be asked to sign (Anticipate), the keys
-// that wait have signed it: with the key ready, the signature is most of what is left
-// of the time that a certification request takes.
-//
 // # Memory
 //
-// A key that waits takes about 5.5 kB of heap for 2048 bits and 7 kB for 4096; a
-// signature made ahead is as long as the modulus and adds some 0.15 kB beside.
+// A key that waits takes about 5.5 kB of heap for 2048 bits and 7 kB for 4096.
 // Dropping a key means dropping the references to it: crypto/rsa and the
 // garbage collector keep copies that nobody can wipe.
 package pool

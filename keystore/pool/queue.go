@@ -139,7 +139,7 @@ func (p *Pool) handOver(s *size, made keystore.Key) aftermath {
 		p.dequeue(s, outcome{key: made})
 		return aftermath{}
 	}
-	if p.closed || !s.store(&key{Key: made, used: p.metrics.ahead}) {
+	if p.closed || !s.store(made) {
 		return aftermath{unused: []keystore.Key{made}}
 	}
 	if !s.full || s.warm && !s.saidDry {

@@ -25,13 +25,12 @@ func (p *Pool) startWorkers(n int) {
 	}
 }
 
-// refill is a worker. Only the making of keys and of signatures runs on its thread:
-// a thread that the system lets wait for a processor must not hold the pool's lock or
+// refill is a worker. Only the making of keys runs on its thread: a thread that the system lets wait for a processor must not hold the pool's lock or
 // the logger's meanwhile.
 func (p *Pool) refill(t *thread) {
 	defer t.end()
-	for work := p.nextWork(); work != nil; work = p.nextWork() {
-		work(t)
+	for s := p.nextSize(); s != nil; s = p.nextSize() {
+		p.fill(t, s)
 	}
 }
 
@@ -58,31 +57,16 @@ func (p *Pool) fill(t *thread, s *size) {
 	}
 }
 
-// signAhead has a key asked for what it is expected to sign. What fails here is said
-// once, and fails again, with its consequences, for who asks for it.
-func (p *Pool) signAhead(t *thread, k *key, e *expectation) {
-	var err error
-	t.run(func() { err = p.ask(k, e) })
-	p.mu.Lock()
-	p.background--
-	p.mu.Unlock()
-	if err != nil && !e.failed.Swap(true) && p.life.Err() == nil {
-		p.log.Warn("a key from the pool cannot sign ahead what it is expected to; requests take longer", "error", err)
-	}
-}
-
-// nextWork waits until there is something to do and returns it. It returns nil once
-// the pool is closed.
+// nextSize waits until there is a key to be made and returns its size. It returns nil
+// once the pool is closed.
 //
-// A signature ahead comes first, since it takes a thirtieth of the time that a key
-// does. Then it is the turn of the size below its target whose turn was longest ago:
-// at the start one key of each is made first, and a size under heavy use does not
+// It is the turn of the size below its target whose turn was longest ago: at the start one key of each is made first, and a size under heavy use does not
 // keep the others from being filled.
 //
 // While a key is made on every processor for those who wait, nothing is begun here.
 // It would get next to no time, and hold up the garbage collector, which has to
 // wait until each thread has been given a processor to stop on.
-func (p *Pool) nextWork() func(*thread) {
+func (p *Pool) nextSize() *size {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for ; !p.closed; p.work.Wait() {
@@ -91,11 +75,6 @@ func (p *Pool) nextWork() func(*thread) {
 		}
 		var next *size
 		for _, s := range p.pooled {
-			if k := s.nextToSign(); k != nil {
-				p.background++
-				expected := s.expected
-				return func(t *thread) { p.signAhead(t, k, expected) }
-			}
 			if !s.resting && len(s.ready)+s.filling < s.target && (next == nil || s.turn < next.turn) {
 				next = s
 			}
@@ -105,7 +84,7 @@ func (p *Pool) nextWork() func(*thread) {
 			p.background++
 			p.turns++
 			next.turn = p.turns
-			return func(t *thread) { p.fill(t, next) }
+			return next
 		}
 	}
 	return nil

@@ -25,14 +25,14 @@ type size struct {
 	max          int
 	hits, misses prometheus.Counter
 
-	target  int       // how many are to be ready now
-	ready   []*key    // the oldest first
-	filling int       // in the making in the background
-	turn    uint64    // when the last background generation began
-	full    bool      // the target was reached since it was last raised or missed
-	warm    bool      // the configured target was reached once
-	dryAt   time.Time // when it was last said that it ran dry
-	saidDry bool      // and not yet that it is full again
+	target  int            // how many are to be ready now
+	ready   []keystore.Key // the oldest first
+	filling int            // in the making in the background
+	turn    uint64         // when the last background generation began
+	full    bool           // the target was reached since it was last raised or missed
+	warm    bool           // the configured target was reached once
+	dryAt   time.Time      // when it was last said that it ran dry
+	saidDry bool           // and not yet that it is full again
 
 	waiters []*waiter     // in order of arrival
 	making  int           // in the making in the foreground
@@ -41,9 +41,6 @@ type size struct {
 	since  time.Time // begin of the window
 	asked  bool      // during the window
 	lowest int       // keys that stayed unused throughout the window
-
-	expected *expectation // what keys of this size will probably be asked to sign; nil: nobody said
-	signed   int          // how many of ready, from the front, were asked for it
 
 	failures int  // background generations that failed in a row
 	resting  bool // until the next may be tried
@@ -68,14 +65,13 @@ func (s *size) request() bool {
 }
 
 // take returns the key that has been waiting for longest, or nil.
-func (s *size) take() *key {
+func (s *size) take() keystore.Key {
 	if len(s.ready) == 0 {
 		return nil
 	}
 	key := s.ready[0]
 	s.ready[0] = nil // the array must not keep what is no longer the pool's
 	s.ready = s.ready[1:]
-	s.signed = max(0, s.signed-1)
 	s.lowest = min(s.lowest, len(s.ready))
 	return key
 }
@@ -85,17 +81,13 @@ func (s *size) trim(n int) []keystore.Key {
 	if len(s.ready) <= n {
 		return nil
 	}
-	var surplus []keystore.Key
-	for _, key := range s.ready[n:] {
-		surplus = append(surplus, key)
-	}
+	surplus := slices.Clone(s.ready[n:])
 	s.ready = slices.Delete(s.ready, n, len(s.ready))
-	s.signed = min(s.signed, n)
 	return surplus
 }
 
 // store puts a key among those that are ready, unless there are enough.
-func (s *size) store(k *key) bool {
+func (s *size) store(k keystore.Key) bool {
 	if len(s.ready) >= s.max || s.configured == 0 {
 		return false
 	}
