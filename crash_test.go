@@ -91,7 +91,7 @@ func TestCreatesDuringScrapesAndReloads(t *testing.T) {
 		t.Fatal(err)
 	}
 	overwrite(t, dir, "password", "swordfish")
-	overwrite(t, dir, "config.yaml", "key_pool:\n  targets: {2048: 2}\n  max: 4\nadmin_password_file: "+filepath.Join(dir, "password")+"\n")
+	overwrite(t, dir, "config.yaml", "key_pool:\n  targets: {2048: 2}\nadmin_password_file: "+filepath.Join(dir, "password")+"\n")
 	s := start(t, filepath.Join(dir, "data"), "--config", filepath.Join(dir, "config.yaml"))
 	s.password = "swordfish"
 	s.must(201, "POST", csrPath, validSpec)

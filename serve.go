@@ -212,7 +212,7 @@ func (s *server) openKeystore(ctx context.Context, processors int) (*sealed.Cust
 	}
 	s.pool, err = pool.New(pool.Options{
 		Custodian: custodian, Logger: s.log,
-		Targets: cfg.KeyPool.Targets, Max: cfg.KeyPool.Max,
+		Targets:    cfg.KeyPool.Targets,
 		QueueBound: cfg.KeyQueue.Bound, QueueDeadline: cfg.KeyQueue.Deadline,
 	})
 	if err != nil {

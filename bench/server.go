@@ -372,7 +372,7 @@ auth:
     %s: [SECURITY_MGMT, "policy_certificate:crud"]
 `, address, hostname, users, user)
 	if s.pool > 0 {
-		text += fmt.Sprintf("key_pool:\n  targets: {2048: %d}\n  max: %d\n", s.pool, s.pool)
+		text += fmt.Sprintf("key_pool:\n  targets: {2048: %d}\n", s.pool)
 	}
 	file = dataDir + ".yaml"
 	return file, os.WriteFile(file, []byte(text), 0o600)

@@ -59,11 +59,11 @@ func newMetrics() metrics {
 	return m
 }
 
-// of returns the counters of a size; of 0, those of all without a target.
-func (m metrics) of(bits int) (hits, misses prometheus.Counter) {
+// of returns the counters of a size. Those without a target share theirs.
+func (m metrics) of(s *size) (hits, misses prometheus.Counter) {
 	label := otherSize
-	if bits != 0 {
-		label = strconv.Itoa(bits)
+	if s.target > 0 {
+		label = strconv.Itoa(s.spec.Bits)
 	}
 	return m.hits.WithLabelValues(label), m.misses.WithLabelValues(label)
 }

@@ -1,51 +1,20 @@
 // Package pool makes RSA keys before anyone asks for them.
 //
-// Making an RSA key is nearly all of what a certification request costs. A Pool
-// is a keystore.Custodian around another one: it keeps a number of fresh keys of
-// each size ready, hands each of them out once, and makes the next in the
-// background without slowing down what happens in the foreground. Keys wait in
-// memory only, so that a key in the pool is on no disk and in no backup; it
-// belongs to no slot until it is bound. Everything but Generate goes straight to
-// the custodian behind.
+// Making an RSA key is nearly all of what a certification request costs. A Pool is a
+// keystore.Custodian around another one. It keeps a fixed number of fresh keys of each
+// size ready, hands each of them out once, and makes the next in the background.
 //
-// # Misses
+// Keys that wait are in memory only, on no disk and in no backup. They belong to no
+// slot and sign nothing until somebody has taken them. A key takes about 5.5 kB of heap
+// for 2048 bits and 7 kB for 4096. To drop a key is to drop the references to it:
+// crypto/rsa and the garbage collector keep copies that nobody can wipe.
 //
-// Who finds no key waits in one queue for all sizes. As many keys as there are
-// processors are made for that queue at once, at normal priority, for those who
-// came first. A key in the making belongs to nobody: it goes to the first who
-// waits for its size when it is ready, so that a caller who gives up wastes
-// nothing (crypto/rsa cannot be interrupted), and a key that the background had
-// ready earlier shortens the wait. The queue is bounded in length and in time;
-// beyond that the error is a *keystore.BusyError.
-//
-// # Background
-//
-// Workers make keys on operating system threads of their own, under SCHED_IDLE:
-// such a thread runs when nothing else wants the processor. Each takes a place
-// among the GOMAXPROCS goroutines that run at once, and one that is waiting for a
-// processor gives its place to nobody; the Pool therefore raises GOMAXPROCS while keys are
-// made. See places.
-//
-// While keys are taken one right after the other, one worker stays away: where an
-// idle thread runs, the kernel does not look for work that waits for another
-// processor. See rush.
-//
-// The idle threads give way to every other process too. The garbage collector
-// has to wait until each of them has stopped, so that where others of the same
-// cgroup take all processors for long, requests are slower while the pool is
-// filled. Processes in other cgroups, such as containers, compete as groups, which
-// leaves this one its share.
-//
-// # Memory
-//
-// A key that waits takes about 5.5 kB of heap for 2048 bits and 7 kB for 4096.
-// Dropping a key means dropping the references to it: crypto/rsa and the
-// garbage collector keep copies that nobody can wipe.
+// A caller who finds no key waits in one queue, first come, first served (queue.go).
+// Workers at the lowest priority refill the pool (refill.go, thread.go, procs.go).
 package pool
 
 import (
 	"context"
-	"crypto"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -54,6 +23,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"attestcsr/keystore"
 )
 
@@ -61,20 +32,15 @@ import (
 type Options struct {
 	// Custodian makes and keeps the keys. The Pool closes it.
 	Custodian keystore.Custodian
-	// Targets is how many keys of each RSA modulus length in bits are to be
-	// ready, at least one. Without any the pool is off: every RSA key is a miss.
+	// Targets is how many keys of each RSA modulus length in bits are kept ready, at
+	// least one. Without any the pool is off: every caller waits for his RSA key.
 	Targets map[int]int
-	// Max is how many keys of one size are ready at most, however large the
-	// bursts; at least the largest target. Default 256, or the largest target.
-	Max int
-	// Workers is how many keys are made at once in the background. Default: as
-	// many as processors, or one fewer (but one) where the workers cannot be kept
-	// from taking time from requests: without SCHED_IDLE, with GOMAXPROCS set in
-	// the environment, and under a cgroup's quota, which idle threads use up too.
+	// Workers is how many keys are made at once in the background. By default as many
+	// as there are processors; one fewer, but at least one, where workers would take
+	// time from requests (see procs.workers).
 	Workers int
-	// Processors is how many keys are made at once for those who wait. Default
-	// GOMAXPROCS as found, and then as the runtime would set it when a cgroup's
-	// limit changes.
+	// Processors is how many keys are made at once for those who wait. By default
+	// GOMAXPROCS, as the runtime sets it.
 	Processors int
 	// QueueBound is how many callers may wait beside those whose key is in the
 	// making; default 256.
@@ -82,107 +48,102 @@ type Options struct {
 	// QueueDeadline is how long a caller waits for a key at most; default 30 s.
 	QueueDeadline time.Duration
 
-	Logger *slog.Logger     // nil discards
-	Now    func() time.Time // what the windows of demand are measured with; default time.Now
+	Logger *slog.Logger // nil discards
 }
 
 const (
-	defaultMax           = 256
 	defaultQueueBound    = 256
 	defaultQueueDeadline = 30 * time.Second
-	// tendInterval is how often targets and the processor limit are looked at.
-	tendInterval = time.Minute
 )
 
-// Pool is a keystore.Custodian that has RSA keys ready. It changes GOMAXPROCS:
-// a process has one of them at a time.
+// custodian is the one that makes the keys. A Pool passes everything on to it but
+// Generate and Close.
+type custodian = keystore.Custodian
+
+// Pool is a keystore.Custodian that has RSA keys ready. It changes GOMAXPROCS: a
+// process has one Pool at a time.
 type Pool struct {
-	custodian     keystore.Custodian
+	custodian
 	log           *slog.Logger
-	now           func() time.Time
 	queueBound    int
 	queueDeadline time.Duration
-	places        *places
+	procs         *procs
 	metrics       metrics
 
 	life  context.Context // ends with Close
 	tasks sync.WaitGroup
-	warm  chan struct{} // closed once every size was full
+	warm  chan struct{} // closed once every target was reached
 	close func() error
 
 	mu         sync.Mutex // never held while a key is made, discarded or logged about
-	work       *sync.Cond // there may be something to refill, or the pool is closed
+	work       *sync.Cond // there may be a key to be made, or the pool is closed
 	closed     bool
 	sizes      map[int]*size // by bits; also those without a target
 	pooled     []*size       // those with a target, in ascending order
-	cold       int           // how many of them were never full
-	turns      uint64        // background generations begun
-	arrivals   uint64        // callers who had to wait
-	waiting    int           // callers who wait now
-	processors int
-	foreground int // keys in the making for those who wait
-	background int // keys in the making in the background
-	workers    int // who make them
-	rush       rush
+	cold       int           // how many of them have not reached it yet
+	turns      uint64        // keys begun in the background
+	queue      []*waiter     // in order of arrival
+	foreground int           // keys in the making for those who wait
+}
+
+// size is everything about one size of key. Pool.mu guards it.
+type size struct {
+	spec         keystore.KeySpec
+	target       int // how many keys are kept ready; 0: none
+	hits, misses prometheus.Counter
+
+	ready []keystore.Key // the oldest first
+	full  bool           // the target was reached once
+	dryAt time.Time      // when it was last logged that no key was ready
+
+	foreground int           // keys in the making for those who wait
+	took       time.Duration // moving average of what such a key takes; 0: none yet
+
+	background int    // keys in the making for the pool
+	turn       uint64 // when the last of them was begun
+	failing    bool   // the last of them failed
+	resting    bool   // until the next is tried
 }
 
 var _ keystore.Custodian = (*Pool)(nil)
 
 // New starts a Pool, which owns the custodian from then on, also when New fails.
 func New(o Options) (*Pool, error) {
-	if err := o.validate(); err != nil {
-		return nil, errors.Join(err, o.Custodian.Close())
+	for bits, target := range o.Targets {
+		if bits < 1 || target < 1 {
+			err := fmt.Errorf("key pool: a target of %d RSA keys of %d bits: both must be at least 1", target, bits)
+			return nil, errors.Join(err, o.Custodian.Close())
+		}
 	}
 	o.setDefaults()
 	life, end := context.WithCancel(context.Background())
 	p := &Pool{
-		custodian: o.Custodian, log: o.Logger, now: o.Now,
+		custodian: o.Custodian, log: o.Logger,
 		queueBound: o.QueueBound, queueDeadline: o.QueueDeadline,
-		places: newPlaces(o.Processors), metrics: newMetrics(),
+		procs: newProcs(o.Processors), metrics: newMetrics(),
 		life: life, warm: make(chan struct{}),
 		sizes: map[int]*size{},
 	}
 	p.close = sync.OnceValue(func() error { return p.shutDown(end) })
 	p.work = sync.NewCond(&p.mu)
-	p.rush.over = time.AfterFunc(0, p.work.Broadcast)
-	p.processors = p.places.processors
 	for _, bits := range slices.Sorted(maps.Keys(o.Targets)) {
-		s := newSize(bits, o.Targets[bits], o.Max, p.now())
-		s.hits, s.misses = p.metrics.of(bits)
-		p.sizes[bits] = s
-		p.pooled = append(p.pooled, s)
+		p.pooled = append(p.pooled, p.addSize(bits, o.Targets[bits]))
 	}
 	p.cold = len(p.pooled)
-	if len(p.pooled) == 0 {
+	if p.cold == 0 {
 		close(p.warm)
 		return p, nil
 	}
 	p.startWorkers(o.Workers)
-	p.tasks.Go(p.tend)
+	p.tasks.Go(func() {
+		if p.Warm(p.life) == nil {
+			p.log.Info("key pool is full")
+		}
+	})
 	return p, nil
 }
 
-func (o *Options) validate() error {
-	for bits, target := range o.Targets {
-		switch {
-		case bits < 1:
-			return fmt.Errorf("key pool: no RSA keys of %d bits", bits)
-		case target < 1:
-			return fmt.Errorf("key pool: a target of %d keys for RSA-%d: at least 1", target, bits)
-		case o.Max > 0 && target > o.Max:
-			return fmt.Errorf("key pool: the target of %d keys for RSA-%d is above the maximum of %d", target, bits, o.Max)
-		}
-	}
-	return nil
-}
-
 func (o *Options) setDefaults() {
-	if o.Max <= 0 {
-		o.Max = defaultMax
-		for _, target := range o.Targets {
-			o.Max = max(o.Max, target)
-		}
-	}
 	if o.QueueBound <= 0 {
 		o.QueueBound = defaultQueueBound
 	}
@@ -192,22 +153,34 @@ func (o *Options) setDefaults() {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
 }
 
-// Generate returns a key that was ready, or waits for one as the package says.
-// Errors beside the custodian's: *keystore.BusyError (errors.Is
-// keystore.ErrBusy) beyond the bounds of the queue, keystore.ErrUnavailable once
-// the pool is closed, and that of ctx. EC keys take no time worth a pool and are
-// made on the spot.
+func (p *Pool) addSize(bits, target int) *size {
+	s := &size{spec: keystore.KeySpec{Algorithm: keystore.RSA, Bits: bits}, target: target}
+	s.hits, s.misses = p.metrics.of(s)
+	p.sizes[bits] = s
+	return s
+}
+
+// size returns the state of a size. One without a target is added when it is asked for
+// first; the layer above allows few sizes.
+func (p *Pool) size(bits int) *size {
+	if s := p.sizes[bits]; s != nil {
+		return s
+	}
+	return p.addSize(bits, 0)
+}
+
+// Generate returns a key that was ready, or waits for one. Errors beside the
+// custodian's: *keystore.BusyError beyond the bounds of the queue,
+// keystore.ErrUnavailable once the pool is closed, and that of ctx. EC keys take no
+// time worth a pool and are made on the spot.
 func (p *Pool) Generate(ctx context.Context, spec keystore.KeySpec) (keystore.Key, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	if spec.Algorithm != keystore.RSA {
-		key, _, err := p.generate(ctx, spec, foreground)
+		key, _, err := p.generate(ctx, spec, nil)
 		return key, err
 	}
 	p.mu.Lock()
@@ -216,60 +189,66 @@ func (p *Pool) Generate(ctx context.Context, spec keystore.KeySpec) (keystore.Ke
 		return nil, errClosed()
 	}
 	s := p.size(spec.Bits)
-	raised := s.request()
-	if key := s.take(); key != nil {
-		p.rush.taken(time.Now())
-		p.mu.Unlock()
-		if raised { // there is work for more than one
-			p.work.Broadcast()
-		} else {
-			p.work.Signal()
-		}
-		s.hits.Inc()
-		p.metrics.wait.Observe(0)
-		return key, nil
+	if len(s.ready) == 0 {
+		return p.miss(ctx, s)
 	}
-	return p.miss(ctx, s)
+	key := s.ready[0]
+	s.ready = slices.Delete(s.ready, 0, 1)
+	p.mu.Unlock()
+	p.work.Signal()
+	s.hits.Inc()
+	p.metrics.wait.Observe(0)
+	return key, nil
 }
 
-// Open implements keystore.Custodian.
-func (p *Pool) Open(ctx context.Context, at keystore.Binding, ref keystore.Ref) (crypto.Signer, error) {
-	return p.custodian.Open(ctx, at, ref)
+// handOver gives a key to the first who waits for its size, or else puts it among the
+// ready ones. If the target is reached, or the pool is closed, it returns the key: the
+// caller discards it when the lock is released.
+func (p *Pool) handOver(s *size, key keystore.Key) (surplus keystore.Key) {
+	if p.serve(s, outcome{key: key}) {
+		return nil
+	}
+	if p.closed || len(s.ready) >= s.target {
+		return key
+	}
+	s.ready = append(s.ready, key)
+	if len(s.ready) == s.target && !s.full {
+		s.full = true
+		p.cold--
+		if p.cold == 0 {
+			close(p.warm)
+		}
+	}
+	return nil
 }
 
-// Rebind implements keystore.Custodian.
-func (p *Pool) Rebind(ctx context.Context, from, to keystore.Binding, ref keystore.Ref) (keystore.Ref, error) {
-	return p.custodian.Rebind(ctx, from, to, ref)
+// discard gives up a key that nobody had; nil: there is none.
+func (p *Pool) discard(surplus keystore.Key) {
+	if surplus == nil {
+		return
+	}
+	if err := surplus.Discard(); err != nil {
+		p.log.Error("a key that was not used could not be discarded", "error", err)
+	}
 }
 
-// Destroy implements keystore.Custodian.
-func (p *Pool) Destroy(ctx context.Context, ref keystore.Ref) error {
-	return p.custodian.Destroy(ctx, ref)
-}
-
-// Sweep implements keystore.Custodian. Keys that wait are bound to nothing and
-// no business of it.
-func (p *Pool) Sweep(ctx context.Context, live func(keystore.Ref) bool) error {
-	return p.custodian.Sweep(ctx, live)
-}
-
-// Ready reports, with an error that says what is missing, whether every size has
-// reached its target since the start. It stays nil from then on: a pool that was
-// drawn from is no reason to keep requests away.
+// Ready reports, with an error that says what is missing, whether every target has
+// been reached since the start. It stays nil from then on: requests can be served
+// while the pool refills.
 func (p *Pool) Ready() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var missing []error
 	for _, s := range p.pooled {
-		if !s.warm {
-			missing = append(missing, fmt.Errorf("key pool: %d of %d keys of RSA-%d are ready", len(s.ready), s.target, s.spec.Bits))
+		if !s.full {
+			missing = append(missing, fmt.Errorf("key pool: %d of %d keys of %s are ready", len(s.ready), s.target, s.spec))
 		}
 	}
 	return errors.Join(missing...)
 }
 
-// Warm waits until Ready is nil. It returns the error of ctx if that ends
-// before, and keystore.ErrUnavailable if the pool is closed before.
+// Warm waits until Ready is nil. It returns the error of ctx if that ends before, and
+// keystore.ErrUnavailable if the pool is closed before.
 func (p *Pool) Warm(ctx context.Context) error {
 	select {
 	case <-p.warm:
@@ -281,54 +260,52 @@ func (p *Pool) Warm(ctx context.Context) error {
 	}
 }
 
-// Close turns away those who wait, discards the keys that wait, and closes the
-// custodian. Keys in the making cannot be interrupted, so that it takes as long
-// as they do: for RSA 4096 a second or two.
+// Close turns away those who wait, discards the keys that are ready, and closes the
+// custodian. It waits for keys in the making, which cannot be interrupted: for RSA 4096
+// a second or two.
 func (p *Pool) Close() error { return p.close() }
 
 func (p *Pool) shutDown(end context.CancelFunc) error {
 	p.mu.Lock()
 	p.closed = true
+	for _, w := range p.queue {
+		w.served <- outcome{err: errClosed()}
+	}
+	p.queue = nil
 	var unused []keystore.Key
-	for _, s := range p.sizes {
-		for len(s.waiters) > 0 {
-			p.dequeue(s, outcome{err: errClosed()})
-		}
-		unused = append(unused, s.trim(0)...)
+	for _, s := range p.pooled {
+		unused = append(unused, s.ready...)
+		s.ready = nil
 	}
 	p.mu.Unlock()
-	p.rush.over.Stop()
 	end()
 	p.work.Broadcast()
-	err := discard(unused)
+	var errs []error
+	for _, key := range unused {
+		errs = append(errs, key.Discard())
+	}
 	p.tasks.Wait()
-	p.places.close()
-	return errors.Join(err, p.custodian.Close())
+	p.procs.close()
+	return errors.Join(errors.Join(errs...), p.custodian.Close())
 }
 
 func errClosed() error {
 	return fmt.Errorf("%w: the key pool is closed", keystore.ErrUnavailable)
 }
 
-// guard turns a panic into an error: a custodian that panics must not take the
-// process with it from a goroutine that no request's recovery covers. Used as:
-// defer guard(what, &err).
-func guard(what string, err *error) {
-	if r := recover(); r != nil {
-		*err = fmt.Errorf("%s: the custodian panicked: %v", what, r)
+// generate has the custodian make a key: on the thread for the background, and here if
+// there is no thread. It reports how long that took.
+func (p *Pool) generate(ctx context.Context, spec keystore.KeySpec, t *thread) (key keystore.Key, took time.Duration, err error) {
+	from, run := foreground, func(f func()) { f() }
+	if t != nil {
+		from, run = background, t.run
 	}
-}
-
-// generate has the custodian make a key, here and now, and reports how long it
-// took.
-func (p *Pool) generate(ctx context.Context, spec keystore.KeySpec, from origin) (key keystore.Key, took time.Duration, err error) {
-	defer guard(spec.String(), &err)
 	if spec.Algorithm == keystore.RSA {
-		p.places.enter()
-		defer p.places.leave()
+		p.procs.begin()
+		defer p.procs.end()
 	}
 	start := time.Now()
-	key, err = p.custodian.Generate(ctx, spec)
+	run(func() { key, err = p.attempt(ctx, spec) })
 	took = time.Since(start)
 	if err == nil {
 		p.metrics.generated(spec, from, took)
@@ -336,11 +313,13 @@ func (p *Pool) generate(ctx context.Context, spec keystore.KeySpec, from origin)
 	return key, took, err
 }
 
-// discard gives up keys that nobody had.
-func discard(keys []keystore.Key) error {
-	var errs []error
-	for _, key := range keys {
-		errs = append(errs, key.Discard())
-	}
-	return errors.Join(errs...)
+// attempt turns a panic of the custodian into an error: no request's recovery covers
+// the goroutines of the pool.
+func (p *Pool) attempt(ctx context.Context, spec keystore.KeySpec) (key keystore.Key, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%s: the custodian panicked: %v", spec, r)
+		}
+	}()
+	return p.custodian.Generate(ctx, spec)
 }

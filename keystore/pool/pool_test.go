@@ -3,256 +3,24 @@ package pool_test
 import (
 	"context"
 	"crypto"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"errors"
-	"log/slog"
+	"io"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
 
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
 	"attestcsr/keystore/keystoretest"
 	"attestcsr/keystore/pool"
 )
-
-// onMainThread runs functions on the main thread of the process.
-var onMainThread = make(chan func())
-
-// Locked before main, the goroutine that runs TestMain stays on the main thread.
-func init() { runtime.LockOSThread() } //nolint:gochecknoinits // there is no later moment
-
-func TestMain(m *testing.M) {
-	go goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) // which ends the process
-	for f := range onMainThread {
-		f()
-	}
-}
-
-func rsaSpec(bits int) keystore.KeySpec {
-	return keystore.KeySpec{Algorithm: keystore.RSA, Bits: bits}
-}
-
-var ec256 = keystore.KeySpec{Algorithm: keystore.ECDSA, Bits: 256}
-
-// fixture is a pool over a vault, whose books say where every key went.
-type fixture struct {
-	*pool.Pool
-	vault *keystoretest.Vault
-	log   *keystoretest.Buffer
-	clock *clock
-}
-
-func open(t testing.TB, o pool.Options) *fixture {
-	t.Helper()
-	f := &fixture{vault: keystoretest.NewVault(), log: &keystoretest.Buffer{}, clock: &clock{now: time.Unix(1e9, 0)}}
-	switch c := o.Custodian.(type) {
-	case nil:
-		o.Custodian = f.vault
-	case *gated:
-		c.Custodian = f.vault
-	case panicking:
-		o.Custodian = panicking{f.vault}
-	}
-	o.Logger = slog.New(slog.NewTextHandler(f.log, nil))
-	o.Now = f.clock.Now
-	p, err := pool.New(o)
-	if err != nil {
-		t.Fatalf("New: %v", err)
-	}
-	f.Pool = p
-	t.Cleanup(func() {
-		if c, ok := o.Custodian.(*gated); ok {
-			c.open() // Close waits for keys in the making
-		}
-		if err := p.Close(); err != nil {
-			t.Errorf("Close: %v", err)
-		}
-		if fresh := f.vault.Account().Fresh; len(fresh) != 0 {
-			t.Errorf("keys %v were neither bound nor discarded", fresh)
-		}
-	})
-	return f
-}
-
-func (f *fixture) mustWarm(t testing.TB) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	if err := f.Warm(ctx); err != nil {
-		t.Fatalf("Warm: %v, %v", err, f.Ready())
-	}
-}
-
-// take gets a key and gives it up.
-func (f *fixture) take(t testing.TB, bits int) {
-	t.Helper()
-	key, err := f.Generate(t.Context(), rsaSpec(bits))
-	if err != nil {
-		t.Fatalf("Generate: %v", err)
-	}
-	if err := key.Discard(); err != nil {
-		t.Errorf("Discard: %v", err)
-	}
-}
-
-func (f *fixture) wantLevel(t testing.TB, bits, ready, target int) {
-	t.Helper()
-	var gotReady, gotTarget int
-	if !eventually(func() bool { gotReady, gotTarget = f.Level(bits); return gotReady == ready && gotTarget == target }) {
-		t.Fatalf("RSA-%d: %d of %d keys, want %d of %d", bits, gotReady, gotTarget, ready, target)
-	}
-}
-
-func (f *fixture) wantWaiting(t testing.TB, n int) {
-	t.Helper()
-	if !eventually(func() bool { return f.Waiting() == n }) {
-		t.Fatalf("%d wait, want %d", f.Waiting(), n)
-	}
-}
-
-// eventually waits for a condition that other goroutines bring about.
-func eventually(condition func() bool) bool {
-	for deadline := time.Now().Add(10 * time.Second); !condition(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			return false
-		}
-	}
-	return true
-}
-
-func wantError(t testing.TB, what string, err, want error) {
-	t.Helper()
-	if !errors.Is(err, want) {
-		t.Errorf("%s: error %v, want %v", what, err, want)
-	}
-}
-
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
-// gated is a custodian that makes a key only when the test says so.
-type gated struct {
-	keystore.Custodian
-	calls  chan call
-	opened chan struct{} // closed once every call may pass
-	once   sync.Once
-}
-
-type call struct {
-	bits   int
-	finish chan error // nil makes the key
-}
-
-func newGated() *gated { return &gated{calls: make(chan call), opened: make(chan struct{})} }
-
-func (g *gated) open() { g.once.Do(func() { close(g.opened) }) }
-
-func (g *gated) Generate(ctx context.Context, spec keystore.KeySpec) (keystore.Key, error) {
-	c := call{spec.Bits, make(chan error, 1)}
-	select {
-	case g.calls <- c:
-	case <-g.opened:
-		return g.Custodian.Generate(ctx, spec)
-	}
-	select {
-	case err := <-c.finish:
-		if err != nil {
-			return nil, err
-		}
-	case <-g.opened:
-	}
-	return g.Custodian.Generate(ctx, spec)
-}
-
-// next is the generation that begins next.
-func (g *gated) next(t testing.TB, bits int) call {
-	t.Helper()
-	select {
-	case c := <-g.calls:
-		if c.bits != bits {
-			t.Fatalf("a key of %d bits is being made, want %d", c.bits, bits)
-		}
-		return c
-	case <-time.After(10 * time.Second):
-		t.Fatalf("no key of %d bits is being made", bits)
-	}
-	return call{}
-}
-
-func (g *gated) none(t testing.TB) {
-	t.Helper()
-	select {
-	case c := <-g.calls:
-		t.Fatalf("a key of %d bits is being made, want none", c.bits)
-	case <-time.After(20 * time.Millisecond):
-	}
-}
-
-// While keys are taken in quick succession, one worker stays away.
-func TestRush(t *testing.T) {
-	t.Parallel()
-	for _, workers := range []int{3, 1} {
-		gate := newGated()
-		f := open(t, pool.Options{Custodian: gate, Targets: map[int]int{2048: 3}, Workers: workers})
-		for range 3 {
-			gate.next(t, 2048).finish <- nil
-		}
-		f.wantLevel(t, 2048, 3, 3)
-		f.Rush(time.Hour)
-		for range 3 {
-			f.take(t, 2048)
-		}
-		for range max(1, workers-1) {
-			gate.next(t, 2048) // and the key stays in the making
-		}
-		gate.none(t)
-		f.Rush(0)
-		if workers > 1 {
-			gate.next(t, 2048)
-		}
-		gate.none(t)
-	}
-}
-
-// A rush begins by itself, and its end lets the worker go on.
-func TestRushEnds(t *testing.T) {
-	t.Parallel()
-	f := open(t, pool.Options{Targets: map[int]int{2048: 4}, Workers: 2})
-	f.mustWarm(t)
-	if !eventually(func() bool {
-		f.take(t, 2048)
-		f.take(t, 2048)
-		return f.Rushing()
-	}) {
-		t.Error("keys are taken in quick succession, and it is no rush")
-	}
-	f.wantLevel(t, 2048, 4, 4)
-	if !eventually(func() bool { return !f.Rushing() }) {
-		t.Error("nobody takes a key any more, and the rush goes on")
-	}
-}
 
 func TestCustodian(t *testing.T) {
 	t.Parallel()
@@ -465,9 +233,8 @@ func TestNotPooled(t *testing.T) {
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]pool.Options{
-		"no bits":              {Targets: map[int]int{0: 1}},
-		"target of none":       {Targets: map[int]int{2048: 0}},
-		"target above maximum": {Targets: map[int]int{2048: 3, 3072: 5}, Max: 4},
+		"no bits":        {Targets: map[int]int{0: 1}},
+		"target of none": {Targets: map[int]int{2048: 0}},
 	} {
 		vault := keystoretest.NewVault()
 		o.Custodian = vault
@@ -515,5 +282,124 @@ func TestClose(t *testing.T) {
 	wantError(t, "Generate", err, keystore.ErrUnavailable)
 	if account := f.vault.Account(); account.Made != 3 || len(account.Discarded) != 3 {
 		t.Errorf("books: %+v, want all of 3 keys discarded", account)
+	}
+}
+
+// A burst is logged once a minute, and that the pool is full once.
+func TestLog(t *testing.T) {
+	t.Parallel()
+	gate := newGated()
+	f := open(t, pool.Options{Custodian: gate, Targets: map[int]int{2048: 1}, Workers: 1, Processors: 1})
+	miss := func() {
+		answered := f.ask(t.Context(), t, 2048, nil)
+		gate.next(t, 2048).finish <- nil
+		wantAnswer(t, answered)
+	}
+	background := gate.next(t, 2048)
+	miss() // before the pool was full
+	background.finish <- nil
+	f.mustWarm(t)
+	for range 2 {
+		f.take(t, 2048)
+		background := gate.next(t, 2048)
+		miss()
+		background.finish <- nil
+		f.wantLevel(t, 2048, 1, 1)
+	}
+	if !eventually(func() bool { return strings.Contains(f.log.String(), "is full") }) {
+		t.Error("it was not said that the pool is full")
+	}
+	if dry, full := strings.Count(f.log.String(), "ran dry"), strings.Count(f.log.String(), "is full"); dry != 1 || full != 1 {
+		t.Errorf("said %d times that it ran dry and %d times that it is full, want 1 and 1\n%s", dry, full, f.log.String())
+	}
+}
+
+// signing is a custodian that counts the signatures of its keys.
+type signing struct {
+	keystore.Custodian
+	signatures *atomic.Int64
+}
+
+type signingKey struct {
+	keystore.Key
+	signatures *atomic.Int64
+}
+
+func (s signing) Generate(ctx context.Context, spec keystore.KeySpec) (keystore.Key, error) {
+	key, err := s.Custodian.Generate(ctx, spec)
+	return signingKey{key, s.signatures}, err
+}
+
+func (k signingKey) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	k.signatures.Add(1)
+	return k.Key.Sign(random, digest, opts)
+}
+
+// A key that waits has signed nothing, whatever the keys before it were asked to sign.
+func TestKeysThatWaitSignNothing(t *testing.T) {
+	t.Parallel()
+	var signatures atomic.Int64
+	f := open(t, pool.Options{Custodian: signing{keystoretest.NewVault(), &signatures}, Targets: map[int]int{2048: 2}})
+	for asked := range int64(4) {
+		f.mustWarm(t)
+		f.wantLevel(t, 2048, 2, 2)
+		if got := signatures.Load(); got != asked {
+			t.Fatalf("%d signatures, and %d were asked for", got, asked)
+		}
+		key, err := f.Generate(t.Context(), rsaSpec(2048))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = key.Sign(rand.Reader, make([]byte, 32), crypto.SHA256)
+		if err := errors.Join(err, key.Discard()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	gate := newGated()
+	f := open(t, pool.Options{Custodian: gate, Targets: map[int]int{2048: 2, 4096: 1}, Workers: 1, Processors: 1})
+	gate.next(t, 2048).finish <- nil
+	gate.next(t, 4096).finish <- nil
+	gate.next(t, 2048).finish <- nil
+	f.mustWarm(t)
+	f.take(t, 2048)
+	background := gate.next(t, 2048)
+	f.take(t, 2048)
+	missed := f.ask(t.Context(), t, 2048, nil)
+	gate.next(t, 2048).finish <- nil
+	wantAnswer(t, missed)
+	unpooled := f.ask(t.Context(), t, 8192, nil)
+	gate.next(t, 8192).finish <- nil
+	wantAnswer(t, unpooled)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := f.Generate(ctx, rsaSpec(4096))
+	wantError(t, "Generate", err, context.Canceled)
+	background.finish <- nil
+	f.wantLevel(t, 2048, 1, 2)
+	for series, want := range map[string]float64{
+		"attestcsr_key_pool_keys 2048":                         1,
+		"attestcsr_key_pool_keys 4096":                         1,
+		"attestcsr_key_pool_target 2048":                       2,
+		"attestcsr_key_pool_target 4096":                       1,
+		"attestcsr_key_pool_hits_total 2048":                   2,
+		"attestcsr_key_pool_hits_total 4096":                   0,
+		"attestcsr_key_pool_hits_total other":                  0,
+		"attestcsr_key_pool_misses_total 2048":                 1,
+		"attestcsr_key_pool_misses_total 4096":                 0,
+		"attestcsr_key_pool_misses_total other":                1,
+		"attestcsr_key_wait_seconds":                           4,
+		"attestcsr_key_requests_shed_total queue_full":         0,
+		"attestcsr_key_requests_shed_total deadline":           0,
+		"attestcsr_key_generation_seconds RSA background 2048": 3,
+		"attestcsr_key_generation_seconds RSA foreground 2048": 1,
+		"attestcsr_key_generation_seconds RSA foreground 8192": 1,
+	} {
+		if got := f.metric(t, series); got != want {
+			t.Errorf("%s: %v, want %v", series, got, want)
+		}
 	}
 }

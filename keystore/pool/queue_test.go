@@ -178,6 +178,27 @@ func TestWaiterGoes(t *testing.T) {
 	f.wantLevel(t, 2048, 1, 1)
 }
 
+// What is made beyond the target is discarded.
+func TestSurplus(t *testing.T) {
+	t.Parallel()
+	gate := newGated()
+	f := open(t, pool.Options{Custodian: gate, Targets: map[int]int{2048: 1}, Workers: 1, Processors: 1})
+	background := gate.next(t, 2048)
+	ctx, leave := context.WithCancel(t.Context())
+	gone := f.ask(ctx, t, 2048, context.Canceled)
+	foreground := gate.next(t, 2048)
+	leave()
+	wantAnswer(t, gone)
+	foreground.finish <- nil
+	f.wantLevel(t, 2048, 1, 1)
+	background.finish <- nil
+	if !eventually(func() bool { return len(f.vault.Account().Discarded) == 1 }) {
+		t.Error("the key was not discarded")
+	}
+	f.wantLevel(t, 2048, 1, 1)
+	gate.none(t)
+}
+
 // A key of the background that is ready earlier serves who came first; the one
 // that was being made for him is the next one's. The background begins none while
 // the foreground has every processor.

@@ -16,8 +16,12 @@ const (
 
 func (p priority) String() string { return [...]string{"normal", "nice 19", "SCHED_IDLE"}[p] }
 
-// thread runs functions, one at a time, on one operating system thread of its
-// own at low priority.
+// thread runs functions, one at a time, on an operating system thread of its own at low
+// priority.
+//
+// SCHED_IDLE gives way to every other process too. The garbage collector waits until
+// each such thread has stopped: where others of the same cgroup take all processors for
+// long, requests are slower while the pool refills.
 type thread struct {
 	priority priority
 	calls    chan func()
@@ -42,14 +46,13 @@ func (t *thread) run(f func()) {
 // end makes the thread end. Nothing may run on it any more.
 func (t *thread) end() { close(t.calls) }
 
-// lock takes a thread for this goroutine alone and serves it. It is never given
-// back: the priority cannot be raised again without a privilege, so that the
-// thread has to end with its goroutine (runtime.LockOSThread says that it does)
-// rather than run others. The runtime clones no thread from a locked one, which
-// would hand the priority down.
+// lock takes a thread for this goroutine alone and serves it. It never gives the thread
+// back, since the priority cannot be raised again without a privilege. So the thread
+// ends with its goroutine (runtime.LockOSThread) and never runs another. The runtime
+// clones no thread from a locked one, which would hand the priority down.
 //
-// The main thread is left alone, since it does not end and since the kernel has
-// it take the process's signals: it is held until another is found.
+// The main thread stays as it is: it does not end, and the kernel has it take the
+// process's signals. It is held until another thread is found.
 func (t *thread) lock(started func(), tasks *sync.WaitGroup) {
 	runtime.LockOSThread()
 	if onMainThread() {

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -146,78 +145,4 @@ func (w *where) threads(bits int) []int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.ids[bits]
-}
-
-// What the runtime would run at once, with the limits of this machine.
-func TestPlaces(t *testing.T) {
-	if _, set := os.LookupEnv("GOMAXPROCS"); set {
-		t.Setenv("GOMAXPROCS", "")
-	}
-	runtime.SetDefaultGOMAXPROCS()
-	before := runtime.GOMAXPROCS(0)
-	wantPlaces := func(when string, want int) {
-		t.Helper()
-		if got := runtime.GOMAXPROCS(0); got != want {
-			t.Errorf("%s: GOMAXPROCS is %d, want %d", when, got, want)
-		}
-	}
-	start := func(o pool.Options) *pool.Pool {
-		t.Helper()
-		o.Custodian = keystoretest.NewVault()
-		p, err := pool.New(o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := p.Warm(t.Context()); err != nil { // keys were made a moment ago
-			t.Fatal(err)
-		}
-		return p
-	}
-	stop := func(p *pool.Pool) {
-		t.Helper()
-		if err := p.Close(); err != nil {
-			t.Error(err)
-		}
-		wantPlaces("after Close", before)
-	}
-	p := start(pool.Options{Targets: map[int]int{2048: 1}, Workers: 3})
-	wantPlaces("with 3 workers", before+3+before)
-	runtime.GOMAXPROCS(1)
-	p.Follow()
-	wantPlaces("followed", before+3+before)
-	for deadline := time.Now().Add(10 * time.Second); runtime.GOMAXPROCS(0) != before && time.Now().Before(deadline); {
-		time.Sleep(10 * time.Millisecond)
-	}
-	wantPlaces("when nothing has been made for a while", before)
-	p.Follow()
-	wantPlaces("followed meanwhile", before)
-	key, err := p.Generate(t.Context(), keystore.KeySpec{Algorithm: keystore.RSA, Bits: 2048})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := key.Discard(); err != nil {
-		t.Error(err)
-	}
-	for deadline := time.Now().Add(10 * time.Second); runtime.GOMAXPROCS(0) == before && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond)
-	}
-	wantPlaces("when the key is replaced", before+3+before)
-	stop(p)
-
-	p = start(pool.Options{Targets: map[int]int{2048: 1}, Workers: 1, Processors: 5})
-	wantPlaces("with processors given", before+1+5)
-	p.Follow()
-	wantPlaces("followed", before+1+5)
-	stop(p)
-
-	p = start(pool.Options{})
-	wantPlaces("without a pool", before)
-	stop(p)
-
-	t.Setenv("GOMAXPROCS", strconv.Itoa(before))
-	p = start(pool.Options{Targets: map[int]int{2048: 1}, Workers: 3})
-	wantPlaces("set in the environment", before)
-	p.Follow()
-	wantPlaces("set in the environment, followed", before)
-	stop(p)
 }

@@ -1,0 +1,129 @@
+package pool
+
+import (
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// procs raises GOMAXPROCS, the number of goroutines that run at once, while keys are
+// made.
+//
+// A thread under SCHED_IDLE that waits for a processor still counts against GOMAXPROCS,
+// and a goroutine that makes a key runs for 10 ms before Go's scheduler stops it.
+// Without more procs requests wait for key generation: a signature of 2 ms took 11 to 18
+// ms beside two workers, and 57 ms beside keys for the queue (BenchmarkRefill, median,
+// two processors; with more procs 3 and 5 ms). With a proc for each key in the making,
+// the operating system decides who gets a processor, and it knows priorities.
+//
+// GOMAXPROCS is lowered quietTime after the last key. Kept high it costs each read half
+// as much processor time again: the scheduler spins and wakes threads for nothing.
+//
+// Once GOMAXPROCS was set, the runtime no longer follows changes of cgroup limits and
+// affinity masks. SetDefaultGOMAXPROCS makes it look again: before each raise, and to
+// lower.
+type procs struct {
+	fixed bool // GOMAXPROCS is in the environment: it is the operator's word and stays
+	quota bool // a cgroup limits processor time rather than processors
+	given bool // by Options.Processors
+
+	processors atomic.Int64 // without what is added while keys are made
+
+	mu      sync.Mutex
+	allowed int // workers
+	making  int // keys
+	raised  bool
+	quiet   *time.Timer // lowers, unless keys are made
+}
+
+// quietTime is longer than the gaps between the requests of a busy client. Each change
+// of GOMAXPROCS stops all goroutines for some ten microseconds.
+const quietTime = time.Second
+
+func newProcs(given int) *procs {
+	found := runtime.GOMAXPROCS(0)
+	n, err := strconv.Atoi(os.Getenv("GOMAXPROCS"))
+	p := &procs{
+		fixed: err == nil && n > 0,
+		quota: found < runtime.NumCPU(),
+		given: given > 0,
+	}
+	if p.given {
+		found = given
+	}
+	p.processors.Store(int64(found))
+	p.quiet = time.AfterFunc(quietTime, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.making == 0 {
+			p.lower()
+		}
+	})
+	return p
+}
+
+// count returns how many processors there are: so many keys are made at once for the
+// queue. It changes only when GOMAXPROCS is raised.
+func (p *procs) count() int { return int(p.processors.Load()) }
+
+// workers returns how many workers suit threads of that priority. One processor is left
+// to requests without SCHED_IDLE, with GOMAXPROCS in the environment, and under a
+// cgroup's quota of processor time, which idle threads use up too.
+func (p *procs) workers(threads priority) int {
+	if threads == idle && !p.fixed && !p.quota {
+		return p.count()
+	}
+	return max(1, p.count()-1)
+}
+
+// allow says how many workers there are.
+func (p *procs) allow(workers int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.allowed = workers
+}
+
+// begin is called before a key is made, and end after.
+func (p *procs) begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.making++
+	if p.raised || p.fixed {
+		return
+	}
+	p.raised = true
+	runtime.SetDefaultGOMAXPROCS()
+	found := runtime.GOMAXPROCS(0)
+	if !p.given {
+		p.processors.Store(int64(found))
+	}
+	runtime.GOMAXPROCS(found + p.allowed + p.count())
+}
+
+func (p *procs) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.making--
+	if p.making == 0 {
+		p.quiet.Reset(quietTime)
+	}
+}
+
+// lower gives GOMAXPROCS back to the runtime.
+func (p *procs) lower() {
+	if p.raised {
+		p.raised = false
+		runtime.SetDefaultGOMAXPROCS()
+	}
+}
+
+// close lowers for good. No key is in the making any more.
+func (p *procs) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.quiet.Stop()
+	p.lower()
+}
