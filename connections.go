@@ -1,15 +1,12 @@
 package main
 
 import (
-	"context"
 	"crypto/tls"
 	"net"
 	"net/http"
 	"net/netip"
-	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -48,11 +45,6 @@ type connections struct {
 	bounds
 	now  func() time.Time
 	shed *prometheus.CounterVec
-	cut  prometheus.Counter
-	// inFlight is how many requests the handler is busy with; set before it is used.
-	inFlight func() int
-
-	pacing chan struct{} // holds who paces
 
 	mu    sync.Mutex
 	open  []place // in no order
@@ -94,12 +86,6 @@ type connection struct {
 	net.Conn
 	of    *connections
 	index int // of its place, or -1 when it has none any more
-
-	requests, givenUp atomic.Int64
-	cut               atomic.Bool // for the latter
-
-	credit   float64 // bytes, at the time credited
-	credited time.Time
 }
 
 // kind says how little is lost with a connection; less comes first.
@@ -135,7 +121,7 @@ type bounds struct {
 // newConnections makes the bound; its Listener is set before it is used.
 func newConnections(b bounds) *connections {
 	l := &connections{
-		bounds: b, now: time.Now, peers: map[origin]*peer{}, pacing: make(chan struct{}, 1),
+		bounds: b, now: time.Now, peers: map[origin]*peer{},
 		shed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "attestcsr_connections_shed_total",
 			Help: "Connections that were ended because there was no room: by the bound that was reached, and by what they were: " +
@@ -143,11 +129,6 @@ func newConnections(b bounds) *connections {
 			ConstLabels: prometheus.Labels{"listener": b.listener},
 		}, []string{"bound", "kind"}),
 	}
-	l.cut = prometheus.NewCounter(prometheus.CounterOpts{
-		Name:        "attestcsr_connections_cut_total",
-		Help:        "Connections that were cut because their clients gave up most of their requests.",
-		ConstLabels: prometheus.Labels{"listener": b.listener},
-	})
 	for _, k := range []string{silent.String(), idle.String(), fresh.String(), answered.String(), newcomer} {
 		l.shed.WithLabelValues(ofAddress, k)
 		l.shed.WithLabelValues(inAll, k)
@@ -158,7 +139,7 @@ func newConnections(b bounds) *connections {
 
 // collectors returns the metrics, for the caller to register.
 func (l *connections) collectors() []prometheus.Collector {
-	return []prometheus.Collector{l.shed, l.cut, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	return []prometheus.Collector{l.shed, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name:        "attestcsr_connections",
 		Help:        "Connections that are open.",
 		ConstLabels: prometheus.Labels{"listener": l.listener},
@@ -303,8 +284,7 @@ func (l *connections) count() int {
 	return len(l.open)
 }
 
-// follow is the http.Server's ConnState. HTTP/2 connections are active while a
-// stream is open. A request that arrives while its connection is being chosen is
+// follow is the http.Server's ConnState. A request that arrives while its connection is being chosen is
 // lost with it, as with every server that closes idle connections: clients send
 // it again (RFC 9110 section 9.2.2, RFC 9112 section 9.3.1).
 func (l *connections) follow(served net.Conn, state http.ConnState) {
@@ -326,98 +306,6 @@ func accepted(served net.Conn) *connection {
 	}
 	c, _ := served.(*connection)
 	return c
-}
-
-// connectionKey is where the context of a request has its connection.
-type connectionKey struct{}
-
-// context is the http.Server's ConnContext.
-func (l *connections) context(ctx context.Context, served net.Conn) context.Context {
-	return context.WithValue(ctx, connectionKey{}, accepted(served))
-}
-
-// maxGivenUp is how many requests of a connection may be given up, as long as they
-// are the most of them.
-const maxGivenUp = 32
-
-// watch cuts connections whose clients give up most of what they ask for. Over
-// HTTP/2 that costs them a few bytes each and the server all of its work; net/http
-// bounds how many of them run at a time, not how many there are (CVE-2023-44487).
-func (l *connections) watch(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		next.ServeHTTP(w, r)
-		c, is := r.Context().Value(connectionKey{}).(*connection)
-		if !is || c == nil {
-			return
-		}
-		requests := c.requests.Add(1)
-		if r.Context().Err() == nil {
-			return
-		}
-		if n := c.givenUp.Add(1); n > maxGivenUp && 2*n > requests && c.cut.CompareAndSwap(false, true) {
-			l.cut.Inc()
-			c.abort()
-		}
-	})
-}
-
-// Read waits with what has come until the requests that came before are under way:
-// over HTTP/2 a few packets are thousands of them, and net/http begins them all. What
-// would wait for a processor waits as bytes in the kernel instead. Who asks little
-// does not wait.
-func (c *connection) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if n > 0 && runtime.NumGoroutine() > maxBegun && !c.spend(n) {
-		c.of.pace()
-	}
-	return n, err
-}
-
-const (
-	// maxBegun is how many goroutines may be there before more is read, beside those
-	// of connections and of the requests that the handler has let in.
-	maxBegun      = 1000
-	ofAConnection = 3 // it reads, serves and writes
-	ofARequest    = 3 // it is answered, or the answer waited for
-
-	// What a connection may bring meanwhile: a handshake and a request, and some
-	// requests in a second; bytes.
-	maxCredit = 4 << 10
-	credit    = 1 << 10 // a second
-)
-
-// spend reports whether a connection has the credit for what came. One Read goes on
-// at a time.
-func (c *connection) spend(n int) bool {
-	now := c.of.now()
-	c.credit += now.Sub(c.credited).Seconds() * credit
-	c.credit, c.credited = min(c.credit, maxCredit), now
-	if c.credit < float64(n) {
-		return false
-	}
-	c.credit -= float64(n)
-	return true
-}
-
-// pace returns when few enough requests have begun, one caller after the other, and
-// soon in any case: what was read may be what others wait for.
-func (l *connections) pace() {
-	soon := time.NewTimer(time.Second)
-	defer soon.Stop()
-	select {
-	case l.pacing <- struct{}{}:
-		defer func() { <-l.pacing }()
-	case <-soon.C:
-		return
-	}
-	for runtime.NumGoroutine() > maxBegun+ofAConnection*l.count()+ofARequest*l.inFlight() {
-		select {
-		case <-time.After(time.Millisecond):
-		case <-soon.C:
-			return
-		}
-	}
-	time.Sleep(time.Millisecond) // what this one has read begins
 }
 
 // Close gives the place back.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -288,7 +287,6 @@ func TestBoundsUnderConcurrency(t *testing.T) {
 	server.Listener = bound
 	server.Config.ConnState = bound.follow
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
-	server.EnableHTTP2 = true
 	server.StartTLS()
 	defer server.Close()
 	address := server.Listener.Addr().String()
@@ -366,52 +364,6 @@ func TestBoundsUnderConcurrency(t *testing.T) {
 	keystoretest.Count(t, "connection attempts", attempts)
 }
 
-// ConnState of HTTP/2 tells open streams, so that a connection with a request is
-// not taken for an idle one.
-func TestHTTP2StateIsFollowed(t *testing.T) {
-	t.Parallel()
-	entered, release := make(chan struct{}), make(chan struct{})
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-		close(entered)
-		<-release
-	}))
-	bound := newConnections(bounds{listener: "test", all: 1, address: 1})
-	bound.Listener = server.Listener
-	server.Listener = bound
-	server.Config.ConnState = bound.follow
-	server.Config.ErrorLog = log.New(io.Discard, "", 0)
-	server.EnableHTTP2 = true
-	server.StartTLS()
-	defer server.Close()
-	done := make(chan error, 1)
-	go func() {
-		resp, err := server.Client().Get(server.URL)
-		if err == nil {
-			err = resp.Body.Close()
-			if resp.ProtoMajor != 2 {
-				err = errors.New("not over HTTP/2")
-			}
-		}
-		done <- err
-	}()
-	<-entered
-	if c, err := tls.Dial("tcp", server.Listener.Addr().String(), &tls.Config{InsecureSkipVerify: true}); err == nil {
-		_ = c.Close()
-		t.Error("a newcomer was let in beside the only place")
-	}
-	close(release)
-	if err := <-done; err != nil {
-		t.Errorf("the request in flight: %v", err)
-	}
-	eventually(t, "the connection is idle and makes room", func() bool {
-		c, err := tls.Dial("tcp", server.Listener.Addr().String(), &tls.Config{InsecureSkipVerify: true})
-		if err == nil {
-			_ = c.Close()
-		}
-		return err == nil
-	})
-}
-
 func TestConnectionMetrics(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewPedanticRegistry()
@@ -423,58 +375,8 @@ func TestConnectionMetrics(t *testing.T) {
 		t.Error(err, problems)
 	}
 	n, err := testutil.GatherAndCount(registry)
-	if err != nil || n != 2*(1+11+1) {
+	if err != nil || n != 2*(11+1) {
 		t.Errorf("%d series, error %v", n, err)
-	}
-}
-
-// While too much has begun, a connection may bring a handshake and some requests, and
-// has to wait with more.
-func TestCredit(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := &connection{of: newConnections(bounds{listener: "test", all: 1, address: 1})}
-		for i, step := range []struct {
-			after time.Duration
-			bytes int
-			has   bool
-		}{
-			{0, 2000, true}, {0, 2000, true}, {0, 2000, false}, {0, 96, true}, {0, 1, false},
-			{time.Second, 1024, true}, {0, 1, false}, {time.Hour, 4097, false}, {0, 4096, true},
-		} {
-			time.Sleep(step.after)
-			if c.spend(step.bytes) != step.has {
-				t.Errorf("step %d: %d bytes: %t", i, step.bytes, !step.has)
-			}
-		}
-	})
-}
-
-// What waits goes on when enough has been answered, and soon in any case.
-func TestPace(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]struct{ enoughAfter, want time.Duration }{
-		"few have begun":    {0, time.Millisecond},
-		"few after a while": {10 * time.Millisecond, 11 * time.Millisecond},
-		"never few enough":  {time.Hour, time.Second},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				l := newConnections(bounds{listener: "test", all: 1, address: 1})
-				begun := time.Now()
-				l.inFlight = func() int { // stands for what has begun: the goroutines are those of the tests
-					if time.Since(begun) >= c.enoughAfter {
-						return 1 << 20
-					}
-					return -1 << 20
-				}
-				l.pace()
-				if took := time.Since(begun); took != c.want {
-					t.Errorf("it waited for %v, not %v", took, c.want)
-				}
-			})
-		})
 	}
 }
 

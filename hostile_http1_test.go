@@ -23,7 +23,7 @@ import (
 // one open: most say nothing, some talk nonsense, some shake hands and are silent.
 func floodConnections(t *testing.T, v *victim) {
 	attempts := keystoretest.Effort(10_000, 100_000)
-	settings := hostileTLS("h2")
+	settings := hostileTLS()
 	shed := v.metric(t, "attestcsr_connections_shed_total")
 	var held atomic.Int64
 	each(attempts, 16, func(i int) {
@@ -57,7 +57,7 @@ func floodConnections(t *testing.T, v *victim) {
 // slowHeaders has more connections than there is room for, each of which sends a
 // header line now and then.
 func slowHeaders(t *testing.T, v *victim) {
-	settings := hostileTLS("http/1.1")
+	settings := hostileTLS()
 	var wg sync.WaitGroup
 	var held atomic.Int64
 	each(keystoretest.Effort(2300, 10_000), 32, func(i int) {
@@ -86,7 +86,7 @@ func slowHeaders(t *testing.T, v *victim) {
 // slowBodies sends, with a session, the header of a create and then a byte now
 // and then.
 func slowBodies(t *testing.T, v *victim) {
-	settings := hostileTLS("http/1.1")
+	settings := hostileTLS()
 	var answered, gone atomic.Int64
 	var wg sync.WaitGroup
 	each(keystoretest.Effort(600, 5000), 32, func(i int) {
@@ -137,7 +137,7 @@ func slowBodies(t *testing.T, v *victim) {
 
 // neverRead asks for long lists and reads nothing until long after its time.
 func neverRead(t *testing.T, v *victim) {
-	settings := hostileTLS("http/1.1")
+	settings := hostileTLS()
 	var wg sync.WaitGroup
 	var held, ended atomic.Int64
 	each(keystoretest.Effort(300, 2500), 32, func(i int) {
@@ -173,9 +173,9 @@ func basic(v *victim) string {
 }
 
 // hugeHeaders sends headers that are too long in one line, in many lines, and in
-// the first line, over both protocols.
+// the first line.
 func hugeHeaders(t *testing.T, v *victim) {
-	settings := hostileTLS("http/1.1")
+	settings := hostileTLS()
 	many := strings.Builder{}
 	for i := range 6000 {
 		fmt.Fprintf(&many, "X-%d: %d\r\n", i, i)
@@ -308,7 +308,7 @@ func manyCreates(t *testing.T, v *victim) {
 	for i := range clients {
 		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(i+2))}}
 		clients[i] = &http.Client{Timeout: time.Minute, Transport: &http.Transport{
-			DialContext: dialer.DialContext, TLSClientConfig: hostileTLS("h2"), ForceAttemptHTTP2: true,
+			DialContext: dialer.DialContext, TLSClientConfig: hostileTLS(),
 		}}
 	}
 	defer func() {

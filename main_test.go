@@ -182,7 +182,6 @@ func (s *instance) waitReady() error {
 	}
 	s.client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{
 		TLSClientConfig:     &tls.Config{InsecureSkipVerify: true},
-		ForceAttemptHTTP2:   true,
 		MaxIdleConnsPerHost: 16,
 	}}
 	return nil

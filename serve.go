@@ -50,8 +50,6 @@ const (
 	// longestOperation has room for the making of the largest key, and for a commit
 	// on a slow disk, after the wait for a key.
 	longestOperation = 2 * time.Minute
-	// minFrameSize is the smallest largest frame (RFC 9113 section 4.2); bytes.
-	minFrameSize = 16 << 10
 	// closeTimeout is how long the end waits for keys in the making.
 	closeTimeout = 3 * time.Second
 )
@@ -377,10 +375,11 @@ func (s *server) listen(address string, bound *connections) (net.Listener, error
 // httpServer sets every limit that net/http leaves open.
 func (s *server) httpServer(h http.Handler, bound *connections) *http.Server {
 	limits := s.cfg.Limits
-	bound.inFlight = s.handler.InFlight
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
 	return &http.Server{
-		Handler:           bound.watch(h),
-		ConnContext:       bound.context,
+		Handler:           h,
+		Protocols:         &protocols,
 		TLSConfig:         s.cert.tlsConfig(),
 		ReadHeaderTimeout: limits.ReadHeaderTimeout,
 		ReadTimeout:       limits.ReadTimeout,
@@ -392,18 +391,6 @@ func (s *server) httpServer(h http.Handler, bound *connections) *http.Server {
 		ErrorLog:       log.New(serverLog{s.log}, "", 0),
 		// "OPTIONS *" is for the handler to refuse and to log, as all OPTIONS.
 		DisableGeneralOptionsHandler: true,
-		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: limits.Streams,
-			// A connection keeps a buffer for its largest frame.
-			MaxReadFrameSize: minFrameSize,
-			// What is received and not yet read is memory: one body of a stream, and
-			// of a connection a few, since handlers read them at once.
-			MaxReceiveBufferPerStream:     config.MaxBody,
-			MaxReceiveBufferPerConnection: 4 * config.MaxBody,
-			// Without it a client that reads nothing from its socket keeps the
-			// connection after all its streams have timed out.
-			WriteByteTimeout: limits.WriteTimeout,
-		},
 	}
 }
 

@@ -102,8 +102,8 @@ func (s *serverCert) refresh() {
 func (s *serverCert) tlsConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
-		// Of TLS 1.2 only what has forward secrecy and an AEAD (RFC 9325 section 4.2,
-		// and all that RFC 9113 section 9.2.2 leaves to HTTP/2). TLS 1.3 has nothing else.
+		// Of TLS 1.2 only what has forward secrecy and an AEAD (RFC 9325 section 4.2).
+		// TLS 1.3 has nothing else.
 		CipherSuites: []uint16{
 			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
 			tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
@@ -111,7 +111,8 @@ func (s *serverCert) tlsConfig() *tls.Config {
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return s.current.Load(), nil
 		},
-		NextProtos: []string{"h2", "http/1.1"},
+		// In this order: of a client that offers both, the server takes HTTP/1.1.
+		NextProtos: []string{"http/1.1", "http/1.0"},
 	}
 }
 

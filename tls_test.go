@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/tls"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -45,4 +46,50 @@ func TestTLSVersionsAndCiphers(t *testing.T) {
 		}
 	}
 	keystoretest.Count(t, "cipher suites tried", tried)
+}
+
+// TestALPN: of the protocols that a client offers (RFC 7301), the service takes
+// http/1.1 or else http/1.0. It refuses clients that offer neither, and serves those
+// that offer nothing.
+func TestALPN(t *testing.T) {
+	t.Parallel()
+	s := start(t, t.TempDir())
+	address := strings.TrimPrefix(s.url, "https://")
+	for offered, want := range map[string]string{
+		"http/1.1":          "http/1.1",
+		"http/1.0":          "http/1.0",
+		"http/1.0 http/1.1": "http/1.1",
+		"h2 http/1.1":       "http/1.1",
+		"h2 http/1.0":       "http/1.0",
+		"":                  "",
+	} {
+		conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, NextProtos: strings.Fields(offered)})
+		if err != nil {
+			t.Errorf("%q: %v", offered, err)
+			continue
+		}
+		if got := conn.ConnectionState().NegotiatedProtocol; got != want {
+			t.Errorf("%q: the server takes %q, not %q", offered, got, want)
+		}
+		version := "HTTP/1.1"
+		if want == "http/1.0" {
+			version = "HTTP/1.0"
+		}
+		if _, err := io.WriteString(conn, "GET /healthz "+version+"\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
+			t.Error(err)
+		}
+		if answers := readAnswers(t, conn); !slices.Equal(statuses(answers), []int{200}) {
+			t.Errorf("%q: %v", offered, answers)
+		}
+		_ = conn.Close() // the server has closed it
+	}
+	for _, offered := range []string{"h2", "h3", "h2 spdy/3.1"} {
+		conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, NextProtos: strings.Fields(offered)})
+		if err == nil {
+			_ = conn.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), "no application protocol") {
+			t.Errorf("%q is not refused for its protocols: %v", offered, err)
+		}
+	}
 }

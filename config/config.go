@@ -84,8 +84,7 @@ type Limits struct {
 	Certificates int // of the NSX dialect, at a time
 
 	Connections           int // at a time
-	ConnectionsPerAddress int // and, at a time, requests
-	Streams               int // requests at a time over one HTTP/2 connection
+	ConnectionsPerAddress int // at a time; also bounds the requests of one client behind a proxy
 
 	HeaderBytes, BodyBytes int // of one request
 
@@ -140,9 +139,7 @@ func defaultLimits() Limits {
 	return Limits{
 		CSRs: 100_000, Certificates: 100_000,
 		Connections: 2000, ConnectionsPerAddress: 256,
-		// RFC 9113 section 6.5.2 recommends no fewer.
-		Streams:     100,
-		HeaderBytes: 32 << 10, BodyBytes: MaxBody,
+		HeaderBytes: 32 << 10, BodyBytes: maxBody,
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
 		Sessions: 10_000, SessionsPerUser: 1_000,

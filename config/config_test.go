@@ -94,7 +94,7 @@ func defaultSettings() config.Config {
 		KeySizes: []int{2048, 3072, 4096},
 		KeyPool:  config.KeyPool{Targets: map[int]int{2048: 32, 3072: 4, 4096: 4}, Max: 256},
 		KeyQueue: config.KeyQueue{Bound: 256, Deadline: 30 * time.Second},
-		Limits: config.Limits{CSRs: 100_000, Certificates: 100_000, Connections: 2000, ConnectionsPerAddress: 256, Streams: 100,
+		Limits: config.Limits{CSRs: 100_000, Certificates: 100_000, Connections: 2000, ConnectionsPerAddress: 256,
 			HeaderBytes: 32768, BodyBytes: 65536, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
 			WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, Sessions: 10_000, SessionsPerUser: 1_000, Memory: config.MemoryAuto},
 		Audit:           config.Audit{Output: "file", MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, OutboxBound: 10_000},
@@ -137,7 +137,6 @@ limits:
   certificates: 8
   connections: 100
   connections_per_address: 10
-  streams: 50
   header_bytes: 8192
   body_bytes: 4096
   read_header_timeout: 3s
@@ -173,7 +172,7 @@ func everythingSettings() config.Config {
 			netip.MustParsePrefix("fd00::/8")},
 		KeyPool:  config.KeyPool{Targets: map[int]int{2048: 512, 8192: 1}, Max: 600, ReadyWhenWarm: true},
 		KeyQueue: config.KeyQueue{Bound: 8, Deadline: 5 * time.Second},
-		Limits: config.Limits{CSRs: 7, Certificates: 8, Connections: 100, ConnectionsPerAddress: 10, Streams: 50, HeaderBytes: 8192, BodyBytes: 4096,
+		Limits: config.Limits{CSRs: 7, Certificates: 8, Connections: 100, ConnectionsPerAddress: 10, HeaderBytes: 8192, BodyBytes: 4096,
 			ReadHeaderTimeout: 3 * time.Second, ReadTimeout: 4 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 20 * time.Second,
 			Sessions: 9, SessionsPerUser: 6, Memory: 512 << 20},
 		Audit:           config.Audit{Output: "stdout", MaxFileSize: 1536 << 10, MaxRefusalsSize: 2 << 30, OutboxBound: 12},
@@ -196,7 +195,7 @@ func TestSources(t *testing.T) {
 		{"key-pool-max", "600"}, {"key-pool-ready-when-warm", "true"}, {"key-queue-bound", "8"}, {"key-queue-deadline", "5s"}, {"limits-csrs", "7"},
 		{"allow-core-dumps", "true"},
 		{"audit-output", "stdout"}, {"audit-max-file-size", "1536KiB"}, {"audit-refusals-max-size", "2GiB"}, {"audit-outbox-bound", "12"},
-		{"limits-certificates", "8"}, {"limits-connections", "100"}, {"limits-connections-per-address", "10"}, {"limits-streams", "50"}, {"limits-header-bytes", "8192"}, {"limits-body-bytes", "4096"}, {"limits-read-header-timeout", "3s"}, {"limits-read-timeout", "4s"}, {"limits-write-timeout", "10s"}, {"limits-idle-timeout", "20s"}, {"limits-sessions", "9"}, {"limits-sessions-per-user", "6"}, {"limits-memory", "512MiB"},
+		{"limits-certificates", "8"}, {"limits-connections", "100"}, {"limits-connections-per-address", "10"}, {"limits-header-bytes", "8192"}, {"limits-body-bytes", "4096"}, {"limits-read-header-timeout", "3s"}, {"limits-read-timeout", "4s"}, {"limits-write-timeout", "10s"}, {"limits-idle-timeout", "20s"}, {"limits-sessions", "9"}, {"limits-sessions-per-user", "6"}, {"limits-memory", "512MiB"},
 	}
 	var env, args []string
 	for _, s := range flat {
@@ -433,7 +432,6 @@ limits:
   certificates: 100000 # default
   connections: 2000 # default
   connections_per_address: 256 # default
-  streams: 100 # default
   header_bytes: 32768 # default
   body_bytes: 65536 # default
   read_header_timeout: "10s" # default

@@ -14,11 +14,11 @@ import (
 	"unicode/utf8"
 )
 
-// MaxBody is the largest value of limits.body_bytes, and its default; bytes. What a
-// body may have is promised to clients: it can be less but not more.
-const MaxBody = 64 << 10
-
 const (
+	// maxBody is the largest value of limits.body_bytes, and its default; bytes. Clients
+	// are promised that longer bodies are refused: it can be less but not more.
+	maxBody = 64 << 10
+
 	maxSession   = 30 * 24 * time.Hour
 	maxShutdown  = 10 * time.Minute
 	maxKeyWait   = 2 * time.Minute

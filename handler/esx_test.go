@@ -6,7 +6,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
@@ -314,7 +313,7 @@ func TestLegacySessions(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.SetBasicAuth("admin", adminPassword)
-	resp, err := s.http1Client().Do(req)
+	resp, err := s.client.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -502,24 +501,5 @@ func TestConcurrentCreates(t *testing.T) {
 	ca := newTestCA(t)
 	if a := s.setCertificate(ca.issue(t, stored, 9)); a.status != http.StatusNoContent {
 		t.Errorf("the stored pair does not match: %d %s", a.status, a.body)
-	}
-}
-
-func TestTLSVersions(t *testing.T) {
-	t.Parallel()
-	s := newStack(t)
-	for _, version := range []string{"HTTP/1.1", "HTTP/2.0"} {
-		client := s.client
-		if version == "HTTP/1.1" {
-			client = s.http1Client()
-		}
-		resp, err := client.Get(s.url + "/healthz")
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.Proto != version || resp.TLS.Version < tls.VersionTLS12 {
-			t.Errorf("%s over TLS %x", resp.Proto, resp.TLS.Version)
-		}
 	}
 }

@@ -149,16 +149,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.api.Serv
 // Ops serves /healthz, /readyz and /metrics.
 func (h *Handler) Ops() http.Handler { return h.ops }
 
-// InFlight returns how many requests have not got their answer yet, refused ones
-// included.
-func (h *Handler) InFlight() (n int) {
-	for _, g := range []*gate{h.gate, h.opsGate} {
-		admitted, refused := g.count()
-		n += admitted + refused
-	}
-	return n
-}
-
 // Drain makes every new API request a 503 and returns when those in flight are
 // answered, or with ctx's error.
 func (h *Handler) Drain(ctx context.Context) error { return h.gate.drain(ctx) }

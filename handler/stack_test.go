@@ -2,7 +2,6 @@ package handler_test
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -127,9 +126,7 @@ func newStackOver(t testing.TB, wrap func(keystore.Custodian) keystore.Custodian
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewUnstartedServer(s.handler)
-	server.EnableHTTP2 = true
-	server.StartTLS()
+	server := httptest.NewTLSServer(s.handler)
 	t.Cleanup(server.Close)
 	s.url, s.client = server.URL, server.Client()
 	s.client.Transport.(*http.Transport).MaxIdleConnsPerHost = 64
@@ -302,12 +299,4 @@ func (a answer) member(t testing.TB, name string) string {
 		t.Fatalf("want exactly the member %q: %s", name, a.body)
 	}
 	return object[name]
-}
-
-func (s *stack) http1Client() *http.Client {
-	transport := s.client.Transport.(*http.Transport).Clone()
-	transport.ForceAttemptHTTP2 = false
-	transport.TLSClientConfig.NextProtos = []string{"http/1.1"}
-	transport.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
-	return &http.Client{Transport: transport}
 }
