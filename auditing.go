@@ -26,7 +26,7 @@ const (
 )
 
 // openAudit opens the audit trail over the store that was just opened.
-func (s *server) openAudit(ctx context.Context, custodian *sealed.Custodian, stdout io.Writer) error {
+func (s *server) openAudit(ctx context.Context, custodian *sealed.Custodian) error {
 	if !auditing() {
 		return nil
 	}
@@ -34,14 +34,11 @@ func (s *server) openAudit(ctx context.Context, custodian *sealed.Custodian, std
 	if err != nil {
 		return err
 	}
-	o := audit.Options{
+	s.audit, err = audit.Open(ctx, audit.Options{
 		Outbox: s.outbox, MAC: mac, Dir: filepath.Join(s.cfg.DataDir, auditDir), Logger: s.log,
 		MaxFileSize: s.cfg.Audit.MaxFileSize, MaxRefusalsSize: s.cfg.Audit.MaxRefusalsSize, OutboxBound: s.cfg.Audit.OutboxBound,
-	}
-	if s.cfg.Audit.Output == "stdout" {
-		o.Stdout = stdout
-	}
-	s.audit, err = audit.Open(ctx, o)
+		CopyToLog: s.cfg.Audit.CopyToLog,
+	})
 	return err
 }
 
@@ -85,14 +82,8 @@ func (p process) verifyAudit(ctx context.Context, cfg *config.Config, dirs []str
 	if err != nil {
 		return err
 	}
-	switch {
-	case cfg.Audit.Output == "file":
-		dirs = append(dirs, filepath.Join(cfg.DataDir, auditDir))
-	case len(dirs) == 0:
-		return errors.New("audit.output is stdout: name a directory that has the lines that were collected, each stream in a file such as changes-000001.jsonl")
-	}
 	streams, err := audit.Verify(ctx, audit.VerifyOptions{
-		Dirs: dirs, MAC: mac,
+		Dirs: append(dirs, filepath.Join(cfg.DataDir, auditDir)), MAC: mac,
 		Snapshot: func(ctx context.Context) (audit.Snapshot, error) { return auditSnapshot(ctx, cfg.DataDir) },
 	})
 	if err != nil {

@@ -80,7 +80,7 @@ func (p process) serveCommand() *cobra.Command {
 				log.Warn("core dumps and debuggers are not kept out: the memory of this process, with its keys, can be read by its user", "err", err)
 			}
 		}
-		s, err := newServer(cmd.Context(), cfg, log, p.stdout, isTerminal(p.stderr))
+		s, err := newServer(cmd.Context(), cfg, log, isTerminal(p.stderr))
 		if err != nil {
 			return err
 		}
@@ -120,7 +120,7 @@ type server struct {
 // newServer opens everything, from the bottom up: the store, whose lock makes
 // this process the only one on data_dir, then the sealing keyset, the keys, and
 // what is made at first start. All of it is durable when it returns.
-func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, stdout io.Writer, terminal bool) (_ *server, err error) {
+func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, terminal bool) (_ *server, err error) {
 	s := &server{cfg: cfg, log: log}
 	// The pool raises GOMAXPROCS; what is bounded to processors counts them before.
 	processors := runtime.GOMAXPROCS(0)
@@ -136,7 +136,7 @@ func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, stdout
 	if err := ownfile.Sweep(cfg.DataDir); err != nil {
 		log.Warn("temporary files that a crash has left behind stay", "error", err)
 	}
-	if err := s.openAudit(ctx, custodian, stdout); err != nil {
+	if err := s.openAudit(ctx, custodian); err != nil {
 		return nil, err
 	}
 	service, err := csr.New(csr.Config{

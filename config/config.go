@@ -98,12 +98,12 @@ type Limits struct {
 	Memory int64 // bytes, MemoryAuto or MemoryOff
 }
 
-// Audit says where the audit trail goes and how much of it is kept.
+// Audit says how much of the audit trail is kept, and who else gets it.
 type Audit struct {
-	Output          string // file or stdout
-	MaxFileSize     int64  // bytes of a file of changes
-	MaxRefusalsSize int64  // bytes of all files of refusals
-	OutboxBound     int    // changes that may wait to be written
+	MaxFileSize     int64 // bytes of a file of changes
+	MaxRefusalsSize int64 // bytes of all files of refusals
+	OutboxBound     int   // changes that may wait to be written
+	CopyToLog       bool  // each line goes to the log as well
 }
 
 // What Limits.Memory can be beside a number of bytes.
@@ -128,7 +128,7 @@ func defaults() *Config {
 		KeyPool:         KeyPool{Targets: map[int]int{2048: 32, 3072: 4, 4096: 4}, Max: 256},
 		KeyQueue:        KeyQueue{Bound: 256, Deadline: 30 * time.Second},
 		Limits:          defaultLimits(),
-		Audit:           Audit{Output: "file", MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, OutboxBound: 10_000},
+		Audit:           Audit{MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, OutboxBound: 10_000},
 		Log:             Log{Level: "info", Format: "json"},
 		ShutdownTimeout: 20 * time.Second,
 		origins:         map[string]string{},

@@ -97,7 +97,7 @@ func defaultSettings() config.Config {
 		Limits: config.Limits{CSRs: 100_000, Certificates: 100_000, Connections: 2000, ConnectionsPerAddress: 256,
 			HeaderBytes: 32768, BodyBytes: 65536, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
 			WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, Sessions: 10_000, SessionsPerUser: 1_000, Memory: config.MemoryAuto},
-		Audit:           config.Audit{Output: "file", MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, OutboxBound: 10_000},
+		Audit:           config.Audit{MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, OutboxBound: 10_000},
 		Log:             config.Log{Level: "info", Format: "json"},
 		ShutdownTimeout: 20 * time.Second,
 	}
@@ -146,7 +146,7 @@ limits:
   sessions: 9
   sessions_per_user: 6
   memory: 512MiB
-audit: {output: stdout, max_file_size: 1536KiB, refusals_max_size: 2GiB, outbox_bound: 12}
+audit: {max_file_size: 1536KiB, refusals_max_size: 2GiB, outbox_bound: 12, copy_to_log: true}
 sealing:
   keyset_file: /run/secrets/keyset
 log:
@@ -175,7 +175,7 @@ func everythingSettings() config.Config {
 		Limits: config.Limits{CSRs: 7, Certificates: 8, Connections: 100, ConnectionsPerAddress: 10, HeaderBytes: 8192, BodyBytes: 4096,
 			ReadHeaderTimeout: 3 * time.Second, ReadTimeout: 4 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 20 * time.Second,
 			Sessions: 9, SessionsPerUser: 6, Memory: 512 << 20},
-		Audit:           config.Audit{Output: "stdout", MaxFileSize: 1536 << 10, MaxRefusalsSize: 2 << 30, OutboxBound: 12},
+		Audit:           config.Audit{MaxFileSize: 1536 << 10, MaxRefusalsSize: 2 << 30, OutboxBound: 12, CopyToLog: true},
 		Sealing:         config.Sealing{KeysetFile: "/run/secrets/keyset"},
 		Log:             config.Log{Level: "debug", Format: "text"},
 		ShutdownTimeout: time.Minute,
@@ -194,7 +194,7 @@ func TestSources(t *testing.T) {
 		{"sealing-keyset-file", "/run/secrets/keyset"}, {"log-level", "debug"}, {"log-format", "text"}, {"shutdown-timeout", "1m"},
 		{"key-pool-max", "600"}, {"key-pool-ready-when-warm", "true"}, {"key-queue-bound", "8"}, {"key-queue-deadline", "5s"}, {"limits-csrs", "7"},
 		{"allow-core-dumps", "true"},
-		{"audit-output", "stdout"}, {"audit-max-file-size", "1536KiB"}, {"audit-refusals-max-size", "2GiB"}, {"audit-outbox-bound", "12"},
+		{"audit-max-file-size", "1536KiB"}, {"audit-refusals-max-size", "2GiB"}, {"audit-outbox-bound", "12"}, {"audit-copy-to-log", "true"},
 		{"limits-certificates", "8"}, {"limits-connections", "100"}, {"limits-connections-per-address", "10"}, {"limits-header-bytes", "8192"}, {"limits-body-bytes", "4096"}, {"limits-read-header-timeout", "3s"}, {"limits-read-timeout", "4s"}, {"limits-write-timeout", "10s"}, {"limits-idle-timeout", "20s"}, {"limits-sessions", "9"}, {"limits-sessions-per-user", "6"}, {"limits-memory", "512MiB"},
 	}
 	var env, args []string
@@ -341,6 +341,10 @@ func TestWarnings(t *testing.T) {
 			sources{file: "auth:\n  users_file: u\n", args: []string{"--admin-password-file=p"}},
 			[]string{"flag --admin-password-file: admin_password_file: is ignored, since auth.users_file (f:2:3) replaces the built-in admin"},
 		},
+		"audit lines below the level of the log": {
+			sources{file: "audit:\n  copy_to_log: true\n", args: []string{"--log-level=warn"}},
+			[]string{"f:2:3: audit.copy_to_log: has no effect: lines are logged at level info, and log.level is warn (flag --log-level)"},
+		},
 		"everybody is a proxy": {
 			sources{env: []string{"ATTESTCSR_TRUSTED_PROXIES=10.0.0.0/8,::/0"}},
 			[]string{"environment variable ATTESTCSR_TRUSTED_PROXIES: trusted_proxies: ::/0 lets every client choose the address it is logged and throttled under"},
@@ -444,10 +448,10 @@ limits:
 sealing:
   keyset_file: "" # default
 audit:
-  output: "file" # default
   max_file_size: "64MiB" # default
   refusals_max_size: "64MiB" # default
   outbox_bound: 10000 # default
+  copy_to_log: false # default
 log:
   level: "warn" # environment variable ATTESTCSR_LOG_LEVEL
   format: "json" # default

@@ -66,6 +66,10 @@ func (l *loader) rules() {
 		l.warn("%s: admin_password_file: is ignored, since auth.users_file (%s) replaces the built-in admin",
 			from["admin_password_file"], from["auth.users_file"])
 	}
+	if c.Audit.CopyToLog && (c.Log.Level == "warn" || c.Log.Level == "error") {
+		l.warn("%s: audit.copy_to_log: has no effect: lines are logged at level info, and log.level is %s (%s)",
+			from["audit.copy_to_log"], c.Log.Level, from["log.level"])
+	}
 	for _, p := range c.TrustedProxies {
 		if p.Bits() == 0 {
 			l.warn("%s: trusted_proxies: %s lets every client choose the address it is logged and throttled under",

@@ -1,6 +1,7 @@
 package csr_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -9,8 +10,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
-	"strings"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -44,36 +45,18 @@ type auditLine struct {
 	Certificate string `json:"certificate_sha256"`
 }
 
-// audited is a bench whose changes are audited to text.
+// audited is a bench whose changes are audited.
 type audited struct {
 	bench
-	log  *audit.Log
-	text *strings.Builder
-	lock *sync.Mutex
-	out  io.Writer
+	log *audit.Log
+	dir string
 }
 
-type lockedWriter struct {
-	mu *sync.Mutex
-	w  io.Writer
-}
-
-func (l lockedWriter) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.w.Write(p)
-}
-
-func newAudited(t *testing.T, edit ...func(*audit.Options)) *audited {
+func newAudited(t *testing.T) *audited {
 	t.Helper()
-	a := &audited{bench: newBench(t), text: &strings.Builder{}, lock: &sync.Mutex{}}
-	a.out = lockedWriter{a.lock, a.text}
-	o := audit.Options{Outbox: a.store, MAC: auditKey{}, Stdout: a.out, Now: noon}
-	for _, e := range edit {
-		e(&o)
-	}
+	a := &audited{bench: newBench(t), dir: filepath.Join(t.TempDir(), "audit")}
 	var err error
-	if a.log, err = audit.Open(t.Context(), o); err != nil {
+	if a.log, err = audit.Open(t.Context(), audit.Options{Outbox: a.store, MAC: auditKey{}, Dir: a.dir, Now: noon}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -85,22 +68,26 @@ func newAudited(t *testing.T, edit ...func(*audit.Options)) *audited {
 	return a
 }
 
-// lines ends the trail and returns what it tells, without the lines that open it.
+// lines ends the trail and returns both streams, without the lines that open them.
 func (a *audited) lines(t *testing.T) []auditLine {
 	t.Helper()
 	if err := a.log.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	a.lock.Lock()
-	defer a.lock.Unlock()
 	var all []auditLine
-	for text := range strings.Lines(a.text.String()) {
-		var l auditLine
-		if err := json.Unmarshal([]byte(text), &l); err != nil {
+	for _, stream := range []string{audit.Changes, audit.Refusals} {
+		content, err := os.ReadFile(filepath.Join(a.dir, stream+"-000001.jsonl"))
+		if err != nil {
 			t.Fatal(err)
 		}
-		if l.Event != "begin" {
-			all = append(all, l)
+		for text := range bytes.Lines(content) {
+			var l auditLine
+			if err := json.Unmarshal(text, &l); err != nil {
+				t.Fatal(err)
+			}
+			if l.Event != "begin" {
+				all = append(all, l)
+			}
 		}
 	}
 	return all
@@ -222,29 +209,20 @@ func TestEveryChangeIsAudited(t *testing.T) {
 // room, before a key is made; reads go on, and readiness says so.
 func TestNoRoomForEvidence(t *testing.T) {
 	t.Parallel()
-	reader, writer := io.Pipe() // nobody reads
-	defer reader.Close()
 	b, generated := newCountingBench(t)
-	log := make(chan *audit.Log)
-	go func() {
-		l, err := audit.Open(t.Context(), audit.Options{Outbox: b.store, MAC: auditKey{}, Stdout: writer, OutboxBound: 3})
-		if err != nil {
-			t.Error(err)
-		}
-		log <- l
-	}()
-	for range 2 { // the lines that open the streams
-		if _, err := reader.Read(make([]byte, 1<<16)); err != nil {
-			t.Fatal(err)
-		}
+	dir := filepath.Join(t.TempDir(), "audit")
+	l, err := audit.Open(t.Context(), audit.Options{Outbox: b.store, MAC: auditKey{}, Dir: dir, OutboxBound: 3})
+	if err != nil {
+		t.Fatal(err)
 	}
-	l := <-log
 	defer func() {
-		go func() { _, _ = io.Copy(io.Discard, reader) }()
 		if err := l.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
 	}()
+	if err := os.RemoveAll(dir); err != nil { // nothing can be written any more
+		t.Fatal(err)
+	}
 	b = b.with(t, func(c *csr.Config) { c.Audit = l })
 	for range 3 {
 		b.create(t, commonName("a"))

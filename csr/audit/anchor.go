@@ -11,7 +11,7 @@ const anchorVersion = 1
 
 // position is the end of a chain: where the last line stands and what it was.
 type position struct {
-	File     int    `json:"file"` // number; 0 is the standard output
+	File     int    `json:"file"` // number
 	Size     int64  `json:"size"` // of the file, up to and with that line
 	Seq      uint64 `json:"seq"`
 	MAC      string `json:"mac"`

@@ -26,7 +26,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -58,15 +57,15 @@ type Outbox interface {
 type Options struct {
 	Outbox Outbox // stays the caller's, who closes it after the Log
 	MAC    MAC
-	Dir    string    // of the files; made where it is not there, whose parent must be
-	Stdout io.Writer // not nil: lines go there, and there are no files
+	Dir    string // of the files; made where it is not there, whose parent must be
 
 	MaxFileSize     int64 // of a file of changes, in bytes; 64 MiB
 	MaxRefusalsSize int64 // of all files of refusals, in bytes; 64 MiB
 	OutboxBound     int   // notes that may wait before changes are refused; 10,000
 
-	Logger *slog.Logger     // nil discards
-	Now    func() time.Time // nil is time.Now
+	Logger    *slog.Logger     // nil discards
+	CopyToLog bool             // each line is also logged, at level info, without promises
+	Now       func() time.Time // nil is time.Now
 
 	step func(string) error // see chain
 }
@@ -94,6 +93,7 @@ type Log struct {
 	changes  *chain
 	refusals *chain
 	folded   *foldTable
+	copies   *copies
 	metrics  metrics
 
 	filling chan struct{} // holds a token when there is much in the outbox
@@ -116,17 +116,18 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Stdout == nil {
-		if err := prepareDir(o.Dir, o.Logger); err != nil {
-			return nil, fmt.Errorf("audit trail: %w", err)
-		}
+	if err := prepareDir(o.Dir, o.Logger); err != nil {
+		return nil, fmt.Errorf("audit trail: %w", err)
 	}
 	l := &Log{
 		o: o, folded: newFoldTable(o.Now),
 		filling: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}), failing: map[string]bool{},
 	}
 	l.metrics = newMetrics(l)
-	base := chain{dir: o.Dir, out: o.Stdout, mac: o.MAC, outbox: o.Outbox, log: o.Logger, now: o.Now, step: o.step}
+	if o.CopyToLog {
+		l.copies = newCopies(o.Logger)
+	}
+	base := chain{dir: o.Dir, mac: o.MAC, outbox: o.Outbox, log: o.Logger, now: o.Now, copies: l.copies, step: o.step}
 	changes, refusals := base, base
 	changes.stream, changes.max = Changes, o.MaxFileSize
 	refusals.stream, refusals.max, refusals.keep = Refusals, o.MaxRefusalsSize/refusalFiles, o.MaxRefusalsSize
@@ -139,6 +140,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 		})
 	}
 	if err != nil {
+		l.copies.close()
 		return nil, errors.Join(fmt.Errorf("audit trail: %w", err), l.changes.closeFile(), l.refusals.closeFile())
 	}
 	go l.run() //nolint:gosec // it lives until Close, not as long as ctx

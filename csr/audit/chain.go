@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -21,13 +20,13 @@ import (
 type chain struct {
 	stream string
 	dir    string
-	out    io.Writer // not nil: lines go there and to no file
-	max    int64     // bytes of a file
-	keep   int64     // bytes of all files, 0: no bound
+	max    int64 // bytes of a file
+	keep   int64 // bytes of all files, 0: no bound
 	mac    MAC
 	outbox Outbox
 	log    *slog.Logger
 	now    func() time.Time
+	copies *copies            // nil: lines are not copied to the log
 	step   func(string) error // tests end the process here, or make the step fail
 
 	anchored anchor   // what the store has
@@ -81,7 +80,7 @@ func (c *chain) append(entries []entry) error {
 		if err != nil {
 			return err
 		}
-		if c.out == nil && next.Size > 0 && next.Size+int64(len(text)) > c.max {
+		if next.Size > 0 && next.Size+int64(len(text)) > c.max {
 			if err := c.write(buf, next); err != nil {
 				return err
 			}
@@ -116,16 +115,6 @@ func (c *chain) write(buf []byte, next position) error {
 	if err := c.at(stepWrite); err != nil {
 		return err
 	}
-	if c.out != nil {
-		// What a pipe took cannot be taken back: after an error the lines are
-		// written again, and are the same.
-		if _, err := c.out.Write(buf); err != nil {
-			return err
-		}
-		next.Size = 0
-		c.head = next
-		return nil
-	}
 	if err := c.openHead(); err != nil {
 		return err
 	}
@@ -147,6 +136,7 @@ func (c *chain) write(buf []byte, next position) error {
 		return err
 	}
 	c.dirty, c.head = false, next
+	c.copies.add(buf)
 	return c.at(stepFlushed)
 }
 

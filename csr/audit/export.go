@@ -10,6 +10,7 @@ import (
 // run writes both streams until Close, and once more then.
 func (l *Log) run() {
 	defer close(l.stopped)
+	defer l.copies.close()
 	ctx := context.Background()
 	changes, refusals := time.NewTicker(changesInterval), time.NewTicker(refusalsInterval)
 	defer changes.Stop()

@@ -1,16 +1,12 @@
 package audit_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -116,66 +112,6 @@ func TestFailingAnchors(t *testing.T) {
 	tr.wantWhole()
 	if trims.Load() < 6 {
 		t.Errorf("%d trims", trims.Load())
-	}
-}
-
-// A reader of the standard output who does not read holds up the trail and not the
-// changes, until the outbox has as many as may wait.
-func TestBlockedOutput(t *testing.T) {
-	t.Parallel()
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	tr := newTrail(t, func(o *audit.Options) { o.Stdout, o.OutboxBound = w, 300 })
-	made := 0
-	for ; tr.log.Admit(t.Context()) == nil; made++ {
-		if made > 5000 {
-			t.Fatal("changes go on for ever")
-		}
-		tr.change()
-	}
-	if made < 300 {
-		t.Errorf("refused after %d changes", made)
-	}
-	var out bytes.Buffer
-	var reading sync.WaitGroup
-	reading.Go(func() { _, _ = io.Copy(&out, r) })
-	tr.flush()
-	if err := tr.log.Admit(t.Context()); err != nil {
-		t.Errorf("refused after recovery: %v", err)
-	}
-	tr.close()
-	w.Close()
-	reading.Wait()
-	next := 0
-	for _, l := range parse(t, out.String()) {
-		if l.Stream == audit.Changes && l.Event == "change" {
-			if next++; l.Seq != uint64(next+1) {
-				t.Fatalf("sequence %d after %d changes", l.Seq, next)
-			}
-		}
-	}
-	if next != made {
-		t.Errorf("%d lines for %d changes", next, made)
-	}
-	// What was collected can be verified like files.
-	collected := filepath.Join(tr.dir, "collected")
-	if err := os.Mkdir(collected, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for _, stream := range []string{audit.Changes, audit.Refusals} {
-		var of strings.Builder
-		for line := range strings.Lines(out.String()) {
-			if strings.Contains(line, `"stream":"`+stream+`"`) {
-				of.WriteString(line)
-			}
-		}
-		write(t, filepath.Join(collected, stream+"-000001.jsonl"), []byte(of.String()))
-	}
-	if found := problems(t, tr.dir, keys, collected); len(found) > 0 {
-		t.Errorf("%q", found)
 	}
 }
 

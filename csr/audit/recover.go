@@ -42,12 +42,6 @@ func (c *chain) open(ctx context.Context, b behind) error {
 		return c.begin(ctx, "in the store, "+err.Error())
 	}
 	c.head, c.kept = c.anchored.Last, c.anchored.Kept
-	if was := c.head.File == 0; was != (c.out != nil) {
-		return c.begin(ctx, "audit.output was another before")
-	}
-	if c.out != nil {
-		return c.writeOpening(ctx)
-	}
 	if err := c.sweep(); err != nil {
 		return err
 	}
@@ -68,18 +62,15 @@ func (c *chain) open(ctx context.Context, b behind) error {
 // finds it and writes the line, and files without an anchor are always those of
 // another store.
 func (c *chain) begin(ctx context.Context, reason string) error {
-	numbers, err := c.existing()
+	numbers, err := files(c.dir, c.stream)
 	if err != nil {
 		return err
 	}
-	number := 0
-	if c.out == nil {
-		number = 1
-		if len(numbers) > 0 {
-			number = numbers[len(numbers)-1] + 1
-			if reason == "" {
-				reason = "the store has no anchor, but there are files of an earlier chain"
-			}
+	number := 1
+	if len(numbers) > 0 {
+		number = numbers[len(numbers)-1] + 1
+		if reason == "" {
+			reason = "the store has no anchor, but there are files of an earlier chain"
 		}
 	}
 	if reason != "" {
@@ -109,7 +100,7 @@ func (c *chain) goOn(ctx context.Context, reason string) error {
 	if err := c.closeFile(); err != nil {
 		return err
 	}
-	numbers, err := c.existing()
+	numbers, err := files(c.dir, c.stream)
 	if err != nil {
 		return err
 	}
@@ -133,14 +124,6 @@ func (c *chain) goOn(ctx context.Context, reason string) error {
 		return err
 	}
 	return c.release(ctx)
-}
-
-// existing returns the numbers of the files there are.
-func (c *chain) existing() ([]int, error) {
-	if c.out != nil {
-		return nil, nil
-	}
-	return files(c.dir, c.stream)
 }
 
 // writeOpening writes the line that is owed to the anchor, if it is, and anchors

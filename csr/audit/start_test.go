@@ -12,7 +12,6 @@ import (
 	"attestcsr/csr/audit"
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
-	"attestcsr/keystore/keystoretest"
 )
 
 // What a start finds that is not what the service left is left as it is.
@@ -180,28 +179,6 @@ func TestKeyRotation(t *testing.T) {
 	if found := problems(t, tr.dir, only, tr.o.Dir); len(found) == 0 || !strings.Contains(found[0], `changes-000001.jsonl:1: the line was made with key "0badcafe"`) {
 		t.Errorf("%q", found)
 	}
-}
-
-func TestOutputChanges(t *testing.T) {
-	t.Parallel()
-	tr := newTrail(t)
-	tr.changes(2)
-	tr.close()
-	var out keystoretest.Buffer
-	tr.o.Stdout = &out
-	tr.open()
-	tr.changes(2)
-	tr.close()
-	if lines := parse(t, out.String()); len(lines) != 4 || lines[0].Event != "begin" && lines[1].Event != "begin" {
-		t.Errorf("%+v", lines)
-	}
-	tr.o.Stdout = nil
-	tr.open()
-	tr.close()
-	if n := len(tr.files(audit.Changes)); n != 2 {
-		t.Errorf("%d files", n)
-	}
-	tr.wantProblem("changes-000001.jsonl", "an earlier chain")
 }
 
 func TestRefusedFolders(t *testing.T) {

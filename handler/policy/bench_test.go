@@ -12,8 +12,9 @@ import (
 	"sync"
 	"testing"
 
-	"attestcsr/keystore"
 	"github.com/go-json-experiment/json"
+
+	"attestcsr/keystore"
 )
 
 // BenchmarkList measures pages of collections of two sizes, for every order, and

@@ -1,7 +1,6 @@
 package bolt
 
 import (
-	"attestcsr/keystore/ownfile"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -11,6 +10,8 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"time"
+
+	"attestcsr/keystore/ownfile"
 
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"

@@ -1,12 +1,13 @@
 package sealed
 
 import (
-	"attestcsr/keystore/ownfile"
 	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+
+	"attestcsr/keystore/ownfile"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"

@@ -1,0 +1,86 @@
+package audit_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"attestcsr/csr/audit"
+	"attestcsr/keystore/keystoretest"
+)
+
+// Each line of both streams is in the log, as it is in its file and in the same
+// order.
+func TestCopyToLog(t *testing.T) {
+	t.Parallel()
+	out := &keystoretest.Buffer{}
+	tr := newTrail(t, func(o *audit.Options) {
+		o.CopyToLog, o.Logger = true, slog.New(slog.NewJSONHandler(out, nil))
+	})
+	tr.changes(5)
+	tr.log.Refuse(refusal("<ü>", "192.0.2.1", "unauthenticated"))
+	tr.close()
+
+	copied := map[string]string{}
+	for text := range strings.Lines(out.String()) {
+		var event struct {
+			Msg  string          `json:"msg"`
+			Line json.RawMessage `json:"line"`
+		}
+		var line parsed
+		if err := json.Unmarshal([]byte(text), &event); err != nil || event.Msg != "audit" {
+			t.Fatalf("%s: %v", text, err)
+		}
+		if err := json.Unmarshal(event.Line, &line); err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		copied[line.Stream] += string(event.Line) + "\n"
+	}
+	for _, stream := range []string{audit.Changes, audit.Refusals} {
+		if want := string(read(t, tr.files(stream)[0])); copied[stream] != want {
+			t.Errorf("the log has\n%s\nnot\n%s", copied[stream], want)
+		}
+	}
+}
+
+// stuck is a log that nobody reads.
+type stuck chan struct{}
+
+func (s stuck) Write(b []byte) (int, error) {
+	<-s
+	return len(b), nil
+}
+
+// Nothing waits for a log that nobody reads: changes are written and admitted, and
+// the trail can be closed.
+func TestCopyToStuckLog(t *testing.T) {
+	t.Parallel()
+	log := make(stuck)
+	defer close(log)
+	tr := newTrail(t, func(o *audit.Options) {
+		o.CopyToLog, o.Logger, o.OutboxBound = true, slog.New(slog.NewTextHandler(log, nil)), 10
+	})
+	for range 3 {
+		tr.changes(9)
+		tr.flush()
+		if err := tr.log.Admit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 2 * audit.MaxFolds { // two lines each, which are more than may wait for the log
+		tr.log.Refuse(refusal("", fmt.Sprint(i%audit.MaxFolds), "unauthenticated"))
+	}
+	start := time.Now()
+	tr.close()
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("closing took %s", took)
+	}
+	tr.wantChanges()
+	if n := len(tr.refusals()); n != 2*audit.MaxFolds {
+		t.Errorf("%d refusals are in the files, want %d", n, 2*audit.MaxFolds)
+	}
+	tr.wantWhole()
+}
