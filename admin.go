@@ -1,30 +1,14 @@
 package main
 
 import (
-	"bufio"
-	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"maps"
-	"net"
-	"net/http"
-	"os"
-	"path/filepath"
 	"runtime/debug"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"attestcsr/config"
-	"attestcsr/csr"
-	"attestcsr/handler/auth"
-	"attestcsr/keystore/bolt"
-	"attestcsr/keystore/ownfile"
 )
 
 // release is set by the linker in release builds.
@@ -71,41 +55,6 @@ func (p process) settings(cmd *cobra.Command) func() (*config.Config, []string, 
 	}
 }
 
-// checkSettings checks the files that settings name, and what package config
-// cannot know: whether the users file parses and has the users that are given
-// privileges.
-func checkSettings(cfg *config.Config) (warnings []string, err error) {
-	warnings, err = cfg.CheckFiles(time.Now())
-	users := []string{adminName}
-	if cfg.Auth.UsersFile != "" && err == nil {
-		table, err := loadUsers(cfg.Auth.UsersFile)
-		if err != nil {
-			return warnings, fmt.Errorf("auth.users_file: %w", err)
-		}
-		if users = table.Names(); len(users) == 0 {
-			return warnings, fmt.Errorf("auth.users_file: %s holds no user, so that nobody could log in: add one with htpasswd -B or attestcsr hash-password", cfg.Auth.UsersFile)
-		}
-		if cost := table.LowestCost(); cost < auth.Cost {
-			warnings = append(warnings, fmt.Sprintf("auth.users_file: %s holds bcrypt hashes of cost %d, which are quick to guess: make them anew with htpasswd -B -C %d or attestcsr hash-password",
-				cfg.Auth.UsersFile, cost, auth.Cost))
-		}
-	}
-	for _, user := range slices.Sorted(maps.Keys(cfg.Auth.Privileges)) {
-		if !slices.Contains(users, user) {
-			warnings = append(warnings, fmt.Sprintf("auth.privileges: there is no user %q", user))
-		}
-	}
-	return warnings, err
-}
-
-func privilegeNames() []string {
-	var names []string
-	for _, p := range csr.Privileges() {
-		names = append(names, string(p))
-	}
-	return names
-}
-
 func (p process) configCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "config", Short: "Check or show the settings", Args: usageArgs(cobra.NoArgs), RunE: needsSubcommand}
 
@@ -147,7 +96,7 @@ func (p process) hashPasswordCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			hash, err := auth.Hash(secret)
+			hash, err := hashPassword(secret)
 			if err != nil {
 				return err
 			}
@@ -155,25 +104,6 @@ func (p process) hashPasswordCommand() *cobra.Command {
 			return err
 		},
 	}
-}
-
-// askPassword reads one line, without echo where stdin is a terminal.
-func (p process) askPassword() (string, error) {
-	if f, ok := p.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		if _, err := fmt.Fprint(p.stderr, "password: "); err != nil {
-			return "", err
-		}
-		secret, err := term.ReadPassword(int(f.Fd()))
-		if _, printErr := fmt.Fprintln(p.stderr); err == nil {
-			err = printErr
-		}
-		return string(secret), err
-	}
-	line, err := bufio.NewReader(io.LimitReader(p.stdin, 4096)).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return "", err
-	}
-	return strings.TrimRight(line, "\r\n"), nil
 }
 
 func (p process) resetPasswordCommand() *cobra.Command {
@@ -192,20 +122,11 @@ func (p process) resetPasswordCommand() *cobra.Command {
 			return err
 		}
 		warn(p.stderr, warnings)
-		switch {
-		case cfg.Auth.UsersFile != "":
-			return fmt.Errorf("there is no built-in admin, since auth.users_file is set: change the user's line in %s (attestcsr hash-password makes the hash)", cfg.Auth.UsersFile)
-		case cfg.AdminPasswordFile != "":
-			return fmt.Errorf("admin_password_file decides the password: change %s and restart the service", cfg.AdminPasswordFile)
-		}
-		if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-			return fmt.Errorf("data_dir: %w", err)
-		}
-		known, err := resetAdmin(cfg.DataDir, isTerminal(p.stderr))
+		known, err := resetPassword(cfg, isTerminal(p.stderr))
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(p.stderr, "new password of %s: %s\n", adminName, known.sentence())
+		_, err = fmt.Fprintf(p.stderr, "new password of %s: %s\n", adminName, whereIs(known))
 		return err
 	}
 	return cmd
@@ -230,43 +151,23 @@ func (p process) storeCommand() *cobra.Command {
 			return err
 		}
 		warn(p.stderr, warnings)
-		return p.discardKeys(cfg, *yes)
-	}
-	cmd.AddCommand(discard)
-	return cmd
-}
-
-// discardKeys removes the store first: after a crash in between, the next start
-// makes a new store under the old keyset.
-func (p process) discardKeys(cfg *config.Config, yes bool) error {
-	path := filepath.Join(cfg.DataDir, storeFile)
-	// A store that cannot be opened may be discarded, one in use may not.
-	store, err := bolt.Open(path, bolt.Options{})
-	if err == nil {
-		err = store.Close()
-	}
-	if errors.Is(err, bolt.ErrLocked) {
-		return err
-	}
-	if !yes {
-		sure, err := confirm(p.stdin, p.stderr, "every private key, CSR and certificate in "+cfg.DataDir+" will be lost for good", "discard")
+		discarded, err := discardKeys(cfg, func() (bool, error) {
+			if *yes {
+				return true, nil
+			}
+			return confirm(p.stdin, p.stderr, "every private key, CSR and certificate in "+cfg.DataDir+" will be lost for good", "discard")
+		})
 		if err != nil {
 			return err
 		}
-		if !sure {
+		if !discarded {
 			return errors.New("nothing was discarded")
 		}
-	}
-	for _, file := range []string{path, filepath.Join(cfg.DataDir, keysetFile)} {
-		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	if err := ownfile.SyncDir(cfg.DataDir); err != nil {
+		_, err = fmt.Fprintln(p.stderr, "discarded: the next start makes new keys and a new certificate")
 		return err
 	}
-	_, err = fmt.Fprintln(p.stderr, "discarded: the next start makes new keys and a new certificate")
-	return err
+	cmd.AddCommand(discard)
+	return cmd
 }
 
 func (p process) healthcheckCommand() *cobra.Command {
@@ -286,7 +187,7 @@ func (p process) healthcheckCommand() *cobra.Command {
 		}
 		deadline := time.Now().Add(*wait)
 		for {
-			err := healthcheck(cmd.Context(), cfg)
+			err := checkHealth(cmd.Context(), cfg)
 			if err == nil || time.Now().After(deadline) {
 				return err
 			}
@@ -298,43 +199,4 @@ func (p process) healthcheckCommand() *cobra.Command {
 		}
 	}
 	return cmd
-}
-
-func healthcheck(ctx context.Context, cfg *config.Config) error {
-	address := cfg.OpsListen
-	if address == "" {
-		address = cfg.Listen
-	}
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return err
-	}
-	switch host {
-	case "", "0.0.0.0":
-		host = "127.0.0.1"
-	case "::":
-		host = "::1"
-	}
-	certFile, _, _ := certFiles(cfg)
-	tlsConfig, err := pinnedTo(certFile)
-	if err != nil {
-		return fmt.Errorf("not ready: %w", err)
-	}
-	client := &http.Client{
-		Timeout:   5 * time.Second,
-		Transport: &http.Transport{TLSClientConfig: tlsConfig, DisableKeepAlives: true},
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+net.JoinHostPort(host, port)+"/readyz", nil)
-	if err != nil {
-		return err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return fmt.Errorf("not ready: %w", err)
-	}
-	defer resp.Body.Close() //nolint:errcheck // only read
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("not ready: %s", resp.Status)
-	}
-	return nil
 }

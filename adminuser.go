@@ -8,9 +8,12 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/bcrypt"
 
@@ -24,9 +27,6 @@ import (
 const adminName = "admin"
 
 const (
-	adminHashFile       = "admin.htpasswd"
-	initialPasswordFile = "initial-admin-password"
-
 	// maxOwnFile is far more than a hash or a key takes, in bytes.
 	maxOwnFile = 64 << 10
 )
@@ -36,25 +36,6 @@ const (
 type password struct {
 	shown string // the password, for a terminal
 	file  string // the file that holds it
-}
-
-func (p password) sentence() string {
-	switch {
-	case p.shown != "":
-		return p.shown + "   (shown once)"
-	case p.file != "":
-		return "in " + p.file
-	}
-	return "set before (attestcsr reset-password makes a new one)"
-}
-
-// usersFile is the htpasswd file that users are read from: the operator's, or
-// the one that holds the built-in admin.
-func usersFile(cfg *config.Config) string {
-	if cfg.Auth.UsersFile != "" {
-		return cfg.Auth.UsersFile
-	}
-	return filepath.Join(cfg.DataDir, adminHashFile)
 }
 
 // loadUsers reads and parses a users file.
@@ -146,6 +127,25 @@ func storeAdminHash(hashFile, secret string) error {
 	return ownfile.Replace(hashFile, []byte(adminName+":"+hash+"\n"))
 }
 
+// resetPassword gives the built-in admin a new random password. A running server
+// takes it over by itself. On a terminal the caller shows the password, otherwise
+// it is in a file.
+func resetPassword(cfg *config.Config, terminal bool) (password, error) {
+	switch {
+	case cfg.Auth.UsersFile != "":
+		return password{}, fmt.Errorf("there is no built-in admin, since auth.users_file is set: change the user's line in %s (attestcsr hash-password makes the hash)", cfg.Auth.UsersFile)
+	case cfg.AdminPasswordFile != "":
+		return password{}, fmt.Errorf("admin_password_file decides the password: change %s and restart the service", cfg.AdminPasswordFile)
+	}
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return password{}, fmt.Errorf("data_dir: %w", err)
+	}
+	return resetAdmin(cfg.DataDir, terminal)
+}
+
+// hashPassword returns the bcrypt hash of a password, for auth.users_file.
+func hashPassword(secret string) (string, error) { return auth.Hash(secret) }
+
 // resetAdmin gives the admin a random password and makes it known: on a
 // terminal, otherwise in a file whose path is printed. The file is written
 // first: a crash after it leaves a password that does not open anything yet and
@@ -182,4 +182,39 @@ func privilegesOf(cfg *config.Config) func(user string) []csr.Privilege {
 		table[user] = granted
 	}
 	return func(user string) []csr.Privilege { return table[user] }
+}
+
+// checkSettings checks the files that settings name, and what package config
+// cannot know: whether the users file parses and has the users that are given
+// privileges.
+func checkSettings(cfg *config.Config) (warnings []string, err error) {
+	warnings, err = cfg.CheckFiles(time.Now())
+	users := []string{adminName}
+	if cfg.Auth.UsersFile != "" && err == nil {
+		table, err := loadUsers(cfg.Auth.UsersFile)
+		if err != nil {
+			return warnings, fmt.Errorf("auth.users_file: %w", err)
+		}
+		if users = table.Names(); len(users) == 0 {
+			return warnings, fmt.Errorf("auth.users_file: %s holds no user, so that nobody could log in: add one with htpasswd -B or attestcsr hash-password", cfg.Auth.UsersFile)
+		}
+		if cost := table.LowestCost(); cost < auth.Cost {
+			warnings = append(warnings, fmt.Sprintf("auth.users_file: %s holds bcrypt hashes of cost %d, which are quick to guess: make them anew with htpasswd -B -C %d or attestcsr hash-password",
+				cfg.Auth.UsersFile, cost, auth.Cost))
+		}
+	}
+	for _, user := range slices.Sorted(maps.Keys(cfg.Auth.Privileges)) {
+		if !slices.Contains(users, user) {
+			warnings = append(warnings, fmt.Sprintf("auth.privileges: there is no user %q", user))
+		}
+	}
+	return warnings, err
+}
+
+func privilegeNames() []string {
+	var names []string
+	for _, p := range csr.Privileges() {
+		names = append(names, string(p))
+	}
+	return names
 }

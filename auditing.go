@@ -17,7 +17,6 @@ import (
 )
 
 const (
-	auditDir = "audit"
 	// auditPurpose is what the keys of the audit trail are derived for. Another
 	// text makes other keys, which verify nothing of what was written before.
 	auditPurpose = "audit trail 1"

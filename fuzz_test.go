@@ -11,8 +11,6 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/bcrypt"
-
-	"attestcsr/config"
 )
 
 // FuzzPasswordFile: a password is the one line of its file, or none at all; what
@@ -77,7 +75,7 @@ func FuzzAdminHash(f *testing.F) {
 func FuzzServerCertificate(f *testing.F) {
 	dir := f.TempDir()
 	log := slog.New(slog.DiscardHandler)
-	if _, err := newServerCert(&config.Config{DataDir: dir, Hostname: "esx-01"}, log); err != nil {
+	if _, err := newServerCert(certOptions{certFile: filepath.Join(dir, ownCertFile), keyFile: filepath.Join(dir, ownKeyFile), own: true, hostname: "esx-01", logger: log}); err != nil {
 		f.Fatal(err)
 	}
 	cert, certErr := os.ReadFile(filepath.Join(dir, ownCertFile))
@@ -98,7 +96,7 @@ func FuzzServerCertificate(f *testing.F) {
 	f.Add([]byte{}, []byte{})
 	f.Fuzz(func(t *testing.T, cert, key []byte) {
 		dir := t.TempDir()
-		s := &serverCert{certFile: filepath.Join(dir, "tls.crt"), keyFile: filepath.Join(dir, "tls.key"), log: log}
+		s := &serverCert{certOptions: certOptions{certFile: filepath.Join(dir, "tls.crt"), keyFile: filepath.Join(dir, "tls.key"), logger: log}}
 		s.current.Store(&before)
 		if err := errors.Join(os.WriteFile(s.certFile, cert, 0o600), os.WriteFile(s.keyFile, key, 0o600)); err != nil {
 			t.Fatal(err)

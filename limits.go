@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"math"
+	"os"
 	"path"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -46,6 +48,29 @@ func (s *server) boundConnections() []prometheus.Collector {
 		collectors = append(collectors, s.opsConnections.collectors()...)
 	}
 	return collectors
+}
+
+// gcFloor is memory that counts as live and is never touched, so that it costs
+// address space alone; bytes. The heap may grow to twice what is live before it
+// is collected. Without the floor the collector would run a hundred times a second
+// under load, since only a few MB are live. A higher GOGC would do as well in quiet
+// times, but it would multiply what hostile clients can make live.
+const gcFloor = 16 << 20
+
+// prepareProcess sets what the whole process keeps to: its memory limit, and that
+// nobody reads its memory. It comes before anything secret is read. The caller
+// calls what it returns when the process ends.
+func prepareProcess(cfg *config.Config, log *slog.Logger) (end func()) {
+	floor := make([]byte, gcFloor)
+	if _, given := os.LookupEnv("GOMEMLIMIT"); !given {
+		limitMemory(cfg.Limits.Memory, os.DirFS("/"), log)
+	}
+	if !cfg.AllowCoreDumps {
+		if err := forbidDumps(); err != nil {
+			log.Warn("core dumps and debuggers are not kept out: the memory of this process, with its keys, can be read by its user", "err", err)
+		}
+	}
+	return func() { runtime.KeepAlive(floor) }
 }
 
 // filesAllowed is how many files the process may have open. Package os has raised

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log"
 	"log/slog"
 	"net"
@@ -20,7 +19,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/spf13/cobra"
 
 	"attestcsr/config"
 	"attestcsr/csr"
@@ -35,18 +33,10 @@ import (
 )
 
 const (
-	storeFile  = "attestcsr.db"
-	keysetFile = "sealing-keyset.json"
 	// opsConnections bounds ops_listen, so that probes and Prometheus get in
 	// whatever happens to the API; opsOfAddress leaves room for a second prober.
 	opsConnections = 64
 	opsOfAddress   = 48
-	// gcFloor is memory that counts as live and is never touched, so that it costs
-	// address space alone; bytes. The heap may grow to twice what is live before it
-	// is collected: without the floor, with a few MB live, the collector would run
-	// a hundred times a second under load. A higher GOGC would do as well in quiet
-	// times and multiply what hostile clients can make live.
-	gcFloor = 16 << 20
 	// longestOperation has room for the making of the largest key, and for a commit
 	// on a slow disk, after the wait for a key.
 	longestOperation = 2 * time.Minute
@@ -54,57 +44,21 @@ const (
 	closeTimeout = 3 * time.Second
 )
 
-func (p process) serveCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "serve",
-		Short: "Serve the API until SIGTERM or SIGINT",
-		Args:  usageArgs(cobra.NoArgs),
-	}
-	load := p.settings(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, warnings, err := load()
-		if err != nil {
-			return err
-		}
-		floor := make([]byte, gcFloor)
-		defer runtime.KeepAlive(floor)
-		log := newLogger(cfg, p.stdout)
-		if _, given := os.LookupEnv("GOMEMLIMIT"); !given {
-			limitMemory(cfg.Limits.Memory, os.DirFS("/"), log)
-		}
-		for _, text := range warnings {
-			log.Warn("settings", "warning", text)
-		}
-		if !cfg.AllowCoreDumps {
-			if err := forbidDumps(); err != nil {
-				log.Warn("core dumps and debuggers are not kept out: the memory of this process, with its keys, can be read by its user", "err", err)
-			}
-		}
-		s, err := newServer(cmd.Context(), cfg, log, isTerminal(p.stderr))
-		if err != nil {
-			return err
-		}
-		return errors.Join(s.run(cmd.Context(), p.stderr), s.close())
-	}
-	return cmd
-}
-
-func newLogger(cfg *config.Config, w io.Writer) *slog.Logger {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(cfg.Log.Level)); err != nil {
-		level = slog.LevelInfo // package config lets only levels through
-	}
-	options := &slog.HandlerOptions{Level: level}
-	if cfg.Log.Format == "text" {
-		return slog.New(slog.NewTextHandler(w, options))
-	}
-	return slog.New(slog.NewJSONHandler(w, options))
+// options is what a server is made of.
+type options struct {
+	config  *config.Config
+	logger  *slog.Logger
+	version string
+	// terminal says that the caller shows what listening holds on a terminal, and
+	// so can show a password that was just made.
+	terminal bool
 }
 
 // server is everything that serve has open.
 type server struct {
 	cfg      *config.Config
 	log      *slog.Logger
+	version  string
 	pool     *pool.Pool
 	keys     *keystore.Keystore
 	outbox   audit.Outbox // of the store behind keys, which closes it
@@ -120,8 +74,9 @@ type server struct {
 // newServer opens everything, from the bottom up: the store, whose lock makes
 // this process the only one on data_dir, then the sealing keyset, the keys, and
 // what is made at first start. All of it is durable when it returns.
-func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, terminal bool) (_ *server, err error) {
-	s := &server{cfg: cfg, log: log}
+func newServer(ctx context.Context, o options) (_ *server, err error) {
+	cfg, log := o.config, o.logger
+	s := &server{cfg: cfg, log: log, version: o.version}
 	// The pool raises GOMAXPROCS; what is bounded to processors counts them before.
 	processors := runtime.GOMAXPROCS(0)
 	custodian, err := s.openKeystore(ctx, processors)
@@ -149,15 +104,16 @@ func newServer(ctx context.Context, cfg *config.Config, log *slog.Logger, termin
 	if err := service.Prepare(ctx); err != nil {
 		return nil, fmt.Errorf("attestation certificate: %w", err)
 	}
-	if err := s.prepareUsers(terminal, processors); err != nil {
+	if err := s.prepareUsers(o.terminal, processors); err != nil {
 		return nil, err
 	}
-	if s.cert, err = newServerCert(cfg, log); err != nil {
+	certFile, keyFile, own := certFiles(cfg)
+	if s.cert, err = newServerCert(certOptions{certFile: certFile, keyFile: keyFile, own: own, hostname: cfg.Hostname, logger: log}); err != nil {
 		return nil, err
 	}
 
 	registry := prometheus.NewRegistry()
-	all := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newBuildInfo()}
+	all := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newBuildInfo(o.version)}
 	all = append(all, s.keys.Collectors()...)
 	all = append(all, service.Collectors()...)
 	all = append(all, s.auth.Collectors()...)
@@ -240,13 +196,6 @@ func openCustodian(ctx context.Context, cfg *config.Config, store keystore.Recor
 	return custodian, err
 }
 
-func keysetPath(cfg *config.Config) string {
-	if cfg.Sealing.KeysetFile != "" {
-		return cfg.Sealing.KeysetFile
-	}
-	return filepath.Join(cfg.DataDir, keysetFile)
-}
-
 // prepareUsers loads the users file, or makes sure of the built-in admin.
 func (s *server) prepareUsers(terminal bool, processors int) error {
 	if s.cfg.Auth.UsersFile == "" {
@@ -303,8 +252,9 @@ func (s *server) reloadUsers() {
 }
 
 // run listens, serves until ctx ends, and then drains: requests in flight get
-// their answers, new ones a 503, for shutdown_timeout at most.
-func (s *server) run(ctx context.Context, stderr io.Writer) error {
+// their answers, new ones a 503, for shutdown_timeout at most. It calls announce
+// once it listens, and ends with its error.
+func (s *server) run(ctx context.Context, announce func(listening) error) error {
 	api, err := s.listen(s.cfg.Listen, s.connections)
 	if err != nil {
 		return err
@@ -319,7 +269,7 @@ func (s *server) run(ctx context.Context, stderr io.Writer) error {
 		listeners = append(listeners, ops)
 		servers = append(servers, s.httpServer(s.handler.Ops(), s.opsConnections))
 	}
-	if err := s.banner(listeners).print(stderr); err != nil {
+	if err := announce(s.listening(listeners)); err != nil {
 		return err
 	}
 
@@ -441,29 +391,35 @@ func (s *server) close() error {
 	}
 }
 
-func (s *server) banner(listeners []net.Listener) banner {
-	b := banner{version: version(), dataDir: s.cfg.DataDir, certFile: s.cert.certFile}
+// listening says where a server is reached and how.
+type listening struct {
+	addresses   []string // of the API; with ops_listen also of health and metrics
+	dataDir     string   // absolute
+	fingerprint string   // SHA-256 of a certificate that we made, else empty
+	certFile    string
+	user        string // the built-in admin, or empty
+	password    password
+}
+
+func (s *server) listening(listeners []net.Listener) listening {
+	l := listening{dataDir: s.cfg.DataDir, certFile: s.cert.certFile}
 	if abs, err := filepath.Abs(s.cfg.DataDir); err == nil {
-		b.dataDir = abs
+		l.dataDir = abs
 	}
-	names := []string{"API", "health and metrics"}
-	for i, l := range listeners {
-		b.addresses = append(b.addresses, fmt.Sprintf("https://%s (%s)", l.Addr(), names[i]))
-	}
-	if len(listeners) == 1 {
-		b.addresses[0] = "https://" + listeners[0].Addr().String()
+	for _, each := range listeners {
+		l.addresses = append(l.addresses, "https://"+each.Addr().String())
 	}
 	if s.cert.own {
-		b.fingerprint = fingerprint(s.cert.current.Load())
+		l.fingerprint = s.cert.fingerprint()
 	}
 	if s.cfg.Auth.UsersFile == "" {
-		b.user, b.password = adminName, s.password
+		l.user, l.password = adminName, s.password
 	}
-	return b
+	return l
 }
 
 // newBuildInfo tells which build is running.
-func newBuildInfo() prometheus.Collector {
+func newBuildInfo(version string) prometheus.Collector {
 	goVersion := "unknown"
 	if info, ok := debug.ReadBuildInfo(); ok {
 		goVersion = info.GoVersion
@@ -471,6 +427,6 @@ func newBuildInfo() prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name:        "attestcsr_build_info",
 		Help:        "Always 1; the labels say which build is running.",
-		ConstLabels: prometheus.Labels{"version": version(), "goversion": goVersion},
+		ConstLabels: prometheus.Labels{"version": version, "goversion": goVersion},
 	}, func() float64 { return 1 })
 }

@@ -16,21 +16,19 @@ import (
 	"math/big"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
-	"attestcsr/config"
 	"attestcsr/keystore/ownfile"
 )
 
 const (
-	ownCertFile = "tls-cert.pem"
-	ownKeyFile  = "tls-key.pem"
 	// A certificate for 397 days is the longest that clients built for the public
 	// web accept (CA/Browser Forum baseline requirements, section 6.3.2 until 2026).
+	// maxKeyFile is far more than a key takes; bytes.
+	maxKeyFile   = 64 << 10
 	ownCertLife  = 397 * 24 * time.Hour
 	ownCertRenew = 30 * 24 * time.Hour
 )
@@ -39,24 +37,22 @@ const (
 // tls.cert_file is set, and otherwise our own self-signed one, which is renewed
 // before it ends. Either may change while connections stay open.
 type serverCert struct {
+	certOptions
+	current atomic.Pointer[tls.Certificate]
+}
+
+// certOptions say where the certificate is and whose it is.
+type certOptions struct {
 	certFile, keyFile string
-	own               bool
-	hostname          string
-	log               *slog.Logger
-	current           atomic.Pointer[tls.Certificate]
+	// own: the service makes the files where they are missing, and renews them.
+	own      bool
+	hostname string // in a certificate that we make
+	logger   *slog.Logger
 }
 
-// certFiles returns the files that the server certificate is read from.
-func certFiles(cfg *config.Config) (certFile, keyFile string, own bool) {
-	if cfg.TLS.CertFile != "" {
-		return cfg.TLS.CertFile, cfg.TLS.KeyFile, false
-	}
-	return filepath.Join(cfg.DataDir, ownCertFile), filepath.Join(cfg.DataDir, ownKeyFile), true
-}
-
-func newServerCert(cfg *config.Config, log *slog.Logger) (*serverCert, error) {
-	s := &serverCert{hostname: cfg.Hostname, log: log}
-	s.certFile, s.keyFile, s.own = certFiles(cfg)
+// newServerCert loads the certificate, and makes it first where it is our own.
+func newServerCert(o certOptions) (*serverCert, error) {
+	s := &serverCert{certOptions: o}
 	if s.own {
 		if err := s.renewOwn(time.Now()); err != nil {
 			return nil, err
@@ -71,7 +67,7 @@ func newServerCert(cfg *config.Config, log *slog.Logger) (*serverCert, error) {
 // load reads the files and uses what they hold from the next handshake on.
 func (s *serverCert) load() error {
 	if s.own {
-		if _, err := ownfile.Read(s.keyFile, maxOwnFile, s.log); err != nil {
+		if _, err := ownfile.Read(s.keyFile, maxKeyFile, s.logger); err != nil {
 			return err
 		}
 	}
@@ -81,7 +77,7 @@ func (s *serverCert) load() error {
 	}
 	before := s.current.Swap(&cert)
 	if before != nil && !bytes.Equal(before.Leaf.Raw, cert.Leaf.Raw) {
-		s.log.Info("server certificate replaced", "sha256", fingerprint(&cert), "not_after", cert.Leaf.NotAfter)
+		s.logger.Info("server certificate replaced", "sha256", fingerprint(&cert), "not_after", cert.Leaf.NotAfter)
 	}
 	return nil
 }
@@ -91,13 +87,16 @@ func (s *serverCert) load() error {
 func (s *serverCert) refresh() {
 	if s.own {
 		if err := s.renewOwn(time.Now()); err != nil {
-			s.log.Error("server certificate not renewed", "err", err)
+			s.logger.Error("server certificate not renewed", "err", err)
 		}
 	}
 	if err := s.load(); err != nil {
-		s.log.Error("server certificate not reloaded: the one before stays in use", "err", err)
+		s.logger.Error("server certificate not reloaded: the one before stays in use", "err", err)
 	}
 }
+
+// fingerprint is the SHA-256 of the certificate in use, as people compare it.
+func (s *serverCert) fingerprint() string { return fingerprint(s.current.Load()) }
 
 func (s *serverCert) tlsConfig() *tls.Config {
 	return &tls.Config{

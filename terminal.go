@@ -8,6 +8,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -59,42 +60,46 @@ func isTerminal(stream any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// banner is the block that serve prints once it listens.
-type banner struct {
-	version     string
-	addresses   []string
-	dataDir     string
-	fingerprint string // of a self-signed server certificate, or ""
-	certFile    string
-	user        string   // the built-in admin, or ""
-	password    password // how its password is known
-}
-
-// print writes the block in one piece, so that nothing comes in between.
-func (b banner) print(w io.Writer) error {
+// showListening prints the block that serve shows once it listens. It is written
+// in one piece, so that nothing comes in between.
+func showListening(w io.Writer, l listening) error {
 	var text bytes.Buffer
 	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	row := func(name, value string) { fmt.Fprintf(t, "  %s\t%s\n", name, value) } //nolint:errcheck // Flush reports it
-	fmt.Fprintf(t, "attestcsr %s is serving\n", b.version)                        //nolint:errcheck // Flush reports it
-	for _, address := range b.addresses {
-		row("address", address)
-	}
-	row("data", b.dataDir)
-	if b.fingerprint == "" {
-		row("certificate", b.certFile)
+	fmt.Fprintf(t, "attestcsr %s is serving\n", version())                        //nolint:errcheck // Flush reports it
+	if len(l.addresses) == 1 {
+		row("address", l.addresses[0])
 	} else {
-		row("certificate", b.certFile+" (self-signed: tell clients to trust it, or set tls.cert_file and tls.key_file)")
-		row("SHA-256", b.fingerprint)
+		row("address", l.addresses[0]+" (API)")
+		row("address", l.addresses[1]+" (health and metrics)")
 	}
-	if b.user != "" {
-		row("user", b.user)
-		row("password", b.password.sentence())
+	row("data", l.dataDir)
+	if l.fingerprint == "" {
+		row("certificate", l.certFile)
+	} else {
+		row("certificate", l.certFile+" (self-signed: tell clients to trust it, or set tls.cert_file and tls.key_file)")
+		row("SHA-256", l.fingerprint)
+	}
+	if l.user != "" {
+		row("user", l.user)
+		row("password", whereIs(l.password))
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
 	_, err := w.Write(text.Bytes())
 	return err
+}
+
+// whereIs says how the built-in admin's password can be known.
+func whereIs(p password) string {
+	switch {
+	case p.shown != "":
+		return p.shown + "   (shown once)"
+	case p.file != "":
+		return "in " + p.file
+	}
+	return "set before (attestcsr reset-password makes a new one)"
 }
 
 // confirm asks on stderr for a word on stdin.
@@ -107,4 +112,23 @@ func confirm(in io.Reader, out io.Writer, question, word string) (bool, error) {
 		return false, err
 	}
 	return strings.TrimSpace(line) == word, nil
+}
+
+// askPassword reads one line, without echo where stdin is a terminal.
+func (p process) askPassword() (string, error) {
+	if f, ok := p.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		if _, err := fmt.Fprint(p.stderr, "password: "); err != nil {
+			return "", err
+		}
+		secret, err := term.ReadPassword(int(f.Fd()))
+		if _, printErr := fmt.Fprintln(p.stderr); err == nil {
+			err = printErr
+		}
+		return string(secret), err
+	}
+	line, err := bufio.NewReader(io.LimitReader(p.stdin, 4096)).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	return strings.TrimRight(line, "\r\n"), nil
 }
