@@ -66,39 +66,41 @@ func (p process) auditCommand() *cobra.Command {
 			return err
 		}
 		warn(p.stderr, warnings)
-		return p.verifyAudit(cmd.Context(), cfg, dirs)
+		streams, err := verifyTrail(cmd.Context(), cfg, dirs)
+		if err != nil {
+			return err
+		}
+		problems := 0
+		for _, s := range streams {
+			if err := writeSummary(p.stdout, s); err != nil {
+				return err
+			}
+			problems += len(s.Problems)
+		}
+		if problems > 0 {
+			return errors.New("the audit trail is not what the service wrote: keep the files as they are and find out who changed them")
+		}
+		return nil
 	}
 	cmd.AddCommand(verify)
 	return cmd
 }
 
-func (p process) verifyAudit(ctx context.Context, cfg *config.Config, dirs []string) error {
+// verifyTrail checks the audit trail in data_dir, and in the directories that are
+// given, against the keyset and the store.
+func verifyTrail(ctx context.Context, cfg *config.Config, dirs []string) ([]audit.Summary, error) {
 	custodian, err := sealed.Open(sealed.Options{KeysetFile: keysetPath(cfg)})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	mac, err := custodian.MAC(auditPurpose)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	streams, err := audit.Verify(ctx, audit.VerifyOptions{
+	return audit.Verify(ctx, audit.VerifyOptions{
 		Dirs: append(dirs, filepath.Join(cfg.DataDir, auditDir)), MAC: mac,
 		Snapshot: func(ctx context.Context) (audit.Snapshot, error) { return auditSnapshot(ctx, cfg.DataDir) },
 	})
-	if err != nil {
-		return err
-	}
-	problems := 0
-	for _, s := range streams {
-		if err := writeSummary(p.stdout, s); err != nil {
-			return err
-		}
-		problems += len(s.Problems)
-	}
-	if problems > 0 {
-		return errors.New("the audit trail is not what the service wrote: keep the files as they are and find out who changed them")
-	}
-	return nil
 }
 
 // auditSnapshot is what the store in a data directory says of the trail.
