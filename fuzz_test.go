@@ -75,11 +75,11 @@ func FuzzAdminHash(f *testing.F) {
 func FuzzServerCertificate(f *testing.F) {
 	dir := f.TempDir()
 	log := slog.New(slog.DiscardHandler)
-	if _, err := newServerCert(certOptions{certFile: filepath.Join(dir, ownCertFile), keyFile: filepath.Join(dir, ownKeyFile), own: true, hostname: "esx-01", logger: log}); err != nil {
+	if _, err := newServerCert(certOptions{certFile: filepath.Join(dir, "tls.crt"), keyFile: filepath.Join(dir, "tls.key"), own: true, hostname: "esx-01", logger: log}); err != nil {
 		f.Fatal(err)
 	}
-	cert, certErr := os.ReadFile(filepath.Join(dir, ownCertFile))
-	key, keyErr := os.ReadFile(filepath.Join(dir, ownKeyFile))
+	cert, certErr := os.ReadFile(filepath.Join(dir, "tls.crt"))
+	key, keyErr := os.ReadFile(filepath.Join(dir, "tls.key"))
 	if err := errors.Join(certErr, keyErr); err != nil {
 		f.Fatal(err)
 	}
