@@ -46,15 +46,20 @@ soak: test-tools ## the same with the long runs of what kills, cuts, floods and 
 	$(counted)
 	$(MAKE) fuzz
 
-# Runs the tests and prints how often they did what they are there for, which no
-# test that was skipped or taken away does.
+# Runs the tests, each package with a line when it is done, and prints how often
+# they did what they are there for. A test that was skipped or taken away counts
+# nothing, and that fails too.
 define counted
-@counts=$$(mktemp); trap 'rm -f "$$counts"' EXIT; \
-	echo '$(TESTS)'; TEST_COUNTS_FILE="$$counts" $(TESTS); \
+@counts=$$(mktemp); trap 'rm -f "$$counts"' EXIT; failed=0; \
+	echo '$(TESTS)'; TEST_COUNTS_FILE="$$counts" $(TESTS) || failed=1; \
 	echo; echo "What the tests did:"; sort -t "$$(printf '\t')" -k2,2 "$$counts" | awk -F '\t' '{printf "%9d %-40s %s\n", $$1, $$2, $$3}'; \
-	missing=0; for what in $(COUNTS); do \
-		grep -qF "$$(printf '\t%s\t' "$$what")" "$$counts" || { echo "no test counted $$what" >&2; missing=1; }; \
-	done; exit $$missing
+	if (( failed )); then \
+		echo "Tests failed: look above for the lines that begin with \"--- FAIL\" and for what follows them." >&2; \
+		echo "To run one again: $(GO) test -race -tags $(TAGS) -count=1 -run '^TestName$$' ./its/package" >&2; exit 1; \
+	fi; \
+	for what in $(COUNTS); do \
+		grep -qF "$$(printf '\t%s\t' "$$what")" "$$counts" || { echo "no test counted $$what: was its test skipped or removed? Put it back, or take \"$$what\" out of COUNTS in the Makefile." >&2; failed=1; }; \
+	done; exit $$failed
 endef
 
 test-tools: ## install what the tests need and is missing (Debian packages)
