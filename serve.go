@@ -132,10 +132,9 @@ func newServer(ctx context.Context, o options) (_ *server, err error) {
 		Logger:         log,
 		TrustedProxies: cfg.TrustedProxies,
 		Limits: handler.Limits{
-			BodyBytes:    cfg.Limits.BodyBytes,
-			Requests:     cfg.Limits.Connections,
-			OfAddress:    cfg.Limits.ConnectionsPerAddress,
-			WriteTimeout: cfg.Limits.WriteTimeout,
+			BodyBytes:         cfg.Limits.BodyBytes,
+			RequestsPerClient: cfg.Limits.ConnectionsPerAddress,
+			WriteTimeout:      cfg.Limits.WriteTimeout,
 		},
 		SeparateOps: cfg.OpsListen != "",
 	})

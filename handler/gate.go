@@ -3,125 +3,67 @@ package handler
 import (
 	"context"
 	"errors"
-	"net/http"
 	"net/netip"
 	"sync"
 )
 
 var (
-	errDraining    = errors.New("the server is shutting down")
-	errCrowded     = errors.New("too many requests are being answered")
-	errCrowdedFrom = errors.New("too many requests of this address are being answered")
+	errDraining        = errors.New("the server is shutting down")
+	errTooManyRequests = errors.New("too many requests of this client are being answered")
 )
 
-// gate bounds requests in flight, and can be closed for good. The bound is what
-// connections have: HTTP/2, which carries many requests over one, gives no more
-// room than HTTP/1. A request is in flight until its client has the answer or is
-// gone (whenTaken): over HTTP/2 one can ask on many streams and take no answer.
+// gate counts the requests in flight, bounds those of one client, and can be closed
+// for good.
 //
-// What it refuses gets an answer, too, and those are bounded as well. Beyond that the
-// stream is reset.
+// In all they are bounded by the connections, each of which carries one request at a
+// time. That does not bound one client behind a proxy, whose requests come over the
+// proxy's connections.
 type gate struct {
-	mu       sync.Mutex
-	admitted crowd
-	refused  crowd
-	closed   bool
-	idle     chan struct{} // closed when the gate is closed and nothing admitted is in flight
+	maxPerClient int
+
+	mu        sync.Mutex
+	inFlight  int
+	perClient map[netip.Prefix]int
+	closed    bool
+	drained   chan struct{} // closed once the gate is closed and nothing is in flight
 }
 
-// crowd counts requests, in all and by client.
-type crowd struct {
-	max, maxOfOne int
-	always        int // of one, however many there are in all
-	all           int
-	from          map[netip.Prefix]int
+func newGate(maxPerClient int) *gate {
+	return &gate{maxPerClient: maxPerClient, perClient: map[netip.Prefix]int{}, drained: make(chan struct{})}
 }
 
-// alwaysOfOne is how many requests of a client are let in although there are too
-// many in all: a few clients cannot keep the others out. There are no more clients
-// than connections.
-const alwaysOfOne = 4
-
-// newGate bounds refusals of one client by half of all: a burst of honest ones is to
-// be told when to come again.
-func newGate(maxInAll, maxOfOne int) *gate {
-	return &gate{
-		admitted: crowd{max: maxInAll, maxOfOne: maxOfOne, always: alwaysOfOne, from: map[netip.Prefix]int{}},
-		refused:  crowd{max: maxInAll, maxOfOne: max(1, maxInAll/2), from: map[netip.Prefix]int{}},
-	}
-}
-
-// enter lets a request in, or says why it is refused. leave, which is to be called
-// once, is nil where not even a refusal can be told.
-func (g *gate) enter(from netip.Prefix) (leave func(), err error) {
+// enter lets a request in, or returns why it is refused. Whoever is let in calls
+// leave once.
+func (g *gate) enter(client netip.Prefix) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	in := &g.admitted
 	if g.closed {
-		err = errDraining
-	} else {
-		err = in.enter(from)
+		return errDraining
 	}
-	if err != nil {
-		in = &g.refused
-		if in.enter(from) != nil {
-			return nil, err
-		}
+	if g.perClient[client] >= g.maxPerClient {
+		return errTooManyRequests
 	}
-	return func() { g.leave(in, from) }, err
-}
-
-func (g *gate) leave(in *crowd, from netip.Prefix) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	in.leave(from)
-	if g.closed && in == &g.admitted && in.all == 0 {
-		close(g.idle)
-	}
-}
-
-func (c *crowd) enter(from netip.Prefix) error {
-	switch n := c.from[from]; {
-	case n >= c.maxOfOne:
-		return errCrowdedFrom
-	case c.all >= c.max && n >= c.always:
-		return errCrowded
-	}
-	c.all++
-	c.from[from]++
+	g.inFlight++
+	g.perClient[client]++
 	return nil
 }
 
-func (c *crowd) leave(from netip.Prefix) {
-	c.all--
-	if c.from[from]--; c.from[from] == 0 {
-		delete(c.from, from)
-	}
-}
-
-// whenTaken calls leave when the client has the answer, or is gone; it is called at
-// the end of the handler. Over HTTP/1 that is of no matter: a connection has one
-// request. Over HTTP/2 the handler's end is when the server begins to wait for room
-// to send in, and the request's context ends then, too: only what was made for
-// another purpose, and is called deprecated for that, tells of the stream's end.
-func whenTaken(w http.ResponseWriter, r *http.Request, leave func()) {
-	stream, is := w.(http.CloseNotifier) //nolint:staticcheck // see above
-	if r.ProtoMajor < 2 || !is {
-		leave()
-		return
-	}
-	taken := stream.CloseNotify()
-	go func() {
-		<-taken
-		leave()
-	}()
-}
-
-// count returns how many are in flight, and how many are being refused.
-func (g *gate) count() (admitted, refused int) {
+func (g *gate) leave(client netip.Prefix) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.admitted.all, g.refused.all
+	g.inFlight--
+	if g.perClient[client]--; g.perClient[client] == 0 {
+		delete(g.perClient, client)
+	}
+	if g.closed && g.inFlight == 0 {
+		close(g.drained)
+	}
+}
+
+func (g *gate) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.inFlight
 }
 
 func (g *gate) isClosed() bool {
@@ -135,14 +77,13 @@ func (g *gate) drain(ctx context.Context) error {
 	g.mu.Lock()
 	if !g.closed {
 		g.closed = true
-		g.idle = make(chan struct{})
-		if g.admitted.all == 0 {
-			close(g.idle)
+		if g.inFlight == 0 {
+			close(g.drained)
 		}
 	}
 	g.mu.Unlock()
 	select {
-	case <-g.idle:
+	case <-g.drained:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -31,8 +31,8 @@ import (
 type Config struct {
 	Service        *csr.Service
 	Auth           *auth.Authenticator
-	Ready          func(context.Context) error // nil error: able to take requests that write
-	Registry       *prometheus.Registry        // scraped at /metrics; the handler registers its own collectors here
+	Ready          func(context.Context) error // nil: requests that write can be expected to succeed
+	Registry       *prometheus.Registry        // what /metrics shows; the handler registers its own collectors here
 	Logger         *slog.Logger
 	TrustedProxies []netip.Prefix // peers whose X-Forwarded-For is believed
 	Limits         Limits
@@ -42,16 +42,14 @@ type Config struct {
 // Limits bounds what requests can make the server hold. Zero values stand for the
 // defaults.
 type Limits struct {
-	BodyBytes    int           // of a request; 64 KiB
-	Requests     int           // at a time, and a quarter of it of health and metrics; 2,000
-	OfAddress    int           // of those, of one address; 256
-	WriteTimeout time.Duration // for a client to take an answer that is ready; 30 seconds
+	BodyBytes         int           // of a request; 64 KiB
+	RequestsPerClient int           // API requests of one client at a time; 256
+	WriteTimeout      time.Duration // for a client to take an answer that is ready; 30 seconds
 }
 
 func (l Limits) withDefaults() Limits {
 	l.BodyBytes = cmp.Or(l.BodyBytes, 64<<10)
-	l.Requests = cmp.Or(l.Requests, 2000)
-	l.OfAddress = cmp.Or(l.OfAddress, 256)
+	l.RequestsPerClient = cmp.Or(l.RequestsPerClient, 256)
 	l.WriteTimeout = cmp.Or(l.WriteTimeout, 30*time.Second)
 	return l
 }
@@ -65,18 +63,17 @@ type Handler struct {
 	log      *slog.Logger
 	metrics  *metrics
 	limits   Limits
-	gate     *gate // of the API
-	opsGate  *gate // health and metrics answer while that is crowded or closed
+	gate     *gate // of the API alone: health and metrics are answered while it is closed
 	ready    func(context.Context) error
-	// allow holds, by route template, the methods that the path has.
+	// allow has, for each route template, the methods of the path.
 	allow map[string][]string
 }
 
-// dialect is one vendor's way of saying the same things. Its realm says which
-// sessions count; the rest of it is in its package.
+// dialect is what differs between the APIs of the two products, as far as this
+// package needs it. The rest is in the package of each dialect.
 type dialect struct {
-	name       string // label of logs and metrics
-	realm      auth.Realm
+	name       string     // label of logs and metrics
+	realm      auth.Realm // whose sessions are accepted
 	writeError func(c echo.Context, requestID string, err error) error
 }
 
@@ -117,9 +114,8 @@ func New(cfg Config) (*Handler, error) {
 		limits:  cfg.Limits.withDefaults(),
 		allow:   map[string][]string{},
 	}
-	h.gate = newGate(h.limits.Requests, h.limits.OfAddress)
-	h.opsGate = newGate(max(1, h.limits.Requests/4), max(1, h.limits.OfAddress/4))
-	h.metrics = newMetrics(func() int { admitted, _ := h.gate.count(); return admitted })
+	h.gate = newGate(h.limits.RequestsPerClient)
+	h.metrics = newMetrics(h.gate.count)
 	for _, c := range h.metrics.collectors() {
 		if err := cfg.Registry.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
@@ -132,7 +128,7 @@ func New(cfg Config) (*Handler, error) {
 	}
 	h.addOps(cfg.Registry)
 	vapi.Register(sessions{auth: h.auth, realm: esxRealm()}, func(method, path string, op csr.Operation, handle vapi.Handle) {
-		h.add(h.api, method, path, h.operation(dialectOf(path), always(op), handle))
+		h.add(h.api, method, path, h.operation(dialectOf(path), fixed(op), handle))
 	})
 	policy.Register(sessions{auth: h.auth, realm: nsxRealm()}, func(method, path string, operation policy.Operation, handle policy.Handle) {
 		h.add(h.api, method, path, h.operation(dialectOf(path), operation, handle))
@@ -161,8 +157,8 @@ func (h *Handler) newEcho(trusted []netip.Prefix) *echo.Echo {
 	return e
 }
 
-// clientAddress believes X-Forwarded-For from trusted peers alone; Echo's own
-// default would trust every private network.
+// clientAddress takes X-Forwarded-For from trusted peers alone. Echo's own default
+// trusts every private network.
 func clientAddress(trusted []netip.Prefix) echo.IPExtractor {
 	if len(trusted) == 0 {
 		return echo.ExtractIPDirect()
@@ -174,8 +170,8 @@ func clientAddress(trusted []netip.Prefix) echo.IPExtractor {
 	return echo.ExtractIPFromXFFHeader(options...)
 }
 
-// add registers a route; HEAD follows GET. With echo.RouteNotFound as the method
-// the path is one that does not exist, whatever stands beside it.
+// add registers a route. HEAD follows GET. The method echo.RouteNotFound registers a
+// path that does not exist, beside a template that would match it.
 func (h *Handler) add(e *echo.Echo, method, path string, handle echo.HandlerFunc) {
 	methods := []string{method}
 	if method == http.MethodGet {
@@ -189,8 +185,8 @@ func (h *Handler) add(e *echo.Echo, method, path string, handle echo.HandlerFunc
 	}
 }
 
-// refuseOtherMethods makes OPTIONS a 405 like every other method a path does not
-// have; Echo would answer it itself.
+// refuseOtherMethods answers OPTIONS with 405, like every other method that a path
+// does not have. Echo would answer it by itself.
 func (h *Handler) refuseOtherMethods(e *echo.Echo) {
 	var paths []string
 	for _, r := range e.Routes() {
@@ -203,32 +199,34 @@ func (h *Handler) refuseOtherMethods(e *echo.Echo) {
 	}
 }
 
-// operation is the way of every API request: authenticate, authorise, and then
-// the dialect's own handler. What a request asks for may depend on more than its
-// route: choose says it, and its error, that it asks for nothing there is, is told
-// only to callers who may do the operation beside it. Routes without choose are
-// logins, which authenticate themselves, and paths that are none.
+// operation handles every API request: authenticate, authorise, and then the
+// dialect's own handler.
+//
+// choose returns the operation that a request asks for, which may depend on more than
+// its route. Where it also returns an error (no such action), the caller gets that
+// error only with the privilege for the operation. Routes without choose are logins,
+// which authenticate by themselves, and paths that do not exist.
 func (h *Handler) operation(d dialect, choose func(*http.Request) (csr.Operation, error), handle func(echo.Context, *csr.Grant) error) echo.HandlerFunc {
 	if choose == nil {
 		return func(c echo.Context) error { return handle(c, nil) }
 	}
 	return func(c echo.Context) error {
-		op, unknown := choose(c.Request())
+		op, noSuchAction := choose(c.Request())
 		grant, err := h.authorise(c, d, op)
 		if err == nil {
-			err = unknown
+			err = noSuchAction
 		}
 		if err == nil {
 			err = handle(c, grant)
 		}
-		if unknown == nil && creates(op) {
+		if noSuchAction == nil && creates(op) {
 			h.metrics.countCreate(c, d.name, err)
 		}
 		return err
 	}
 }
 
-// authorise finds out who sends the request and grants the operation.
+// authorise authenticates the caller and grants the operation.
 func (h *Handler) authorise(c echo.Context, d dialect, op csr.Operation) (*csr.Grant, error) {
 	r, ev := c.Request(), eventOf(c)
 	caller, err := h.auth.Authenticate(r.Context(), r, ev.client, d.realm)
@@ -240,29 +238,27 @@ func (h *Handler) authorise(c echo.Context, d dialect, op csr.Operation) (*csr.G
 	return h.service.Authorise(caller, op)
 }
 
-// always is the choice of a route that has one operation, or none.
-func always(op csr.Operation) func(*http.Request) (csr.Operation, error) {
+// fixed is the choose function of a route that has one operation, or none.
+func fixed(op csr.Operation) func(*http.Request) (csr.Operation, error) {
 	if op == "" {
 		return nil
 	}
 	return func(*http.Request) (csr.Operation, error) { return op, nil }
 }
 
-// creates reports whether an operation makes a fresh key, and so counts as the
-// creation of a CSR.
+// creates reports whether an operation makes a key, and so counts as the creation of
+// a CSR.
 func creates(op csr.Operation) bool {
 	return op == csr.CreateCSR || op == csr.CreateNamedCSR || op == csr.SelfSignNew
 }
 
-// fail is the one place where an error becomes an answer: an error document of
-// the dialect that the path belongs to.
+// fail answers every error, with a document of the dialect that the path belongs to.
 func (h *Handler) fail(err error, c echo.Context) {
 	ev := eventOf(c)
 	ev.err = err
 	if c.Response().Committed {
-		// Too late for an error document: only a broken connection tells the
-		// client not to believe what it got. All that was left to do was to send:
-		// the client did not take it.
+		// Part of an answer is sent. Only a broken connection tells the client that
+		// it is not whole. What failed is the sending: the client did not take it.
 		ev.untaken = true
 		panic(http.ErrAbortHandler)
 	}

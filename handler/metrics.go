@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics of the HTTP side. Every label comes from a closed set: route
+// metrics are those of HTTP requests. Every label comes from a closed set: route
 // templates, known methods, status codes, dialects and error kinds.
 type metrics struct {
 	duration *prometheus.HistogramVec

@@ -19,8 +19,8 @@ func isOps(path string) bool {
 	return path == healthPath || path == readyPath || path == metricsPath
 }
 
-// addOps registers what orchestrators and Prometheus call. None of it asks for
-// credentials and none of it tells more than whether the service works.
+// addOps registers what orchestrators and Prometheus call. These routes ask for no
+// credentials and say nothing but whether the service works.
 func (h *Handler) addOps(registry *prometheus.Registry) {
 	h.add(h.ops, http.MethodGet, healthPath, func(c echo.Context) error {
 		return c.String(http.StatusOK, "ok\n")
@@ -36,8 +36,8 @@ func (h *Handler) addOps(registry *prometheus.Registry) {
 	h.add(h.ops, http.MethodGet, metricsPath, echo.WrapHandler(scrape))
 }
 
-// readiness answers 503 while the service drains or cannot commit; the reason is
-// in the log, since the route is open to strangers.
+// readiness answers 503 while the service drains or cannot commit. The reason goes to
+// the log alone, since the route is open to strangers.
 func (h *Handler) readiness(c echo.Context) error {
 	if h.gate.isClosed() {
 		return c.String(http.StatusServiceUnavailable, "shutting down\n")

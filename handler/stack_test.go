@@ -100,15 +100,8 @@ func newStackOver(t testing.TB, wrap func(keystore.Custodian) keystore.Custodian
 		t.Fatal(err)
 	}
 	s.auth = auth.New(auth.Config{
-		Users: users(t, "admin", adminPassword, "reader", readerPassword, "viewer", viewerPassword, "hosts", hostsPassword),
-		Privileges: func(user string) []csr.Privilege {
-			return map[string][]csr.Privilege{
-				"admin":  csr.Privileges(),
-				"reader": {csr.PolicyCertificateRead, csr.PolicyCertificateCRUD},
-				"viewer": {csr.PolicyCertificateRead},
-				"hosts":  {csr.SecurityManagement},
-			}[user]
-		},
+		Users:       users(t, "admin", adminPassword, "reader", readerPassword, "viewer", viewerPassword, "hosts", hostsPassword),
+		Privileges:  privileges,
 		IdleTimeout: 30 * time.Minute,
 		Lifetime:    24 * time.Hour,
 	})
@@ -131,6 +124,16 @@ func newStackOver(t testing.TB, wrap func(keystore.Custodian) keystore.Custodian
 	s.url, s.client = server.URL, server.Client()
 	s.client.Transport.(*http.Transport).MaxIdleConnsPerHost = 64
 	return s
+}
+
+// privileges says what each user of the stack may do.
+func privileges(user string) []csr.Privilege {
+	return map[string][]csr.Privilege{
+		"admin":  csr.Privileges(),
+		"reader": {csr.PolicyCertificateRead, csr.PolicyCertificateCRUD},
+		"viewer": {csr.PolicyCertificateRead},
+		"hosts":  {csr.SecurityManagement},
+	}[user]
 }
 
 func trusting(prefixes ...string) option {
