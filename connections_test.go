@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,313 +21,263 @@ import (
 	"attestcsr/keystore/keystoretest"
 )
 
-// queue is a listener whose connections come from addresses that the test chooses.
-type queue struct{ arrive chan net.Conn }
+// oneConn is a listener with one connection.
+type oneConn struct{ arrives net.Conn }
 
-func (q queue) Accept() (net.Conn, error) {
-	c, open := <-q.arrive
-	if !open {
+func (l *oneConn) Accept() (net.Conn, error) {
+	if l.arrives == nil {
 		return nil, net.ErrClosed
 	}
+	c := l.arrives
+	l.arrives = nil
 	return c, nil
 }
-func (q queue) Close() error   { return nil }
-func (q queue) Addr() net.Addr { return &net.TCPAddr{} }
+func (*oneConn) Close() error   { return nil }
+func (*oneConn) Addr() net.Addr { return &net.TCPAddr{} }
 
-// arrival is the server's end of a connection from an address.
-type arrival struct {
+// fakeConn is the server's end of a connection from an address that the test chooses.
+type fakeConn struct {
 	net.Conn
 	from   net.Addr
-	closed chan struct{}
-	once   sync.Once
+	closed atomic.Bool
 }
 
-func (a *arrival) RemoteAddr() net.Addr { return a.from }
-func (a *arrival) Close() error {
-	a.once.Do(func() { close(a.closed) })
+func (c *fakeConn) RemoteAddr() net.Addr { return c.from }
+func (c *fakeConn) Close() error {
+	c.closed.Store(true)
 	return nil
 }
 
-// crowd drives connections as an http.Server does.
-type crowd struct {
-	t      *testing.T
-	bound  *connections
-	port   uint16
-	names  map[string]*connection
-	arrive map[string]*arrival
+// clients drives a listener as an http.Server does.
+type clients struct {
+	t        *testing.T
+	listener *listener
+	port     uint16
+	admitted map[string]net.Conn  // by name
+	fakes    map[string]*fakeConn // those that have to be open
 }
 
-func newCrowd(t *testing.T, b bounds) *crowd {
-	b.listener = "test"
-	return &crowd{t: t, bound: newConnections(b), names: map[string]*connection{}, arrive: map[string]*arrival{}}
+func newClients(t *testing.T, b bounds) *clients {
+	b.name = "test"
+	return &clients{t: t, listener: newListener(b), admitted: map[string]net.Conn{}, fakes: map[string]*fakeConn{}}
 }
 
-// come lets a connection arrive and reports whether it was let in. Time passes
-// after it, so that no two are equally long in a state.
-func (c *crowd) come(name, address string) bool {
+// connect opens a connection and reports whether it was let in. Time passes
+// afterwards, so that no two are equally long in a state.
+func (c *clients) connect(name, address string) bool {
 	c.t.Helper()
 	c.port++
-	a := &arrival{from: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(address), c.port)), closed: make(chan struct{})}
-	arrive := make(chan net.Conn, 1)
-	arrive <- a
-	close(arrive)
-	c.bound.Listener = queue{arrive}
+	fake := &fakeConn{from: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(address), c.port))}
+	c.listener.Listener = &oneConn{fake}
 	defer time.Sleep(time.Millisecond)
-	accepted, err := c.bound.Accept()
+	accepted, err := c.listener.Accept()
 	if err != nil {
-		select {
-		case <-a.closed:
-		default:
+		if !fake.closed.Load() {
 			c.t.Errorf("%s was refused and left open", name)
 		}
 		return false
 	}
-	c.names[name], c.arrive[name] = accepted.(*connection), a
-	c.bound.follow(accepted, http.StateNew)
+	c.admitted[name], c.fakes[name] = accepted, fake
+	c.listener.track(accepted, http.StateNew)
 	return true
 }
 
-func (c *crowd) is(state http.ConnState, names ...string) {
-	for _, name := range names {
-		c.bound.follow(tls.Server(c.names[name], nil), state)
-		time.Sleep(time.Millisecond)
-	}
-}
-
-// open returns which of the connections were not ended.
-func (c *crowd) open() map[string]bool {
-	open := map[string]bool{}
-	for name, a := range c.arrive {
-		select {
-		case <-a.closed:
-		default:
-			open[name] = true
-		}
-	}
-	if got := c.bound.count(); got != len(open) {
-		c.t.Errorf("%d connections are counted, %d are open", got, len(open))
-	}
-	return open
-}
-
-func (c *crowd) wantEnded(names ...string) {
+// connectAll opens connections that are named by their numbers.
+func (c *clients) connectAll(addresses ...string) {
 	c.t.Helper()
-	open := c.open()
-	for _, name := range names {
-		if open[name] {
-			c.t.Errorf("%s was not ended", name)
-		}
-		delete(c.arrive, name)
-	}
-	if len(open) != len(c.arrive) {
-		c.t.Errorf("open are %v of %d", open, len(c.arrive))
-	}
-}
-
-// Who has to end at the bound of an address, in order.
-func TestBoundOfAnAddress(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := newCrowd(t, bounds{all: 100, address: 4})
-		for _, name := range []string{"used first", "used later", "silent", "other"} {
-			c.come(name, map[bool]string{true: "192.0.2.9", false: "192.0.2.1"}[name == "other"])
-		}
-		c.is(http.StateActive, "used later", "used first", "other")
-		c.is(http.StateIdle, "used later", "used first", "other")
-		time.Sleep(silentAfter)
-		c.come("fresh", "192.0.2.1")
-		c.wantEnded()
-		for _, ended := range []string{"silent", "used later", "used first", "fresh"} { // "used later" was idle first
-			if !c.come("instead of "+ended, "192.0.2.1") {
-				t.Fatalf("no room instead of %s", ended)
-			}
-			c.wantEnded(ended)
-			c.is(http.StateActive, "instead of "+ended)
-		}
-		if c.come("x", "192.0.2.1") {
-			t.Error("let in although all of the address is active")
-		}
-		if !c.come("of another", "192.0.2.2") {
-			t.Error("the bound of an address holds for another")
-		}
-		c.names["of another"].Close()
-		c.wantEnded("of another")
-		c.is(http.StateIdle, "instead of fresh", "instead of silent")
-		c.come("y", "192.0.2.1")
-		c.wantEnded("instead of fresh") // there is nothing else
-		c.come("z", "192.0.2.1")
-		c.wantEnded("y") // the answer of "instead of silent" may be under way
-		time.Sleep(answeredFor)
-		c.come("z2", "192.0.2.1")
-		c.wantEnded("instead of silent")
-		shed := func(kind string) float64 { return testutil.ToFloat64(c.bound.shed.WithLabelValues(ofAddress, kind)) }
-		for kind, want := range map[string]float64{"silent": 1, "idle": 3, "fresh": 2, "answered": 1, "newcomer": 1} {
-			if got := shed(kind); got != want {
-				t.Errorf("%v are told to be %s, not %v", got, kind, want)
-			}
-		}
-	})
-}
-
-// Who has to end at the bound in all.
-func TestBoundInAll(t *testing.T) {
-	t.Parallel()
-	const big, small, third = "192.0.2.1", "192.0.2.2", "192.0.2.3"
-	for name, try := range map[string]func(t *testing.T, c *crowd){
-		"the longest idle of who has most": func(_ *testing.T, c *crowd) {
-			fill(c, []string{big, big, big, small, small, third})
-			c.is(http.StateIdle, "3", "1", "0", "2", "4", "5")
-			c.come("new", "192.0.2.4")
-			c.wantEnded("1")
-		},
-		"silence before idleness": func(_ *testing.T, c *crowd) {
-			fill(c, []string{big, big, small, small, third, third})
-			c.is(http.StateIdle, "0", "1", "4", "5")
-			time.Sleep(silentAfter)
-			c.come("new", "192.0.2.4")
-			c.wantEnded("2")
-		},
-		"who has most before silence": func(_ *testing.T, c *crowd) {
-			fill(c, []string{big, big, big, small, small, third})
-			time.Sleep(silentAfter)
-			c.is(http.StateIdle, "5", "3")
-			c.names["0"].Close()
-			c.come("fresh", big)
-			c.is(http.StateIdle, "1", "2")
-			delete(c.arrive, "0")
-			time.Sleep(answeredFor)
-			c.come("new", third)
-			c.wantEnded("1")
-			c.is(http.StateActive, "2", "new")
-			c.come("another", "192.0.2.4")
-			c.wantEnded("4") // of those with two the silent one
-		},
-		"nobody gives way to who has as many": func(t *testing.T, c *crowd) {
-			fill(c, []string{big, big, big, small, small, small})
-			c.is(http.StateActive, "0", "1", "2")
-			c.is(http.StateIdle, "3", "4", "5")
-			if c.come("new", big) {
-				t.Error("let in")
-			}
-			c.wantEnded()
-			if !c.come("new", third) {
-				t.Error("kept out")
-			}
-			c.wantEnded("3")
-		},
-		"who has most ends one of its own": func(t *testing.T, c *crowd) {
-			fill(c, []string{big, big, big, big, small, small})
-			c.is(http.StateIdle, "4", "5", "3")
-			c.is(http.StateActive, "0", "1", "2")
-			if !c.come("new", big) {
-				t.Error("kept out")
-			}
-			c.wantEnded("3")
-		},
-		"the longest active of who has most, where all is": func(t *testing.T, c *crowd) {
-			fill(c, []string{big, big, big, big, small, third})
-			c.is(http.StateActive, "4", "5", "2", "1", "0", "3")
-			if !c.come("new", "192.0.2.4") {
-				t.Error("kept out")
-			}
-			c.wantEnded("2")
-			c.is(http.StateActive, "new")
-			if !c.come("of the small", small) { // 3 + 1 against 1
-				t.Error("kept out")
-			}
-			c.wantEnded("1")
-			c.is(http.StateActive, "of the small")
-			if c.come("of the small too", small) { // 2 against 2
-				t.Error("active ones ended for who would have more")
-			}
-		},
-		"IPv6 networks": func(_ *testing.T, c *crowd) {
-			fill(c, []string{"2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "::ffff:192.0.2.1", big, third})
-			c.is(http.StateIdle, "2", "3", "4", "5", "0", "1")
-			c.come("new", "192.0.2.4")
-			c.wantEnded("3") // two of the /64, two of the IPv4 address: the longer idle
-		},
-		"a trusted proxy": func(t *testing.T, c *crowd) {
-			fill(c, []string{"10.0.0.1", "10.0.0.1", "10.0.0.1", "10.0.0.1", small, small})
-			c.is(http.StateIdle, "0", "1", "2", "3", "4", "5")
-			c.come("new", third)
-			c.wantEnded("4") // each of the proxy's weighs as one address
-			c.is(http.StateActive, "0", "1", "2", "3", "5", "new")
-			if c.come("x", third) || c.come("y", "10.0.0.1") {
-				t.Error("let in although nobody has more than one")
-			}
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				try(t, newCrowd(t, bounds{all: 6, address: 5, trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}))
-			})
-		})
-	}
-}
-
-// fill lets connections come, named by their numbers.
-func fill(c *crowd, addresses []string) {
 	for i, address := range addresses {
-		if !c.come(fmt.Sprint(i), address) {
+		if !c.connect(fmt.Sprint(i), address) {
 			c.t.Fatalf("no room for %s", address)
 		}
 	}
 }
 
-// However connections come, change and go, the count is right, the bounds hold,
-// and the one of an address that has no other always gets in while some address
-// holds two.
+func (c *clients) become(state http.ConnState, names ...string) {
+	for _, name := range names {
+		c.listener.track(tls.Server(c.admitted[name], nil), state)
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// wantClosed fails unless just these connections were closed since the last call.
+func (c *clients) wantClosed(names ...string) {
+	c.t.Helper()
+	for _, name := range names {
+		if !c.fakes[name].closed.Load() {
+			c.t.Errorf("%s is open", name)
+		}
+		delete(c.fakes, name)
+	}
+	for name, fake := range c.fakes {
+		if fake.closed.Load() {
+			c.t.Errorf("%s is closed", name)
+		}
+	}
+	if got := c.listener.count(); got != len(c.fakes) {
+		c.t.Errorf("%d connections are counted, %d are open", got, len(c.fakes))
+	}
+}
+
+// A client at its bound gives up its longest idle connection, and none with a
+// request in flight.
+func TestBoundOfAnAddress(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const ours = "192.0.2.1"
+		c := newClients(t, bounds{all: 100, perClient: 3})
+		c.connect("of another", "192.0.2.9")
+		c.connectAll(ours, ours, ours)
+		c.become(http.StateActive, "0", "1")
+		c.become(http.StateIdle, "1", "0")
+		for _, closed := range []string{"2", "1", "0"} { // 2 never had a request
+			if !c.connect("instead of "+closed, ours) {
+				t.Fatalf("no room instead of %s", closed)
+			}
+			c.wantClosed(closed)
+			c.become(http.StateActive, "instead of "+closed)
+		}
+		if c.connect("x", ours) {
+			t.Error("let in although all connections of the address have requests in flight")
+		}
+		c.wantClosed()
+		if !c.connect("of a third", "192.0.2.2") {
+			t.Error("the bound of an address holds for another")
+		}
+		_ = c.admitted["instead of 1"].Close()
+		c.wantClosed("instead of 1")
+		if !c.connect("y", ours) {
+			t.Error("no room although one was closed")
+		}
+		c.wantClosed()
+		for closed, want := range map[string]float64{closedIdle: 3, closedNewcomer: 1} {
+			if got := testutil.ToFloat64(c.listener.shed.WithLabelValues(boundOfAddress, closed)); got != want {
+				t.Errorf("%v %s ones are counted, not %v", got, closed, want)
+			}
+		}
+	})
+}
+
+const (
+	clientA = "192.0.2.1"
+	clientB = "192.0.2.2"
+	clientC = "192.0.2.3"
+	clientD = "192.0.2.4"
+)
+
+// A full listener closes the longest idle connection of the address with the most.
+func TestFullListenerClosesIdle(t *testing.T) {
+	t.Parallel()
+	tryFullListener(t, map[string]func(t *testing.T, c *clients){
+		"the longest idle one of the address with the most": func(_ *testing.T, c *clients) {
+			c.connectAll(clientA, clientA, clientA, clientB, clientB, clientC)
+			c.become(http.StateIdle, "3", "1", "0", "2", "4", "5")
+			c.connect("new", clientD)
+			c.wantClosed("1")
+		},
+		"an idle one rather than an active one": func(_ *testing.T, c *clients) {
+			c.connectAll(clientA, clientA, clientA, clientB, clientB, clientC)
+			c.become(http.StateActive, "0", "1")
+			c.connect("new", clientD)
+			c.wantClosed("2")
+		},
+		"of two that have the most, the longest idle one": func(_ *testing.T, c *clients) {
+			c.connectAll(clientA, clientA, clientB, clientB, clientC, clientD)
+			c.become(http.StateIdle, "0", "1")
+			c.connect("new", "192.0.2.5")
+			c.wantClosed("2")
+		},
+		"the address with the most gives one of its own": func(t *testing.T, c *clients) {
+			c.connectAll(clientA, clientA, clientA, clientA, clientB, clientB)
+			c.become(http.StateIdle, "4", "5", "3")
+			c.become(http.StateActive, "0", "1", "2")
+			if !c.connect("new", clientA) {
+				t.Error("kept out")
+			}
+			c.wantClosed("3")
+		},
+		"IPv6 networks": func(_ *testing.T, c *clients) {
+			c.connectAll("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "::ffff:192.0.2.1", clientA, clientC)
+			c.become(http.StateIdle, "2", "3", "4", "5", "0", "1")
+			c.connect("new", clientD)
+			c.wantClosed("3") // two of the /64, two of the IPv4 address: the longer idle
+		},
+	})
+}
+
+// Where the address with the most has no idle connection, a full listener closes the
+// one whose request began first, or refuses the new connection.
+func TestFullListenerClosesActive(t *testing.T) {
+	t.Parallel()
+	tryFullListener(t, map[string]func(t *testing.T, c *clients){
+		"a newcomer closes none of an address that has no more": func(t *testing.T, c *clients) {
+			c.connectAll(clientA, clientA, clientA, clientB, clientB, clientB)
+			c.become(http.StateActive, "0", "1", "2")
+			c.become(http.StateIdle, "3", "4", "5")
+			if c.connect("new", clientA) {
+				t.Error("let in")
+			}
+			c.wantClosed()
+			if !c.connect("new", clientC) {
+				t.Error("kept out")
+			}
+			c.wantClosed("3")
+		},
+		"else the one whose request began first": func(t *testing.T, c *clients) {
+			c.connectAll(clientA, clientA, clientA, clientA, clientB, clientC)
+			c.become(http.StateActive, "4", "2", "1", "0", "3") // and clientC is idle
+			if !c.connect("new", clientD) {
+				t.Error("kept out")
+			}
+			c.wantClosed("2")
+			c.become(http.StateActive, "new", "5")
+			if !c.connect("of B", clientB) { // 3 + 1 against 1
+				t.Error("kept out")
+			}
+			c.wantClosed("1")
+			c.become(http.StateActive, "of B")
+			if c.connect("of B too", clientB) { // 2 against 2
+				t.Error("a request is ended for an address that would have more")
+			}
+			c.wantClosed()
+		},
+		"each connection of a trusted proxy counts by itself": func(t *testing.T, c *clients) {
+			c.connectAll("10.0.0.1", "10.0.0.1", "10.0.0.1", "10.0.0.1", clientB, clientB)
+			c.become(http.StateIdle, "0", "1", "2", "3", "4", "5")
+			c.connect("new", clientC)
+			c.wantClosed("4")
+			c.become(http.StateActive, "0", "1", "2", "3", "5", "new")
+			if c.connect("x", clientC) || c.connect("y", "10.0.0.1") {
+				t.Error("let in although no client has more than one")
+			}
+			c.wantClosed()
+		},
+	})
+}
+
+// tryFullListener gives each case a listener with room for six.
+func tryFullListener(t *testing.T, cases map[string]func(t *testing.T, c *clients)) {
+	for name, try := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				try(t, newClients(t, bounds{all: 6, perClient: 5, trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}))
+			})
+		})
+	}
+}
+
+// While connections come, change and go, the count is right, the bounds hold, and an
+// address without a connection gets one whenever another has two.
 func TestBoundsUnderConcurrency(t *testing.T) {
 	t.Parallel()
-	const all, ofAddress = 40, 8
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "x") }))
-	bound := newConnections(bounds{listener: "test", all: all, address: ofAddress})
-	bound.Listener = server.Listener
-	server.Listener = bound
-	server.Config.ConnState = bound.follow
-	server.Config.ErrorLog = log.New(io.Discard, "", 0)
-	server.StartTLS()
-	defer server.Close()
+	server, bounded := boundedServer(t, bounds{all: 40, perClient: 8}, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "x") })
 	address := server.Listener.Addr().String()
-
-	stop, attempts := make(chan struct{}), 0
-	var (
-		wg sync.WaitGroup
-		mu sync.Mutex
-	)
+	stop := make(chan struct{})
+	var attempts atomic.Int64
+	var wg sync.WaitGroup
 	for i := range 8 {
-		dialer := tls.Dialer{NetDialer: &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(i))}}, Config: &tls.Config{InsecureSkipVerify: true}}
-		wg.Go(func() {
-			held := make([]net.Conn, 12)
-			for n := 0; ; n++ {
-				select {
-				case <-stop:
-					for _, c := range held {
-						if c != nil {
-							_ = c.Close()
-						}
-					}
-					return
-				default:
-				}
-				mu.Lock()
-				attempts++
-				mu.Unlock()
-				c, err := dialer.DialContext(t.Context(), "tcp", address)
-				if err != nil {
-					continue // there was no room
-				}
-				if n%2 == 0 {
-					_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n") // it may be ended already
-				}
-				if old := held[n%len(held)]; old != nil {
-					_ = old.Close()
-				}
-				held[n%len(held)] = c
-			}
-		})
+		dialer := &tls.Dialer{NetDialer: &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(i))}}, Config: &tls.Config{InsecureSkipVerify: true}}
+		wg.Go(func() { flood(t, dialer, address, stop, &attempts) })
 	}
 	answered := 0
 	client := server.Client()
@@ -339,55 +290,144 @@ func TestBoundsUnderConcurrency(t *testing.T) {
 		}
 		_ = resp.Body.Close()
 		answered++
-		bound.mu.Lock()
-		counted := 0
-		for _, p := range bound.peers {
-			counted += p.open
-			if p.open > ofAddress {
-				t.Errorf("%d connections of one address", p.open)
-			}
-		}
-		if counted != len(bound.open) || counted > all {
-			t.Errorf("%d connections, %d counted", len(bound.open), counted)
-		}
-		bound.mu.Unlock()
+		checkCounts(t, bounded)
 	}
 	close(stop)
 	wg.Wait()
 	server.CloseClientConnections()
 	eventually(t, "every place is given back", func() bool {
-		bound.mu.Lock()
-		defer bound.mu.Unlock()
-		return len(bound.open) == 0 && len(bound.peers) == 0
+		bounded.mu.Lock()
+		defer bounded.mu.Unlock()
+		return len(bounded.open) == 0 && len(bounded.clients) == 0
 	})
 	keystoretest.Count(t, "newcomers let in among a flood", answered)
-	keystoretest.Count(t, "connection attempts", attempts)
+	keystoretest.Count(t, "connection attempts", int(attempts.Load()))
+}
+
+// boundedServer is an HTTPS server behind a listener with bounds.
+func boundedServer(t *testing.T, b bounds, handle http.HandlerFunc) (*httptest.Server, *listener) {
+	b.name = "test"
+	server := httptest.NewUnstartedServer(handle)
+	bounded := newListener(b)
+	bounded.Listener = server.Listener
+	server.Listener = bounded
+	server.Config.ConnState = bounded.track
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server, bounded
+}
+
+// flood opens connections until stop is closed. It sends a request over every other
+// one, and keeps the last twelve open.
+func flood(t *testing.T, dialer *tls.Dialer, address string, stop <-chan struct{}, attempts *atomic.Int64) {
+	held := make([]net.Conn, 12)
+	defer func() {
+		for _, c := range held {
+			if c != nil {
+				_ = c.Close()
+			}
+		}
+	}()
+	for n := 0; ; n++ {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		attempts.Add(1)
+		c, err := dialer.DialContext(t.Context(), "tcp", address)
+		if err != nil {
+			continue // there was no room
+		}
+		if n%2 == 0 {
+			_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n") // it may be closed already
+		}
+		if old := held[n%len(held)]; old != nil {
+			_ = old.Close()
+		}
+		held[n%len(held)] = c
+	}
+}
+
+// checkCounts compares the counts of a listener with its connections and bounds.
+func checkCounts(t *testing.T, l *listener) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	counted := 0
+	for _, from := range l.clients {
+		counted += from.open
+		if from.open > l.perClient {
+			t.Errorf("%d connections of one address", from.open)
+		}
+	}
+	if counted != len(l.open) || counted > l.all {
+		t.Errorf("%d connections, %d counted", len(l.open), counted)
+	}
+}
+
+// A connection is not closed for a newcomer while its request is in flight, and is
+// afterwards.
+func TestRequestInFlightKeepsItsConnection(t *testing.T) {
+	t.Parallel()
+	entered, release := make(chan struct{}), make(chan struct{})
+	server, _ := boundedServer(t, bounds{all: 1, perClient: 1}, func(http.ResponseWriter, *http.Request) {
+		close(entered)
+		<-release
+	})
+	done := make(chan error, 1)
+	go func() {
+		resp, err := server.Client().Get(server.URL)
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		done <- err
+	}()
+	connects := func() bool {
+		c, err := tls.Dial("tcp", server.Listener.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	}
+	<-entered
+	if connects() {
+		t.Error("a newcomer was let in beside the only connection there may be")
+	}
+	close(release)
+	if err := <-done; err != nil {
+		t.Errorf("the request in flight: %v", err)
+	}
+	eventually(t, "the idle connection is closed for a newcomer", connects)
 }
 
 func TestConnectionMetrics(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewPedanticRegistry()
-	for _, listener := range []string{"api", "ops"} {
-		registry.MustRegister(newConnections(bounds{listener: listener, all: 1, address: 1}).collectors()...)
+	for _, name := range []string{"api", "ops"} {
+		registry.MustRegister(newListener(bounds{name: name, all: 1, perClient: 1}).collectors()...)
 	}
 	problems, err := testutil.GatherAndLint(registry)
 	if err != nil || len(problems) > 0 {
 		t.Error(err, problems)
 	}
 	n, err := testutil.GatherAndCount(registry)
-	if err != nil || n != 2*(11+1) {
+	if err != nil || n != 2*(5+1) {
 		t.Errorf("%d series, error %v", n, err)
 	}
 }
 
-// BenchmarkChoose is what a newcomer costs at the bound, where each connection is
-// of an address of its own: the most there is to look at.
-func BenchmarkChoose(b *testing.B) {
-	bound := newConnections(bounds{listener: "test", all: 2000, address: 256})
-	for i := range 2000 + b.N {
-		if i == 2000 {
-			b.ResetTimer()
-		}
-		bound.admit(&arrival{from: &net.TCPAddr{IP: net.IPv4(10, byte(i>>16), byte(i>>8), byte(i))}, closed: make(chan struct{})})
+// BenchmarkAdmit measures a newcomer to a full listener, where each connection is of
+// another address.
+func BenchmarkAdmit(b *testing.B) {
+	l := newListener(bounds{name: "test", all: 2000, perClient: 256})
+	admit := func(i int) {
+		l.admit(&fakeConn{from: &net.TCPAddr{IP: net.IPv4(10, byte(i>>16), byte(i>>8), byte(i))}})
+	}
+	for i := range l.all {
+		admit(i)
+	}
+	for i := l.all; b.Loop(); i++ {
+		admit(i)
 	}
 }

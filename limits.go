@@ -20,14 +20,20 @@ import (
 	"attestcsr/config"
 )
 
-// ownFiles is how many files the process needs beside its connections: the
-// store, its own files, the poller, /proc for the metrics, and some to spare.
-const ownFiles = 64
+const (
+	// ownFiles is how many files the process needs beside its connections: the store,
+	// its other files, the poller, /proc for the metrics, and some to spare.
+	ownFiles = 64
+	// opsConnections bounds ops_listen, so that probes and Prometheus get in
+	// whatever happens to the API. opsPerClient leaves room for a second prober.
+	opsConnections = 64
+	opsPerClient   = 48
+)
 
-// boundConnections makes the bounds of the listeners and returns their metrics.
-// Where the system lets the process have fewer files, the bound is lower than the
-// setting: a listener that runs out of files lets nobody in.
-func (s *server) boundConnections() []prometheus.Collector {
+// newListeners makes the listeners and returns their metrics. A listener that runs
+// out of files lets nobody in: where the system allows fewer files than
+// limits.connections needs, the bound is what it allows.
+func (s *server) newListeners() []prometheus.Collector {
 	limits := s.cfg.Limits
 	reserved := ownFiles
 	if s.cfg.OpsListen != "" {
@@ -41,11 +47,11 @@ func (s *server) boundConnections() []prometheus.Collector {
 		s.log.Warn("limits.connections is more than the limit of open files allows (ulimit -n, LimitNOFILE=): raise that to use it",
 			"limits_connections", limits.Connections, "used", all, "open_files_needed", limits.Connections+reserved)
 	}
-	s.connections = newConnections(bounds{listener: "api", all: all, address: limits.ConnectionsPerAddress, trusted: s.cfg.TrustedProxies})
-	collectors := s.connections.collectors()
+	s.listener = newListener(bounds{name: "api", all: all, perClient: limits.ConnectionsPerAddress, trusted: s.cfg.TrustedProxies})
+	collectors := s.listener.collectors()
 	if s.cfg.OpsListen != "" {
-		s.opsConnections = newConnections(bounds{listener: "ops", all: opsConnections, address: opsOfAddress})
-		collectors = append(collectors, s.opsConnections.collectors()...)
+		s.opsListener = newListener(bounds{name: "ops", all: opsConnections, perClient: opsPerClient})
+		collectors = append(collectors, s.opsListener.collectors()...)
 	}
 	return collectors
 }
@@ -83,13 +89,13 @@ func filesAllowed() (int, error) {
 	return int(min(limit.Cur, math.MaxInt32)), nil
 }
 
-// memoryLimit is for when the operator says nothing; bytes. It is a multiple of what
-// the service uses, and half of it what hostile clients can make live: without a
-// limit the heap doubles before it is collected, and stays that large for minutes.
+// memoryLimit is the default limit of the garbage collector, in bytes. Hostile clients
+// can keep about half of it in use. Without a limit the heap doubles before it is
+// collected, and stays that large for minutes.
 const memoryLimit = 160 << 20
 
-// limitMemory gives the garbage collector its limit. GOMEMLIMIT is the operator's
-// word, and the runtime has followed it already.
+// limitMemory sets the limit of the garbage collector. It is not called where the
+// operator has set GOMEMLIMIT, which the runtime follows by itself.
 func limitMemory(limit int64, root fs.FS, log *slog.Logger) {
 	if limit == config.MemoryAuto {
 		found, err := cgroupMemory(root)

@@ -123,7 +123,7 @@ func (v *victim) checkConnectionBounds(t *testing.T) {
 			}
 			return false
 		}
-		return shed(ofAddress) && shed(inAll)
+		return shed(boundOfAddress) && shed(boundInAll)
 	})
 	keystoretest.Count(t, "connections held", held)
 }

@@ -33,10 +33,6 @@ import (
 )
 
 const (
-	// opsConnections bounds ops_listen, so that probes and Prometheus get in
-	// whatever happens to the API; opsOfAddress leaves room for a second prober.
-	opsConnections = 64
-	opsOfAddress   = 48
 	// longestOperation has room for the making of the largest key, and for a commit
 	// on a slow disk, after the wait for a key.
 	longestOperation = 2 * time.Minute
@@ -68,7 +64,7 @@ type server struct {
 	handler  *handler.Handler
 	password password
 
-	connections, opsConnections *connections
+	listener, opsListener *listener
 }
 
 // newServer opens everything, from the bottom up: the store, whose lock makes
@@ -118,7 +114,7 @@ func newServer(ctx context.Context, o options) (_ *server, err error) {
 	all = append(all, service.Collectors()...)
 	all = append(all, s.auth.Collectors()...)
 	all = append(all, s.audit.Collectors()...)
-	all = append(all, s.boundConnections()...)
+	all = append(all, s.newListeners()...)
 	for _, c := range all {
 		if err := registry.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
@@ -254,19 +250,19 @@ func (s *server) reloadUsers() {
 // their answers, new ones a 503, for shutdown_timeout at most. It calls announce
 // once it listens, and ends with its error.
 func (s *server) run(ctx context.Context, announce func(listening) error) error {
-	api, err := s.listen(s.cfg.Listen, s.connections)
+	api, err := s.listen(s.cfg.Listen, s.listener)
 	if err != nil {
 		return err
 	}
 	listeners := []net.Listener{api}
-	servers := []*http.Server{s.httpServer(s.handler, s.connections)}
+	servers := []*http.Server{s.httpServer(s.handler, s.listener)}
 	if s.cfg.OpsListen != "" {
-		ops, err := s.listen(s.cfg.OpsListen, s.opsConnections)
+		ops, err := s.listen(s.cfg.OpsListen, s.opsListener)
 		if err != nil {
 			return errors.Join(err, api.Close())
 		}
 		listeners = append(listeners, ops)
-		servers = append(servers, s.httpServer(s.handler.Ops(), s.opsConnections))
+		servers = append(servers, s.httpServer(s.handler.Ops(), s.opsListener))
 	}
 	if err := announce(s.listening(listeners)); err != nil {
 		return err
@@ -309,7 +305,7 @@ func (s *server) keepCertificate(ctx context.Context) {
 	}
 }
 
-func (s *server) listen(address string, bound *connections) (net.Listener, error) {
+func (s *server) listen(address string, bounded *listener) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("cannot listen on %s: another program does; stop it, or choose another address with --listen or --ops-listen", address)
@@ -317,12 +313,12 @@ func (s *server) listen(address string, bound *connections) (net.Listener, error
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %w", address, err)
 	}
-	bound.Listener = l
-	return bound, nil
+	bounded.Listener = l
+	return bounded, nil
 }
 
 // httpServer sets every limit that net/http leaves open.
-func (s *server) httpServer(h http.Handler, bound *connections) *http.Server {
+func (s *server) httpServer(h http.Handler, bounded *listener) *http.Server {
 	limits := s.cfg.Limits
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -332,19 +328,20 @@ func (s *server) httpServer(h http.Handler, bound *connections) *http.Server {
 		TLSConfig:         s.cert.tlsConfig(),
 		ReadHeaderTimeout: limits.ReadHeaderTimeout,
 		ReadTimeout:       limits.ReadTimeout,
-		// The handler sets a shorter one when the answer is ready.
+		// It has room for the wait for a key. The handler sets a shorter one when the
+		// answer is ready.
 		WriteTimeout:   s.cfg.KeyQueue.Deadline + longestOperation + limits.WriteTimeout,
 		IdleTimeout:    limits.IdleTimeout,
 		MaxHeaderBytes: limits.HeaderBytes,
-		ConnState:      bound.follow,
+		ConnState:      bounded.track,
 		ErrorLog:       log.New(serverLog{s.log}, "", 0),
-		// "OPTIONS *" is for the handler to refuse and to log, as all OPTIONS.
+		// The handler refuses and logs "OPTIONS *" like every other OPTIONS.
 		DisableGeneralOptionsHandler: true,
 	}
 }
 
-// serverLog takes what net/http says by itself. Failed handshakes are what port
-// scanners cause all day.
+// serverLog logs what net/http says by itself. Failed handshakes are debug lines:
+// port scanners cause them all day.
 type serverLog struct{ log *slog.Logger }
 
 func (l serverLog) Write(line []byte) (int, error) {
