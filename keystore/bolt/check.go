@@ -3,7 +3,6 @@ package bolt
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 )
 
@@ -39,13 +38,11 @@ const (
 	maxDepth   = 64
 )
 
-var errStructure = errors.New("the structure of the file is damaged")
-
 // checkStructure checks what bbolt will rely on in the state that transaction id
 // committed: all of its tree, also after a clean close. A page that points to one
-// above it would lead bbolt round and round, with more memory at every turn, and
-// one that is in the free list would be written over. It calls item with all that
-// is in buckets.
+// above it would make bbolt follow it for ever, with more memory at every turn, and
+// one that is in the free list would be written over. It calls item with each key
+// that is in a bucket.
 func checkStructure(file []byte, id, pageSize int, item func(buckets [][]byte, key, value []byte)) error {
 	c := &checker{file: file, pageSize: pageSize, seen: make([]bool, len(file)/pageSize), item: item}
 	if len(c.seen) < 4 {

@@ -160,22 +160,6 @@ func TestCloseWhileBroken(t *testing.T) {
 	wantPayload(t, s, a, "new")
 }
 
-// bbolt panics in the middle of a commit: it fails, and so do all until the file
-// has been read again.
-func TestPanicInCommit(t *testing.T) {
-	t.Parallel()
-	s := open(t, t.TempDir())
-	closing(t, s)
-	mustCommit(t, s, put(a, "old"))
-	s.Finish(func(*bbolt.Tx) error { panic("page 7: not what it should be") })
-	_, err := s.Commit(t.Context(), nil, put(a, "new"))
-	wantError(t, "Commit", err, keystore.ErrOutcomeUnknown)
-	s.Finish(nil)
-	wantPayload(t, s, a, "old")
-	mustCommit(t, s, put(a, "newer"))
-	wantPayload(t, s, a, "newer")
-}
-
 func readAt(t *testing.T, file string, n int) []byte {
 	t.Helper()
 	content, err := os.ReadFile(file)

@@ -3,10 +3,8 @@ package bolt
 import (
 	"encoding/binary"
 	"os"
-	"testing"
 
 	"go.etcd.io/bbolt"
-	"golang.org/x/sys/unix"
 
 	"attestcsr/keystore"
 )
@@ -28,37 +26,6 @@ func (s *Store) OnFinish(fn func()) {
 		fn()
 		return err
 	})
-}
-
-// BreakWrites makes every write to the open file fail until the function that it
-// returns is called.
-func (s *Store) BreakWrites(t *testing.T, path string) (mend func()) {
-	t.Helper()
-	defer s.Hold()()
-	fd := int(s.file.Fd())
-	writable, err := unix.Dup(fd) // keeps the lock on the file, too
-	if err != nil {
-		t.Fatal(err)
-	}
-	readable, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Dup3(int(readable.Fd()), fd, unix.O_CLOEXEC); err != nil {
-		t.Fatal(err)
-	}
-	return func() {
-		defer s.Hold()()
-		if err := unix.Dup3(writable, fd, unix.O_CLOEXEC); err != nil {
-			t.Fatal(err)
-		}
-		if err := unix.Close(writable); err != nil {
-			t.Fatal(err)
-		}
-		if err := readable.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // Hold takes the right to write until the function it returns is called.

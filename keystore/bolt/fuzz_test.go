@@ -66,7 +66,7 @@ func damage(content, patches []byte) []byte {
 // itself. bbolt would follow it for ever.
 func branchInACircle(f *testing.F, content []byte) []byte {
 	f.Helper()
-	const pageSize, flagBranch = 4096, 1
+	const flagBranch = 1
 	for page := 2; page < len(content)/pageSize; page++ {
 		at := content[page*pageSize:]
 		if binary.NativeEndian.Uint64(at) == uint64(page) && binary.NativeEndian.Uint16(at[8:]) == flagBranch {

@@ -4,11 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"log"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	"attestcsr/keystore/ownfile"
@@ -51,36 +48,36 @@ func (s *Store) options() *bbolt.Options {
 }
 
 // openDatabase opens the file, after looking at it without writing: whether it
-// is ours, of a format known here, and whole.
-func (s *Store) openDatabase() (_ *bbolt.DB, err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer s.guard(&err)
+// is ours, of a format known here, and whole. The caller guards it.
+func (s *Store) openDatabase() error {
 	info, err := os.Stat(s.path)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := ownfile.Check(s.path, info, s.log); err != nil {
-		return nil, err
+		return err
 	}
 	if info.Size() == 0 {
-		return nil, fmt.Errorf("%s is empty: restore a backup, or remove it to begin anew", s.path)
+		return fmt.Errorf("%s is empty: restore a backup, or remove it to begin anew", s.path)
 	}
-	if err := s.inspect(); err != nil {
-		return nil, err
+	notes, err := s.inspect()
+	if err != nil {
+		return err
 	}
 	o := s.options()
-	o.Logger = failing{&bbolt.DefaultLogger{Logger: log.New(io.Discard, "", 0)}, s.beforeRollback}
 	o.OpenFile = s.openFile
 	db, err := bbolt.Open(s.path, 0o600, o)
 	if err != nil {
-		return nil, s.explain(err)
+		return s.explain(err)
 	}
-	s.pageSize = db.Info().PageSize
-	s.shown = 0 // a state that was never flushed may be gone
+	s.db = db
+	s.viewLock.Lock()
+	s.pending = notes
+	s.viewLock.Unlock()
 	if err := releaseMapping(db, info.Size()); err != nil {
 		s.log.Warn("memory used to open the key store was not given back", "error", err)
 	}
-	return db, nil
+	return nil
 }
 
 // openFile opens the file for bbolt: never a new one, and after the first time only
@@ -102,34 +99,40 @@ func (s *Store) openFile(name string, flag int, mode os.FileMode) (*os.File, err
 }
 
 // inspect opens the database for reading only and finds out whether it can be
-// opened for writing.
-func (s *Store) inspect() (err error) {
+// opened for writing. It returns the number of notes in the outbox.
+func (s *Store) inspect() (notes int, err error) {
 	o := s.options()
 	o.ReadOnly = true
 	o.InitialMmapSize = 0
 	db, err := bbolt.Open(s.path, 0o600, o)
 	if err != nil {
-		return s.explain(err)
+		return 0, s.explain(err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	tx, err := db.Begin(false)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { err = errors.Join(err, tx.Rollback()) }()
-
-	f, err := os.Open(s.path)
+	found, err := s.checkPages(tx, db.Info().PageSize)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	records, err := s.checkPages(f, tx, db.Info().PageSize)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
+	if err := s.checkFormat(tx); err != nil {
+		return 0, err
+	}
+	return found.notes, found.check()
+}
+
+// checkFormat finds out whether this is a store of ours, in the format that is read
+// here.
+func (s *Store) checkFormat(tx *bbolt.Tx) error {
+	for _, name := range [][]byte{bucketMeta, bucketSlots, bucketCounts, bucketOutbox} {
+		if tx.Bucket(name) == nil {
+			return s.foreign()
+		}
 	}
 	meta := tx.Bucket(bucketMeta)
-	if meta == nil {
-		return s.foreign()
-	}
 	text := meta.Get(keyFormat)
 	if len(text) != 4 || len(meta.Get(keyRevision)) != 8 {
 		return s.foreign()
@@ -141,39 +144,31 @@ func (s *Store) inspect() (err error) {
 	case format < storeFormat:
 		return s.foreign()
 	}
-	for _, name := range [][]byte{bucketSlots, bucketCounts, bucketOutbox} {
-		if tx.Bucket(name) == nil {
-			return s.foreign()
-		}
-	}
-	return s.damaged(records.check())
+	return nil
 }
 
-// checkPages finds out whether bbolt can rely on the pages of a transaction, and
-// which records they have. It maps the file for itself: it may read all of it.
-func (s *Store) checkPages(f *os.File, tx *bbolt.Tx, pageSize int) (records *tally, err error) {
+// checkPages checks the whole file, before bbolt relies on it and searches it. It
+// maps the file for itself: it may read all of it.
+func (s *Store) checkPages(tx *bbolt.Tx, pageSize int) (_ *contents, err error) {
+	f, err := os.Open(s.path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
 	if tx.Size() > info.Size() {
-		return nil, fmt.Errorf("%s is cut short (%d of %d bytes): restore a backup", s.path, info.Size(), tx.Size())
+		return nil, fmt.Errorf("%w: it is cut short (%d of %d bytes)", errStructure, info.Size(), tx.Size())
 	}
 	file, err := unix.Mmap(int(f.Fd()), 0, int(tx.Size()), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		return nil, os.NewSyscallError("mmap", err)
 	}
 	defer func() { err = errors.Join(err, unix.Munmap(file)) }()
-	records = &tally{collections: map[string]*collection{}}
-	return records, s.damaged(checkStructure(file, tx.ID(), pageSize, records.add))
-}
-
-// damaged says which file it is and what to do; nil stays nil.
-func (s *Store) damaged(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%s is damaged: restore a backup: %w", s.path, err)
+	found := &contents{missing: map[string]int64{}}
+	return found, checkStructure(file, tx.ID(), pageSize, found.item)
 }
 
 func (s *Store) foreign() error {

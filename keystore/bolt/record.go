@@ -3,7 +3,6 @@ package bolt
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"hash/crc32"
 	"slices"
 	"strings"
@@ -36,11 +35,6 @@ type record struct {
 }
 
 const recordFormat = 2
-
-var (
-	errDamagedRecord = errors.New("the record is damaged")
-	errDamagedIndex  = errors.New("an index key is damaged")
-)
 
 // checksum is that of a record, without the checksum itself, in a slot.
 func checksum(b []byte, slot keystore.Slot) uint32 {

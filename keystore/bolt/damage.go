@@ -1,0 +1,112 @@
+package bolt
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"attestcsr/keystore"
+)
+
+// Damage is looked for when the file is opened: the structure of all its pages, the
+// checksum of every record, and the count of every collection. A store in use checks
+// the checksum of each record that it reads, and no more. When it finds damage, or
+// bbolt does, it takes no commits any more and is not ready; what is whole can still
+// be read. It stays so until the service is restarted, whose start checks the file.
+var (
+	errDamaged       = errors.New("damaged")
+	errDamagedRecord = fmt.Errorf("the record is %w", errDamaged)
+	errDamagedIndex  = fmt.Errorf("the index is %w", errDamaged)
+	errDamagedNumber = fmt.Errorf("a number in the store is %w", errDamaged)
+	errStructure     = fmt.Errorf("the structure of the file is %w", errDamaged)
+)
+
+// pageError is a panic over a page.
+type pageError struct {
+	value any
+	stack []byte
+}
+
+func (e *pageError) Error() string { return fmt.Sprintf("a page is damaged: %v", e.value) }
+
+// Unwrap makes errors.Is(err, errDamaged) hold.
+func (e *pageError) Unwrap() error { return errDamaged }
+
+// guarded runs fn, which touches pages of the file, and returns its panic as a
+// pageError: bbolt panics on a damaged page. A page that the disk cannot read is a
+// memory fault, which ends the process unless SetPanicOnFault makes it a panic.
+func guarded(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = &pageError{p, debug.Stack()}
+		}
+	}()
+	return fn()
+}
+
+// watched is guarded for a store in use: it remembers the damage that fn finds.
+func (s *Store) watched(fn func() error) error {
+	err := guarded(fn)
+	if errors.Is(err, errDamaged) && !s.damaged.Swap(true) {
+		attributes := []any{"file", s.path, "error", err}
+		if page, ok := errors.AsType[*pageError](err); ok { // with the stack, since the error may be one of ours
+			attributes = append(attributes, "stack", string(page.stack))
+		}
+		s.log.Error("the key store is damaged and takes no more changes: restart the service, which checks the file; if the start refuses it, restore a backup",
+			attributes...)
+	}
+	return err
+}
+
+// errDamagedInUse refuses commits after damage was found.
+func (s *Store) errDamagedInUse() error {
+	return fmt.Errorf("%w: %s is damaged: restart the service, and restore a backup if the start refuses it", keystore.ErrUnavailable, s.path)
+}
+
+// contents is what the check at open finds in the buckets.
+type contents struct {
+	notes   int              // in the outbox
+	missing map[string]int64 // records by collection: counted less found
+	damage  error            // the first
+}
+
+// item takes a key and its value. buckets are the bucket that they are in and, before
+// it, those that it is in.
+func (c *contents) item(buckets [][]byte, key, value []byte) {
+	var err error
+	switch string(buckets[0]) {
+	case string(bucketOutbox):
+		c.notes++
+	case string(bucketCounts):
+		var n uint64
+		n, err = number(value)
+		c.missing[string(key)] += int64(n) //nolint:gosec // a damaged number ends up as another than 0, too
+	case string(bucketSlots):
+		if len(key) > 0 && key[0] == ofEntry {
+			return
+		}
+		slot, ok := slotOf(key)
+		if !ok || !isIntact(value, slot) {
+			err = fmt.Errorf("%q: %w", key, errDamagedRecord)
+		}
+		c.missing[slot.Collection]--
+	}
+	if c.damage == nil {
+		c.damage = err
+	}
+}
+
+// check reports damage: a record that its checksum contradicts, or a collection that
+// has not as many records as its count says.
+func (c *contents) check() error {
+	if c.damage != nil {
+		return c.damage
+	}
+	for collection, n := range c.missing {
+		if n != 0 {
+			return fmt.Errorf("%w: %d records of %q are missing", errStructure, n, collection)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,289 @@
+package bolt_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.etcd.io/bbolt"
+
+	"attestcsr/keystore"
+	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/keystoretest"
+)
+
+const pageSize = 4096
+
+// Damage is an error, whichever page it hits: not a panic, not the end of the
+// process, and never a record with other bytes than were written.
+func TestDamage(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := open(t, dir)
+	payload := func(id int) string { return strings.Repeat(fmt.Sprintf("payload of %d.", id), 100) }
+	const records = 60
+	slot := func(id int) keystore.Slot { return keystore.Slot{Collection: "c", ID: fmt.Sprint(id)} }
+	for i := range records {
+		op := put(slot(i), payload(i))
+		op.Index = []keystore.IndexEntry{{Name: "n", Value: []byte(op.Slot.ID)}}
+		mustCommit(t, s, op)
+	}
+	unclean := filepath.Join(dir, "crashed.db")
+	crashed(t, s, filepath.Join(dir, "store.db"), unclean)
+	used := 0
+	if err := s.DB().View(func(tx *bbolt.Tx) error { used = int(tx.Size()) / pageSize; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	for _, file := range []string{unclean, filepath.Join(dir, "store.db")} {
+		whole, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole = whole[:min(len(whole), (used+8)*pageSize)]
+		for page := range used {
+			// Page header and element table, then the middle of the page.
+			for _, damage := range []func([]byte){
+				func(p []byte) { clear(p[:64]) },
+				func(p []byte) { copy(p, bytes.Repeat([]byte{0xA5}, 24)) },
+				func(p []byte) { p[len(p)/2] ^= 0xFF },
+			} {
+				content := bytes.Clone(whole)
+				damage(content[page*pageSize : (page+1)*pageSize])
+				if !probe(t, content, slot, payload, records) {
+					refused++
+				}
+			}
+		}
+		for _, size := range []int{pageSize, 2 * pageSize, 4*pageSize + 1, (used - 1) * pageSize} {
+			if probe(t, whole[:size], slot, payload, records) {
+				t.Errorf("a store cut to %d bytes opens", size)
+			}
+		}
+	}
+	if refused == 0 {
+		t.Error("no damage was found: the test damages nothing")
+	}
+}
+
+// probe opens a damaged store and uses it; it returns whether it opened.
+func probe(t *testing.T, content []byte, slot func(int) keystore.Slot, payload func(int) string, records int) bool {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "damaged.db")
+	if err := os.WriteFile(file, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := bolt.Open(file, bolt.Options{})
+	if err != nil {
+		return false
+	}
+	defer func() { _ = s.Close() }() // may fail, must not panic
+	for i := range records {
+		r, err := s.Get(t.Context(), slot(i))
+		if err == nil && string(r.Payload) != payload(i) {
+			t.Fatalf("record %d has other bytes than were written", i)
+		}
+	}
+	_, _ = s.List(t.Context(), keystore.Query{Collection: "c", Index: "n", Limit: 1000})
+	_ = s.Refs(t.Context(), func(keystore.Slot, keystore.Ref) error { return nil })
+	_, _ = s.Commit(t.Context(), nil, put(slot(3), "new"))
+	return true
+}
+
+// A record of which any bit is wrong, in its key or its value, is found by Open: it
+// is not taken for one that was never there.
+func TestDamagedRecord(t *testing.T) {
+	t.Parallel()
+	slot := func(n int) keystore.Slot {
+		return keystore.Slot{Collection: "esx-collection", ID: fmt.Sprintf("id-%03d-name", n)}
+	}
+	for _, records := range []int{2, 300} { // 300 are in several pages
+		dir := t.TempDir()
+		file := filepath.Join(dir, "store.db")
+		s := open(t, dir)
+		var ops []keystore.Op
+		for n := range records {
+			ops = append(ops, put(slot(n), fmt.Sprintf("payload %03d", n)))
+		}
+		for some := range slices.Chunk(ops, keystore.MaxOpsPerCommit) {
+			mustCommit(t, s, some...)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		whole, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tried := 0
+		for n := 0; n < records; n += 1 + records/3 {
+			for _, text := range []string{"resx-collection\x00" + slot(n).ID, fmt.Sprintf("payload %03d", n)} {
+				if !bytes.Contains(whole, []byte(text)) {
+					t.Fatal("there is nothing to damage")
+				}
+				for i := n % 3; i < len(text); i += keystoretest.Effort(3, 1) {
+					tried++
+					damaged := []byte(text)
+					damaged[i] ^= 1 << ((n + i) % 8)
+					// Pages that are free hold the text, too.
+					if err := os.WriteFile(file, bytes.ReplaceAll(whole, []byte(text), damaged), 0o600); err != nil {
+						t.Fatal(err)
+					}
+					if s, err := bolt.Open(file, bolt.Options{}); err == nil {
+						t.Errorf("%q instead of %q: the store opens", damaged, text)
+						_ = s.Close()
+					} else if !strings.Contains(err.Error(), file+" is damaged: restore a backup") {
+						t.Errorf("%q instead of %q: %v", damaged, text, err)
+					}
+				}
+			}
+		}
+		keystoretest.Count(t, "damaged records tried", tried)
+	}
+}
+
+// A store that finds damage while it is in use ends readiness, takes no more commits
+// and says what to do. Whatever is whole can still be read. The next start refuses
+// the file.
+func TestDamageInUse(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]func(f *os.File, content []byte) error{
+		"a bit of a record": func(f *os.File, content []byte) error {
+			for at := 0; ; at++ { // also where the record was before the last commit
+				next := bytes.Index(content[at:], []byte("to be damaged"))
+				if next < 0 {
+					return nil
+				}
+				at += next
+				if _, err := f.WriteAt([]byte("T"), int64(at)); err != nil {
+					return err
+				}
+			}
+		},
+		"all pages but the meta pages": func(f *os.File, content []byte) error {
+			_, err := f.WriteAt(bytes.Repeat([]byte{0xA5}, len(content)-2*pageSize), 2*pageSize)
+			return err
+		},
+		"both meta pages": func(f *os.File, _ []byte) error {
+			_, err := f.WriteAt(make([]byte, 2*pageSize), 0)
+			return err
+		},
+		"cut short": func(f *os.File, _ []byte) error { return f.Truncate(0) }, // a memory fault
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			file := filepath.Join(t.TempDir(), "store.db")
+			log := &keystoretest.Buffer{}
+			s, err := bolt.Open(file, bolt.Options{Logger: slog.New(slog.NewTextHandler(log, nil))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustCommit(t, s, put(a, "to be damaged"))
+			mustCommit(t, s, put(b, "whole"))
+			change(t, file, damage)
+
+			_, getErr := s.Get(t.Context(), a)
+			_, commitErr := s.Commit(t.Context(), nil, put(a, "new"))
+			if getErr == nil && commitErr == nil {
+				t.Error("the damage was not found")
+			}
+			if errors.Is(getErr, keystore.ErrNotFound) {
+				t.Errorf("Get: %v", getErr)
+			}
+			for range 2 {
+				_, err := s.Commit(t.Context(), nil, put(b, "new"))
+				wantError(t, "Commit", err, keystore.ErrUnavailable)
+				err = s.Check(t.Context())
+				wantError(t, "Check", err, keystore.ErrUnavailable)
+				if err == nil || !strings.Contains(err.Error(), "restart the service") {
+					t.Errorf("Check: %v", err)
+				}
+				wantError(t, "Refs", s.Refs(t.Context(), func(keystore.Slot, keystore.Ref) error { return nil }), keystore.ErrUnavailable)
+			}
+			if n := strings.Count(log.String(), "restart the service"); n != 1 {
+				t.Errorf("the log says %d times what to do:\n%s", n, log)
+			}
+			if name == "a bit of a record" {
+				wantPayload(t, s, b, "whole")
+			}
+			_ = s.Close() // may fail, must return
+			_, err = s.Get(t.Context(), b)
+			wantError(t, "Get after Close", err, keystore.ErrUnavailable)
+			if _, err := bolt.Open(file, bolt.Options{}); err == nil || errors.Is(err, bolt.ErrLocked) {
+				t.Errorf("Open: %v", err)
+			}
+		})
+	}
+}
+
+// Where the page that shows the newest commit is damaged, bbolt goes on from the
+// commit before. A store in use refuses to undo what was acknowledged.
+func TestNewestCommitGone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := open(t, dir)
+	mustCommit(t, s, put(a, "old"))
+	mustCommit(t, s, put(a, "new"))
+	id := 0
+	if err := s.DB().View(func(tx *bbolt.Tx) error { id = tx.ID(); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	change(t, filepath.Join(dir, "store.db"), func(f *os.File, _ []byte) error {
+		_, err := f.WriteAt(make([]byte, 512), int64(id%2*pageSize))
+		return err
+	})
+	_, err := s.Commit(t.Context(), nil, put(b, "x"))
+	wantError(t, "Commit", err, keystore.ErrNotCommitted)
+	wantError(t, "Check", s.Check(t.Context()), keystore.ErrUnavailable)
+	wantPayload(t, s, a, "new")
+	_ = s.Close() // may fail, must return
+}
+
+// change changes a file that may be open elsewhere.
+func change(t *testing.T, file string, fn func(f *os.File, content []byte) error) {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(fn(f, content), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// bbolt panics in the middle of a commit: whether it happened is unknown, and its
+// memory is not to be trusted until the service is restarted.
+func TestPanicInCommit(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := open(t, dir)
+	mustCommit(t, s, put(a, "old"))
+	s.Finish(func(*bbolt.Tx) error { panic("page 7: not what it should be") })
+	_, err := s.Commit(t.Context(), nil, put(a, "new"))
+	wantError(t, "Commit", err, keystore.ErrOutcomeUnknown)
+	s.Finish(nil)
+	wantPayload(t, s, a, "old")
+	s.RecoverNow()
+	_, err = s.Commit(t.Context(), nil, put(a, "newer"))
+	wantError(t, "Commit", err, keystore.ErrUnavailable)
+	if err := s.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	s = open(t, dir)
+	closing(t, s)
+	wantPayload(t, s, a, "old")
+	mustCommit(t, s, put(a, "newer"))
+}
