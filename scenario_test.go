@@ -208,16 +208,11 @@ func trailTells(ctx context.Context, dir string, store *bolt.Store, custodian *s
 // nameOf returns what a record is called in stored, and its PEM, if the key is that
 // of the PEM. The canary has neither.
 func nameOf(r keystore.Record, public crypto.PublicKey) (name, text string, err error) {
-	var payload struct {
-		PEM string `json:"pem"`
-	}
 	if !strings.HasPrefix(r.Slot.Collection, "esx/") && !strings.HasPrefix(r.Slot.Collection, "nsx/") {
 		return "", "", nil
 	}
-	if err := json.Unmarshal(r.Payload, &payload); err != nil {
-		return "", "", err
-	}
-	its, subject, err := publicKeyOf(payload.PEM)
+	_, text, _ = strings.Cut(string(r.Payload), "\n") // after what describes it
+	its, subject, err := publicKeyOf(text)
 	if err != nil {
 		return "", "", err
 	}
@@ -228,7 +223,7 @@ func nameOf(r keystore.Record, public crypto.PublicKey) (name, text string, err 
 	if strings.HasPrefix(name, issuedName) {
 		name = issuedName + subject
 	}
-	return name, payload.PEM, nil
+	return name, text, nil
 }
 
 // publicKeyOf returns key and common name of a CSR, whose signature it verifies, or

@@ -152,7 +152,7 @@ func (g *Grant) selfSignNew(ctx context.Context, r NewRequest, days *int64) (Nam
 		if err != nil {
 			return keystore.Change{}, err
 		}
-		return g.certificateChange(g.newObject(id, id, r.Labels), text, g.event(at.Slot))
+		return g.certificateChange(payload{g.newObject(id, id, r.Labels), text, spec}, g.event(at.Slot))
 	})
 	if err != nil {
 		return NamedCertificate{}, err
@@ -182,7 +182,7 @@ func (g *Grant) DeleteNamedCertificate(ctx context.Context, id string) error {
 	if err := validID(id); err != nil {
 		return classify(err)
 	}
-	return classify(g.remove(ctx, certificateSlot(id), namedPEM, certificateDigest))
+	return classify(g.remove(ctx, certificateSlot(id), certificateDigest))
 }
 
 // ListNamedCertificates returns a page of the certificates, as ListNamedCSRs does
@@ -224,7 +224,7 @@ func (g *Grant) promote(ctx context.Context, id string, build func(crypto.Signer
 			}
 			event := g.moved(from.Slot, to.Slot)
 			event.CSR = fingerprint(r.PEM)
-			return g.certificateChange(g.newObject(certificateID, certificateID, labels), text, event)
+			return g.certificateChange(payload{g.newObject(certificateID, certificateID, labels), text, r.Spec}, event)
 		})
 		switch {
 		case err == nil:
@@ -238,18 +238,14 @@ func (g *Grant) promote(ctx context.Context, id string, build func(crypto.Signer
 }
 
 // certificateChange is what is stored of a certificate that was made.
-func (g *Grant) certificateChange(o Object, text string, event audit.Event) (keystore.Change, error) {
-	p := newNamedPayload(o, text)
-	c, err := p.certificates()
+func (g *Grant) certificateChange(p payload, event audit.Event) (keystore.Change, error) {
+	chain, err := parseCertificates(p.PEM)
 	if err != nil {
 		return keystore.Change{}, err
 	}
-	event.Certificate = fingerprint(text)
-	note, err := g.service.audit.Note(event)
-	if err != nil {
-		return keystore.Change{}, err
-	}
-	return p.change(note, keystore.IndexEntry{Name: indexNotAfter, Value: sortable(c[0].NotAfter)})
+	event.Certificate = fingerprint(p.PEM)
+	notAfter := keystore.IndexEntry{Name: indexNotAfter, Value: sortable(chain[0].NotAfter)}
+	return g.service.change(p, event, append(p.order(), notAfter)...)
 }
 
 func checkDays(days *int64, broken *violations) {

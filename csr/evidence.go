@@ -47,12 +47,12 @@ func (g *Grant) permitsChange(ctx context.Context, o Operation) error {
 	return classify(g.service.audit.Admit(ctx))
 }
 
-// remove empties a slot. read gives the PEM of what it holds, whose digest name
-// puts into the event: the evidence is of what was removed and not of what another
-// put there meanwhile, so that the slot is pinned and looked at again.
+// remove empties a slot. name says where in the event the digest of what it held
+// goes: the evidence is of what was removed and not of what another put there
+// meanwhile, so that the slot is pinned and looked at again.
 //
 // A crash leaves the whole object or nothing; deleting again settles it.
-func (g *Grant) remove(ctx context.Context, slot keystore.Slot, read func(keystore.Record) (string, error), name func(*audit.Event) *string) error {
+func (g *Grant) remove(ctx context.Context, slot keystore.Slot, name func(*audit.Event) *string) error {
 	s := g.service
 	var conflict error
 	for range maxAttempts {
@@ -62,7 +62,7 @@ func (g *Grant) remove(ctx context.Context, slot keystore.Slot, read func(keysto
 		}
 		event := g.event(slot)
 		// What cannot be read can be deleted all the same.
-		if text, err := read(record); err == nil {
+		if text, err := storedPEM(record); err == nil {
 			*name(&event) = fingerprint(text)
 		}
 		note, err := s.audit.Note(event)
@@ -80,13 +80,3 @@ func (g *Grant) remove(ctx context.Context, slot keystore.Slot, read func(keysto
 func csrDigest(e *audit.Event) *string { return &e.CSR }
 
 func certificateDigest(e *audit.Event) *string { return &e.Certificate }
-
-func payloadPEM(r keystore.Record) (string, error) {
-	p, err := decodePayload(r.Payload)
-	return p.PEM, err
-}
-
-func namedPEM(r keystore.Record) (string, error) {
-	p, err := decodeNamed(r.Payload)
-	return p.PEM, err
-}

@@ -149,20 +149,20 @@ func TestEveryChangeIsAudited(t *testing.T) {
 
 	first, err := grant(csr.CreateCSR).CreateCSR(ctx, fullSpec())
 	must(err)
-	expect(csr.CreateCSR, pending, "", first.PEM, "")
+	expect(csr.CreateCSR, pending, "", first, "")
 	must(grant(csr.DeleteCSR).DeleteCSR(ctx))
-	expect(csr.DeleteCSR, pending, "", first.PEM, "")
+	expect(csr.DeleteCSR, pending, "", first, "")
 	if err := grant(csr.DeleteCSR).DeleteCSR(ctx); kindOf(err) != csr.NotFound {
 		t.Errorf("deleted again: %v", err)
 	}
 	second, err := grant(csr.CreateCSR).CreateCSR(ctx, fullSpec())
 	must(err)
-	expect(csr.CreateCSR, pending, "", second.PEM, "")
-	key := parseRequest(t, second.PEM).PublicKey
+	expect(csr.CreateCSR, pending, "", second, "")
+	key := parseRequest(t, second).PublicKey
 	for i, from := range []string{pending, ""} { // the second is a renewal
 		chain := pemOf(root.issue(t, fmt.Sprint("leaf", i), key), root.certificate)
 		must(grant(csr.SetCertificate).SetCertificate(ctx, chain))
-		request := second.PEM
+		request := second
 		if from == "" {
 			request = ""
 		}
@@ -298,7 +298,7 @@ func TestDeletedIsWhatTheLineSays(t *testing.T) {
 			for range 10 {
 				r := a.create(t, commonName("a"))
 				lock.Lock()
-				made[digestOf(t, r.PEM)] = true
+				made[digestOf(t, r)] = true
 				lock.Unlock()
 				err := a.grant(t, csr.DeleteCSR).DeleteCSR(t.Context())
 				if err != nil && kindOf(err) != csr.NotFound && kindOf(err) != csr.Conflict {

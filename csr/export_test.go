@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"time"
 
+	"attestcsr/csr/audit"
 	"attestcsr/keystore"
 )
 
@@ -35,7 +36,7 @@ func AcceptChain(text []byte, now time.Time) (pem string, certificates []*x509.C
 
 func EncodePayload(p Payload) ([]byte, error) { return p.encode() }
 
-func DecodePayload(b []byte) (Payload, error) { return decodePayload(b) }
+func DecodePayload(r keystore.Record) (Payload, error) { return decodePayload(r) }
 
 func (p payload) PublicKey() (crypto.PublicKey, error) { return p.publicKey() }
 
@@ -52,18 +53,7 @@ func RequestSlot(id string) keystore.Slot { return requestSlot(id) }
 
 func CertificateSlot(id string) keystore.Slot { return certificateSlot(id) }
 
-func RequestIn(r keystore.Record) (NamedRequest, error) { return requestIn(r) }
-
 func CertificateIn(r keystore.Record) (NamedCertificate, error) { return certificateIn(r) }
-
-// RewriteNamed reads a payload and writes it again.
-func RewriteNamed(b []byte) (keystore.Change, error) {
-	p, err := decodeNamed(b)
-	if err != nil {
-		return keystore.Change{}, err
-	}
-	return p.change(nil)
-}
 
 // StoreObject checks an id and labels and returns what would be stored of them.
 func StoreObject(id string, l Labels) (keystore.Change, error) {
@@ -74,9 +64,8 @@ func StoreObject(id string, l Labels) (keystore.Change, error) {
 		return keystore.Change{}, err
 	}
 	g := Grant{service: &Service{now: time.Now}, caller: Caller{User: "u"}}
-	p := newNamedPayload(g.newObject(id, "unique", l), "pem")
-	p.Spec = &storedSpec{}
-	return p.change(nil)
+	p := payload{Object: g.newObject(id, "unique", l), PEM: "pem"}
+	return g.service.change(p, audit.Event{}, p.order()...)
 }
 
 func Sortable(t time.Time) []byte { return sortable(t) }

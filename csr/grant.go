@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"time"
 
 	"attestcsr/csr/audit"
 	"attestcsr/keystore"
@@ -86,64 +85,52 @@ func (g *Grant) permits(o Operation) error {
 	return nil
 }
 
-// Request is a certification request.
-type Request struct {
-	PEM     string
-	Created time.Time // UTC, whole seconds
-}
-
-// Certificate is an installed certificate.
-type Certificate struct {
-	PEM      string    // the chain as it was accepted, leaf first
-	NotAfter time.Time // of the leaf, UTC
-}
-
-// CreateCSR makes a fresh key and a certification request for it. They replace
-// the pending CSR and its key, where there is one; the installed pair stays.
-// On error the pending pair is as it was.
+// CreateCSR makes a fresh key and a certification request for it, and returns the
+// request as PEM. They replace the pending CSR and its key, where there is one; the
+// installed pair stays. On error the pending pair is as it was.
 //
 // Errors: Invalid with every rule that spec breaks, Busy, Unavailable, Internal.
-func (g *Grant) CreateCSR(ctx context.Context, spec Spec) (Request, error) {
+func (g *Grant) CreateCSR(ctx context.Context, spec Spec) (string, error) {
 	if err := g.permitsChange(ctx, CreateCSR); err != nil {
-		return Request{}, err
+		return "", err
 	}
 	s := g.service
 	resolved, t, err := s.policy.resolve(spec)
 	if err != nil {
-		return Request{}, classify(err)
+		return "", classify(err)
 	}
-	var made Request
+	var made string
 	// A crash before the commit leaves the old pending pair, one after it the
 	// new pair, which nobody was told of: the next create replaces it.
 	at := keystore.Target{Slot: pendingSlot(), Expect: keystore.Any}
 	_, err = s.keys.Replace(ctx, at, resolved.keySpec(), func(key crypto.Signer) (keystore.Change, error) {
-		text, err := t.sign(key)
+		made, err = t.sign(key)
 		if err != nil {
 			return keystore.Change{}, err
 		}
-		made = Request{PEM: text, Created: s.timestamp()}
 		event := g.event(pendingSlot())
-		event.CSR = fingerprint(text)
-		return s.change(payload{PEM: made.PEM, Created: made.Created}, event)
+		event.CSR = fingerprint(made)
+		return s.change(payload{Object: g.newObject("", "", Labels{}), PEM: made, Spec: resolved}, event)
 	})
 	if err != nil {
-		return Request{}, classify(err)
+		return "", classify(err)
 	}
 	return made, nil
 }
 
-// CSR returns the pending certification request.
+// CSR returns the pending certification request as PEM.
 //
 // Errors: NotFound, Unavailable, Internal.
-func (g *Grant) CSR(ctx context.Context) (Request, error) {
+func (g *Grant) CSR(ctx context.Context) (string, error) {
 	if err := g.permits(GetCSR); err != nil {
-		return Request{}, err
+		return "", err
 	}
-	p, _, err := g.service.read(ctx, pendingSlot())
+	record, err := g.service.keys.Get(ctx, pendingSlot())
 	if err != nil {
-		return Request{}, classify(err)
+		return "", classify(err)
 	}
-	return Request{PEM: p.PEM, Created: p.Created}, nil
+	text, err := storedPEM(record)
+	return text, classify(err)
 }
 
 // DeleteCSR removes the pending certification request and destroys its key.
@@ -153,25 +140,27 @@ func (g *Grant) DeleteCSR(ctx context.Context) error {
 	if err := g.permitsChange(ctx, DeleteCSR); err != nil {
 		return err
 	}
-	return classify(g.remove(ctx, pendingSlot(), payloadPEM, csrDigest))
+	return classify(g.remove(ctx, pendingSlot(), csrDigest))
 }
 
-// Certificate returns the installed certificate. There always is one after
-// Service.Prepare, so that its absence is no NotFound but our fault.
+// Certificate returns the installed certificate as PEM: the chain as it was
+// accepted, the leaf first. There always is one after Service.Prepare, so that its
+// absence is no NotFound but our fault.
 //
 // Errors: Unavailable, Internal.
-func (g *Grant) Certificate(ctx context.Context) (Certificate, error) {
+func (g *Grant) Certificate(ctx context.Context) (string, error) {
 	if err := g.permits(GetCertificate); err != nil {
-		return Certificate{}, err
+		return "", err
 	}
-	p, _, err := g.service.read(ctx, installedSlot())
+	record, err := g.service.keys.Get(ctx, installedSlot())
 	if errors.Is(err, keystore.ErrNotFound) {
-		return Certificate{}, &Error{Err: fmt.Errorf("no certificate was prepared: %w", err)}
+		return "", &Error{Err: fmt.Errorf("no certificate was prepared: %w", err)}
 	}
 	if err != nil {
-		return Certificate{}, classify(err)
+		return "", classify(err)
 	}
-	return Certificate{PEM: p.PEM, NotAfter: p.NotAfter}, nil
+	text, err := storedPEM(record)
+	return text, classify(err)
 }
 
 // SetCertificate installs a certificate, given as PEM with its chain: at most
@@ -210,7 +199,7 @@ func (g *Grant) SetCertificate(ctx context.Context, pem []byte) error {
 // succeeds in both.
 func (g *Grant) install(ctx context.Context, c chain) error {
 	s := g.service
-	next := payload{PEM: c.pem(), NotAfter: c.leaf().NotAfter.UTC()}
+	next := payload{Object: g.newObject("", "", Labels{}), PEM: c.pem()}
 	_, revision, err := s.holding(ctx, pendingSlot(), c.leaf().PublicKey)
 	if err != nil {
 		return err
@@ -222,12 +211,13 @@ func (g *Grant) install(ctx context.Context, c chain) error {
 			if !sameKey(key.Public(), c.leaf().PublicKey) {
 				return keystore.Change{}, errors.New("the stored CSR is not for the stored key")
 			}
-			request, err := payloadPEM(old)
+			request, err := decodePayload(old)
 			if err != nil {
 				return keystore.Change{}, err
 			}
+			next.Spec = request.Spec
 			event := g.moved(pendingSlot(), installedSlot())
-			event.CSR, event.Certificate = fingerprint(request), fingerprint(next.PEM)
+			event.CSR, event.Certificate = fingerprint(request.PEM), fingerprint(next.PEM)
 			return s.change(next, event)
 		})
 		return err
@@ -242,6 +232,7 @@ func (g *Grant) install(ctx context.Context, c chain) error {
 	case installed.PEM == next.PEM:
 		return nil // an equal set was first, and its commit is durable
 	}
+	next.Spec = installed.Spec
 	event := g.event(installedSlot())
 	event.Certificate = fingerprint(next.PEM)
 	renewal, err := s.change(next, event)
@@ -255,10 +246,14 @@ func (g *Grant) install(ctx context.Context, c chain) error {
 // holding returns what the slot holds and its revision when its public key is
 // key, else revision 0. It opens no private key.
 func (s *Service) holding(ctx context.Context, slot keystore.Slot, key crypto.PublicKey) (payload, uint64, error) {
-	p, revision, err := s.read(ctx, slot)
+	record, err := s.keys.Get(ctx, slot)
 	if errors.Is(err, keystore.ErrNotFound) {
 		return payload{}, 0, nil
 	}
+	if err != nil {
+		return payload{}, 0, err
+	}
+	p, err := decodePayload(record)
 	if err != nil {
 		return payload{}, 0, err
 	}
@@ -269,5 +264,5 @@ func (s *Service) holding(ctx context.Context, slot keystore.Slot, key crypto.Pu
 	if !sameKey(held, key) {
 		return payload{}, 0, nil
 	}
-	return p, revision, nil
+	return p, record.Revision, nil
 }

@@ -25,10 +25,10 @@ const scrapeTimeout = 2 * time.Second
 // A time is absent where there is nothing that it is of.
 func (s *Service) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{
-		timestampCollector{s, installedSlot(), func(p payload) time.Time { return p.NotAfter }, prometheus.NewDesc(
+		timestampCollector{s, installedSlot(), notAfter, prometheus.NewDesc(
 			"attestcsr_certificate_not_after_timestamp_seconds",
 			"End of validity of the installed attestation certificate, as a Unix time.", nil, nil)},
-		timestampCollector{s, pendingSlot(), func(p payload) time.Time { return p.Created }, prometheus.NewDesc(
+		timestampCollector{s, pendingSlot(), created, prometheus.NewDesc(
 			"attestcsr_csr_created_timestamp_seconds",
 			"Creation of the pending certification request, as a Unix time.", nil, nil)},
 		countCollector{s, prometheus.NewDesc("attestcsr_objects",
@@ -85,7 +85,7 @@ func (c soonestCollector) Collect(metrics chan<- prometheus.Metric) {
 type timestampCollector struct {
 	service *Service
 	slot    keystore.Slot
-	of      func(payload) time.Time
+	of      func(payload) (time.Time, error)
 	desc    *prometheus.Desc
 }
 
@@ -94,11 +94,33 @@ func (c timestampCollector) Describe(descs chan<- *prometheus.Desc) { descs <- c
 func (c timestampCollector) Collect(metrics chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
-	p, _, err := c.service.read(ctx, c.slot)
+	t, err := c.read(ctx)
 	if err != nil {
 		// Absent rather than invalid: an invalid metric fails the whole scrape,
 		// and with it the ones that say what is wrong with the store.
 		return
 	}
-	metrics <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(c.of(p).Unix()))
+	metrics <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(t.Unix()))
+}
+
+func (c timestampCollector) read(ctx context.Context) (time.Time, error) {
+	record, err := c.service.keys.Get(ctx, c.slot)
+	if err != nil {
+		return time.Time{}, err
+	}
+	p, err := decodePayload(record)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return c.of(p)
+}
+
+func created(p payload) (time.Time, error) { return p.Created, nil }
+
+func notAfter(p payload) (time.Time, error) {
+	chain, err := parseCertificates(p.PEM)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return chain[0].NotAfter, nil
 }

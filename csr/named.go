@@ -77,18 +77,10 @@ func (g *Grant) createNamedCSR(ctx context.Context, r NewRequest) (NamedRequest,
 		if err != nil {
 			return keystore.Change{}, err
 		}
-		p := newNamedPayload(g.newObject(r.ID, uuid.NewString(), r.Labels), text)
-		p.Spec, err = newStoredSpec(spec)
-		if err != nil {
-			return keystore.Change{}, err
-		}
 		event := g.event(slot)
 		event.CSR = fingerprint(text)
-		note, err := s.audit.Note(event)
-		if err != nil {
-			return keystore.Change{}, err
-		}
-		return p.change(note)
+		p := payload{Object: g.newObject(r.ID, uuid.NewString(), r.Labels), PEM: text, Spec: spec}
+		return s.change(p, event, p.order()...)
 	})
 	if errors.Is(err, keystore.ErrConflict) {
 		return NamedRequest{}, &Error{Kind: Exists, Err: err}
@@ -133,7 +125,7 @@ func (g *Grant) DeleteNamedCSR(ctx context.Context, id string) error {
 	if err := validID(id); err != nil {
 		return classify(err)
 	}
-	return classify(g.remove(ctx, requestSlot(id), namedPEM, csrDigest))
+	return classify(g.remove(ctx, requestSlot(id), csrDigest))
 }
 
 // ListNamedCSRs returns a page of the certification requests, the position that

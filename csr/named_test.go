@@ -218,6 +218,9 @@ func TestLifeOfANamedCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if got := b.stored(t, csr.CertificateSlot(imported.ID)).Spec; !reflect.DeepEqual(got, made.Spec) {
+		t.Errorf("what the request said became %+v", got)
+	}
 	if imported.DisplayName != "Web" || imported.Description != "" || imported.Tags != nil || imported.ID != imported.UniqueID || len(imported.ID) != 36 ||
 		!imported.Created.Equal(want.Created.Add(time.Hour)) || imported.PEM != string(pemOf(issued, root.certificate)) ||
 		len(imported.Chain) != 2 || !imported.Chain[0].Equal(issued) {

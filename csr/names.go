@@ -23,20 +23,21 @@ const (
 // e-mail address when it has an @, an IP address when it reads as one, else a
 // DNS name.
 type AltName struct {
-	Kind  AltNameKind
-	Value string
+	Kind  AltNameKind `json:"kind,omitzero"`
+	Value string      `json:"value"`
 }
 
-// AltNameKind is the kind of a subject alternative name.
-type AltNameKind int
+// AltNameKind is the kind of a subject alternative name. It is part of the stored
+// format.
+type AltNameKind string
 
 // The kinds of names. RFC 5280 section 4.2.1.6 has more; nobody asks for them.
 const (
-	ByContent AltNameKind = iota
-	DNSName
-	IPAddress
-	Mailbox
-	URI
+	ByContent AltNameKind = ""
+	DNSName   AltNameKind = "dns"
+	IPAddress AltNameKind = "ip"
+	Mailbox   AltNameKind = "email"
+	URI       AltNameKind = "uri"
 )
 
 // The context-specific tags of GeneralName, RFC 5280 section 4.2.1.6.

@@ -319,7 +319,7 @@ func FuzzAltName(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, value string) {
-		for kind := csr.ByContent; kind <= csr.URI; kind++ {
+		for _, kind := range []csr.AltNameKind{csr.ByContent, csr.DNSName, csr.IPAddress, csr.Mailbox, csr.URI} {
 			spec := csr.Spec{AltNames: []csr.AltName{{Kind: kind, Value: value}, {Kind: kind, Value: value}}}
 			if _, _, err := csr.Resolve(spec, hostname, sizes()...); err != nil {
 				checkSentences(t, violationsOf(t, err))

@@ -28,24 +28,29 @@ const (
 // may not have are refused here too, except that a description may have line
 // breaks and tabs.
 type Labels struct {
-	DisplayName string // at most 255 characters; empty is the object's id
-	Description string // at most 1,024 characters
-	Tags        []Tag  // at most 30
+	DisplayName string `json:"display_name,omitzero"` // at most 255 characters; empty is the object's id
+	Description string `json:"description,omitzero"`  // at most 1,024 characters
+	Tags        []Tag  `json:"tags,omitempty"`        // at most 30
 }
 
 // Tag is a label that machines read. Scope has at most 128 characters, Tag at
 // most 256; both may be empty.
-type Tag struct{ Scope, Tag string }
+type Tag struct {
+	Scope string `json:"scope"`
+	Tag   string `json:"tag"`
+}
 
 // Object is what named certification requests and named certificates have in
-// common.
+// common. The names of its members in JSON are part of the stored format.
 type Object struct {
-	ID       string // of its collection: 1 to 255 bytes
-	UniqueID string // of all objects that ever were: a UUID (RFC 9562)
+	ID       string `json:"-"`                  // in its collection: 1 to 255 bytes
+	UniqueID string `json:"unique_id,omitzero"` // among all objects that ever were: a UUID (RFC 9562)
 	Labels
-	CreatedBy, ModifiedBy string    // users
-	Created, Modified     time.Time // UTC, whole milliseconds
-	Revision              int64     // counts the changes of the object, from 0
+	CreatedBy  string    `json:"created_by,omitzero"` // a user
+	ModifiedBy string    `json:"modified_by,omitzero"`
+	Created    time.Time `json:"created,omitzero"` // UTC, whole milliseconds
+	Modified   time.Time `json:"modified,omitzero"`
+	Revision   int64     `json:"revision,omitzero"` // counts the changes of the object, from 0
 }
 
 // collection is a collection of named objects.

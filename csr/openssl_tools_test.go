@@ -119,7 +119,7 @@ func TestToolsReadTheCSROfACurve(t *testing.T) {
 func TestToolsReadTheInitialCertificate(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	text := []byte(b.certificate(t).PEM)
+	text := []byte(b.certificate(t))
 	contains(t, run(t, text, "openssl", "x509", "-noout", "-text"),
 		"Version: 3", "Subject: CN = "+hostname, "Issuer: CN = "+hostname, "CA:FALSE", "Digital Signature")
 	contains(t, run(t, text, "certtool", "--certificate-info"), "Subject: CN="+hostname, "Certificate Authority (CA): FALSE")
@@ -189,7 +189,7 @@ func TestOpenSSLIssuesTheCertificate(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			request := b.create(t, everything())
-			text := ca.issue(t, request.PEM, c.extensions, c.args...)
+			text := ca.issue(t, request, c.extensions, c.args...)
 			if c.withIssuer {
 				text = append(text, issuer...)
 			}
@@ -203,7 +203,7 @@ func TestOpenSSLIssuesTheCertificate(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			installed := b.certificate(t).PEM
+			installed := b.certificate(t)
 			block, _ := pem.Decode([]byte(installed))
 			leaf, err := x509.ParseCertificate(block.Bytes)
 			if err != nil {

@@ -1,88 +1,188 @@
 package csr
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
+
+	"attestcsr/keystore"
 )
 
-// payloadVersion is the format that is written. A change of format gets a new
-// number, a reader of the old one, and its own golden file.
-const payloadVersion = 1
+// payloadFormat is the number of the format that is written. Another format gets
+// another number, a reader of this one, and its own golden file.
+const payloadFormat = "1"
 
-// payload is what the slots of this package hold beside their key, as JSON. The
-// PEM is ready to serve, so that a read neither opens the key nor parses ASN.1.
+// payload is what every slot of this package holds beside its key. It is stored as
+//
+//	payloadFormat and a blank
+//	everything but the PEM as a JSON object, and a line feed
+//	the PEM as it is served
+//
+// A read of the PEM alone opens no key and parses neither JSON nor ASN.1.
 type payload struct {
-	Version int    `json:"version"`
-	PEM     string `json:"pem"` // the CSR, or the chain with the leaf first
-	// Created is when the CSR was made; only where PEM is a CSR.
-	Created time.Time `json:"created,omitzero"`
-	// NotAfter is the leaf's; only where PEM is a chain.
-	NotAfter time.Time `json:"not_after,omitzero"`
+	Object        // in the attestation slots only who made it and when
+	PEM    string `json:"-"`       // the CSR, or the chain with the leaf first
+	Spec   Spec   `json:"request"` // what the CSR says; kept beside its certificate
 }
 
 func (p payload) encode() ([]byte, error) {
-	p.Version = payloadVersion
-	b, err := json.Marshal(p)
+	description, err := json.Marshal(p)
 	if err != nil {
 		return nil, fmt.Errorf("encode a payload: %w", err)
 	}
-	return b, nil
+	var b bytes.Buffer
+	b.WriteString(payloadFormat + " ")
+	b.Write(description)
+	b.WriteString("\n" + p.PEM)
+	return b.Bytes(), nil
 }
 
-func decodePayload(b []byte) (payload, error) {
+// cutPayload returns the two parts of what a record holds.
+func cutPayload(r keystore.Record) (description []byte, text string, err error) {
+	format, rest, _ := bytes.Cut(r.Payload, []byte(" "))
+	if string(format) != payloadFormat {
+		return nil, "", fmt.Errorf("%s: the payload is not of format %s, which this version reads", r.Slot, payloadFormat)
+	}
+	description, block, _ := bytes.Cut(rest, []byte("\n"))
+	if len(block) == 0 {
+		return nil, "", fmt.Errorf("%s: the payload holds no PEM", r.Slot)
+	}
+	return description, string(block), nil
+}
+
+// storedPEM returns the PEM of a record.
+func storedPEM(r keystore.Record) (string, error) {
+	_, text, err := cutPayload(r)
+	return text, err
+}
+
+// decodePayload reads all of a record.
+func decodePayload(r keystore.Record) (payload, error) {
 	var p payload
-	if err := json.Unmarshal(b, &p); err != nil {
-		return payload{}, fmt.Errorf("decode a payload: %w", err)
+	text, err := decodeInto(r, &p)
+	if err != nil {
+		return payload{}, err
 	}
-	switch {
-	case p.Version != payloadVersion:
-		return payload{}, fmt.Errorf("decode a payload: it has format %d, this version reads %d", p.Version, payloadVersion)
-	case p.PEM == "":
-		return payload{}, errors.New("decode a payload: it holds no PEM")
-	}
+	p.ID, p.PEM = r.Slot.ID, text
 	return p, nil
 }
 
-// publicKey returns the key of the CSR or of the leaf.
-func (p payload) publicKey() (crypto.PublicKey, error) {
-	block, _ := pem.Decode([]byte(p.PEM))
-	if block == nil {
-		return nil, errors.New("a payload holds no PEM block")
+// decodeInto reads what a record says of its PEM, as far as into has members for
+// it, and returns the PEM.
+func decodeInto(r keystore.Record, into any) (string, error) {
+	description, text, err := cutPayload(r)
+	if err != nil {
+		return "", err
 	}
-	switch block.Type {
-	case blockRequest:
-		r, err := parseRequest(p.PEM)
-		if err != nil {
-			return nil, err
-		}
-		return r.PublicKey, nil
-	case blockCertificate:
-		c, err := x509.ParseCertificate(block.Bytes)
+	if err := json.Unmarshal(description, into); err != nil {
+		return "", fmt.Errorf("%s: decode the payload: %w", r.Slot, err)
+	}
+	return text, nil
+}
+
+// The indexes of the named objects; certificates are in indexNotAfter too.
+const (
+	indexDisplayName = "display_name"
+	// Also for the time of the last change: no operation changes an object, and
+	// another index would make every commit write more pages.
+	indexCreated  = "created"
+	indexNotAfter = "not_after"
+)
+
+// order is the place of a named object in the orders that all are listed in.
+func (p payload) order() []keystore.IndexEntry {
+	return []keystore.IndexEntry{
+		{Name: indexDisplayName, Value: []byte(p.DisplayName)},
+		{Name: indexCreated, Value: sortable(p.Created)},
+	}
+}
+
+// sortable is a time in milliseconds since 1970 as bytes that compare as times
+// do. Before 1970 all times are one.
+func sortable(t time.Time) []byte {
+	return binary.BigEndian.AppendUint64(nil, uint64(max(0, t.UnixMilli())))
+}
+
+// sortedTime is the time that sortable made a value of.
+func sortedTime(value []byte) time.Time {
+	if len(value) != 8 {
+		return time.Time{} // none of ours
+	}
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(value))) //nolint:gosec // sortable made it from an int64
+}
+
+// requestIn reads a record of the collection of certification requests.
+func requestIn(r keystore.Record) (NamedRequest, error) {
+	p, err := decodePayload(r)
+	return NamedRequest(p), err
+}
+
+// certificateIn reads a record of the collection of certificates.
+func certificateIn(r keystore.Record) (NamedCertificate, error) {
+	var o Object // a list of certificates does without what their requests said
+	text, err := decodeInto(r, &o)
+	if err != nil {
+		return NamedCertificate{}, err
+	}
+	chain, err := parseCertificates(text)
+	if err != nil {
+		return NamedCertificate{}, fmt.Errorf("%s: %w", r.Slot, err)
+	}
+	o.ID = r.Slot.ID
+	return NamedCertificate{o, text, chain}, nil
+}
+
+// parseCertificates reads a stored chain.
+func parseCertificates(text string) ([]*x509.Certificate, error) {
+	var chain []*x509.Certificate
+	for block, rest := pem.Decode([]byte(text)); block != nil; block, rest = pem.Decode(rest) {
+		certificate, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
 			return nil, fmt.Errorf("parse the stored certificate: %w", err)
 		}
-		return c.PublicKey, nil
+		chain = append(chain, certificate)
 	}
-	return nil, fmt.Errorf("a payload holds a PEM block of type %q", block.Type)
+	if len(chain) == 0 {
+		return nil, errors.New("the payload holds no certificate")
+	}
+	return chain, nil
 }
 
 // parseRequest reads a stored certification request.
 func parseRequest(text string) (*x509.CertificateRequest, error) {
 	block, _ := pem.Decode([]byte(text))
 	if block == nil || block.Type != blockRequest {
-		return nil, errors.New("a payload holds no CSR")
+		return nil, errors.New("the payload holds no CSR")
 	}
 	r, err := x509.ParseCertificateRequest(block.Bytes)
 	if err != nil {
 		return nil, fmt.Errorf("parse the stored CSR: %w", err)
 	}
 	return r, nil
+}
+
+// publicKey returns the key of the CSR or of the leaf.
+func (p payload) publicKey() (crypto.PublicKey, error) {
+	if strings.HasPrefix(p.PEM, "-----BEGIN "+blockRequest) {
+		request, err := parseRequest(p.PEM)
+		if err != nil {
+			return nil, err
+		}
+		return request.PublicKey, nil
+	}
+	chain, err := parseCertificates(p.PEM)
+	if err != nil {
+		return nil, err
+	}
+	return chain[0].PublicKey, nil
 }
 
 // sameKey reports whether two public keys are the same. It compares keys, not

@@ -2,95 +2,191 @@ package csr_test
 
 import (
 	"bytes"
-	"crypto/x509"
-	"encoding/pem"
 	"os"
-	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"attestcsr/csr"
+	"attestcsr/keystore"
 )
 
-// The golden files are what version 1 of the format wrote. They never change:
-// whatever ever shipped still opens.
+func record(payload []byte) keystore.Record {
+	return keystore.Record{Slot: keystore.Slot{Collection: "c", ID: "web/1"}, Revision: 1, Payload: payload}
+}
+
+func golden(t testing.TB, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile("testdata/" + name + "-v1.payload")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// The golden files are what format 1 writes. They never change: whatever ever
+// shipped still opens.
 func TestGoldenPayloads(t *testing.T) {
 	t.Parallel()
+	made := time.Date(2026, 11, 23, 21, 30, 0, 123e6, time.UTC)
+	object := csr.Object{ID: "web/1", CreatedBy: "nora", ModifiedBy: "nora", Created: made, Modified: made}
+	named := object
+	named.Labels = csr.Labels{DisplayName: "Web", Description: "two\nlines", Tags: []csr.Tag{{Scope: "env", Tag: "prod"}, {}}}
+	request, certificate := named, named
+	request.UniqueID, certificate.UniqueID = "0e92e1d1-9530-46f5-ae3a-a096bd707c82", "efbe7eb9-72d7-49b2-8ccd-e9dba46741b9"
+	spec := csr.Spec{
+		Algorithm: csr.ECDSA, KeySize: new(int64(256)), CA: true,
+		Subject: []csr.Attribute{
+			{Type: csr.CommonName, Value: "web"}, {Type: csr.Organization, Value: "Müller & <Söhne>"},
+			{Type: csr.OrganizationalUnit, Value: "B"}, {Type: csr.OrganizationalUnit, Value: "A"},
+			{Type: csr.Country, Value: "DE"}, {Type: csr.StateOrProvince, Value: "BY"}, {Type: csr.Locality, Value: "M"},
+		},
+		Email: "ops@example.com",
+		AltNames: []csr.AltName{
+			{Kind: csr.DNSName, Value: "web.example.com"}, {Kind: csr.IPAddress, Value: "192.0.2.1"}, {Kind: csr.URI, Value: "urn:example:x"},
+			{Kind: csr.Mailbox, Value: "a@example.com"}, {Value: "content.example.com"},
+		},
+	}
 	for _, c := range []struct {
-		file              string
-		created, notAfter time.Time
-		check             func(der []byte) (publicKey any, err error)
+		file   string
+		object csr.Object
+		spec   csr.Spec
+		block  string
 	}{
-		{"pending-v1.json", time.Date(2026, 11, 23, 21, 30, 0, 0, time.UTC), time.Time{}, func(der []byte) (any, error) {
-			r, err := x509.ParseCertificateRequest(der)
-			if err != nil {
-				return nil, err
-			}
-			return r.PublicKey, r.CheckSignature()
-		}},
-		{"installed-v1.json", time.Time{}, time.Date(2036, 11, 23, 21, 30, 0, 0, time.UTC), func(der []byte) (any, error) {
-			certificate, err := x509.ParseCertificate(der)
-			if err != nil {
-				return nil, err
-			}
-			return certificate.PublicKey, nil
-		}},
+		{"pending", object, csr.Spec{Algorithm: csr.ECDSA, KeySize: new(int64(256)), Email: "ops@example.com", Subject: []csr.Attribute{
+			{Type: csr.Country, Value: "US"}, {Type: csr.Organization, Value: "ACME"}, {Type: csr.CommonName, Value: hostname},
+		}}, "CERTIFICATE REQUEST"},
+		{"installed", csr.Object{ID: "web/1", Created: made}, csr.Spec{Algorithm: csr.ECDSA, KeySize: new(int64(256)),
+			Subject: []csr.Attribute{{Type: csr.CommonName, Value: hostname}}}, "CERTIFICATE"},
+		{"named-request", request, spec, "CERTIFICATE REQUEST"},
+		{"named-certificate", certificate, spec, "CERTIFICATE"},
 	} {
-		t.Run(c.file, func(t *testing.T) {
-			t.Parallel()
-			golden, err := os.ReadFile(filepath.Join("testdata", c.file))
-			if err != nil {
-				t.Fatal(err)
-			}
-			golden = bytes.TrimSuffix(golden, []byte("\n"))
-			p, err := csr.DecodePayload(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !p.Created.Equal(c.created) || !p.NotAfter.Equal(c.notAfter) {
-				t.Errorf("created %v, not after %v", p.Created, p.NotAfter)
-			}
-			block, _ := pem.Decode([]byte(p.PEM))
-			if block == nil {
-				t.Fatal("no PEM")
-			}
-			want, err := c.check(block.Bytes)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got, err := p.PublicKey(); err != nil || !equalKeys(got, want) {
-				t.Errorf("public key %v, error %v", got, err)
-			}
-			if written, err := csr.EncodePayload(p); err != nil || !bytes.Equal(written, golden) {
-				t.Errorf("version 1 is written as\n%s\nnot as\n%s", written, golden)
-			}
-		})
+		text := golden(t, c.file)
+		p, err := csr.DecodePayload(record(text))
+		if err != nil || !reflect.DeepEqual(p.Object, c.object) || !reflect.DeepEqual(p.Spec, c.spec) {
+			t.Errorf("%s: %+v, error %v", c.file, p, err)
+		}
+		if _, err := p.PublicKey(); err != nil || !strings.HasPrefix(p.PEM, "-----BEGIN "+c.block+"-----\n") {
+			t.Errorf("%s: error %v, PEM %q", c.file, err, p.PEM)
+		}
+		if written, err := csr.EncodePayload(p); err != nil || !bytes.Equal(written, text) {
+			t.Errorf("format 1 is written as\n%s\nnot as\n%s, error %v", written, text, err)
+		}
 	}
 }
 
-func FuzzDecodePayload(f *testing.F) {
-	for _, file := range []string{"pending-v1.json", "installed-v1.json"} {
-		golden, err := os.ReadFile(filepath.Join("testdata", file))
-		if err != nil {
-			f.Fatal(err)
+func TestUnreadablePayloads(t *testing.T) {
+	t.Parallel()
+	text := string(golden(t, "named-certificate"))
+	for name, payload := range map[string]string{
+		"nothing":       "",
+		"newer":         strings.Replace(text, "1 ", "2 ", 1),
+		"only JSON":     "{}",
+		"null":          "1 null",
+		"more than one": strings.Replace(text, "\n", "{}\n", 1),
+		"no PEM":        text[:strings.Index(text, "\n")+1],
+		"cut":           text[:40],
+		"no block":      "1 {}\nx",
+	} {
+		if c, err := csr.CertificateIn(record([]byte(payload))); err == nil || !reflect.DeepEqual(c, csr.NamedCertificate{}) {
+			t.Errorf("%s: %+v, error %v", name, c, err)
 		}
-		f.Add(golden)
 	}
-	f.Add([]byte(`{"version":1,"pem":"x","created":"0000-01-01T00:00:00Z"}`))
+}
+
+func TestSortableTimes(t *testing.T) {
+	t.Parallel()
+	times := []time.Time{time.Unix(0, 0), time.UnixMilli(1), time.UnixMilli(255), time.UnixMilli(256), noon(), time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)}
+	for i, a := range times {
+		if len(csr.Sortable(a)) != 8 {
+			t.Fatal(csr.Sortable(a))
+		}
+		for _, b := range times[i+1:] {
+			if bytes.Compare(csr.Sortable(a), csr.Sortable(b)) >= 0 {
+				t.Errorf("%v is not before %v", a, b)
+			}
+		}
+	}
+	if !bytes.Equal(csr.Sortable(time.Time{}), csr.Sortable(times[0])) {
+		t.Error("a time before 1970 is not the first")
+	}
+}
+
+// What is read is the same after it was written again.
+func FuzzDecodePayload(f *testing.F) {
+	for _, name := range []string{"pending", "installed", "named-request", "named-certificate"} {
+		f.Add(golden(f, name))
+	}
+	f.Add([]byte("1 {\"created\":\"0000-01-01T00:00:00Z\"}\nx"))
+	f.Add([]byte("1 {\"request\":null}\n\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		p, err := csr.DecodePayload(b)
+		if c, err := csr.CertificateIn(record(b)); err == nil {
+			if c.ID != "web/1" || len(c.Chain) == 0 || !strings.Contains(c.PEM, "-----BEGIN ") {
+				t.Fatalf("%s was read as the certificate %+v", b, c)
+			}
+		} else if c.ID != "" || c.Chain != nil {
+			t.Fatal("a certificate beside an error")
+		}
+		p, err := csr.DecodePayload(record(b))
 		if err != nil {
+			if p.ID != "" || p.PEM != "" {
+				t.Fatal("a payload beside an error")
+			}
 			return
 		}
-		if _, err := p.PublicKey(); err != nil && p.PEM == "" {
+		if p.PEM == "" {
 			t.Fatal("a payload without PEM was accepted")
+		}
+		if _, err := p.PublicKey(); err != nil && strings.Contains(err.Error(), p.PEM) {
+			t.Fatal(err)
 		}
 		written, err := csr.EncodePayload(p)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if again, err := csr.DecodePayload(written); err != nil || again.PEM != p.PEM || !again.Created.Equal(p.Created) || !again.NotAfter.Equal(p.NotAfter) {
-			t.Fatalf("%+v is written as %s", p, written)
+		again, err := csr.DecodePayload(record(written))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if twice, err := csr.EncodePayload(again); err != nil || !bytes.Equal(twice, written) || again.PEM != p.PEM {
+			t.Fatalf("%+v is written as %s, and that as %s, error %v", p, written, twice, err)
+		}
+	})
+}
+
+// What passes the rules can be stored and is read back as it was.
+func FuzzObject(f *testing.F) {
+	for _, id := range []string{"example-csr-id", "a/b", "..", "ü", "a\x00", "\xff", strings.Repeat("i", 255)} {
+		f.Add(id, "name", "line\nline", "scope", "tag")
+		f.Add("id", id, id, id, id)
+	}
+	f.Fuzz(func(t *testing.T, id, name, description, scope, tag string) {
+		labels := csr.Labels{DisplayName: name, Description: description, Tags: []csr.Tag{{Scope: scope, Tag: tag}}}
+		change, err := csr.StoreObject(id, labels)
+		if err != nil {
+			checkSentences(t, violationsOf(t, err))
+			return
+		}
+		if slices.Contains([]string{"", ".", ".."}, id) || len(id) > 255 || strings.ContainsAny(id, "\x00\r\n\t\x7f") ||
+			strings.ContainsAny(name+scope+tag, "\x00\r\n\t\x1b\u202e") || !utf8.ValidString(id+"|"+name+"|"+description+"|"+scope+"|"+tag) {
+			t.Fatalf("%q %+v was accepted", id, labels)
+		}
+		op := keystore.Op{Slot: csr.RequestSlot(id), Payload: change.Payload, Index: change.Index}
+		if err := op.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := csr.DecodePayload(keystore.Record{Slot: op.Slot, Payload: change.Payload})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if labels.DisplayName == "" {
+			labels.DisplayName = id
+		}
+		if got.ID != id || !reflect.DeepEqual(got.Labels, labels) {
+			t.Fatalf("%q %+v is read as %q %+v", id, labels, got.ID, got.Labels)
 		}
 	})
 }

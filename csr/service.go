@@ -124,12 +124,12 @@ func (s *Service) Prepare(ctx context.Context) error {
 	at := keystore.Target{Slot: installedSlot(), Expect: keystore.Absent}
 	_, err = s.keys.Replace(ctx, at, spec.keySpec(), func(key crypto.Signer) (keystore.Change, error) {
 		notBefore := s.timestamp()
-		notAfter := notBefore.AddDate(initialLifetimeYears, 0, 0)
-		text, err := t.selfSign(key, x509.KeyUsageDigitalSignature, notBefore, notAfter)
+		text, err := t.selfSign(key, x509.KeyUsageDigitalSignature, notBefore, notBefore.AddDate(initialLifetimeYears, 0, 0))
 		if err != nil {
 			return keystore.Change{}, err
 		}
-		return s.change(payload{PEM: text, NotAfter: notAfter}, audit.Event{
+		made := payload{Object: Object{Created: notBefore}, PEM: text, Spec: spec}
+		return s.change(made, audit.Event{
 			User: systemUser, Method: "service", Operation: "certificate.prepare", Slot: installedSlot().String(), Certificate: fingerprint(text),
 		})
 	})
@@ -148,27 +148,15 @@ func (s *Service) Ready(ctx context.Context) error {
 // timestamp is the time now in whole seconds, as certificates have it.
 func (s *Service) timestamp() time.Time { return s.now().UTC().Truncate(time.Second) }
 
-// change is what is stored of a payload, with the note of what happened.
-func (s *Service) change(p payload, what audit.Event) (keystore.Change, error) {
+// change is what is stored of a payload, with the note of what happened and the
+// index entries of a named object.
+func (s *Service) change(p payload, what audit.Event, index ...keystore.IndexEntry) (keystore.Change, error) {
 	b, err := p.encode()
 	if err != nil {
 		return keystore.Change{}, err
 	}
 	note, err := s.audit.Note(what)
-	return keystore.Change{Payload: b, Note: note}, err
-}
-
-// read returns what the slot holds.
-func (s *Service) read(ctx context.Context, slot keystore.Slot) (payload, uint64, error) {
-	record, err := s.keys.Get(ctx, slot)
-	if err != nil {
-		return payload{}, 0, err
-	}
-	p, err := decodePayload(record.Payload)
-	if err != nil {
-		return payload{}, 0, fmt.Errorf("%s: %w", slot, err)
-	}
-	return p, record.Revision, nil
+	return keystore.Change{Payload: b, Note: note, Index: index}, err
 }
 
 // classify turns an error of the key store into an *Error. What has no kind of

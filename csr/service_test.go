@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -113,7 +114,7 @@ func (b bench) grant(t testing.TB, o csr.Operation) *csr.Grant {
 	return g
 }
 
-func (b bench) create(t testing.TB, spec csr.Spec) csr.Request {
+func (b bench) create(t testing.TB, spec csr.Spec) string {
 	t.Helper()
 	r, err := b.grant(t, csr.CreateCSR).CreateCSR(t.Context(), spec)
 	if err != nil {
@@ -127,13 +128,27 @@ func (b bench) set(t testing.TB, certificates ...*x509.Certificate) error {
 	return b.grant(t, csr.SetCertificate).SetCertificate(t.Context(), pemOf(certificates...))
 }
 
-func (b bench) certificate(t testing.TB) csr.Certificate {
+func (b bench) certificate(t testing.TB) string {
 	t.Helper()
 	c, err := b.grant(t, csr.GetCertificate).Certificate(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// stored returns what a slot holds beside its key.
+func (b bench) stored(t testing.TB, slot keystore.Slot) csr.Payload {
+	t.Helper()
+	record, err := b.keys.Get(t.Context(), slot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := csr.DecodePayload(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 // pair returns the public key of the installed private key and that of the
@@ -144,7 +159,7 @@ func (b bench) pair(t testing.TB) (private, certified crypto.PublicKey) {
 	from := keystore.Target{Slot: csr.InstalledSlot()}
 	to := keystore.Target{Slot: keystore.Slot{Collection: "test", ID: "never"}}
 	_, err := b.keys.Move(t.Context(), from, to, func(key crypto.Signer, old keystore.Record) (keystore.Change, error) {
-		p, err := csr.DecodePayload(old.Payload)
+		p, err := csr.DecodePayload(old)
 		if err != nil {
 			return keystore.Change{}, err
 		}
@@ -249,7 +264,7 @@ func TestLifeOfACertificate(t *testing.T) {
 	b := openBench(t, dir, asGiven)
 
 	initial := b.certificate(t)
-	_, chain, err := csr.AcceptChain([]byte(initial.PEM), noon())
+	_, chain, err := csr.AcceptChain([]byte(initial), noon())
 	if err != nil || len(chain) != 1 {
 		t.Fatal(err)
 	}
@@ -258,7 +273,7 @@ func TestLifeOfACertificate(t *testing.T) {
 		t.Errorf("initial key %T", self.PublicKey)
 	}
 	if self.Subject.String() != "CN="+hostname || self.Issuer.String() != "CN="+hostname || self.IsCA || !self.BasicConstraintsValid ||
-		self.KeyUsage != x509.KeyUsageDigitalSignature || !self.NotAfter.Equal(noon().AddDate(10, 0, 0)) || !initial.NotAfter.Equal(self.NotAfter) {
+		self.KeyUsage != x509.KeyUsageDigitalSignature || !self.NotAfter.Equal(noon().AddDate(10, 0, 0)) {
 		t.Errorf("initial certificate %+v", self)
 	}
 	if n := self.SerialNumber.BitLen(); self.SerialNumber.Sign() <= 0 || n > 128 || n < 64 {
@@ -276,11 +291,11 @@ func TestLifeOfACertificate(t *testing.T) {
 
 	size := int64(3072)
 	made := b.create(t, csr.Spec{KeySize: &size, Subject: []csr.Attribute{{Type: csr.Organization, Value: "ACME"}}, Email: "ops@example.com"})
-	request := parseRequest(t, made.PEM)
+	request := parseRequest(t, made)
 	if key, ok := request.PublicKey.(*rsa.PublicKey); !ok || key.N.BitLen() != 3072 || request.SignatureAlgorithm != x509.SHA256WithRSA {
 		t.Errorf("key %T, signature %v", request.PublicKey, request.SignatureAlgorithm)
 	}
-	if got, err := b.grant(t, csr.GetCSR).CSR(t.Context()); err != nil || got != made || !made.Created.Equal(noon()) {
+	if got, err := b.grant(t, csr.GetCSR).CSR(t.Context()); err != nil || got != made {
 		t.Errorf("stored CSR %+v, error %v", got, err)
 	}
 	if b.certificate(t) != initial {
@@ -292,9 +307,12 @@ func TestLifeOfACertificate(t *testing.T) {
 	if err := b.set(t, issued, root.certificate); err != nil {
 		t.Fatal(err)
 	}
-	installed := csr.Certificate{PEM: string(pemOf(issued, root.certificate)), NotAfter: issued.NotAfter}
-	if got := b.certificate(t); got != installed {
-		t.Errorf("installed %+v", got)
+	if got := b.certificate(t); got != string(pemOf(issued, root.certificate)) {
+		t.Errorf("installed %s", got)
+	}
+	said := b.stored(t, csr.InstalledSlot()).Spec
+	if *said.KeySize != 3072 || said.Email != "ops@example.com" || len(said.Subject) != 2 || said.Subject[1].Value != hostname {
+		t.Errorf("what the CSR said became %+v", said)
 	}
 	if _, err := b.grant(t, csr.GetCSR).CSR(t.Context()); kindOf(err) != csr.NotFound {
 		t.Errorf("the CSR was not used up: %v", err)
@@ -311,11 +329,14 @@ func TestLifeOfACertificate(t *testing.T) {
 	}
 
 	b = openBench(t, dir, asGiven) // Prepare finds a certificate and leaves it
-	if got := b.certificate(t); got.PEM != string(pemOf(renewed)) {
+	if got := b.certificate(t); got != string(pemOf(renewed)) {
 		t.Error("the renewal is not what a restart finds")
 	}
 	if got, err := b.grant(t, csr.GetCSR).CSR(t.Context()); err != nil || got != pending {
 		t.Errorf("pending CSR after a renewal: %v", err)
+	}
+	if got := b.stored(t, csr.InstalledSlot()).Spec; !reflect.DeepEqual(got, said) {
+		t.Errorf("after a renewal the CSR said %+v", got)
 	}
 	if private, certified := b.pair(t); !equalKeys(private, certified) || !equalKeys(private, request.PublicKey) {
 		t.Error("the installed key is not the certified one")
@@ -326,7 +347,7 @@ func TestLifeOfACertificate(t *testing.T) {
 	if err := b.grant(t, csr.DeleteCSR).DeleteCSR(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := b.set(t, root.issue(t, "late", parseRequest(t, pending.PEM).PublicKey)); !isMismatch(err) {
+	if err := b.set(t, root.issue(t, "late", parseRequest(t, pending).PublicKey)); !isMismatch(err) {
 		t.Errorf("a certificate for a deleted CSR: %v", err)
 	}
 }
@@ -346,7 +367,7 @@ func TestBadInputChangesNothing(t *testing.T) {
 	if err := b.set(t); kindOf(err) != csr.Invalid {
 		t.Errorf("no certificate: %v", err)
 	}
-	replaced := parseRequest(t, pending.PEM).PublicKey
+	replaced := parseRequest(t, pending).PublicKey
 	pending = b.create(t, csr.Spec{})
 	if err := b.set(t, root.issue(t, "late", replaced)); !isMismatch(err) {
 		t.Errorf("a certificate for a CSR that was replaced: %v", err)
@@ -403,7 +424,7 @@ func TestKindsOfStoreErrors(t *testing.T) {
 func TestUnreadablePayload(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	for _, text := range []string{"", "{}", "null", `{"version":2,"pem":"x"}`, `{"version":1,"pem":"x"} {}`, "\x00"} {
+	for _, text := range []string{"", "{}", "2 {}\nx", "1 {}", "\x00"} {
 		at := keystore.Target{Slot: csr.PendingSlot()}
 		_, err := b.keys.Replace(t.Context(), at, keystore.KeySpec{}, func(crypto.Signer) (keystore.Change, error) {
 			return keystore.Change{Payload: []byte(text)}, nil
@@ -426,7 +447,7 @@ func TestFreshKeyEachTime(t *testing.T) {
 	b := newBench(t)
 	var seen [][]byte
 	for range 20 {
-		spki := parseRequest(t, b.create(t, csr.Spec{}).PEM).RawSubjectPublicKeyInfo
+		spki := parseRequest(t, b.create(t, csr.Spec{})).RawSubjectPublicKeyInfo
 		if slices.ContainsFunc(seen, func(s []byte) bool { return bytes.Equal(s, spki) }) {
 			t.Fatal("a key came twice")
 		}

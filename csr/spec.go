@@ -28,29 +28,30 @@ const (
 	ECDSA = keystore.ECDSA
 )
 
-// Spec says what a certification request shall say.
+// Spec says what a certification request shall say. The names of its members in
+// JSON are part of the stored format.
 type Spec struct {
 	// Algorithm is RSA, also when it is empty, or ECDSA.
-	Algorithm Algorithm
+	Algorithm Algorithm `json:"algorithm"`
 	// KeySize is for RSA the modulus length in bits, one of Config.KeySizes, by
 	// default 2048; for ECDSA the size of the curve, 256 (the default), 384 or
 	// 521 (FIPS 186-5: P-256, P-384, P-521). Nil is the default.
-	KeySize *int64
+	KeySize *int64 `json:"key_size"`
 	// Subject becomes the subject in the order given, one RDN for each
 	// attribute. Without a CommonName one is appended that is the hostname.
-	Subject []Attribute
+	Subject []Attribute `json:"subject"`
 	// Email goes into the subject alternative name as the first name (RFC 5280
 	// deprecates it in the subject); empty is none.
-	Email string
+	Email string `json:"email,omitzero"`
 	// AltNames follow in the order given, at most MaxAltNames. One that repeats
 	// another, or Email, without regard to case is left out.
-	AltNames []AltName
+	AltNames []AltName `json:"alt_names,omitempty"`
 	// MaxAltNames bounds AltNames as the dialect has it; 0 is 100.
-	MaxAltNames int
+	MaxAltNames int `json:"-"`
 	// CA asks for the certificate of a certification authority: critical
 	// basicConstraints with CA:TRUE and critical keyUsage with keyCertSign
 	// (RFC 5280 sections 4.2.1.9 and 4.2.1.3).
-	CA bool
+	CA bool `json:"ca,omitzero"`
 }
 
 // keySpec says which key a resolved spec asks for.
@@ -63,8 +64,8 @@ func (s Spec) keySpec() keystore.KeySpec {
 // is taken as it is, blanks at its ends included, except that the letters of a
 // country are put into upper case; it is never empty.
 type Attribute struct {
-	Type  Field
-	Value string
+	Type  Field  `json:"type"`
+	Value string `json:"value"`
 }
 
 // attributeType returns the identifier of a subject attribute and the most

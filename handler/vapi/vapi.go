@@ -134,7 +134,7 @@ func (d *decoder) createCSR(c echo.Context, grant *csr.Grant) error {
 	if err != nil {
 		return err
 	}
-	return reply(c, http.StatusCreated, info{request.PEM})
+	return reply(c, http.StatusCreated, info{request})
 }
 
 func getCSR(c echo.Context, grant *csr.Grant) error {
@@ -145,7 +145,7 @@ func getCSR(c echo.Context, grant *csr.Grant) error {
 	if err != nil {
 		return err
 	}
-	return reply(c, http.StatusOK, info{request.PEM})
+	return reply(c, http.StatusOK, info{request})
 }
 
 func deleteCSR(c echo.Context, grant *csr.Grant) error {
@@ -170,7 +170,7 @@ func getCertificate(c echo.Context, grant *csr.Grant) error {
 	if err != nil {
 		return err
 	}
-	return reply(c, http.StatusOK, certificateInfo{certificate.PEM})
+	return reply(c, http.StatusOK, certificateInfo{certificate})
 }
 
 type setSpec struct {
