@@ -18,22 +18,23 @@ const (
 	othersWrite fs.FileMode = 0o002
 )
 
-// CheckFiles looks at what the settings name on disk, before anything is opened
-// for use: that the files the operator gives are readable regular files
-// (symbolic links are followed), that strangers cannot read keys or replace
-// users, that certificate and key belong together, and that data_dir is a
-// directory or can be made. It changes nothing. now is what the certificate's
-// validity is measured against.
+// CheckFiles checks what the settings name on disk, before anything is opened for
+// use: given files are regular files that we can read (symbolic links are
+// followed), others cannot read keys or change users, certificate and key belong
+// together, and data_dir is a directory or can be made. It changes nothing. The
+// certificate has to be valid at the time now.
 //
-// The error joins all problems and warnings are as Load gives them. What passes
+// The error joins all problems, and warnings are as Load gives them. What passes
 // here may still fail later: files change.
 func (c *Config) CheckFiles(now time.Time) (warnings []string, err error) {
-	l := &loader{config: c, wrong: map[string]bool{}}
+	l := &loader{config: c}
 	l.dataDir()
 	if c.TLS.CertFile != "" {
-		l.given("tls.cert_file", c.TLS.CertFile, 0, 0)
-		l.given("tls.key_file", c.TLS.KeyFile, othersRead|othersWrite, 0)
-		l.certificate(now)
+		certRead := l.given("tls.cert_file", c.TLS.CertFile, 0, 0)
+		keyRead := l.given("tls.key_file", c.TLS.KeyFile, othersRead|othersWrite, 0)
+		if certRead && keyRead {
+			l.certificate(now)
+		}
 	}
 	if c.Auth.UsersFile != "" {
 		l.given("auth.users_file", c.Auth.UsersFile, othersWrite, othersRead)
@@ -50,16 +51,15 @@ func (c *Config) CheckFiles(now time.Time) (warnings []string, err error) {
 			l.given("sealing.keyset_file", name, othersRead|othersWrite, 0)
 		}
 	}
-	return l.warnings, l.err()
+	return l.warnings, errors.Join(l.problems...)
 }
 
-// given checks a file that the operator gives. Permissions of others in refused
-// are a problem, those in doubted a warning.
-func (l *loader) given(key, name string, refused, doubted fs.FileMode) {
-	origin := l.config.origins[key]
+// given checks a file that the operator gives, and reports whether it is all right.
+// Permissions of others that are in refused are a problem, in doubted a warning.
+func (l *loader) given(key, name string, refused, doubted fs.FileMode) bool {
 	info, err := os.Stat(name)
 	if err == nil && !info.Mode().IsRegular() {
-		// Also keeps the open below from waiting for the writer of a FIFO.
+		// Opening a FIFO would wait for its writer.
 		err = fmt.Errorf("%s is not a regular file", name)
 	}
 	if err == nil {
@@ -69,27 +69,27 @@ func (l *loader) given(key, name string, refused, doubted fs.FileMode) {
 		}
 	}
 	if err != nil {
-		l.problem(origin, key, "%w", err)
-		return
+		l.problem(key, "%w", err)
+		return false
 	}
 	mode := info.Mode().Perm()
 	if mode&refused != 0 {
-		l.problem(origin, key, "%s has mode %04o: everybody can read or change it; chmod o-rwx it", name, mode)
-	} else if mode&doubted != 0 {
-		l.warn("%s: %s: %s has mode %04o: everybody can read it; chmod o-rwx it", origin, key, name, mode)
+		l.problem(key, "every user can read or change %s, which has mode %04o; run chmod o-rwx on it", name, mode)
+		return false
 	}
+	if mode&doubted != 0 {
+		l.warn("%s: %s: every user can read %s, which has mode %04o; run chmod o-rwx on it", l.config.origins[key], key, name, mode)
+	}
+	return true
 }
 
 // certificate checks that certificate and key load and belong together.
 func (l *loader) certificate(now time.Time) {
 	c, origin := l.config, l.config.origins["tls.cert_file"]
-	if !l.right("tls.cert_file", "tls.key_file") {
-		return
-	}
 	pair, err := tls.LoadX509KeyPair(c.TLS.CertFile, c.TLS.KeyFile)
 	switch {
 	case err != nil:
-		l.problem(origin, "tls.cert_file", "%s and tls.key_file %s are no certificate and key to serve with: %w", c.TLS.CertFile, c.TLS.KeyFile, err)
+		l.problem("tls.cert_file", "%s cannot be used with the key in %s: %w", c.TLS.CertFile, c.TLS.KeyFile, err)
 	case now.Before(pair.Leaf.NotBefore):
 		l.warn("%s: tls.cert_file: the certificate is not valid before %s", origin, pair.Leaf.NotBefore.UTC().Format(time.RFC3339))
 	case now.After(pair.Leaf.NotAfter):
@@ -124,6 +124,6 @@ func (l *loader) directory(key, dir string) {
 		}
 	}
 	if err != nil {
-		l.problem(l.config.origins[key], key, "%w", err)
+		l.problem(key, "%w", err)
 	}
 }

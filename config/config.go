@@ -8,12 +8,8 @@
 package config
 
 import (
-	"cmp"
 	"net/netip"
-	"os"
 	"time"
-
-	"github.com/spf13/pflag"
 )
 
 // Config is a complete set of settings that passed every rule. File names are
@@ -145,58 +141,4 @@ func defaultLimits() Limits {
 		Sessions: 10_000, SessionsPerUser: 1_000,
 		Memory: MemoryAuto,
 	}
-}
-
-// Source is where settings are looked for.
-type Source struct {
-	Env   []string       // "NAME=value", as os.Environ gives it
-	Flags *pflag.FlagSet // parsed, with the flags of AddFlags; nil = none
-	// Privileges are the names that auth.privileges may use.
-	Privileges []string
-	// SystemHostname gives the name that an empty hostname stands for; nil
-	// stands for os.Hostname.
-	SystemHostname func() (string, error)
-}
-
-// Load reads all sources, the file being the one that --config or else
-// ATTESTCSR_CONFIG names, if any. It returns the settings that hold, or an error
-// that joins the problems found, one line each: where the value stands
-// (file:line:column, variable or flag), the setting, what is wrong with it and
-// what is allowed. A wrong value is a problem also where a stronger source
-// overrides it. Problems never quote values of keys and variables that are no
-// settings: such a value may be a secret in the wrong place. After a long list
-// of problems the rest is only counted.
-//
-// Warnings are sentences for the operator; they stop nothing.
-//
-// Files that the settings name are not touched; that is CheckFiles.
-func Load(src Source) (c *Config, warnings []string, err error) {
-	c = defaults()
-	l := &loader{config: c, settings: c.settings(), privileges: src.Privileges, wrong: map[string]bool{}}
-	for _, s := range l.settings {
-		c.origins[s.key] = "default"
-	}
-	env := environment(src.Env)
-
-	readable := true
-	if name := cmp.Or(flagText(src.Flags, configFlag), env[configEnv]); name != "" {
-		readable = l.file(name)
-	}
-	l.environment(env)
-	l.flags(src.Flags)
-
-	systemHostname := src.SystemHostname
-	if systemHostname == nil {
-		systemHostname = os.Hostname
-	}
-	l.hostname(systemHostname)
-
-	// Without what the file says, settings would seem to contradict each other.
-	if readable {
-		l.rules()
-	}
-	if err := l.err(); err != nil {
-		return nil, nil, err
-	}
-	return c, l.warnings, nil
 }

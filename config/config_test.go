@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -32,10 +31,11 @@ type sources struct {
 	hostname func() (string, error) // nil: "esx-01"
 }
 
-// load runs Load and cuts the name of the file out of its errors and warnings.
-func load(t *testing.T, in sources) (*config.Config, []string, []string) {
+// load runs Load and cuts the directory of the file, whose name is f, out of the
+// problems and warnings.
+func load(t *testing.T, in sources) (c *config.Config, warnings, problems []string) {
 	t.Helper()
-	src := config.Source{Env: in.env, Privileges: privileges, SystemHostname: in.hostname}
+	src := config.Source{Env: in.env, Flags: parsedFlags(t, in.args...), Privileges: privileges, SystemHostname: in.hostname}
 	if in.hostname == nil {
 		src.SystemHostname = func() (string, error) { return "esx-01", nil }
 	}
@@ -47,12 +47,10 @@ func load(t *testing.T, in sources) (*config.Config, []string, []string) {
 			t.Fatal(err)
 		}
 	}
-	src.Flags = parsedFlags(t, in.args...)
 	c, warnings, err := config.Load(src)
 	if (err == nil) != (c != nil) {
 		t.Fatalf("config %v with error %v: exactly one must be there", c, err)
 	}
-	var problems []string
 	if err != nil {
 		problems = strings.Split(strings.ReplaceAll(err.Error(), dir+"/", ""), "\n")
 	}
@@ -60,6 +58,16 @@ func load(t *testing.T, in sources) (*config.Config, []string, []string) {
 		warnings[i] = strings.ReplaceAll(warnings[i], dir+"/", "")
 	}
 	return c, warnings, problems
+}
+
+// mustLoad is for settings that are right.
+func mustLoad(t *testing.T, in sources) *config.Config {
+	t.Helper()
+	c, _, problems := load(t, in)
+	if problems != nil {
+		t.Fatal(problems)
+	}
+	return c
 }
 
 func parsedFlags(t *testing.T, args ...string) *pflag.FlagSet {
@@ -82,25 +90,6 @@ func settings(c *config.Config) config.Config {
 		}
 	}
 	return out
-}
-
-func defaultSettings() config.Config {
-	return config.Config{
-		Listen:   ":8443",
-		DataDir:  "./data",
-		Hostname: "esx-01",
-		Auth:     config.Auth{Privileges: map[string][]string{}},
-		Session:  config.Session{IdleTimeout: 30 * time.Minute, Lifetime: 24 * time.Hour},
-		KeySizes: []int{2048, 3072, 4096},
-		KeyPool:  config.KeyPool{Targets: map[int]int{2048: 32, 3072: 4, 4096: 4}, Max: 256},
-		KeyQueue: config.KeyQueue{Bound: 256, Deadline: 30 * time.Second},
-		Limits: config.Limits{CSRs: 100_000, Certificates: 100_000, Connections: 2000, ConnectionsPerAddress: 256,
-			HeaderBytes: 32768, BodyBytes: 65536, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
-			WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, Sessions: 10_000, SessionsPerUser: 1_000, Memory: config.MemoryAuto},
-		Audit:           config.Audit{MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, OutboxBound: 10_000},
-		Log:             config.Log{Level: "info", Format: "json"},
-		ShutdownTimeout: 20 * time.Second,
-	}
 }
 
 const everything = `---
@@ -146,7 +135,7 @@ limits:
   sessions: 9
   sessions_per_user: 6
   memory: 512MiB
-audit: {max_file_size: 1536KiB, refusals_max_size: 2GiB, outbox_bound: 12, copy_to_log: true}
+audit: {copy_to_log: true, max_file_size: 1536KiB, refusals_max_size: 2GiB, outbox_bound: 12}
 sealing:
   keyset_file: /run/secrets/keyset
 log:
@@ -163,7 +152,7 @@ func everythingSettings() config.Config {
 		Auth: config.Auth{UsersFile: "users", Privileges: map[string][]string{
 			"alice": {"SECURITY_MGMT"},
 			"bob":   {"policy_certificate:read", "policy_certificate:crud"},
-			"carol": {},
+			"carol": nil,
 		}},
 		AdminPasswordFile: "admin password",
 		Session:           config.Session{IdleTimeout: 90 * time.Second, Lifetime: 90 * time.Minute},
@@ -204,29 +193,21 @@ func TestSources(t *testing.T) {
 	}
 	const onlyFile = "auth:\n  privileges:\n    alice: [SECURITY_MGMT]\n    bob: [\"policy_certificate:read\", policy_certificate:crud]\n    carol: []\n" +
 		"key_pool:\n  targets:\n    2048: 512\n    8192: 1\n"
+	defaults := settings(mustLoad(t, sources{})) // TestShow has them one by one
 	for name, tc := range map[string]struct {
 		in   sources
 		want config.Config
 	}{
-		"nothing":           {sources{}, defaultSettings()},
-		"empty file":        {sources{file: "# nothing\n"}, defaultSettings()},
-		"empty sections":    {sources{file: "tls:\nlog:\n  # level: debug\nauth: {}\n"}, defaultSettings()},
-		"byte order mark":   {sources{file: "\ufefflisten: :8443\r\n\r\nlog:\r\n  level: info\r\n"}, defaultSettings()},
-		"file":              {sources{file: everything}, everythingSettings()},
-		"environment":       {sources{file: onlyFile, env: env}, everythingSettings()},
-		"flags":             {sources{file: onlyFile, args: args}, everythingSettings()},
-		"memory off":        {sources{file: "limits: {memory: \"off\"}\n"}, with(defaultSettings(), func(c *config.Config) { c.Limits.Memory = config.MemoryOff })},
-		"memory":            {sources{args: []string{"--limits-memory=3072MiB"}}, with(defaultSettings(), func(c *config.Config) { c.Limits.Memory = 3 << 30 })},
-		"memory odd":        {sources{args: []string{"--limits-memory=1025MiB"}}, with(defaultSettings(), func(c *config.Config) { c.Limits.Memory = 1025 << 20 })},
-		"flags of defaults": {sources{file: everything, env: []string{"ATTESTCSR_HOSTNAME=a"}, args: []string{"--hostname=b"}}, with(everythingSettings(), func(c *config.Config) { c.Hostname = "b" })},
+		"empty file":      {sources{file: "# nothing\n"}, defaults},
+		"empty sections":  {sources{file: "tls:\nlog:\n  # level: debug\nauth: {}\n"}, defaults},
+		"byte order mark": {sources{file: "\ufefflisten: :8443\r\n\r\nlog:\r\n  level: info\r\n"}, defaults},
+		"file":            {sources{file: everything}, everythingSettings()},
+		"environment":     {sources{file: onlyFile, env: env}, everythingSettings()},
+		"flags":           {sources{file: onlyFile, args: args}, everythingSettings()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c, _, problems := load(t, tc.in)
-			if problems != nil {
-				t.Fatal(problems)
-			}
-			if got := settings(c); !reflect.DeepEqual(got, tc.want) {
+			if got := settings(mustLoad(t, tc.in)); !reflect.DeepEqual(got, tc.want) {
 				t.Errorf("got  %+v\nwant %+v", got, tc.want)
 			}
 		})
@@ -239,88 +220,6 @@ func TestSources(t *testing.T) {
 			}
 		})
 	})
-}
-
-func with(c config.Config, change func(*config.Config)) config.Config {
-	change(&c)
-	return c
-}
-
-func TestPrecedence(t *testing.T) {
-	t.Parallel()
-	file := "listen: :1\nkey_sizes: [2048, 4096]\ntrusted_proxies: [10.0.0.1]\n"
-	for name, tc := range map[string]struct {
-		in      sources
-		listen  string
-		sizes   []int
-		proxies int
-	}{
-		"default":                      {sources{}, ":8443", []int{2048, 3072, 4096}, 0},
-		"file over default":            {sources{file: file}, ":1", []int{2048, 4096}, 1},
-		"environment over file":        {sources{file: file, env: []string{"ATTESTCSR_LISTEN=:2", "ATTESTCSR_KEY_SIZES=2048"}}, ":2", []int{2048}, 1},
-		"flag over environment":        {sources{file: file, env: []string{"ATTESTCSR_LISTEN=:2"}, args: []string{"--listen=:3", "--key-sizes=3072,2048"}}, ":3", []int{3072, 2048}, 1},
-		"flag equal to the default":    {sources{file: file, args: []string{"--listen=:8443"}}, ":8443", []int{2048, 4096}, 1},
-		"empty variable clears a list": {sources{file: file, env: []string{"ATTESTCSR_TRUSTED_PROXIES="}}, ":1", []int{2048, 4096}, 0},
-		"repeated list flag adds":      {sources{args: []string{"--key-sizes=2048", "--key-sizes=8192"}}, ":8443", []int{2048, 8192}, 0},
-		"repeated flag: the last":      {sources{args: []string{"--listen=:4", "--listen=:5"}}, ":5", []int{2048, 3072, 4096}, 0},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			c, _, problems := load(t, tc.in)
-			if problems != nil {
-				t.Fatal(problems)
-			}
-			if c.Listen != tc.listen || !slices.Equal(c.KeySizes, tc.sizes) || len(c.TrustedProxies) != tc.proxies {
-				t.Errorf("got %s %v %v", c.Listen, c.KeySizes, c.TrustedProxies)
-			}
-		})
-	}
-}
-
-func TestConfigFileFrom(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	for _, name := range []string{"flag", "env"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte("hostname: "+name+"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	env := []string{"ATTESTCSR_CONFIG=" + filepath.Join(dir, "env")}
-	for want, src := range map[string]config.Source{
-		"flag": {Flags: parsedFlags(t, "--config", filepath.Join(dir, "flag")), Env: env},
-		"env":  {Flags: parsedFlags(t), Env: env},
-	} {
-		c, warnings, err := config.Load(src)
-		if err != nil || len(warnings) > 0 {
-			t.Fatal(err, warnings)
-		}
-		if c.Hostname != want {
-			t.Errorf("read %s, want %s", c.Hostname, want)
-		}
-	}
-}
-
-func TestSystemHostname(t *testing.T) {
-	t.Parallel()
-	c, _, problems := load(t, sources{file: "hostname: \"\"\n"})
-	if problems != nil || c.Hostname != "esx-01" {
-		t.Error(c, problems)
-	}
-	_, _, problems = load(t, sources{hostname: func() (string, error) { return "my_host", nil }})
-	want := []string{`system's host name: hostname: "my_host" is not a host name (RFC 1123): each part between dots must have 1 to 63 letters, digits and inner hyphens; set hostname`}
-	if !slices.Equal(problems, want) {
-		t.Error(problems)
-	}
-	_, _, problems = load(t, sources{hostname: func() (string, error) { return "", errors.New("no such thing") }})
-	if want := []string{"system's host name: hostname: no such thing; set hostname"}; !slices.Equal(problems, want) {
-		t.Error(problems)
-	}
-	if c, _, problems := load(t, sources{args: []string{"--hostname=a"}, hostname: func() (string, error) { return "", errors.New("asked") }}); problems != nil || c.Hostname != "a" {
-		t.Error("the system is asked although hostname is set", problems)
-	}
-	if _, _, err := config.Load(config.Source{}); err != nil {
-		t.Error("with the real host name:", err)
-	}
 }
 
 func TestWarnings(t *testing.T) {
@@ -341,10 +240,6 @@ func TestWarnings(t *testing.T) {
 			sources{file: "auth:\n  users_file: u\n", args: []string{"--admin-password-file=p"}},
 			[]string{"flag --admin-password-file: admin_password_file: is ignored, since auth.users_file (f:2:3) replaces the built-in admin"},
 		},
-		"audit lines below the level of the log": {
-			sources{file: "audit:\n  copy_to_log: true\n", args: []string{"--log-level=warn"}},
-			[]string{"f:2:3: audit.copy_to_log: has no effect: lines are logged at level info, and log.level is warn (flag --log-level)"},
-		},
 		"everybody is a proxy": {
 			sources{env: []string{"ATTESTCSR_TRUSTED_PROXIES=10.0.0.0/8,::/0"}},
 			[]string{"environment variable ATTESTCSR_TRUSTED_PROXIES: trusted_proxies: ::/0 lets every client choose the address it is logged and throttled under"},
@@ -363,47 +258,7 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-func TestFlagHelp(t *testing.T) {
-	t.Parallel()
-	usage := parsedFlags(t).FlagUsages()
-	for _, want := range []string{
-		"--listen host:port", `(default :8443)`, "[$ATTESTCSR_LISTEN]", "[$ATTESTCSR_CONFIG]", "--key-sizes bits,...", "(default 2048,3072,4096)", "(default 30m)", "(default 24h)",
-	} {
-		if !strings.Contains(usage, want) {
-			t.Errorf("%q is missing in\n%s", want, usage)
-		}
-	}
-	if strings.Contains(usage, "privileges") {
-		t.Error("a mapping has no flag")
-	}
-}
-
-// Kubernetes sets ATTESTCSR_PORT… and ATTESTCSR_SERVICE_… in pods beside a
-// Service named attestcsr: a setting of such a name would take its value from there.
-func TestNoSettingHasANameThatKubernetesInjects(t *testing.T) {
-	t.Parallel()
-	n := 0
-	parsedFlags(t).VisitAll(func(f *pflag.Flag) {
-		n++
-		if strings.HasPrefix(f.Name, "port") || strings.HasPrefix(f.Name, "service-") {
-			t.Errorf("--%s is a reserved name", f.Name)
-		}
-	})
-	if n == 0 {
-		t.Error("no flags")
-	}
-}
-
-func TestShow(t *testing.T) {
-	t.Parallel()
-	c, _, problems := load(t, sources{
-		file: "listen: :1\nauth:\n  users_file: \"\\\"u\\\" #1\"\n  privileges:\n    bob: []\n    alice: [SECURITY_MGMT]\n",
-		env:  []string{"ATTESTCSR_LOG_LEVEL=warn"}, args: []string{"--shutdown-timeout=90m60s", "--shutdown-timeout=90s"},
-	})
-	if problems != nil {
-		t.Fatal(problems)
-	}
-	const want = `listen: ":1" # FILE:1:1
+const shownDefaults = `listen: ":8443" # default
 ops_listen: "" # default
 data_dir: "./data" # default
 hostname: "esx-01" # system's host name
@@ -411,10 +266,8 @@ tls:
   cert_file: "" # default
   key_file: "" # default
 auth:
-  users_file: "\"u\" #1" # FILE:3:3
-  privileges: # FILE:4:3
-    "alice": ["SECURITY_MGMT"]
-    "bob": []
+  users_file: "" # default
+  privileges: {} # default
 admin_password_file: "" # default
 session:
   idle_timeout: "30m" # default
@@ -453,21 +306,43 @@ audit:
   outbox_bound: 10000 # default
   copy_to_log: false # default
 log:
-  level: "warn" # environment variable ATTESTCSR_LOG_LEVEL
+  level: "info" # default
   format: "json" # default
-shutdown_timeout: "1m30s" # flag --shutdown-timeout
+shutdown_timeout: "20s" # default
 allow_core_dumps: false # default
 `
-	if got := show(t, c); regexpFile.ReplaceAllString(got, "FILE:") != want {
+
+func TestShow(t *testing.T) {
+	t.Parallel()
+	c := mustLoad(t, sources{})
+	if got := show(t, c); got != shownDefaults {
 		t.Errorf("got\n%s", got)
-	}
-	again, _, problems := load(t, sources{file: show(t, c)})
-	if problems != nil || !reflect.DeepEqual(settings(again), settings(c)) {
-		t.Errorf("shown and loaded: %+v %v", again, problems)
 	}
 	if err := c.Show(failingWriter{}); !errors.Is(err, errWrite) {
 		t.Error("a failed write is not returned:", err)
 	}
+}
+
+// Each setting is shown with where it came from, as a file that loads as the same.
+func TestShowOrigins(t *testing.T) {
+	t.Parallel()
+	c := mustLoad(t, sources{
+		file: "listen: :1\nauth:\n  users_file: \"\\\"u\\\" #1\"\n  privileges:\n    bob: []\n    alice: [SECURITY_MGMT]\n",
+		env:  []string{"ATTESTCSR_LOG_LEVEL=warn"}, args: []string{"--shutdown-timeout=1m30s"},
+	})
+	shown := regexp.MustCompile(`/[^ ]*/f:`).ReplaceAllString(show(t, c), "FILE:")
+	for _, want := range []string{
+		"listen: \":1\" # FILE:1:1\n",
+		"  users_file: \"\\\"u\\\" #1\" # FILE:3:3\n",
+		"  privileges: # FILE:4:3\n    \"alice\": [\"SECURITY_MGMT\"]\n    \"bob\": []\n",
+		"  level: \"warn\" # environment variable ATTESTCSR_LOG_LEVEL\n",
+		"shutdown_timeout: \"1m30s\" # flag --shutdown-timeout\n",
+	} {
+		if !strings.Contains(shown, want) {
+			t.Errorf("%q is missing in\n%s", want, shown)
+		}
+	}
+	showsTheSame(t, c)
 }
 
 // Nothing that a setting's file holds is shown.
@@ -482,12 +357,9 @@ func TestShowKeepsSecrets(t *testing.T) {
 		}
 		args = append(args, "--"+name, file)
 	}
-	c, warnings, problems := load(t, sources{args: args})
-	if problems != nil {
-		t.Fatal(problems)
-	}
-	checked, err := c.CheckFiles(time.Now())
-	for _, text := range []string{show(t, c), fmt.Sprintf("%+v", c), fmt.Sprint(warnings, checked, err)} {
+	c := mustLoad(t, sources{args: args})
+	warnings, err := c.CheckFiles(time.Now())
+	for _, text := range []string{show(t, c), fmt.Sprintf("%+v", c), fmt.Sprint(warnings, err)} {
 		if strings.Contains(text, "hunter2") {
 			t.Errorf("a secret is shown:\n%s", text)
 		}
@@ -496,9 +368,6 @@ func TestShowKeepsSecrets(t *testing.T) {
 		t.Error("the names of the files are not shown")
 	}
 }
-
-// regexpFile finds the temporary file in the origins that Show writes.
-var regexpFile = regexp.MustCompile(`/[^ ]*/f:`)
 
 func show(t *testing.T, c *config.Config) string {
 	t.Helper()
@@ -514,31 +383,3 @@ var errWrite = errors.New("disk full")
 type failingWriter struct{}
 
 func (failingWriter) Write([]byte) (int, error) { return 0, errWrite }
-
-// The default targets follow key_sizes and key_pool.max; an empty mapping turns
-// the pool off.
-func TestPoolTargets(t *testing.T) {
-	t.Parallel()
-	for name, tc := range map[string]struct {
-		in   sources
-		want map[int]int
-	}{
-		"fewer sizes":  {sources{args: []string{"--key-sizes=2048,4096"}}, map[int]int{2048: 32, 4096: 4}},
-		"other sizes":  {sources{args: []string{"--key-sizes=2048,8192"}}, map[int]int{2048: 32}},
-		"smaller pool": {sources{args: []string{"--key-pool-max=8"}}, map[int]int{2048: 8, 3072: 4, 4096: 4}},
-		"by variable":  {sources{env: []string{"ATTESTCSR_KEY_POOL_MAX=1"}}, map[int]int{2048: 1, 3072: 1, 4096: 1}},
-		"off":          {sources{file: "key_pool:\n  targets: {}\n"}, map[int]int{}},
-		"one size":     {sources{file: "key_pool:\n  targets: {4096: 2}\n"}, map[int]int{4096: 2}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			c, _, problems := load(t, tc.in)
-			if problems != nil {
-				t.Fatal(problems)
-			}
-			if !maps.Equal(c.KeyPool.Targets, tc.want) {
-				t.Errorf("got %v, want %v", c.KeyPool.Targets, tc.want)
-			}
-		})
-	}
-}

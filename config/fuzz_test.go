@@ -1,8 +1,6 @@
 package config_test
 
 import (
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -30,37 +28,28 @@ func FuzzFile(f *testing.F) {
 	}
 	f.Add([]byte(everything))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := loadFile(t, data)
-		if err != nil {
-			if c != nil {
-				t.Error("a config beside an error")
-			}
-			for line := range strings.SplitSeq(err.Error(), "\n") {
-				if !strings.Contains(line, "fuzzed.yaml") && !strings.HasPrefix(line, "and ") && !strings.HasPrefix(line, "default: session.idle_timeout: ") {
-					t.Errorf("a problem that does not name the file: %q", line)
-				}
-			}
-			return
+		c, _, problems := load(t, sources{file: string(data)})
+		if problems == nil {
+			showsTheSame(t, c)
 		}
-		shown := show(t, c)
-		again, err := loadFile(t, []byte(shown))
-		if err != nil {
-			t.Fatalf("what is shown does not load: %v\n%s", err, shown)
-		}
-		if !reflect.DeepEqual(settings(again), settings(c)) {
-			t.Errorf("shown and loaded again:\n%+v\n%+v", settings(again), settings(c))
+		for _, line := range problems {
+			if !strings.HasPrefix(line, "f:") && !strings.HasPrefix(line, "settings file: f ") && !strings.HasPrefix(line, "default: session.idle_timeout: ") {
+				t.Errorf("a problem that does not name the file: %q", line)
+			}
 		}
 	})
 }
 
-func loadFile(t *testing.T, data []byte) (*config.Config, error) {
+// showsTheSame checks that a config is shown as a file that gives the same config.
+func showsTheSame(t *testing.T, c *config.Config) {
 	t.Helper()
-	name := filepath.Join(t.TempDir(), "fuzzed.yaml")
-	if err := os.WriteFile(name, data, 0o600); err != nil {
-		t.Fatal(err)
+	again, _, problems := load(t, sources{file: show(t, c)})
+	if problems != nil {
+		t.Fatalf("what is shown does not load: %v\n%s", problems, show(t, c))
 	}
-	c, _, err := config.Load(config.Source{Env: []string{"ATTESTCSR_CONFIG=" + name}, Privileges: privileges, SystemHostname: func() (string, error) { return "esx-01", nil }})
-	return c, err
+	if !reflect.DeepEqual(settings(again), settings(c)) {
+		t.Errorf("shown and loaded again:\n%+v\n%+v", settings(again), settings(c))
+	}
 }
 
 // FuzzVariable gives a setting any text as an environment variable or as a flag:
@@ -83,26 +72,21 @@ func FuzzVariable(f *testing.F) {
 	f.Fuzz(func(t *testing.T, which uint8, value string) {
 		name := names[int(which)%len(names)]
 		variable := "ATTESTCSR_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
-		source := func(env []string, args ...string) config.Source {
-			return config.Source{Env: env, Flags: parsedFlags(t, args...), Privileges: privileges, SystemHostname: func() (string, error) { return "esx-01", nil }}
+		c, _, problems := load(t, sources{env: []string{variable + "=" + value}})
+		byFlag, _, flagProblems := load(t, sources{args: []string{"--" + name + "=" + value}})
+		if (problems == nil) != (flagProblems == nil) {
+			t.Fatalf("as a variable: %v; as a flag: %v", problems, flagProblems)
 		}
-		c, _, err := config.Load(source([]string{variable + "=" + value}))
-		byFlag, _, flagErr := config.Load(source(nil, "--"+name+"="+value))
-		if (err == nil) != (flagErr == nil) || (err == nil) != (c != nil) || (flagErr == nil) != (byFlag != nil) {
-			t.Fatalf("as a variable: %v; as a flag: %v", err, flagErr)
-		}
-		if err != nil {
-			if !strings.Contains(err.Error(), variable) || !strings.Contains(flagErr.Error(), "--"+name) || strings.ContainsFunc(strings.ReplaceAll(err.Error(), "\n", ""), unicode.IsControl) {
-				t.Fatalf("%q and %q", err, flagErr)
+		if problems != nil {
+			text, flagText := strings.Join(problems, ""), strings.Join(flagProblems, "")
+			if !strings.Contains(text, variable) || !strings.Contains(flagText, "--"+name) || strings.ContainsFunc(text, unicode.IsControl) {
+				t.Fatalf("%q and %q", problems, flagProblems)
 			}
 			return
 		}
 		if !reflect.DeepEqual(settings(c), settings(byFlag)) {
 			t.Fatalf("as a variable\n%+v\nas a flag\n%+v", settings(c), settings(byFlag))
 		}
-		again, err := loadFile(t, []byte(show(t, c)))
-		if err != nil || !reflect.DeepEqual(settings(again), settings(c)) {
-			t.Fatalf("shown and loaded again: %v\n%+v\n%+v", err, again, settings(c))
-		}
+		showsTheSame(t, c)
 	})
 }

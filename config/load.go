@@ -1,9 +1,11 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -14,32 +16,60 @@ const (
 	envPrefix  = "ATTESTCSR_"
 	configEnv  = envPrefix + "CONFIG"
 	configFlag = "config"
-
-	maxProblems = 50 // shown at once; a file can hold thousands
 )
 
-// loader lays one source over another and collects what is wrong with them.
+// Source is where settings are looked for.
+type Source struct {
+	Env   []string       // "NAME=value", as os.Environ gives it
+	Flags *pflag.FlagSet // parsed, with the flags of AddFlags
+	// Privileges are the names that auth.privileges may use.
+	Privileges []string
+	// SystemHostname returns the name that replaces an empty hostname; nil means
+	// os.Hostname.
+	SystemHostname func() (string, error)
+}
+
+// Load reads all sources. The file is the one that --config or else
+// ATTESTCSR_CONFIG names, if any. Files that the settings name are not touched;
+// CheckFiles does that.
+//
+// The error joins the problems found, one line each: where the value stands
+// (file:line:column, variable or flag), the setting, what is wrong and what is
+// allowed. A wrong value is a problem also where a stronger source overrides it.
+// Rules between settings are checked once every value by itself is right. Values
+// of keys and variables that are no settings are never quoted: such a value may be
+// a secret in the wrong place.
+//
+// Warnings are sentences for the operator; they stop nothing.
+func Load(src Source) (c *Config, warnings []string, err error) {
+	c = defaults()
+	l := &loader{config: c, settings: c.settings(), privileges: src.Privileges}
+	for _, s := range l.settings {
+		c.origins[s.key] = "default"
+	}
+	env := ourVariables(src.Env)
+	if name := cmp.Or(src.Flags.Lookup(configFlag).Value.String(), env[configEnv]); name != "" {
+		l.file(name)
+	}
+	l.environment(env)
+	l.flags(src.Flags)
+	if len(l.problems) == 0 {
+		l.hostname(src.SystemHostname)
+		l.rules()
+	}
+	if len(l.problems) > 0 {
+		return nil, nil, errors.Join(l.problems...)
+	}
+	return c, l.warnings, nil
+}
+
+// loader applies one source after the other and collects what is wrong.
 type loader struct {
 	config     *Config
 	settings   []setting
 	privileges []string
 	problems   []error
-	wrong      map[string]bool // keys with a problem of their own
 	warnings   []string
-}
-
-// item is one value, or one element of a list, and where it stands.
-type item struct{ text, origin string }
-
-// apply replaces the value of a setting by the items of a stronger source.
-func (l *loader) apply(s setting, origin string, items []item) {
-	s.value.reset()
-	for _, it := range items {
-		if err := s.value.add(it.text); err != nil {
-			l.problem(it.origin, s.key, "%w", err)
-		}
-	}
-	l.config.origins[s.key] = origin
 }
 
 func (l *loader) environment(env map[string]string) {
@@ -51,22 +81,22 @@ func (l *loader) environment(env map[string]string) {
 			continue
 		}
 		delete(unknown, s.env())
-		if s.value == nil {
+		if v, ok := s.value.(textValue); ok {
+			l.text(s.key, v, value, "environment variable "+s.env())
+		} else {
 			l.warn("environment variable %s is ignored: %s is %s, which only the file can hold", s.env(), s.key, s.wants)
-			continue
 		}
-		l.apply(s, "environment variable "+s.env(), s.split(value, "environment variable "+s.env()))
 	}
-	// One line for all: beside a Service named attestcsr, Kubernetes injects a
-	// handful of them into every pod.
+	// One line for all: beside a Service named attestcsr, Kubernetes sets a
+	// handful of them in every pod.
 	if len(unknown) > 0 {
 		l.warn("environment variables that are no settings are ignored: %.1000s", strings.Join(slices.Sorted(maps.Keys(unknown)), ", "))
 	}
 }
 
-// environment picks this program's variables out of env. Names with characters
-// that would garble a message are nobody's settings and are left out.
-func environment(env []string) map[string]string {
+// ourVariables picks this program's variables out of env. Names that are not
+// printable are nobody's settings and would garble a message; they are left out.
+func ourVariables(env []string) map[string]string {
 	ours := map[string]string{}
 	for _, pair := range env {
 		name, value, _ := strings.Cut(pair, "=")
@@ -78,46 +108,46 @@ func environment(env []string) map[string]string {
 }
 
 func (l *loader) flags(flags *pflag.FlagSet) {
-	if flags == nil {
-		return
-	}
 	for _, s := range l.settings {
-		if f := flags.Lookup(s.flag()); s.value != nil && f != nil && f.Changed {
-			l.apply(s, "flag --"+f.Name, s.split(f.Value.String(), "flag --"+f.Name))
+		if v, ok := s.value.(textValue); ok && flags.Changed(s.flag()) {
+			l.text(s.key, v, flags.Lookup(s.flag()).Value.String(), "flag --"+s.flag())
 		}
 	}
 }
 
-func flagText(flags *pflag.FlagSet, name string) string {
-	if flags == nil {
-		return ""
+// text applies the text of a variable or a flag.
+func (l *loader) text(key string, v textValue, text, origin string) {
+	l.config.origins[key] = origin
+	if err := v.fromText(text); err != nil {
+		l.problem(key, "%w", err)
 	}
-	if f := flags.Lookup(name); f != nil {
-		return f.Value.String()
-	}
-	return ""
 }
 
 // hostname replaces an empty host name by the system's.
 func (l *loader) hostname(system func() (string, error)) {
-	const key, origin = "hostname", "system's host name"
-	c := l.config
-	if c.Hostname != "" || l.wrong[key] {
+	if l.config.Hostname != "" {
 		return
+	}
+	if system == nil {
+		system = os.Hostname
 	}
 	name, err := system()
 	if err == nil {
 		err = hostname(name)
 	}
+	l.config.Hostname, l.config.origins["hostname"] = name, "system's host name"
 	if err != nil {
-		l.problem(origin, key, "%w; set hostname", err)
-		return
+		l.problem("hostname", "%w; set hostname", err)
 	}
-	c.Hostname, c.origins[key] = name, origin
 }
 
-func (l *loader) problem(origin, key, format string, args ...any) {
-	l.wrong[key] = true
+// problem records what is wrong with a setting, in the source that it was last
+// read from.
+func (l *loader) problem(key, format string, args ...any) {
+	l.problemAt(l.config.origins[key], key, format, args...)
+}
+
+func (l *loader) problemAt(origin, key, format string, args ...any) {
 	l.problems = append(l.problems, fmt.Errorf("%s: %s: %w", origin, key, fmt.Errorf(format, args...)))
 }
 
@@ -125,15 +155,31 @@ func (l *loader) warn(format string, args ...any) {
 	l.warnings = append(l.warnings, fmt.Sprintf(format, args...))
 }
 
-// right reports whether none of the keys has a problem of its own, so that a
-// rule between them does not add a confusing second one.
-func (l *loader) right(keys ...string) bool {
-	return !slices.ContainsFunc(keys, func(key string) bool { return l.wrong[key] })
+// AddFlags adds --config and a flag for each setting that is not a mapping. Their
+// help shows the default and the environment variable. The flags hold text: Load
+// judges it, together with the other sources.
+func AddFlags(flags *pflag.FlagSet) {
+	flags.Var(&flagValue{kind: "file"}, configFlag, "settings file (YAML) [$"+configEnv+"]")
+	for _, s := range defaults().settings() {
+		if v, ok := s.value.(textValue); ok {
+			flags.Var(&flagValue{kind: s.wants, text: v.text(), list: v.isList()}, s.flag(), s.usage+" [$"+s.env()+"]")
+		}
+	}
 }
 
-func (l *loader) err() error {
-	if more := len(l.problems) - maxProblems; more > 0 {
-		return errors.Join(append(l.problems[:maxProblems:maxProblems], fmt.Errorf("and %d more problems", more))...)
+// flagValue is a pflag.Value that keeps the text. A list given twice is one list.
+type flagValue struct {
+	kind, text string
+	list, set  bool
+}
+
+func (v *flagValue) Type() string   { return v.kind }
+func (v *flagValue) String() string { return v.text }
+
+func (v *flagValue) Set(s string) error {
+	if v.list && v.set {
+		s = v.text + "," + s
 	}
-	return errors.Join(l.problems...)
+	v.text, v.set = s, true
+	return nil
 }

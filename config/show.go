@@ -4,13 +4,12 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 )
 
-// Show writes the settings as YAML that Load accepts and reads as the same
-// settings, each with where it came from as a comment. It shows names of files,
-// never what is in them; no setting holds a secret.
+// Show writes the settings as YAML that Load reads as the same settings. A comment
+// says where each one came from. Show writes names of files, never what is in them;
+// no setting holds a secret.
 func (c *Config) Show(w io.Writer) error {
 	var b bytes.Buffer
 	section := ""
@@ -22,41 +21,15 @@ func (c *Config) Show(w io.Writer) error {
 			}
 			section, name, indent = before, after, "  "
 		}
-		switch {
-		case s.value != nil:
-			fmt.Fprintf(&b, "%s%s: %s # %s\n", indent, name, yamlText(s.value), c.origins[s.key])
-		case len(s.entries()) == 0:
-			fmt.Fprintf(&b, "%s%s: {} # %s\n", indent, name, c.origins[s.key])
-		default:
-			fmt.Fprintf(&b, "%s%s: # %s\n", indent, name, c.origins[s.key])
-			for _, line := range s.entries() {
-				fmt.Fprintf(&b, "%s  %s\n", indent, line)
-			}
+		line, below := s.value.yaml()
+		if line != "" {
+			line += " "
+		}
+		fmt.Fprintf(&b, "%s%s: %s# %s\n", indent, name, line, c.origins[s.key])
+		for _, entry := range below {
+			fmt.Fprintf(&b, "%s  %s\n", indent, entry)
 		}
 	}
 	_, err := w.Write(b.Bytes())
 	return err
-}
-
-// yamlText writes a value as one line of YAML.
-func yamlText(v value) string {
-	many, kind := v.shape()
-	items := v.items()
-	if kind == aString {
-		items = quoted(items)
-	}
-	if !many {
-		return items[0]
-	}
-	return "[" + strings.Join(items, ", ") + "]"
-}
-
-// quoted writes strings in double quotes. For valid UTF-8, Go's escapes are a
-// subset of YAML's (YAML 1.2.2 section 5.7).
-func quoted(items []string) []string {
-	out := make([]string, len(items))
-	for i, s := range items {
-		out[i] = strconv.Quote(s)
-	}
-	return out
 }
