@@ -54,7 +54,7 @@ func Load(src Source) (c *Config, warnings []string, err error) {
 	l.environment(env)
 	l.flags(src.Flags)
 	if len(l.problems) == 0 {
-		l.hostname(src.SystemHostname)
+		l.systemHostname(src.SystemHostname)
 		l.rules()
 	}
 	if len(l.problems) > 0 {
@@ -123,8 +123,8 @@ func (l *loader) text(key string, v textValue, text, origin string) {
 	}
 }
 
-// hostname replaces an empty host name by the system's.
-func (l *loader) hostname(system func() (string, error)) {
+// systemHostname replaces an empty host name by the system's.
+func (l *loader) systemHostname(system func() (string, error)) {
 	if l.config.Hostname != "" {
 		return
 	}
