@@ -16,16 +16,15 @@ import (
 	"attestcsr/keystore/keystoretest"
 )
 
-// These tests send bytes that no client library would, over TLS to the real
-// process: forms that proxies and servers have read differently from each other
-// (RFC 9112 section 11), paths, and names of hosts.
+// These tests send what no client library would send, over TLS to the real process:
+// requests that proxies and servers have read differently (RFC 9112 section 11), odd
+// paths, and odd host names.
 
 const (
-	// smuggled is a request inside of another. Where it is taken for one, the log
-	// has its request id.
+	// smuggled is a request inside of another one. If the server takes it for a
+	// request of its own, the log has its request id.
 	smuggled = "GET /smuggled HTTP/1.1\r\nHost: x\r\nX-Request-ID: smuggled\r\n\r\n"
-	// lastRequest ends a connection that is still open, after an answer that is
-	// unlike every other.
+	// lastRequest ends a connection that is still open. No other answer is like its own.
 	lastRequest = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 	lastAnswer  = "ok\n"
 )
@@ -50,8 +49,8 @@ type rawAnswer struct {
 	body   string
 }
 
-// readAnswers reads what comes until the server closes the connection. What is no
-// answer of HTTP is a failure, and so is a connection that stays open.
+// readAnswers reads answers until the server closes the connection. It fails if
+// something else comes, or if the connection stays open.
 func readAnswers(t *testing.T, conn io.Reader) []rawAnswer {
 	t.Helper()
 	var answers []rawAnswer
@@ -81,26 +80,27 @@ func statuses(answers []rawAnswer) []int {
 	return all
 }
 
-// framing are forms of one request to POST /api/session without credentials, which
-// is a 401, and what they get. The connection is closed after those that two
-// programs could read as different requests.
-func framing() []struct {
+// framing is a form of a request to /api/session without credentials, and the answers
+// that it has to get.
+type framing struct {
 	name, send string
-	want       []int // without the answer to lastRequest, where the connection stays open
-	open       bool
-} {
-	const (
-		post = "POST /api/session HTTP/1.1\r\nHost: x\r\n"
-		get  = "GET /api/session HTTP/1.1\r\nHost: x\r\n"
-		te   = post + "Transfer-Encoding: chunked\r\n"
-	)
-	length := func(n int) string { return fmt.Sprintf("Content-Length: %d\r\n", n) }
+	want       []int // without the answer to lastRequest
+	open       bool  // the connection stays open; otherwise two programs could read the form as different requests
+}
+
+const (
+	postSession        = "POST /api/session HTTP/1.1\r\nHost: x\r\n"
+	getSession         = "GET /api/session HTTP/1.1\r\nHost: x\r\n"
+	postSessionChunked = postSession + "Transfer-Encoding: chunked\r\n"
+)
+
+func contentLength(n int) string { return fmt.Sprintf("Content-Length: %d\r\n", n) }
+
+func transferEncodings() []framing {
+	const post, te = postSession, postSessionChunked
+	length := contentLength
 	chunk := func(s string) string { return fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(s), s) }
-	return []struct {
-		name, send string
-		want       []int
-		open       bool
-	}{
+	return []framing{
 		{"nothing odd", post + length(2) + "\r\n{}", []int{401}, true},
 		{"Content-Length ends behind the chunks", te + length(5+len(smuggled)) + "\r\n0\r\n\r\n" + smuggled, []int{401}, false},
 		{"Content-Length ends in the first chunk", te + length(4) + "\r\n" + chunk(smuggled), []int{401}, false},
@@ -118,7 +118,20 @@ func framing() []struct {
 		{"space before the colon of Transfer-Encoding", post + "Transfer-Encoding : chunked\r\n" + length(5) + "\r\n0\r\n\r\n" + smuggled, []int{400}, false},
 		{"folded Transfer-Encoding", post + "Transfer-Encoding:\r\n chunked\r\n" + length(5) + "\r\n0\r\n\r\n" + smuggled, []int{401}, false},
 		{"letter case of chunked", post + "Transfer-Encoding: ChUnKeD\r\n" + length(0) + "\r\n0\r\n\r\n" + smuggled, []int{401}, false},
+		{"negative chunk", te + "\r\n-1\r\n" + smuggled, []int{401}, false},
+		{"chunk size with 0x", te + "\r\n0x0\r\n\r\n" + smuggled, []int{401}, false},
+		{"chunk size beyond 64 bits", te + "\r\n10000000000000000\r\n" + smuggled, []int{401}, false},
+		{"chunk longer than its size", te + "\r\n1\r\nabc\r\n0\r\n\r\n" + smuggled, []int{401}, false},
+		{"chunk ended by LF", te + "\r\n0\n\n" + smuggled, []int{401}, false},
+		{"LF in a chunk extension", te + "\r\n2;\nxx\r\n4c\r\n0\r\n\r\n" + smuggled, []int{401}, false},
+		{"quote in a chunk extension", te + "\r\n0;a=\"\r\n\r\n" + smuggled, []int{401}, false},
+	}
+}
 
+func contentLengths() []framing {
+	const post, get, te = postSession, getSession, postSessionChunked
+	length := contentLength
+	return []framing{
 		{"two Content-Lengths", post + length(0) + length(len(smuggled)) + "\r\n" + smuggled, []int{400}, false},
 		{"two Content-Lengths in one line", post + "Content-Length: 2, 2\r\n\r\n{}" + smuggled, []int{400}, false},
 		{"Content-Length with a sign", post + "Content-Length: +2\r\n\r\n{}" + smuggled, []int{400}, false},
@@ -133,15 +146,13 @@ func framing() []struct {
 		{"Content-Length behind a bare LF", get + "X: y\n" + length(len(smuggled)) + "\r\n" + smuggled, []int{401}, true},
 		{"Content-Length behind a bare CR", get + "X: y\r" + length(len(smuggled)) + "\r\n" + smuggled, []int{400}, false},
 		{"bare LF alone", strings.ReplaceAll(get+length(len(smuggled))+"\r\n", "\r", "") + smuggled, []int{401}, true},
+	}
+}
 
-		{"negative chunk", te + "\r\n-1\r\n" + smuggled, []int{401}, false},
-		{"chunk size with 0x", te + "\r\n0x0\r\n\r\n" + smuggled, []int{401}, false},
-		{"chunk size beyond 64 bits", te + "\r\n10000000000000000\r\n" + smuggled, []int{401}, false},
-		{"chunk longer than its size", te + "\r\n1\r\nabc\r\n0\r\n\r\n" + smuggled, []int{401}, false},
-		{"chunk ended by LF", te + "\r\n0\n\n" + smuggled, []int{401}, false},
-		{"LF in a chunk extension", te + "\r\n2;\nxx\r\n4c\r\n0\r\n\r\n" + smuggled, []int{401}, false},
-		{"quote in a chunk extension", te + "\r\n0;a=\"\r\n\r\n" + smuggled, []int{401}, false},
-
+func oddRequests() []framing {
+	const post, get = postSession, getSession
+	length := contentLength
+	return []framing{
 		{"NUL in a header", get + "X: a\x00b\r\n\r\n" + smuggled, []int{400}, false},
 		{"no colon", get + "X\r\n\r\n" + smuggled, []int{400}, false},
 		{"space before the first header", "GET /api/session HTTP/1.1\r\n X: y\r\nHost: x\r\n\r\n" + smuggled, []int{400}, false},
@@ -158,12 +169,12 @@ func framing() []struct {
 	}
 }
 
-// TestRequestSmuggling: after each form that could be read in two ways, the
-// connection is closed, or the next request is answered and nothing else is.
+// TestRequestSmuggling: after a form that can be read in two ways the connection is
+// closed. After any other form the next request is answered, and nothing else is.
 func TestRequestSmuggling(t *testing.T) {
 	t.Parallel()
 	s := start(t, t.TempDir())
-	forms := framing()
+	forms := slices.Concat(transferEncodings(), contentLengths(), oddRequests())
 	for _, form := range forms {
 		t.Run(form.name, func(t *testing.T) {
 			conn := s.dialRaw(t)
@@ -193,10 +204,9 @@ func TestRequestSmuggling(t *testing.T) {
 	keystoretest.Count(t, "smuggling forms", len(forms))
 }
 
-// TestExpectContinue: who waits to be told to send a body is answered at once where
-// the answer does not depend on it. Since it may then send the body or not, only
-// the end of the connection tells what the next bytes are (RFC 9110 section
-// 10.1.1).
+// TestExpectContinue: a client that waits for "100 Continue" is answered at once where
+// the answer does not depend on the body. The connection is closed then, since the
+// client may send the body or not (RFC 9110 section 10.1.1).
 func TestExpectContinue(t *testing.T) {
 	t.Parallel()
 	s := start(t, t.TempDir())
@@ -217,13 +227,13 @@ func TestExpectContinue(t *testing.T) {
 	}
 }
 
-// paths that are not quite those of routes, and what they get from a caller who
-// may do everything. None is another spelling of a route: proxies that guard a
-// prefix would not see it.
+// paths returns paths that are nearly those of routes, with the status that a caller
+// with all privileges gets. None may be another spelling of a route: a proxy that
+// guards a prefix would not recognise it.
 func paths() map[string]int {
 	const esx, nsx = "/api/esx/attestation/certificate/csr", "/policy/api/v1/infra/csrs"
 	all := map[string]int{
-		esx: 200, esx + "?": 200, // the right ones
+		esx: 200, esx + "?": 200, // the right spellings
 		esx + "/": 404, "/" + esx: 404, "/api//esx/attestation/certificate/csr": 404, esx + "//": 404,
 		"/." + esx: 404, "/api/./esx/attestation/certificate/csr": 404, esx + "/.": 404, "/api/x/../esx/attestation/certificate/csr": 404,
 		"/healthz/.." + esx: 404, esx + "/../csr": 404,
@@ -251,7 +261,7 @@ func paths() map[string]int {
 	return all
 }
 
-// TestPaths: each path gets the answer that it has to get, and no redirect.
+// TestPaths: each of paths gets its status, and none gets a redirect or a cookie.
 func TestPaths(t *testing.T) {
 	t.Parallel()
 	s := start(t, t.TempDir())
@@ -282,8 +292,8 @@ func TestPaths(t *testing.T) {
 	keystoretest.Count(t, "paths tried", tried)
 }
 
-// TestHostsAndMethods: neither the host that a request names nor headers that
-// name another host or method change the answer, and none comes back in it.
+// TestHostsAndMethods: the host of a request does not change the answer, and neither
+// do headers that name another host or method. None of them comes back in it.
 func TestHostsAndMethods(t *testing.T) {
 	t.Parallel()
 	s := start(t, t.TempDir())

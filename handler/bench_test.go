@@ -13,8 +13,8 @@ import (
 	"attestcsr/keystore/keystoretest"
 )
 
-// BenchmarkCreate measures csr create over the handler, the request log
-// included, with a key that is ready. The floor is signing the request and one fsynced commit.
+// BenchmarkCreate measures a create through the handler, with its log line and a key
+// that is ready. The floor is one signature and one fsynced commit.
 func BenchmarkCreate(b *testing.B) {
 	b.Run("floor", keystoretest.BenchmarkFloor)
 	b.Run("handler", func(b *testing.B) {

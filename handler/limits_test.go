@@ -19,8 +19,7 @@ import (
 
 func limited(l handler.Limits) option { return func(c *handler.Config) { c.Limits = l } }
 
-// routesWithBodies are all that read one, with what tells the dialects apart in
-// the answer to a body that is too long.
+// routesWithBodies returns a request to each route that reads a body.
 func routesWithBodies() []call {
 	const csrs = "/policy/api/v1/infra/csrs"
 	return []call{
@@ -34,8 +33,8 @@ func routesWithBodies() []call {
 	}
 }
 
-// A body that is too long is a 413 in the dialect's own document, with a length
-// that was announced, in chunks, and where the client asks before it sends.
+// TestBodyLimit: a body that is too long gets 413 in the dialect's own document, whether
+// it has a Content-Length, comes in chunks, or waits for "100 Continue".
 func TestBodyLimit(t *testing.T) {
 	t.Parallel()
 	const limit = 2000
@@ -51,7 +50,7 @@ func TestBodyLimit(t *testing.T) {
 				_, err := fmt.Fprintf(w, "Transfer-Encoding: chunked\r\n\r\n%s", strings.Repeat("a\r\n          \r\n", limit/10+1))
 				return err
 			},
-			"a question before": func(w io.Writer) error {
+			"100-continue": func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "Content-Length: %d\r\nExpect: 100-continue\r\n\r\n", 50<<20)
 				return err
 			},
@@ -79,7 +78,7 @@ func TestBodyLimit(t *testing.T) {
 			in := bufio.NewReader(c)
 			resp, err := http.ReadResponse(in, nil)
 			for err == nil && resp.StatusCode == http.StatusContinue {
-				// It is asked to go on and sends too much.
+				// The client may send, and sends too much.
 				if _, err = io.WriteString(c, strings.Repeat(" ", limit+1)); err == nil {
 					resp, err = http.ReadResponse(in, nil)
 				}
@@ -97,7 +96,7 @@ func TestBodyLimit(t *testing.T) {
 	}
 }
 
-// What is compressed is told from what is malformed, and is not inflated.
+// TestContentEncoding: a compressed body is refused for its encoding, and not inflated.
 func TestContentEncoding(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
@@ -189,8 +188,8 @@ func (s *stack) createFrom(client string, body io.Reader) {
 	}
 }
 
-// A client that does not take its answer is cut off after its time, and that is
-// no fault of the service.
+// TestAnswerNotTaken: a client that does not take its answer within the write timeout
+// is cut off, and the log does not call it an error of the service.
 func TestAnswerNotTaken(t *testing.T) {
 	t.Parallel()
 	s := newStack(t, limited(handler.Limits{WriteTimeout: 300 * time.Millisecond}))

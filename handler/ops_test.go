@@ -90,8 +90,8 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestPanic also shows that a cause never leaves: the readiness function stands
-// for any code below that panics.
+// TestPanic: a panic is a 500 that does not show its cause. The readiness function
+// stands for any code that panics.
 func TestPanic(t *testing.T) {
 	t.Parallel()
 	s := newStack(t, func(c *handler.Config) {
@@ -107,7 +107,7 @@ func TestPanic(t *testing.T) {
 		t.Error("the cause left the service")
 	}
 	if log := s.log.String(); !strings.Contains(log, "cause of the panic") || !strings.Contains(log, id) {
-		t.Error("the log does not tell the cause under the request id")
+		t.Error("the log does not have the cause and the request id")
 	}
 }
 
@@ -159,7 +159,7 @@ func TestErrorDocuments(t *testing.T) {
 	}
 }
 
-// The document follows the path, also where nothing is there.
+// The dialect of an error document follows the path, also of paths that do not exist.
 func TestErrorDocumentByPath(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
@@ -180,8 +180,8 @@ func TestErrorDocumentByPath(t *testing.T) {
 	}
 }
 
-// Templates with parameters and paths that are none beside them are 404 and 405
-// before anybody is asked for credentials.
+// Unknown paths beside templates with parameters are 404, and unknown methods are 405,
+// also without credentials.
 func TestNSXRoutes(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
@@ -298,7 +298,7 @@ func TestForwardedForIsNotBelieved(t *testing.T) {
 func TestSecretsStayIn(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
-	var places strings.Builder
+	var seen strings.Builder
 	id := strings.Trim(string(s.do(call{method: "POST", path: sessionPath}).body), `"`)
 	guess := "a wrong password"
 	for _, c := range []call{
@@ -310,11 +310,11 @@ func TestSecretsStayIn(t *testing.T) {
 		{method: "DELETE", path: sessionPath, anonymous: true, header: map[string]string{"vmware-api-session-id": id}},
 		{method: "GET", path: "/metrics"},
 	} {
-		places.Write(s.do(c).body)
+		seen.Write(s.do(c).body)
 	}
-	places.WriteString(s.log.String())
+	seen.WriteString(s.log.String())
 	for name, secret := range map[string]string{"password": adminPassword, "guessed password": guess, "session id": id, "private key": "PRIVATE KEY"} {
-		if strings.Contains(places.String(), secret) {
+		if strings.Contains(seen.String(), secret) {
 			t.Errorf("%s found in an answer, a metric or the log", name)
 		}
 	}
@@ -362,7 +362,7 @@ func TestDrainWaitsForRequestsInFlight(t *testing.T) {
 	}
 }
 
-// slowBody gives nothing until it is released.
+// slowBody blocks its reader until it is released.
 type slowBody struct {
 	once             sync.Once
 	entered, release chan struct{}

@@ -63,35 +63,13 @@ func newStack(t testing.TB, options ...option) *stack {
 	return newStackOver(t, func(c keystore.Custodian) keystore.Custodian { return c }, options...)
 }
 
-// newStackOver lets a test stand between the key store and its custodian.
+// newStackOver wraps the custodian of the key store.
 func newStackOver(t testing.TB, wrap func(keystore.Custodian) keystore.Custodian, options ...option) *stack {
 	t.Helper()
 	dir := t.TempDir()
 	s := &stack{t: t, log: &keystoretest.Buffer{}, registry: prometheus.NewRegistry(), hostname: "esx-01.example.com"}
 	logger := slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-
-	store, err := bolt.Open(filepath.Join(dir, "attestcsr.db"), bolt.Options{Logger: logger})
-	if err != nil {
-		t.Fatal(err)
-	}
-	custodian, err := sealed.Open(sealed.Options{KeysetFile: filepath.Join(dir, "keyset.json"), Create: true, Logger: logger})
-	if err != nil {
-		t.Fatal(err)
-	}
-	// No targets: keys are made when they are asked for.
-	keys, err := pool.New(pool.Options{Custodian: custodian, Logger: logger})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.keys, err = keystore.Open(t.Context(), keystore.Options{Store: store, Custodian: wrap(keys), Logger: logger})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.keys.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	s.keys = openKeystore(t, dir, wrap, logger)
 	service, err := csr.New(csr.Config{Keys: s.keys, KeySizes: []int{2048, 3072, 4096}, Hostname: s.hostname})
 	if err != nil {
 		t.Fatal(err)
@@ -126,7 +104,34 @@ func newStackOver(t testing.TB, wrap func(keystore.Custodian) keystore.Custodian
 	return s
 }
 
-// privileges says what each user of the stack may do.
+func openKeystore(t testing.TB, dir string, wrap func(keystore.Custodian) keystore.Custodian, logger *slog.Logger) *keystore.Keystore {
+	t.Helper()
+	store, err := bolt.Open(filepath.Join(dir, "attestcsr.db"), bolt.Options{Logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	custodian, err := sealed.Open(sealed.Options{KeysetFile: filepath.Join(dir, "keyset.json"), Create: true, Logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// No targets: keys are made when they are asked for.
+	maker, err := pool.New(pool.Options{Custodian: custodian, Logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := keystore.Open(t.Context(), keystore.Options{Store: store, Custodian: wrap(maker), Logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := keys.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return keys
+}
+
+// privileges returns what each user of the stack may do.
 func privileges(user string) []csr.Privilege {
 	return map[string][]csr.Privilege{
 		"admin":  csr.Privileges(),
@@ -144,7 +149,7 @@ func trusting(prefixes ...string) option {
 	}
 }
 
-// users makes a users file; the lowest cost keeps the tests quick.
+// users makes a users file. The lowest cost of bcrypt keeps the tests quick.
 func users(t testing.TB, namesAndPasswords ...string) *auth.Users {
 	t.Helper()
 	return parseUsers(t, usersFile(t, namesAndPasswords...))
@@ -238,7 +243,7 @@ func (s *stack) try(c call) (answer, error) {
 	return answer{resp.StatusCode, resp.Header, data}, err
 }
 
-// vapiError is the error document as the vendor's client reads it: it fails on
+// vapiError is the error document as the vendor's client reads it. That client fails on
 // anything but an object whose messages and args are lists.
 type vapiError struct {
 	ErrorType string `json:"error_type"`
