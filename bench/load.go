@@ -8,19 +8,58 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 )
-
-// maxAnswer bounds what is read of an answer, in bytes.
-const maxAnswer = 64 << 20
 
 // call is one request and the status that its answer has to have.
 type call struct {
 	method, path, body string
 	want               int
 }
+
+const (
+	esxCSR  = "/api/esx/attestation/certificate/csr"
+	nsxCSRs = "/policy/api/v1/infra/csrs"
+	host    = "esx-01.example.com"
+)
+
+// createESX replaces the pending attestation CSR, with a key of 2048 bits.
+func createESX(int) call {
+	return call{"POST", esxCSR, `{"common_name":"` + host + `","organization":"Example Ltd","organization_unit":"Hosts","locality":"Palo Alto",` +
+		`"state_or_province":"California","country":"US","email_address":"pki@example.com","subject_alt_name":["` + host + `"]}`, http.StatusCreated}
+}
+
+func getESX(int) call { return call{"GET", esxCSR, "", http.StatusOK} }
+
+// nsxKey is a kind of key in the words of the NSX dialect.
+type nsxKey string
+
+const (
+	rsa2048 nsxKey = `"algorithm":"RSA","key_size":2048`
+	ecP256  nsxKey = `"algorithm":"EC"`
+)
+
+// createNSX makes the object of that number.
+func createNSX(i int, key nsxKey) call {
+	return call{"POST", nsxCSRs + "/" + nsxID(i) + "?action=create", fmt.Sprintf(`{"subject":{"attributes":[{"key":"CN","value":"%s.example.com"},`+
+		`{"key":"O","value":"Example Ltd"},{"key":"C","value":"US"}]},%s}`, nsxID(i), key), http.StatusCreated}
+}
+
+func deleteNSX(i int) call { return call{"DELETE", nsxCSRs + "/" + nsxID(i), "", http.StatusOK} }
+
+func nsxID(i int) string { return fmt.Sprintf("csr-%06d", i) }
+
+// listNSX asks for the first page.
+func listNSX(size int) call {
+	return call{"GET", nsxCSRs + "?page_size=" + strconv.Itoa(size), "", http.StatusOK}
+}
+
+// greeting opens a client's connection and lets the server verify its password,
+// and changes nothing.
+func greeting(int) call { return listNSX(1) }
 
 // client has one connection, which is kept.
 type client struct {
@@ -29,26 +68,14 @@ type client struct {
 	http   *http.Client
 }
 
-// newClients makes n clients of a server. HTTP/1.1 only, so that every client
-// has a connection of its own whatever the server prefers.
-func newClients(n int, base string, trust *tls.Config, header http.Header) []*client {
-	clients := make([]*client, n)
-	for i := range clients {
-		clients[i] = &client{base: base, header: header, http: &http.Client{Transport: &http.Transport{
-			TLSClientConfig:     trust.Clone(),
-			MaxConnsPerHost:     1,
-			MaxIdleConnsPerHost: 1,
-			DisableCompression:  true,
-			TLSHandshakeTimeout: 10 * time.Second,
-		}}}
-	}
-	return clients
-}
-
-func closeAll(clients []*client) {
-	for _, c := range clients {
-		c.http.CloseIdleConnections()
-	}
+// newClient makes a client of a loopback server that was started here.
+func newClient(base string, header http.Header) *client {
+	return &client{base: base, header: header, http: &http.Client{Transport: &http.Transport{
+		TLSClientConfig:     &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // it is ours
+		MaxConnsPerHost:     1,
+		MaxIdleConnsPerHost: 1,
+		DisableCompression:  true,
+	}}}
 }
 
 // do sends the call and returns the body of the answer; an answer with another
@@ -63,7 +90,7 @@ func (c *client) do(ctx context.Context, r call) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	answer, err := io.ReadAll(resp.Body)
 	if err := errors.Join(err, resp.Body.Close()); err != nil {
 		return nil, fmt.Errorf("%s %s: %w", r.method, r.path, err)
 	}
@@ -71,13 +98,6 @@ func (c *client) do(ctx context.Context, r call) ([]byte, error) {
 		return nil, fmt.Errorf("%s %s: status %d, not %d: %.300s", r.method, r.path, resp.StatusCode, r.want, answer)
 	}
 	return answer, nil
-}
-
-// each makes all clients do a call at the same time, which also opens their
-// connections and lets the server remember their credentials.
-func each(ctx context.Context, clients []*client, r call) error {
-	_, err := closedLoop(ctx, clients, limit{count: len(clients)}, func(int) call { return r })
-	return err
 }
 
 // limit ends a closed loop after a number of requests, or after a time. What
@@ -90,46 +110,42 @@ type limit struct {
 // closedLoop has each client send its next request when it has the answer to the
 // one before. request gets the number of the request and is called by several
 // goroutines at once.
-func closedLoop(ctx context.Context, clients []*client, until limit, request func(i int) call) (samples, error) {
-	var next atomic.Int64
-	start := time.Now()
-	return together(ctx, len(clients), func(ctx context.Context, k int) ([]time.Duration, error) {
-		var latencies []time.Duration
-		for {
-			i := int(next.Add(1)) - 1
-			begun := time.Now()
-			if until.count > 0 && i >= until.count || until.count == 0 && begun.Sub(start) >= until.time {
-				return latencies, nil
+func closedLoop(clients []*client, until limit, request func(i int) call) measure {
+	return func(ctx context.Context) (samples, error) {
+		var next atomic.Int64
+		start := time.Now()
+		return together(ctx, len(clients), func(ctx context.Context, k int) ([]time.Duration, error) {
+			var latencies []time.Duration
+			for {
+				i := int(next.Add(1)) - 1
+				begun := time.Now()
+				if until.count > 0 && i >= until.count || until.count == 0 && begun.Sub(start) >= until.time {
+					return latencies, nil
+				}
+				if _, err := clients[k].do(ctx, request(i)); err != nil {
+					return nil, err
+				}
+				latencies = append(latencies, time.Since(begun))
 			}
-			if _, err := clients[k].do(ctx, request(i)); err != nil {
-				return nil, err
-			}
-			latencies = append(latencies, time.Since(begun))
-		}
-	})
+		})
+	}
 }
 
-// openLoop sends count requests at a fixed rate per second, whatever the answers
-// do.
-func openLoop(ctx context.Context, clients []*client, rate float64, count int, request func(i int) call) (samples, error) {
-	return atRate(ctx, len(clients), rate, count, func(ctx context.Context, k, i int) error {
-		_, err := clients[k].do(ctx, request(i))
-		return err
-	})
-}
-
-// atRate has workers do count pieces of work at a fixed rate per second, and
-// measures each from the time it was due. A worker that is still busy then begins
-// late, and the lateness counts: a closed loop would have hidden it.
-func atRate(ctx context.Context, workers int, rate float64, count int, work func(ctx context.Context, k, i int) error) (samples, error) {
+// openLoop has a client send count requests at a fixed rate per second, and measures
+// each from the time it was due. A client that is still busy then begins late, and the
+// lateness counts: a closed loop would have hidden it.
+func openLoop(ctx context.Context, c *client, rate float64, count int, request func(i int) call) (samples, error) {
 	interval := time.Duration(float64(time.Second) / rate)
 	start := time.Now().Add(interval)
-	return together(ctx, workers, func(ctx context.Context, k int) ([]time.Duration, error) {
+	return together(ctx, 1, func(ctx context.Context, _ int) ([]time.Duration, error) {
 		var latencies []time.Duration
-		for i := k; i < count && ctx.Err() == nil; i += workers {
+		for i := 0; i < count && ctx.Err() == nil; i++ {
 			due := start.Add(time.Duration(i) * interval)
-			pause(time.Until(due))
-			if err := work(ctx, k, i); err != nil {
+			if early := time.Until(due); early > 0 {
+				time.Sleep(early)
+				due = time.Now() // a timer of ours that fires late is not the server's
+			}
+			if _, err := c.do(ctx, request(i)); err != nil {
 				return nil, err
 			}
 			latencies = append(latencies, time.Since(due))
