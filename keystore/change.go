@@ -124,19 +124,19 @@ func (k *Keystore) Move(ctx context.Context, from, to Target, build func(signer 
 	}
 	signer, err := k.open(ctx, source)
 	if err != nil {
-		return Record{}, k.unlessOvertaken(ctx, source, err)
+		return Record{}, k.conflictOr(ctx, source, err)
 	}
-	shown := source
-	shown.Ref = nil
-	change, err := k.build(ctx, func() (Change, error) { return build(signerOnly{signer}, shown) })
+	withoutRef := source
+	withoutRef.Ref = nil
+	change, err := k.build(ctx, func() (Change, error) { return build(signerOnly{signer}, withoutRef) })
 	if err != nil {
 		return Record{}, err
 	}
 	ref, err := k.rebind(ctx, source, to.Slot, change.Payload)
 	if err != nil {
-		return Record{}, k.unlessOvertaken(ctx, source, err)
+		return Record{}, k.conflictOr(ctx, source, err)
 	}
-	return k.commit(ctx, change.Note, unless(ref, source.Ref), put(to, ref, change),
+	return k.commit(ctx, change.Note, onlyIfNew(ref, source.Ref), put(to, ref, change),
 		Op{Slot: from.Slot, Expect: At(source.Revision), Delete: true})
 }
 
@@ -151,9 +151,9 @@ func (k *Keystore) Update(ctx context.Context, at Target, change Change) (Record
 	}
 	ref, err := k.rebind(ctx, old, at.Slot, change.Payload)
 	if err != nil {
-		return Record{}, k.unlessOvertaken(ctx, old, err)
+		return Record{}, k.conflictOr(ctx, old, err)
 	}
-	return k.commit(ctx, change.Note, unless(ref, old.Ref), put(Target{at.Slot, At(old.Revision)}, ref, change))
+	return k.commit(ctx, change.Note, onlyIfNew(ref, old.Ref), put(Target{at.Slot, At(old.Revision)}, ref, change))
 }
 
 // Delete empties the slot and destroys its key. ErrNotFound means that it was
@@ -199,11 +199,11 @@ func (k *Keystore) rebind(ctx context.Context, old Record, slot Slot, payload []
 	return ref, nil
 }
 
-// unlessOvertaken explains why a custodian did not find the key of a record that
-// was read: a change that came between has destroyed it, which is ErrConflict, or
-// else err.
-func (k *Keystore) unlessOvertaken(ctx context.Context, was Record, err error) error {
-	if conflict := k.expect(ctx, Target{was.Slot, At(was.Revision)}); errors.Is(conflict, ErrConflict) {
+// conflictOr returns ErrConflict if the record was changed since it was read, and
+// err otherwise. A change that came between has destroyed the key that the custodian
+// did not find.
+func (k *Keystore) conflictOr(ctx context.Context, read Record, err error) error {
+	if conflict := k.expect(ctx, Target{read.Slot, At(read.Revision)}); errors.Is(conflict, ErrConflict) {
 		return conflict
 	}
 	return err
@@ -213,58 +213,46 @@ func put(at Target, ref Ref, c Change) Op {
 	return Op{Slot: at.Slot, Expect: at.Expect, Ref: ref, Payload: c.Payload, Index: c.Index}
 }
 
-// unless returns ref, or nothing when a record refers to it already: Rebind may
-// return the reference it was given.
-func unless(ref, held Ref) Ref {
-	if bytes.Equal(ref, held) {
+// onlyIfNew returns ref, or nothing if a record refers to it already: Rebind may
+// return the reference that it was given.
+func onlyIfNew(ref, old Ref) Ref {
+	if bytes.Equal(ref, old) {
 		return nil
 	}
 	return ref
 }
 
-// commit is the commit point of every change, and the only place where bound
-// keys are destroyed. made is the reference that was made for this commit, if
-// any. It returns the record that the first of ops wrote.
+// commit is the commit point of every change, and the only place where bound keys
+// are destroyed. fresh is the reference that was made for this commit, if any. It
+// returns the record that the first of ops wrote.
 //
-// A crash before the store's commit is durable leaves made without a record: for
-// a custodian that keeps its keys itself the sweep of the next Open destroys it,
-// and one that keeps them in the record has left nothing. A crash after it
-// leaves the new record and, until that sweep, the key it replaced.
-func (k *Keystore) commit(ctx context.Context, note []byte, made Ref, ops ...Op) (Record, error) {
+// A crash before the store's commit is durable leaves the fresh key without a
+// record. A custodian that keeps keys itself destroys it in the sweep of the next
+// Open; one that keeps them in the record has left nothing. A crash after the commit
+// leaves the new record and, until that sweep, the key that was replaced.
+func (k *Keystore) commit(ctx context.Context, note []byte, fresh Ref, ops ...Op) (Record, error) {
 	start := time.Now()
 	done, err := k.store.Commit(ctx, note, ops...)
 	k.metrics.commits(err, start)
 	switch {
 	case outcomeOf(err) == outcomeUnknown:
-		// Either pair may be the one that a restart finds: both keys stay. The
-		// loser is swept at the next Open.
+		// A restart may find either pair, so both keys stay. The next Open sweeps
+		// the one that it did not find.
 		k.log.ErrorContext(ctx, "a commit failed and may have happened all the same", "slot", ops[0].Slot.String(), "error", err)
 		return Record{}, err
 	case err != nil:
-		k.destroy(ctx, ops[0].Slot, made)
+		k.destroy(ctx, ops[0].Slot, fresh)
 		return Record{}, err
 	}
 	for _, ref := range done.Unlinked {
-		if !refers(ops, ref) {
-			k.destroy(ctx, ops[0].Slot, ref)
-		}
+		k.destroy(ctx, ops[0].Slot, ref)
 	}
 	return Record{Slot: ops[0].Slot, Revision: done.Revision, Payload: ops[0].Payload}, nil
 }
 
-// refers reports whether a record written by ops holds the reference.
-func refers(ops []Op, ref Ref) bool {
-	for _, op := range ops {
-		if !op.Delete && bytes.Equal(op.Ref, ref) {
-			return true
-		}
-	}
-	return false
-}
-
-// destroy gives up a bound key that no record refers to. The change itself is
-// decided by now, so neither the end of the request nor a failure here undoes
-// it; what could not be destroyed is left to the next sweep.
+// destroy destroys a bound key that no record refers to. The change itself has
+// happened, so neither the end of the request nor a failure here undoes it. The next
+// sweep destroys what is left.
 func (k *Keystore) destroy(ctx context.Context, slot Slot, ref Ref) {
 	if len(ref) == 0 {
 		return

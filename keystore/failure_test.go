@@ -12,6 +12,13 @@ import (
 	"attestcsr/keystore/keystoretest"
 )
 
+type failedCommit struct {
+	name  string
+	fault keystoretest.Fault
+	want  error
+	known bool // the outcome is certain: no key may be left over
+}
+
 // Every way in which a commit can fail, for every verb: what is in the slots
 // afterwards, and where the keys are.
 func TestFailedCommits(t *testing.T) {
@@ -34,12 +41,7 @@ func TestFailedCommits(t *testing.T) {
 		},
 		"Delete": func(f *fixture, ctx context.Context) error { return f.Delete(ctx, keystore.Target{Slot: a}, nil) },
 	}
-	for _, test := range []struct {
-		name  string
-		fault keystoretest.Fault
-		want  error
-		known bool // the outcome is certain: no key may be left over
-	}{
+	for _, test := range []failedCommit{
 		{"not committed", keystoretest.FailBefore, keystore.ErrNotCommitted, true},
 		{"unknown, persisted", keystoretest.UnknownPersisted, keystore.ErrOutcomeUnknown, false},
 		{"unknown, lost", keystoretest.UnknownLost, keystore.ErrOutcomeUnknown, false},
@@ -48,43 +50,48 @@ func TestFailedCommits(t *testing.T) {
 		for verb, call := range verbs {
 			t.Run(test.name+"/"+verb, func(t *testing.T) {
 				t.Parallel()
-				f := openFixture(t, nil)
-				f.mustReplace(t, a)
-				f.mustReplace(t, b)
-				before := f.vault.Account()
-				f.store.FailNext(test.fault)
-				err := call(f, t.Context())
-				if err == nil || test.want != nil && !errors.Is(err, test.want) {
-					t.Fatalf("error %v, want %v", err, test.want)
-				}
-				if f.store.Fired() != 1 {
-					t.Fatal("the fault did not fire")
-				}
-				after := f.vault.Account()
-				if test.known {
-					f.wantKeys(t, 0, a, b)
-					return
-				}
-				// Whatever a restart finds must have its key.
-				for _, name := range before.Bound {
-					if !slices.Contains(after.Bound, name) {
-						t.Errorf("key %s was destroyed although the outcome is unknown", name)
-					}
-				}
-				if verb == "Replace" && len(after.Bound) != len(before.Bound)+1 {
-					t.Errorf("the new key was destroyed although the outcome is unknown")
-				}
-				f = f.reopen(t)
-				var left []keystore.Slot
-				for _, slot := range []keystore.Slot{a, b} {
-					if _, err := f.Get(t.Context(), slot); err == nil {
-						left = append(left, slot)
-					}
-				}
-				f.wantKeys(t, 0, left...) // the sweep has taken the loser's key
+				test.run(t, verb, call)
 			})
 		}
 	}
+}
+
+func (c failedCommit) run(t *testing.T, verb string, call func(*fixture, context.Context) error) {
+	t.Helper()
+	f := openFixture(t, nil)
+	f.mustReplace(t, a)
+	f.mustReplace(t, b)
+	before := f.vault.Account()
+	f.store.FailNext(c.fault)
+	err := call(f, t.Context())
+	if err == nil || c.want != nil && !errors.Is(err, c.want) {
+		t.Fatalf("error %v, want %v", err, c.want)
+	}
+	if f.store.Fired() != 1 {
+		t.Fatal("the fault did not fire")
+	}
+	after := f.vault.Account()
+	if c.known {
+		f.wantKeys(t, 0, a, b)
+		return
+	}
+	// Whatever a restart finds must have its key.
+	for _, name := range before.Bound {
+		if !slices.Contains(after.Bound, name) {
+			t.Errorf("key %s was destroyed although the outcome is unknown", name)
+		}
+	}
+	if verb == "Replace" && len(after.Bound) != len(before.Bound)+1 {
+		t.Errorf("the new key was destroyed although the outcome is unknown")
+	}
+	f = f.reopen(t)
+	var left []keystore.Slot
+	for _, slot := range []keystore.Slot{a, b} {
+		if _, err := f.Get(t.Context(), slot); err == nil {
+			left = append(left, slot)
+		}
+	}
+	f.wantKeys(t, 0, left...) // the sweep has destroyed the other keys
 }
 
 // A change that is overtaken between its early check and its commit.

@@ -19,7 +19,7 @@ const (
 	outcomeUnknown outcome = "outcome_unknown"
 )
 
-// outcomeOf classifies the error of Store.Commit. An error outside the contract
+// outcomeOf classifies the error of Records.Commit. An error outside the contract
 // counts as unknown: keys are only destroyed on certainty.
 func outcomeOf(err error) outcome {
 	switch {

@@ -11,19 +11,15 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
 	"attestcsr/keystore/keystoretest"
-	"attestcsr/keystore/sealed"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -159,9 +155,6 @@ func wantError(t testing.TB, what string, err, want error) {
 func TestVerbs(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t, nil)
-	_, err := f.Get(t.Context(), a)
-	wantError(t, "Get", err, keystore.ErrNotFound)
-
 	first := f.mustReplace(t, a)
 	got, err := f.Get(t.Context(), a)
 	if err != nil || got.Revision != first.Revision || !bytes.Equal(got.Payload, first.Payload) || got.Slot != a {
@@ -181,7 +174,7 @@ func TestVerbs(t *testing.T) {
 	moved, err := f.Move(t.Context(), keystore.Target{Slot: a, Expect: keystore.At(second.Revision)}, keystore.Target{Slot: b, Expect: keystore.Absent},
 		func(signer crypto.Signer, old keystore.Record) (keystore.Change, error) {
 			if old.Ref != nil || !bytes.Equal(old.Payload, second.Payload) {
-				t.Errorf("build was shown %+v", old)
+				t.Errorf("build was given %+v", old)
 			}
 			return publicKey(signer)
 		})
@@ -205,17 +198,32 @@ func TestVerbs(t *testing.T) {
 		t.Errorf("Count: %d, %v", n, err)
 	}
 
-	// Onto a slot that is in use: its key goes, the moved one stays.
-	f.mustReplace(t, a)
-	if _, err := f.Move(t.Context(), keystore.Target{Slot: a}, keystore.Target{Slot: b}, keep); err != nil {
-		t.Fatalf("Move: %v", err)
-	}
-	f.wantKeys(t, 0, b)
-
 	if err := f.Delete(t.Context(), keystore.Target{Slot: b}, nil); err != nil {
 		t.Fatalf("Delete: %v", err)
 	}
 	f.wantKeys(t, 0)
+	if f.log.Len() != 0 {
+		t.Errorf("log: %s", f.log)
+	}
+}
+
+// A slot that is in use is moved onto: its key is destroyed, the moved one stays.
+func TestMoveOntoKey(t *testing.T) {
+	t.Parallel()
+	f := openFixture(t, nil)
+	f.mustReplace(t, a)
+	f.mustReplace(t, b)
+	if _, err := f.Move(t.Context(), keystore.Target{Slot: a}, keystore.Target{Slot: b}, keep); err != nil {
+		t.Fatalf("Move: %v", err)
+	}
+	f.wantKeys(t, 0, b)
+}
+
+func TestVerbsOnEmptySlots(t *testing.T) {
+	t.Parallel()
+	f := openFixture(t, nil)
+	_, err := f.Get(t.Context(), a)
+	wantError(t, "Get", err, keystore.ErrNotFound)
 	wantError(t, "Delete", f.Delete(t.Context(), keystore.Target{Slot: b}, nil), keystore.ErrNotFound)
 	_, err = f.Update(t.Context(), keystore.Target{Slot: b}, keystore.Change{})
 	wantError(t, "Update", err, keystore.ErrNotFound)
@@ -224,9 +232,7 @@ func TestVerbs(t *testing.T) {
 	if _, err = f.Move(t.Context(), keystore.Target{Slot: a}, keystore.Target{Slot: a}, keep); err == nil {
 		t.Error("a slot was moved to itself")
 	}
-	if f.log.Len() != 0 {
-		t.Errorf("log: %s", f.log)
-	}
+	f.wantKeys(t, 0)
 }
 
 // A change that cannot succeed costs no key.
@@ -293,210 +299,6 @@ func TestConcurrentReplace(t *testing.T) {
 		}
 	}
 	f.wantKeys(t, 0, slots...)
-}
-
-func TestSweepAtOpen(t *testing.T) {
-	t.Parallel()
-	f := openFixture(t, nil)
-	f.mustReplace(t, a)
-	key, err := f.vault.Generate(t.Context(), spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := key.Bind(t.Context(), keystore.Bind(b, nil)); err != nil { // and then the crash
-		t.Fatal(err)
-	}
-	f.wantKeys(t, 1, a)
-	f = f.reopen(t)
-	f.wantKeys(t, 0, a)
-}
-
-// A custodian that does not belong to the store is told at Open, before any of
-// its keys is swept.
-func TestForeignCustodian(t *testing.T) {
-	t.Parallel()
-	f := openFixture(t, nil)
-	f.mustReplace(t, a)
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	store, err := bolt.Open(f.file, bolt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	foreign := keystoretest.NewVault()
-	for range 9 { // names beyond those that the store refers to
-		key, err := foreign.Generate(t.Context(), spec)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if foreign.Account().Made < 5 {
-			err = key.Discard()
-		} else {
-			_, err = key.Bind(t.Context(), keystore.Bind(a, nil))
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	_, err = keystore.Open(t.Context(), keystore.Options{Store: store, Custodian: foreign})
-	if err == nil || !strings.Contains(err.Error(), "cannot be opened") {
-		t.Errorf("Open: %v", err)
-	}
-	if account := foreign.Account(); len(account.Destroyed) != 0 || len(account.Bound) != 5 {
-		t.Errorf("keys of another store were destroyed: %+v", account)
-	}
-	// Open closed what it was given.
-	wantError(t, "the store", store.Check(t.Context()), keystore.ErrUnavailable)
-	openAt(t, f.file, f.vault.Reopen(), nil).wantKeys(t, 0, a)
-}
-
-func TestForeignKeyset(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	openReal := func(keyset string) (*keystore.Keystore, error) {
-		store, err := bolt.Open(filepath.Join(dir, "store.db"), bolt.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		custodian, err := sealed.Open(sealed.Options{KeysetFile: filepath.Join(dir, keyset), Create: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return keystore.Open(t.Context(), keystore.Options{Store: store, Custodian: custodian})
-	}
-	for range 2 {
-		k, err := openReal("keyset.json")
-		if err != nil {
-			t.Fatalf("Open: %v", err)
-		}
-		if err := errors.Join(k.Ready(t.Context()), k.Close()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := openReal("another.json"); err == nil || !strings.Contains(err.Error(), "sealing keyset") {
-		t.Errorf("Open with another keyset: %v", err)
-	}
-}
-
-// The sweep destroys nothing when it cannot find out what is live.
-func TestSweepNeedsRefs(t *testing.T) {
-	t.Parallel()
-	f := openFixture(t, nil)
-	f.mustReplace(t, a)
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	store, err := bolt.Open(f.file, bolt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	unreadable := errors.New("unreadable")
-	_, err = keystore.Open(t.Context(), keystore.Options{Store: noRefs{store, unreadable}, Custodian: f.vault.Reopen()})
-	wantError(t, "Open", err, unreadable)
-	openAt(t, f.file, f.vault.Reopen(), nil).wantKeys(t, 0, a)
-}
-
-type noRefs struct {
-	keystore.Store
-	err error
-}
-
-func (s noRefs) Refs(context.Context, func(keystore.Slot, keystore.Ref) error) error { return s.err }
-
-func TestReady(t *testing.T) {
-	t.Parallel()
-	f := openFixture(t, nil)
-	f.mustReplace(t, a)
-	for range 20 {
-		if err := f.Ready(t.Context(), a, b); err != nil {
-			t.Fatalf("Ready: %v", err)
-		}
-	}
-	if n := f.store.Checks(); n != 1 {
-		t.Errorf("the store was checked %d times within a second", n)
-	}
-	broken := errors.New("broken")
-	f.vault.Refuse("Open", broken)
-	wantError(t, "a custodian that opens nothing", f.Ready(t.Context()), broken)
-	f.vault.Refuse("Open", nil)
-
-	f.store.BreakChecks(broken)
-	time.Sleep(1100 * time.Millisecond)
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
-	// A prober that gave up does not make the others believe that all is lost,
-	// and a result that is too old is not used.
-	if err := f.Ready(ended); !errors.Is(err, context.Canceled) && !errors.Is(err, broken) {
-		t.Errorf("Ready: %v", err)
-	}
-	wantError(t, "a store that takes nothing", f.Ready(t.Context()), broken)
-
-	if _, err := f.store.Store.Commit(t.Context(), nil, keystore.Op{Slot: b, Ref: keystore.Ref("no such key")}); err != nil {
-		t.Fatal(err)
-	}
-	f.store.BreakChecks(nil)
-	time.Sleep(1100 * time.Millisecond)
-	if err := f.Ready(t.Context(), a); err != nil {
-		t.Errorf("Ready: %v", err)
-	}
-	if err := f.Ready(t.Context(), a, b); err == nil {
-		t.Error("ready although the key of a slot does not open")
-	}
-}
-
-func TestMetrics(t *testing.T) {
-	t.Parallel()
-	f := openFixture(t, nil)
-	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(f.Collectors()...)
-	f.mustReplace(t, a)
-	_, err := f.Replace(t.Context(), keystore.Target{Slot: a}, keystore.KeySpec{Algorithm: "none", Bits: 7}, publicKey)
-	if err == nil {
-		t.Fatal("a key of no algorithm")
-	}
-	f.store.FailNext(keystoretest.UnknownLost)
-	_, err = f.Replace(t.Context(), keystore.Target{Slot: a}, spec, publicKey)
-	wantError(t, "Replace", err, keystore.ErrOutcomeUnknown)
-	wantError(t, "Delete", f.Delete(t.Context(), keystore.Target{Slot: b}, nil), keystore.ErrNotFound)
-
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	counts := map[string]uint64{}
-	for _, family := range families {
-		for _, m := range family.GetMetric() {
-			labels := family.GetName()
-			for _, l := range m.GetLabel() {
-				labels += " " + l.GetValue()
-			}
-			h := m.GetHistogram()
-			if h.Schema == nil || len(h.GetBucket()) != 0 {
-				t.Errorf("%s is not a native histogram", labels)
-			}
-			counts[labels] = h.GetSampleCount()
-		}
-	}
-	for name, want := range map[string]uint64{
-		"attestcsr_store_commit_seconds committed":       2,
-		"attestcsr_store_commit_seconds conflict":        0,
-		"attestcsr_store_commit_seconds not_found":       1,
-		"attestcsr_store_commit_seconds not_committed":   0,
-		"attestcsr_store_commit_seconds unavailable":     0,
-		"attestcsr_store_commit_seconds outcome_unknown": 1,
-	} {
-		if got, present := counts[name]; !present || got != want {
-			t.Errorf("%s: %d (present: %t), want %d", name, got, present, want)
-		}
-		delete(counts, name)
-	}
-	if len(counts) != 0 {
-		t.Errorf("more series than expected: %v", counts)
-	}
-	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) != 0 {
-		t.Errorf("lint: %v, %v", problems, err)
-	}
 }
 
 // eventually waits for a condition that other goroutines bring about.

@@ -63,7 +63,7 @@ func (o Op) Validate() error {
 	return nil
 }
 
-// ValidateCommit checks what Store.Commit is given: the bounds of the note and
+// ValidateCommit checks what Records.Commit is given: the bounds of the note and
 // of every operation, and that no slot appears twice, since all conditions are
 // checked before the first write. Every store calls it first, so that all of
 // them refuse the same things.

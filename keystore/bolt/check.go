@@ -6,23 +6,23 @@ import (
 	"fmt"
 )
 
-// checker reads the structure of a bbolt file without bbolt: which is built to
-// trust its file, panics where it should not have, and after a crash searches the
-// file for free pages in a goroutine of its own, where a panic ends the process.
+// checker reads the structure of a bbolt file without bbolt. bbolt trusts its file:
+// it panics on a damaged page, and after a crash it searches the file for free pages
+// in a goroutine of its own, where a panic ends the process.
 //
 // A page has a header (8 bytes id, 2 flags, 2 count, 4 overflow), then count
 // elements of 16 bytes, then keys and values; numbers are in the machine's order.
 // In a branch an element is 4 bytes position, 4 key size, 8 page id; in a leaf 4
 // bytes flags, 4 position, 4 key size, 4 value size. Positions count from their
-// element, and nothing lies between what they point to: an element that is one too
-// many or missing shows. The value of a bucket is 8 bytes root page, 8 sequence, and
-// where the root is 0 a leaf page follows in place.
+// element. There are no gaps between what they point to, so that a missing element
+// is found. The value of a bucket is 8 bytes root page and 8 bytes sequence; where
+// the root is 0, a leaf page follows in place.
 type checker struct {
 	file     []byte // up to the high-water mark
 	pageSize int
-	seen     []bool   // by page id
-	buckets  [][]byte // whose tree this is, and those it is in before it
-	item     func(buckets [][]byte, key, value []byte)
+	seen     []bool // by page id
+	bucket   []byte // the name of the top bucket that is checked; nil: none
+	item     func(bucket, key, value []byte)
 }
 
 const (
@@ -39,11 +39,11 @@ const (
 )
 
 // checkStructure checks what bbolt will rely on in the state that transaction id
-// committed: all of its tree, also after a clean close. A page that points to one
-// above it would make bbolt follow it for ever, with more memory at every turn, and
-// one that is in the free list would be written over. It calls item with each key
-// that is in a bucket.
-func checkStructure(file []byte, id, pageSize int, item func(buckets [][]byte, key, value []byte)) error {
+// committed: its whole tree, also after a clean close. A page that points to one
+// above it would make bbolt follow it for ever, with more memory at every turn. A
+// page that is also in the free list would be overwritten. item is called with each
+// key that is in a bucket, or in a bucket in that.
+func checkStructure(file []byte, id, pageSize int, item func(bucket, key, value []byte)) error {
 	c := &checker{file: file, pageSize: pageSize, seen: make([]bool, len(file)/pageSize), item: item}
 	if len(c.seen) < 4 {
 		return errStructure
@@ -182,10 +182,10 @@ func (c *checker) leaf(page []byte, level int, from, to []byte) error {
 		switch {
 		case flags&flagBucket != 0:
 			err = c.below(key, value, level)
-		case len(c.buckets) == 0: // at the top are buckets only
+		case c.bucket == nil: // at the top are buckets only
 			err = errStructure
 		default:
-			c.item(c.buckets, key, value)
+			c.item(c.bucket, key, value)
 		}
 		if err != nil {
 			return err
@@ -199,8 +199,10 @@ func (c *checker) below(bucket, value []byte, level int) error {
 	if len(value) < 16 {
 		return errStructure
 	}
-	defer func(above [][]byte) { c.buckets = above }(c.buckets)
-	c.buckets = append(c.buckets, bucket)
+	if c.bucket == nil {
+		c.bucket = bucket
+		defer func() { c.bucket = nil }()
+	}
 	if root := binary.NativeEndian.Uint64(value); root != 0 {
 		return c.tree(root, level+1, nil, nil)
 	}
@@ -230,7 +232,8 @@ func elements(page []byte) int {
 	return n
 }
 
-// field returns the bytes at a position behind an element, of the sizes' sum.
+// field returns the bytes at a position after the start of an element. They are as
+// many as the sum of sizes.
 func field(element []byte, position uint32, sizes ...uint32) ([]byte, error) {
 	end := uint64(position)
 	for _, size := range sizes {

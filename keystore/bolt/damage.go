@@ -71,11 +71,10 @@ type contents struct {
 	damage  error            // the first
 }
 
-// item takes a key and its value. buckets are the bucket that they are in and, before
-// it, those that it is in.
-func (c *contents) item(buckets [][]byte, key, value []byte) {
+// item takes a key and its value.
+func (c *contents) item(bucket, key, value []byte) {
 	var err error
-	switch string(buckets[0]) {
+	switch string(bucket) {
 	case string(bucketOutbox):
 		c.notes++
 	case string(bucketCounts):

@@ -64,15 +64,15 @@ func (s *Store) Notes() (map[uint64]string, error) {
 
 // PeekBetween is one attempt of Peek that calls between after it has chosen a state
 // and before it reads it. same: it would be believed.
-func PeekBetween(path string, between func()) (found Outside, same bool, err error) {
+func PeekBetween(path string, between func()) (found OutboxState, same bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return Outside{}, false, err
+		return OutboxState{}, false, err
 	}
 	defer f.Close()
 	s, err := newestMeta(f)
 	if err != nil {
-		return Outside{}, false, err
+		return OutboxState{}, false, err
 	}
 	between()
 	return s.read(f)

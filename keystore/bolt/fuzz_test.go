@@ -99,57 +99,74 @@ func FuzzDamage(f *testing.F) {
 		f.Add(page%3 > 0, append([]byte{0, page, 0}, patches[int(page)%len(patches)]...))
 	}
 	f.Add(true, branchInACircle(f, live))
-	f.Fuzz(func(t *testing.T, grown bool, patches []byte) {
+	f.Fuzz(func(t *testing.T, large bool, patches []byte) {
 		content := small
-		if grown {
+		if large {
 			content = live
 		}
 		file := filepath.Join(t.TempDir(), "store.db")
 		if err := os.WriteFile(file, damage(content, patches), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		added := keystore.Slot{Collection: "nsx/csrs", ID: "added"}
-		committed := false
+		u := damagedUse{records: records}
 		for range 2 {
-			s, err := bolt.Open(file, bolt.Options{})
-			if (err == nil) != (s != nil) {
-				t.Fatalf("store %t, error %v", s != nil, err)
+			if s, err := bolt.Open(file, bolt.Options{}); err == nil {
+				u.use(t, s)
+				_ = s.Close() // may fail, must return
+			} else if s != nil {
+				t.Fatalf("a store and an error: %v", err)
 			}
-			if err != nil {
-				return
-			}
-			check := func(r keystore.Record) {
-				if want, known := records[r.Slot]; r.Slot != added && (!known || want != string(r.Payload)) || r.Slot == added && string(r.Payload) != "new" {
-					t.Errorf("%s: a record that nobody wrote: %q", r.Slot, r.Payload)
-				}
-			}
-			for slot := range records {
-				if r, err := s.Get(t.Context(), slot); err == nil {
-					check(r)
-				}
-			}
-			for _, index := range []string{"", "name"} {
-				items, err := s.List(t.Context(), keystore.Query{Collection: "nsx/csrs", Index: index, Limit: 999})
-				for _, item := range items {
-					if err == nil {
-						check(item.Record)
-					}
-				}
-			}
-			_ = s.Refs(t.Context(), func(keystore.Slot, keystore.Ref) error { return nil })
-			_, _ = s.Count(t.Context(), "nsx/csrs")
-			_, err = s.Get(t.Context(), added)
-			if committed && errors.Is(err, keystore.ErrNotFound) {
-				t.Error("a commit is lost")
-			}
-			_, err = s.Commit(t.Context(), nil, keystore.Op{Slot: added, Ref: keystore.Ref("r"), Payload: []byte("new")})
-			if committed = committed || err == nil; err != nil && !errors.Is(err, keystore.ErrNotCommitted) && !errors.Is(err, keystore.ErrOutcomeUnknown) {
-				t.Errorf("commit: %v", err)
-			}
-			if r, err := s.Get(t.Context(), added); committed && err == nil {
-				check(r)
-			}
-			_ = s.Close() // may fail, must return
 		}
 	})
+}
+
+// damagedUse is what is known of a damaged store that is opened again and again.
+type damagedUse struct {
+	records   map[keystore.Slot]string // what was once in it
+	committed bool                     // added is in it, too
+}
+
+var added = keystore.Slot{Collection: "nsx/csrs", ID: "added"}
+
+// check fails the test for a record that nobody wrote.
+func (u *damagedUse) check(t *testing.T, r keystore.Record) {
+	t.Helper()
+	want, known := u.records[r.Slot]
+	if r.Slot == added {
+		want, known = "new", true
+	}
+	if !known || want != string(r.Payload) {
+		t.Errorf("%s: a record that nobody wrote: %q", r.Slot, r.Payload)
+	}
+}
+
+func (u *damagedUse) use(t *testing.T, s *bolt.Store) {
+	t.Helper()
+	for slot := range u.records {
+		if r, err := s.Get(t.Context(), slot); err == nil {
+			u.check(t, r)
+		}
+	}
+	for _, index := range []string{"", "name"} {
+		items, _ := s.List(t.Context(), keystore.Query{Collection: "nsx/csrs", Index: index, Limit: 999})
+		for _, item := range items {
+			u.check(t, item.Record)
+		}
+	}
+	_ = s.Refs(t.Context(), func(keystore.Slot, keystore.Ref) error { return nil })
+	_, _ = s.Count(t.Context(), "nsx/csrs")
+	_, err := s.Get(t.Context(), added)
+	if u.committed && errors.Is(err, keystore.ErrNotFound) {
+		t.Error("a commit is lost")
+	}
+	_, err = s.Commit(t.Context(), nil, keystore.Op{Slot: added, Ref: keystore.Ref("r"), Payload: []byte("new")})
+	switch {
+	case err == nil:
+		u.committed = true
+	case !errors.Is(err, keystore.ErrNotCommitted) && !errors.Is(err, keystore.ErrOutcomeUnknown) && !errors.Is(err, keystore.ErrUnavailable):
+		t.Errorf("commit: %v", err)
+	}
+	if r, err := s.Get(t.Context(), added); err == nil {
+		u.check(t, r)
+	}
 }

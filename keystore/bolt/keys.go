@@ -8,14 +8,14 @@ import (
 	"attestcsr/keystore"
 )
 
-// The first byte of a key in the bucket of slots says what it is of.
+// The first byte of a key in the bucket of slots says what it belongs to.
 const (
 	ofRecord = 'r'
-	ofEntry  = 'i' // of an index
+	ofEntry  = 'i' // an entry of an index
 )
 
-// recordKey is where a slot's record stands: "r", the collection, a NUL byte, the
-// id. Neither name holds a NUL byte.
+// recordKey is the key of a slot's record: "r", the collection, a NUL byte, the id.
+// Neither name holds a NUL byte.
 func recordKey(slot keystore.Slot) []byte { return append(recordPrefix(slot.Collection), slot.ID...) }
 
 func recordPrefix(collection string) []byte {
@@ -30,7 +30,7 @@ func slotOf(key []byte) (keystore.Slot, bool) {
 	return keystore.Slot{Collection: string(collection), ID: string(id)}, is && both && bytes.IndexByte(id, 0) < 0
 }
 
-// entryKey is where an index entry of a slot stands: "i", the collection, a NUL
+// entryKey is the key of a slot's entry in an index: "i", the collection, a NUL
 // byte, the name of the index, a NUL byte, the indexKey.
 func entryKey(slot keystore.Slot, e keystore.IndexEntry) []byte {
 	return append(entryPrefix(slot.Collection, e.Name), indexKey(e.Value, slot.ID)...)
@@ -42,9 +42,9 @@ func entryPrefix(collection, index string) []byte {
 	return append(append(b, index...), 0)
 }
 
-// indexKey is where an entry stands in its index: the value, then the slot's id.
-// A NUL byte in the value becomes 00 FF and 00 01 ends it, so that keys compare
-// as values do, byte by byte, and ids only break ties.
+// indexKey sorts an entry within its index: the value, then the slot's id. A NUL
+// byte in the value becomes 00 FF and 00 01 ends it, so that keys compare as values
+// do, byte by byte, and ids only break ties.
 func indexKey(value []byte, id string) []byte {
 	b := make([]byte, 0, len(value)+2+len(id))
 	for _, c := range value {
@@ -56,7 +56,7 @@ func indexKey(value []byte, id string) []byte {
 	return append(append(b, 0x00, 0x01), id...)
 }
 
-// span walks over the keys that begin with a prefix, and takes that from them. A
+// span walks over the keys that begin with a prefix, and returns them without it. A
 // nil key is the end.
 type span struct {
 	c      *bbolt.Cursor
@@ -77,13 +77,13 @@ func (s span) next() (k, v []byte) { return s.within(s.c.Next()) }
 
 // last is for a prefix that ends with a NUL byte.
 func (s span) last() (k, v []byte) {
-	behind := append(bytes.Clone(s.prefix[:len(s.prefix)-1]), 1)
-	return s.before(s.c.Seek(behind))
+	after := append(bytes.Clone(s.prefix[:len(s.prefix)-1]), 1)
+	return s.before(s.c.Seek(after))
 }
 
-// before returns what stands before the place of the cursor, where k was found.
+// before returns the item before the cursor, which is at k.
 func (s span) before(k, _ []byte) ([]byte, []byte) {
-	if k == nil { // all that is left lies before
+	if k == nil { // at the end
 		return s.within(s.c.Last())
 	}
 	return s.within(s.c.Prev())

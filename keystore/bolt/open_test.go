@@ -74,33 +74,37 @@ func TestFileModes(t *testing.T) {
 	}
 }
 
+// inBolt changes a file through bbolt.
+func inBolt(change func(*bbolt.Tx) error) func(*testing.T, string) {
+	return func(t *testing.T, file string) {
+		db, err := bbolt.Open(file, 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(db.Update(change), db.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func format(n uint32) func(*testing.T, string) {
+	return inBolt(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte("meta")).Put([]byte("format"), binary.BigEndian.AppendUint32(nil, n))
+	})
+}
+
+func content(b []byte) func(*testing.T, string) {
+	return func(t *testing.T, file string) {
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A file that is not a store, or not one for this version, is refused with what
 // to do about it, and is left as it was.
 func TestRefusedFiles(t *testing.T) {
 	t.Parallel()
-	raw := func(change func(*bbolt.Tx) error) func(*testing.T, string) {
-		return func(t *testing.T, file string) {
-			db, err := bbolt.Open(file, 0o600, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := errors.Join(db.Update(change), db.Close()); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	format := func(n uint32) func(*testing.T, string) {
-		return raw(func(tx *bbolt.Tx) error {
-			return tx.Bucket([]byte("meta")).Put([]byte("format"), binary.BigEndian.AppendUint32(nil, n))
-		})
-	}
-	content := func(b []byte) func(*testing.T, string) {
-		return func(t *testing.T, file string) {
-			if err := os.WriteFile(file, b, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
 	for _, test := range []struct {
 		name   string
 		change func(*testing.T, string)
@@ -114,10 +118,10 @@ func TestRefusedFiles(t *testing.T) {
 			if err := os.Remove(file); err != nil {
 				t.Fatal(err)
 			}
-			raw(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("theirs")); return err })(t, file)
+			inBolt(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("theirs")); return err })(t, file)
 		}, "is not a key store"},
-		{"no slots", raw(func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte("slots")) }), "is not a key store"},
-		{"no revision", raw(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Delete([]byte("revision")) }), "is not a key store"},
+		{"no slots", inBolt(func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte("slots")) }), "is not a key store"},
+		{"no revision", inBolt(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Delete([]byte("revision")) }), "is not a key store"},
 		{"newer", format(4), "was written by a newer attestcsr (format 4, this one reads 3): upgrade"},
 		{"older", format(2), "is not a key store"},
 		{"folder", func(t *testing.T, file string) {

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// Outside is what Peek finds in a store.
-type Outside struct {
+// OutboxState is what Peek finds in a store.
+type OutboxState struct {
 	Anchors map[string][]byte // by name
 	Pending int               // notes in the outbox
 }
@@ -24,10 +24,10 @@ type Outside struct {
 // bbolt never writes over a page of the last state that was committed, so that
 // what is read belongs to one state if that is still the last one afterwards.
 // Otherwise Peek reads again, for a second at most.
-func Peek(ctx context.Context, path string) (_ Outside, err error) {
+func Peek(ctx context.Context, path string) (_ OutboxState, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return Outside{}, err
+		return OutboxState{}, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	deadline := time.Now().Add(peekTimeout)
@@ -35,15 +35,15 @@ func Peek(ctx context.Context, path string) (_ Outside, err error) {
 		found, same, err := peek(f)
 		switch {
 		case same && err != nil:
-			return Outside{}, fmt.Errorf("%s: %w", path, err)
+			return OutboxState{}, fmt.Errorf("%s: %w", path, err)
 		case same:
 			return found, nil
 		case time.Now().After(deadline):
-			return Outside{}, fmt.Errorf("%s changes faster than it can be read: try again", path)
+			return OutboxState{}, fmt.Errorf("%s changes faster than it can be read: try again", path)
 		}
 		select {
 		case <-ctx.Done():
-			return Outside{}, ctx.Err()
+			return OutboxState{}, ctx.Err()
 		case <-time.After(time.Millisecond):
 		}
 	}
@@ -56,28 +56,28 @@ const (
 
 	boltMagic   = 0xED0CDAED
 	boltVersion = 2
-	// The meta page behind its header: 4 bytes magic, 4 version, 4 page size, 4
+	// The meta page after its header: 4 bytes magic, 4 version, 4 page size, 4
 	// flags, 8 root page, 8 sequence, 8 free list, 8 high-water mark, 8 transaction,
 	// 8 checksum, which is FNV-1a of what is before it.
 	metaSize = 64
 )
 
 // peek reads once. same: the state that was read is still the last one.
-func peek(f *os.File) (found Outside, same bool, err error) {
+func peek(f *os.File) (found OutboxState, same bool, err error) {
 	s, err := newestMeta(f)
 	if err != nil {
-		return Outside{}, true, err // one of the two is always whole
+		return OutboxState{}, true, err // one of the two is always whole
 	}
 	return s.read(f)
 }
 
-// read reads a state and finds out whether it still is the last one: only then is
-// what was found of one state, or damaged if it is.
-func (s *state) read(f *os.File) (found Outside, same bool, err error) {
-	found, err = s.outside(f)
+// read reads a state and finds out whether it still is the last one. Only then is
+// everything that was found of one state, and an error is damage.
+func (s *state) read(f *os.File) (found OutboxState, same bool, err error) {
+	found, err = s.outbox(f)
 	last, metaErr := newestMeta(f)
 	if metaErr != nil {
-		return Outside{}, true, metaErr
+		return OutboxState{}, true, metaErr
 	}
 	return found, last.id == s.id, err
 }
@@ -129,9 +129,9 @@ func parseMeta(b []byte) *state {
 	}
 }
 
-// outside reads what Peek is asked for from one state.
-func (s *state) outside(f *os.File) (Outside, error) {
-	o := Outside{Anchors: map[string][]byte{}}
+// outbox reads anchors and notes from one state.
+func (s *state) outbox(f *os.File) (OutboxState, error) {
+	o := OutboxState{Anchors: map[string][]byte{}}
 	buckets := map[string][]byte{}
 	err := s.walk(f, s.root, nil, func(flags uint32, key, value []byte) error {
 		if flags&flagBucket != 0 {
@@ -140,14 +140,14 @@ func (s *state) outside(f *os.File) (Outside, error) {
 		return nil
 	})
 	if err != nil {
-		return Outside{}, err
+		return OutboxState{}, err
 	}
 	if buckets[string(bucketMeta)] == nil || buckets[string(bucketOutbox)] == nil {
-		return Outside{}, errors.New("is not a key store of attestcsr")
+		return OutboxState{}, errors.New("is not a key store of attestcsr")
 	}
 	err = s.walkBucket(f, buckets[string(bucketOutbox)], func(uint32, []byte, []byte) error { o.Pending++; return nil })
 	if err != nil {
-		return Outside{}, err
+		return OutboxState{}, err
 	}
 	if anchors := buckets[string(bucketAnchors)]; anchors != nil {
 		err = s.walkBucket(f, anchors, func(_ uint32, key, value []byte) error {
@@ -205,9 +205,9 @@ func (s *state) walk(f *os.File, id uint64, page []byte, fn func(flags uint32, k
 	return nil
 }
 
-// page reads a page with its overflow. A file that is damaged, or changes meanwhile,
-// may lead anywhere, also in circles: each walk ends after as many pages as there
-// are.
+// page reads a page with its overflow. In a file that is damaged, or that changes
+// meanwhile, pages may point to each other in a circle: a walk ends after as many
+// pages as there are.
 func (s *state) page(f *os.File, id uint64) ([]byte, error) {
 	if s.visited++; s.visited > s.limit || id < 2 || id >= s.pages {
 		return nil, errStructure

@@ -14,10 +14,10 @@ import (
 )
 
 // inPlace reports whether the open file is the one at the path. A commit to a file
-// that was removed, or that a restored backup took the place of, would be gone with
-// the process. Put back, the file is as it was, its lock has kept others away, and
-// commits go on; another one there needs a restart, since who reads the store
-// remembers what the one before held. The caller leads.
+// that was removed, or replaced by a backup, would be lost with the process. When the
+// same file is put back, commits go on: its lock has kept other processes away.
+// Another file needs a restart, since callers remember revisions of the one before.
+// The caller leads.
 func (s *Store) inPlace() error {
 	at, err := os.Stat(s.path)
 	switch {
@@ -74,21 +74,19 @@ func (s *Store) usable() error {
 	return nil
 }
 
-// recover closes the file and reads it again from the disk, which decides
-// whether the commit with the unknown outcome happened. It then proves with a
-// commit of its own that the disk takes changes. From the close until that has
-// succeeded there is nothing for readers that a power cut could not take back, so
-// they get ErrUnavailable. Before it they keep what they had, also while the file is
-// out of its place. A crash anywhere here leaves what the disk had: the proof changes
-// nothing.
+// recover closes the file and reads it again from the disk, which decides whether
+// the commit with the unknown outcome happened. A commit of its own then proves that
+// the disk takes changes. Between the two a power cut could take back what is read,
+// so readers get ErrUnavailable. Before that they keep what they had, also while the
+// file is not at its path. A crash anywhere here leaves what the disk had: the proof
+// changes nothing.
 func (s *Store) recover() (err error) {
 	if s.db != nil {
 		if err := s.inPlace(); err != nil {
 			return err
 		}
 	}
-	// Open from before the close to the end, the file keeps its inode number, by
-	// which it is known.
+	// Held open meanwhile, the file keeps its inode number, which identifies it.
 	f, err := os.Open(s.path)
 	if err != nil {
 		return err

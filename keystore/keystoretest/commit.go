@@ -101,8 +101,10 @@ func testBounds(t *testing.T, open OpenStore) {
 			t.Errorf("List takes a query with %s", name)
 		}
 	}
+}
 
-	// At the bounds.
+func testAtBounds(t *testing.T, open OpenStore) {
+	s := openNew(t, open)
 	big := keystore.Op{
 		Slot:    slot(strings.Repeat("c", keystore.MaxCollectionLen), strings.Repeat("a", keystore.MaxIDLen)),
 		Ref:     bytes.Repeat([]byte{1}, keystore.MaxRefLen),

@@ -21,7 +21,7 @@ type modelRecord struct {
 
 type model map[keystore.Slot]modelRecord
 
-// list is what Store.List must return, the slow way.
+// list is what Records.List must return, the slow way.
 func (m model) list(q keystore.Query) []string {
 	type entry struct{ value, id string }
 	var entries []entry

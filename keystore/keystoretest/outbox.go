@@ -24,7 +24,9 @@ type OpenOutbox func(t *testing.T, dir string) OutboxStore
 // TestOutbox runs the contract of keystore.Outbox.
 func TestOutbox(t *testing.T, open OpenOutbox) {
 	for name, test := range map[string]func(*testing.T, OpenOutbox){
-		"outbox":              testOutbox,
+		"notes":               testNotes,
+		"trim and anchors":    testTrim,
+		"closed":              testOutboxClosed,
 		"bounds of anchors":   testAnchorBounds,
 		"outbox under change": testOutboxUnderChange,
 	} {
@@ -76,7 +78,7 @@ func wantAnchor(t testing.TB, s keystore.Outbox, name, want string) {
 	clear(got)
 }
 
-func testOutbox(t *testing.T, open OpenOutbox) {
+func testNotes(t *testing.T, open OpenOutbox) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	wantOutbox(t, s, 0, 9, 0)
@@ -102,7 +104,17 @@ func testOutbox(t *testing.T, open OpenOutbox) {
 	if calls != 1 {
 		t.Errorf("Outbox went on after an error: %d calls", calls)
 	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
 
+func testTrim(t *testing.T, open OpenOutbox) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	first := note(t, s, "one")
+	note(t, s, "two")
+	third := note(t, s, "three")
 	wantAnchor(t, s, "changes", "")
 	for _, step := range []struct {
 		through      uint64
@@ -134,8 +146,15 @@ func testOutbox(t *testing.T, open OpenOutbox) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func testOutboxClosed(t *testing.T, open OpenOutbox) {
+	s := open(t, t.TempDir())
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
 	wantError(t, "Outbox", s.Outbox(t.Context(), 0, 9, func(uint64, []byte) error { return nil }), keystore.ErrUnavailable)
-	_, err = s.Pending(t.Context())
+	_, err := s.Pending(t.Context())
 	wantError(t, "Pending", err, keystore.ErrUnavailable)
 	_, err = s.Anchor(t.Context(), "changes")
 	wantError(t, "Anchor", err, keystore.ErrUnavailable)
@@ -161,7 +180,7 @@ func testAnchorBounds(t *testing.T, open OpenOutbox) {
 	wantOutbox(t, s, 0, 9, 0)
 }
 
-// testOutboxUnderChange exports while others change: every note is shown once, in
+// testOutboxUnderChange exports while others change: every note is seen once, in
 // order, however trims fall between the commits.
 func testOutboxUnderChange(t *testing.T, open OpenOutbox) {
 	s := openNew(t, open)

@@ -26,6 +26,7 @@ func TestStore(t *testing.T, open OpenStore) {
 		"expectations":               testExpectations,
 		"all or nothing":             testAllOrNothing,
 		"bounds":                     testBounds,
+		"at the bounds":              testAtBounds,
 		"unlinked references":        testUnlinked,
 		"revisions never repeat":     testRevisions,
 		"index order":                testIndexOrder,
