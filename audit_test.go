@@ -119,7 +119,7 @@ func TestAudit(t *testing.T) {
 	}
 	overwrite(t, filepath.Join(data, auditDir), filepath.Base(file), strings.Replace(string(content), `"user":"admin"`, `"user":"other"`, 1))
 	out, err = verifyAudit(t, data)
-	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.HasPrefix(out, file+":3: line 3, or what stood before it, was changed") {
+	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.HasPrefix(out, file+":3: line 3, or a line before it, was changed") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -9,13 +9,13 @@ import (
 
 const anchorVersion = 1
 
-// position is the end of a chain: where the last line stands and what it was.
+// position is a line of a chain: where it ends and what it is.
 type position struct {
 	File     int    `json:"file"` // number
 	Size     int64  `json:"size"` // of the file, up to and with that line
 	Seq      uint64 `json:"seq"`
 	MAC      string `json:"mac"`
-	Revision uint64 `json:"revision"` // up to which notes are written
+	Revision uint64 `json:"revision"` // of the newest change up to there
 }
 
 // start is where a file begins in the chain.
@@ -25,14 +25,15 @@ type start struct {
 	Prev string `json:"prev"` // MAC of the line before
 }
 
-// opening is the line that a file begins with, while it may not be written yet.
+// opening is the line that a new file begins with, as long as it may not be written
+// yet.
 type opening struct {
 	Event  `json:",inline"`
 	Reason string `json:"reason"`
 }
 
-// anchor is what the store knows of a stream. Whoever cuts the files short, or
-// takes one away, contradicts it. It is authenticated as lines are.
+// anchor is what the store knows of a stream: files that were cut short or taken
+// away contradict it. It has an HMAC as lines have.
 type anchor struct {
 	Version int    `json:"v"`
 	Stream  string `json:"stream"`
@@ -52,16 +53,13 @@ func (a anchor) encode(m MAC) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode an audit anchor: %w", err)
 	}
-	text, _, err := sealText(m, a.Key, anchorLabel, "", object)
-	if err != nil {
-		return nil, err
-	}
-	return text[:len(text)-1], nil
+	text, _, err := addMAC(m, a.Key, anchorLabel, "", object)
+	return text, err
 }
 
 // decodeAnchor is strict, and refuses what was not made with a key of the service.
 func decodeAnchor(m MAC, stream string, text []byte) (anchor, error) {
-	object, mac, ok := openText(text)
+	object, mac, ok := splitMAC(text)
 	if !ok {
 		return anchor{}, errors.New("the anchor cannot be read")
 	}
@@ -72,7 +70,7 @@ func decodeAnchor(m MAC, stream string, text []byte) (anchor, error) {
 	if a.Version != anchorVersion {
 		return anchor{}, fmt.Errorf("the anchor has format %d, this version reads %d", a.Version, anchorVersion)
 	}
-	_, want, err := sealText(m, a.Key, anchorLabel, "", object)
+	_, want, err := addMAC(m, a.Key, anchorLabel, "", object)
 	switch {
 	case err != nil:
 		return anchor{}, fmt.Errorf("the anchor was made with key %.16q, which is not in the sealing keyset", a.Key)

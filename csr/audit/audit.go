@@ -1,24 +1,14 @@
 // Package audit keeps the evidence of who did what: every change, and every
-// request that was refused.
+// request that was refused. There is a stream of lines for each.
 //
-// # Two streams
+// A change commits a note of itself to the store's outbox, and a goroutine turns
+// notes into lines: a change has exactly one line, whenever the process ends.
+// Refusals wait in memory for a second at most; equal ones are counted, and their
+// files are bounded, because strangers cause them.
 //
-// Changes come through the store's outbox: a change commits a note of itself, and
-// a writer in the background turns notes into lines. Nothing is lost, whenever the
-// process ends, since a note leaves the outbox only in the commit that says that
-// its line is durable; nothing is doubled, since the next start looks how far the
-// lines got. Files of changes are never removed by the service.
-//
-// Refusals are told by strangers, so that nothing of them may cost much: they wait
-// in memory for a second at most, equal ones are counted rather than written, and
-// their files have a bound of their own, at which the oldest goes.
-//
-// # Chain
-//
-// Each line carries an HMAC over itself and the HMAC of the line before, under a
-// key that is derived from the sealing keyset. The end of the chain is anchored in
-// the store. Verify therefore finds whatever was edited, removed, added, put in
-// another order or cut off by somebody without the keyset.
+// Each line has an HMAC over itself and the HMAC of the line before. The store has
+// an anchor, which says where the chain ends. Whoever changes or removes lines
+// without the sealing keyset is found by Verify.
 package audit
 
 import (
@@ -73,34 +63,27 @@ type Options struct {
 const (
 	defaultFileSize = 64 << 20
 	defaultBound    = 10_000
-	// refusalFiles is in how many files the bound of all of them is parted.
+	// refusalFiles is how many files share the bound of all files of refusals.
 	refusalFiles = 4
-
-	changesInterval  = 200 * time.Millisecond
-	refusalsInterval = time.Second / 2 // half of what is promised
-	retryInterval    = time.Second
-	// pageSize is how many notes are written as one group, at most.
-	pageSize = 500
 )
 
-// ErrBacklog: changes cannot be exported, and as many notes wait as may.
+// ErrBacklog: the trail cannot be written, and OutboxBound notes wait.
 var ErrBacklog = errors.New("the audit trail cannot be written, and no more changes fit the outbox")
 
 // Log is the audit trail. It is safe for concurrent use. The methods of a nil Log
-// do nothing: that is for programs that measure, and for tests.
+// do nothing, for benchmarks and tests.
 type Log struct {
 	o        Options
 	changes  *chain
 	refusals *chain
-	folded   *foldTable
+	refused  *refusalTable // refusals that wait for their lines
 	copies   *copies
 	metrics  metrics
 
-	filling chan struct{} // holds a token when there is much in the outbox
+	wake    chan struct{} // holds a token when changes are to be written at once
 	stop    chan struct{}
 	stopped chan struct{}
 	closing sync.Once
-	failing map[string]bool // by stream; of the goroutine that writes
 }
 
 // Open finds the end of both chains and starts to write. Files that are not what
@@ -120,8 +103,8 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 		return nil, fmt.Errorf("audit trail: %w", err)
 	}
 	l := &Log{
-		o: o, folded: newFoldTable(o.Now),
-		filling: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}), failing: map[string]bool{},
+		o: o, refused: newRefusalTable(o.Now),
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	l.metrics = newMetrics(l)
 	if o.CopyToLog {
@@ -129,15 +112,13 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	}
 	base := chain{dir: o.Dir, mac: o.MAC, outbox: o.Outbox, log: o.Logger, now: o.Now, copies: l.copies, step: o.step}
 	changes, refusals := base, base
-	changes.stream, changes.max = Changes, o.MaxFileSize
-	refusals.stream, refusals.max, refusals.keep = Refusals, o.MaxRefusalsSize/refusalFiles, o.MaxRefusalsSize
+	changes.stream, changes.maxFile, changes.next = Changes, o.MaxFileSize, l.nextChange
+	refusals.stream, refusals.maxFile, refusals.next = Refusals, o.MaxRefusalsSize/refusalFiles, nextRefusal
+	refusals.maxTotal = o.MaxRefusalsSize
 	l.changes, l.refusals = &changes, &refusals
-	err := l.changes.open(ctx, behind{l.pendingLine(ctx), l.noteAfter(ctx)})
+	err := l.changes.open(ctx)
 	if err == nil {
-		err = l.refusals.open(ctx, behind{
-			func(_ position, _ []byte, l line) (uint64, bool) { return 0, l.Kind == Refused },
-			func(position) bool { return true },
-		})
+		err = l.refusals.open(ctx)
 	}
 	if err != nil {
 		l.copies.close()
@@ -163,25 +144,23 @@ func prepareDir(dir string, log *slog.Logger) error {
 	case info.Mode()&0o070 != 0:
 		log.Warn("the folder of the audit trail is accessible to its group", "dir", dir, "mode", fmt.Sprintf("%#o", info.Mode().Perm()))
 	}
-	// The folder itself, too: the store is going to know of files in it.
+	// The folder's own entry, too: the store is going to have anchors of files in it.
 	return errors.Join(ownfile.SyncDir(dir), ownfile.SyncDir(filepath.Dir(dir)))
 }
 
-// Admit returns ErrBacklog where a change must not be made, since the trail could
-// not tell of it. It is asked before a key is taken; changes that are under way
-// then may bring the outbox over its bound.
+// Admit returns ErrBacklog where a change must not be made because the trail cannot
+// be written. It is asked before a key is taken. Changes that are under way then may
+// bring the outbox over its bound.
 func (l *Log) Admit(ctx context.Context) error {
 	if l == nil {
 		return nil
 	}
-	// A store that cannot say it cannot commit either, and has its own error for
-	// that.
 	n, err := l.o.Outbox.Pending(ctx)
 	if err != nil {
-		return nil //nolint:nilerr // see above
+		return nil //nolint:nilerr // the commit fails too, with an error that says why
 	}
 	if n >= l.o.OutboxBound/2 {
-		l.hurry() // a burst of changes is no reason to refuse any
+		l.wakeUp() // so that a burst of changes does not reach the bound
 	}
 	if n >= l.o.OutboxBound {
 		return ErrBacklog
@@ -189,16 +168,16 @@ func (l *Log) Admit(ctx context.Context) error {
 	return nil
 }
 
-// hurry has changes written without waiting for their interval.
-func (l *Log) hurry() {
+// wakeUp has changes written without waiting for their interval.
+func (l *Log) wakeUp() {
 	select {
-	case l.filling <- struct{}{}:
+	case l.wake <- struct{}{}:
 	default:
 	}
 }
 
-// Note returns what the commit of a change is to carry, nothing where changes are
-// not audited.
+// Note returns what the commit of a change has to carry; nil where changes are not
+// audited.
 func (l *Log) Note(e Event) ([]byte, error) {
 	if l == nil {
 		return nil, nil
@@ -212,8 +191,8 @@ type Refusal struct {
 	Request
 	User      string
 	Method    string // of authentication
-	Operation string // where it was chosen before the refusal
-	Outcome   string // of a closed set: why
+	Operation string // where it was known before the refusal
+	Outcome   string // why, of a closed set
 }
 
 // Refuse records a refusal. It costs no more than a look into a table.
@@ -221,11 +200,11 @@ func (l *Log) Refuse(r Refusal) {
 	if l == nil {
 		return
 	}
-	l.folded.add(r)
+	l.refused.add(r)
 }
 
-// Close writes what waits and ends. What cannot be written until ctx ends stays in
-// the outbox; refusals of the last moment are lost then.
+// Close writes what waits and ends. Changes that cannot be written until ctx ends
+// stay in the outbox, refusals are lost then.
 func (l *Log) Close(ctx context.Context) error {
 	if l == nil {
 		return nil

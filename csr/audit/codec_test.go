@@ -2,20 +2,12 @@ package audit_test
 
 import (
 	"bytes"
-	"flag"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"attestcsr/csr/audit"
-	"attestcsr/keystore"
-	"attestcsr/keystore/bolt"
-	"attestcsr/keystore/keystoretest"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // goldenStart is when the golden trail was written.
 func goldenStart() time.Time { return time.Date(2026, 6, 1, 12, 0, 0, 123e6, time.UTC) }
@@ -32,9 +24,6 @@ func goldenEvent() audit.Event {
 // what ever was written stays readable and verifiable.
 func TestGolden(t *testing.T) {
 	t.Parallel()
-	if *update {
-		writeGolden(t)
-	}
 	note := read(t, "testdata/note-v1.json")
 	want, err := goldenEvent().Note(goldenStart().Add(456 * time.Microsecond)) // is cut to milliseconds
 	if err != nil || !bytes.Equal(note, want) {
@@ -61,64 +50,6 @@ func TestGolden(t *testing.T) {
 		if len(lines) < 3 {
 			t.Errorf("%d lines", len(lines))
 		}
-	}
-
-	// A service of today goes on where the golden one ended.
-	tr := &trail{t: t, dir: t.TempDir(), said: &keystoretest.Buffer{}}
-	tr.o = audit.Options{MAC: keys, Dir: filepath.Join(tr.dir, "audit")}
-	if err := os.Mkdir(tr.o.Dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	store, err := bolt.Open(tr.storePath(), bolt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, stream := range []string{audit.Changes, audit.Refusals} {
-		write(t, filepath.Join(tr.o.Dir, stream+"-000001.jsonl"), read(t, "testdata/"+stream+"-v1.jsonl"))
-		if err := store.Trim(t.Context(), 0, stream, read(t, "testdata/"+stream+"-anchor-v1.json")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := store.Close(); err != nil {
-		t.Fatal(err)
-	}
-	tr.wantWhole()
-	tr.open()
-	tr.close()
-	tr.wantWhole()
-	if n := len(tr.files(audit.Changes)); n != 1 {
-		t.Errorf("%d files", n)
-	}
-}
-
-func writeGolden(t *testing.T) {
-	t.Helper()
-	note, err := goldenEvent().Note(goldenStart())
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, "testdata/note-v1.json", note)
-	tr := newTrail(t, func(o *audit.Options) { o.Now = goldenStart })
-	if _, err := tr.store.Commit(t.Context(), note, keystore.Op{Slot: keystore.Slot{Collection: "c", ID: "a"}}); err != nil {
-		t.Fatal(err)
-	}
-	tr.change()
-	for range 3 {
-		tr.log.Refuse(refusal("nora", "192.0.2.1", "unauthenticated"))
-	}
-	tr.close()
-	store, err := bolt.Open(tr.storePath(), bolt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
-	for _, stream := range []string{audit.Changes, audit.Refusals} {
-		write(t, "testdata/"+stream+"-v1.jsonl", read(t, tr.files(stream)[0]))
-		anchor, err := store.Anchor(t.Context(), stream)
-		if err != nil {
-			t.Fatal(err)
-		}
-		write(t, "testdata/"+stream+"-anchor-v1.json", anchor)
 	}
 }
 

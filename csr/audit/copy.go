@@ -11,7 +11,7 @@ import (
 const (
 	// maxCopies is how many lines may wait for the log: as many as are written at
 	// once, so that a log that keeps up misses none.
-	maxCopies = maxFolds + pageSize
+	maxCopies = maxGroups + pageSize
 	// lastCopies is how long Close waits for the log to take the last copies.
 	lastCopies = time.Second
 )

@@ -70,8 +70,8 @@ func TestCopyToStuckLog(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for i := range 2 * audit.MaxFolds { // two lines each, which are more than may wait for the log
-		tr.log.Refuse(refusal("", fmt.Sprint(i%audit.MaxFolds), "unauthenticated"))
+	for i := range 2 * audit.MaxGroups { // two lines each, which are more than may wait for the log
+		tr.log.Refuse(refusal("", fmt.Sprint(i%audit.MaxGroups), "unauthenticated"))
 	}
 	start := time.Now()
 	tr.close()
@@ -79,8 +79,8 @@ func TestCopyToStuckLog(t *testing.T) {
 		t.Errorf("closing took %s", took)
 	}
 	tr.wantChanges()
-	if n := len(tr.refusals()); n != 2*audit.MaxFolds {
-		t.Errorf("%d refusals are in the files, want %d", n, 2*audit.MaxFolds)
+	if n := len(tr.refusals()); n != 2*audit.MaxGroups {
+		t.Errorf("%d refusals are in the files, want %d", n, 2*audit.MaxGroups)
 	}
 	tr.wantWhole()
 }

@@ -126,44 +126,31 @@ func TestKillAtSteps(t *testing.T) {
 		}
 	}
 	rand.Shuffle(len(steps), func(i, j int) { steps[i], steps[j] = steps[j], steps[i] })
-	all := 0
-	for some := range slices.Chunk(steps, killsOfOneTrail) {
-		dir, acknowledged := t.TempDir(), map[string]bool{}
-		for round, step := range some {
-			killOnce(t, dir, fmt.Sprint("s", round), step, acknowledged)
-		}
-		wantAcknowledged(t, dir, acknowledged)
-		all += len(acknowledged)
-	}
-	wantWork(t, all)
+	killEach(t, steps)
 	keystoretest.Count(t, "audit kills at steps", len(steps))
 }
 
-// killsOfOneTrail is after how many kills another trail is begun: all of it is
-// verified after each.
-const killsOfOneTrail = 10
-
 func TestKill(t *testing.T) {
 	t.Parallel()
-	kills, done, all := keystoretest.Effort(8, 600), 0, 0
-	for done < kills {
+	kills := keystoretest.Effort(8, 600)
+	killEach(t, make([]string, kills))
+	keystoretest.Count(t, "audit kills", kills)
+}
+
+// killEach kills a child at each step, ten times on the same data: all of it is
+// verified after each kill. An empty step is any moment.
+func killEach(t *testing.T, steps []string) {
+	t.Helper()
+	all := 0
+	for some := range slices.Chunk(steps, 10) {
 		dir, acknowledged := t.TempDir(), map[string]bool{}
-		for round := range min(killsOfOneTrail, kills-done) {
-			killOnce(t, dir, fmt.Sprint("k", round), "", acknowledged)
-			done++
+		for round, step := range some {
+			killOnce(t, dir, fmt.Sprint("k", round), step, acknowledged)
 		}
 		wantAcknowledged(t, dir, acknowledged)
 		all += len(acknowledged)
 	}
-	wantWork(t, all)
-	keystoretest.Count(t, "audit kills", done)
-}
-
-// wantWork is for all trails of a test: in a short one each kill may come before the
-// first change.
-func wantWork(t *testing.T, acknowledged int) {
-	t.Helper()
-	if acknowledged == 0 {
+	if all == 0 {
 		t.Error("nothing was acknowledged: the kills hit nothing")
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/go-json-experiment/json"
 )
 
-// Kind says what a line tells of.
+// Kind says what a line is about.
 type Kind string
 
 // The kinds. Begin and Broken open a file: the first of a chain, and the one after
@@ -34,7 +34,7 @@ type Event struct {
 	Address   string    `json:"address,omitzero"`
 	RequestID string    `json:"request_id,omitzero"`
 	Operation string    `json:"operation,omitzero"`
-	Route     string    `json:"route,omitzero"` // where a refusal came before the operation was chosen
+	Route     string    `json:"route,omitzero"` // of a refusal before the operation was known
 	Slot      string    `json:"slot,omitzero"`
 	From      string    `json:"from,omitzero"` // the slot that the key of Slot was in before
 	Outcome   string    `json:"outcome,omitzero"`
@@ -42,8 +42,8 @@ type Event struct {
 	// it to sha256sum.
 	CSR         string `json:"csr_sha256,omitzero"`
 	Certificate string `json:"certificate_sha256,omitzero"`
-	// Count is how many refusals the line stands for, where that is not one, and
-	// Since when the first of them was.
+	// A line without Count is one refusal. Otherwise it is of that many, the first of
+	// them at Since.
 	Count int       `json:"count,omitzero"`
 	Since time.Time `json:"since,omitzero"`
 }
@@ -82,7 +82,7 @@ func (e Event) Note(now time.Time) ([]byte, error) {
 	return b, nil
 }
 
-// decodeNote is strict: it takes what Note makes.
+// decodeNote is strict: it accepts what Note makes.
 func decodeNote(b []byte) (Event, error) {
 	var n note
 	if err := json.Unmarshal(b, &n, json.RejectUnknownMembers(true)); err != nil {
@@ -99,8 +99,7 @@ func decodeNote(b []byte) (Event, error) {
 
 func stamp(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
 
-// bound cuts every text to its bound and leaves nothing in it that a terminal
-// would act on.
+// bound cuts every text to its bound, and replaces what a terminal would act on.
 func (e *Event) bound() {
 	for _, s := range []*string{&e.User, &e.Method, &e.Address, &e.RequestID, &e.Operation, &e.Route, &e.Slot, &e.From, &e.Outcome} {
 		*s = bounded(*s)
@@ -122,8 +121,8 @@ func bounded(s string) string {
 	}, s)
 }
 
-// unprintable also takes what is no UTF-8, which appears as the replacement
-// character.
+// unprintable is also true of bytes that are no UTF-8: ranging over a string gives
+// the replacement character for them.
 func unprintable(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar }
 
 // Request is what the edge knows of a request before anybody is authenticated.
@@ -135,7 +134,7 @@ type Request struct {
 
 type requestKey struct{}
 
-// NewContext returns a context that carries r, for refusals to be told with.
+// NewContext returns a context that carries r, for refusals.
 func NewContext(ctx context.Context, r Request) context.Context {
 	return context.WithValue(ctx, requestKey{}, r)
 }

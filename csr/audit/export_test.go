@@ -11,13 +11,13 @@ func (o Options) WithStep(fn func(step string) error) Options {
 
 // Steps are all steps that fn of WithStep may be called with.
 func Steps() []string {
-	return []string{stepWrite, stepWritten, stepFlushed, stepTrimmed, stepRotate, stepRotated, stepRemove}
+	return []string{stepWrite, stepWritten, stepFlushed, stepTrimmed, stepRotate, stepRemove}
 }
 
 // Limits that tests reach.
 const (
-	MaxFolds = maxFolds
-	MaxLine  = maxLine
+	MaxGroups = maxGroups
+	MaxLine   = maxLine
 )
 
 // RewriteNote reads a note and writes it again.

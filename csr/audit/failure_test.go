@@ -43,7 +43,7 @@ func TestFailingWrites(t *testing.T) {
 				if err := tr.log.Admit(t.Context()); err != nil {
 					t.Errorf("refused with 4 of 5 notes: %v", err)
 				}
-				tr.change()
+				tr.changes(1)
 				if err := tr.log.Admit(t.Context()); !errors.Is(err, audit.ErrBacklog) {
 					t.Errorf("admitted with 5 of 5 notes: %v", err)
 				}
@@ -53,7 +53,7 @@ func TestFailingWrites(t *testing.T) {
 			if err := tr.log.Admit(t.Context()); err != nil {
 				t.Errorf("refused after recovery: %v", err)
 			}
-			tr.change()
+			tr.changes(1)
 			tr.close()
 			tr.wantChanges()
 			tr.wantWhole()
@@ -120,9 +120,7 @@ func TestFileTakenAway(t *testing.T) {
 	t.Parallel()
 	for name, damage := range map[string]func(t *testing.T, file string){
 		"removed": func(t *testing.T, file string) {
-			if err := os.Remove(file); err != nil {
-				t.Fatal(err)
-			}
+			remove(t, file)
 		},
 		"rotated by others": func(t *testing.T, file string) {
 			if err := os.Rename(file, file+".1"); err != nil {
@@ -147,11 +145,7 @@ func TestFileTakenAway(t *testing.T) {
 			damage(t, tr.files(audit.Changes)[0])
 			tr.changes(2)
 			tr.flush()
-			files := tr.files(audit.Changes)
-			lines := parse(t, string(read(t, files[len(files)-1])))
-			if len(lines) != 3 || lines[0].Event != "broken" || lines[0].Seq != 5 || lines[1].RequestID != "r4" || lines[2].RequestID != "r5" {
-				t.Errorf("%+v", lines)
-			}
+			tr.wantContinued(5, 4, 5)
 			found := tr.verify()
 			if len(found) == 0 || !strings.Contains(found[len(found)-1], "changes-000002.jsonl:1: the service found the trail damaged") {
 				t.Errorf("found %q", found)
@@ -163,47 +157,47 @@ func TestFileTakenAway(t *testing.T) {
 	}
 }
 
-// The line that says that a file was damaged is owed until it is written, whatever
-// fails meanwhile, and over a restart.
-func TestOpeningIsOwed(t *testing.T) {
+// The line that says that a file was damaged is written in the end, whatever fails
+// meanwhile: writing it, or the commit of the anchor that comes first. Also over a
+// restart.
+func TestOpeningIsWritten(t *testing.T) {
 	t.Parallel()
-	for _, restart := range []bool{false, true} {
-		t.Run(fmt.Sprint("restart ", restart), func(t *testing.T) {
-			t.Parallel()
-			var room atomic.Bool
-			var fired atomic.Int64
-			said := &keystoretest.Buffer{}
-			tr := newTrail(t, func(o *audit.Options) {
-				o.Logger = slog.New(slog.NewTextHandler(said, nil))
-				*o = o.WithStep(func(step string) error {
-					if step == "changes write" && !room.Load() && strings.Contains(said.String(), "is damaged") {
-						fired.Add(1)
-						return errInjected
-					}
-					return nil
+	for _, step := range []string{"write", "trimmed"} {
+		for _, restart := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s fails, restart %t", step, restart), func(t *testing.T) {
+				t.Parallel()
+				var works atomic.Bool
+				var fired atomic.Int64
+				said := &keystoretest.Buffer{}
+				tr := newTrail(t, func(o *audit.Options) {
+					o.Logger = slog.New(slog.NewTextHandler(said, nil))
+					*o = o.WithStep(func(at string) error {
+						if at == "changes "+step && !works.Load() && strings.Contains(said.String(), "is damaged") {
+							fired.Add(1)
+							return errInjected
+						}
+						return nil
+					})
 				})
-			})
-			tr.changes(3)
-			tr.flush()
-			if err := os.Remove(tr.files(audit.Changes)[0]); err != nil {
-				t.Fatal(err)
-			}
-			tr.change()
-			eventually(t, "the new file cannot be written to", func() bool { return fired.Load() > 0 })
-			tr.change()
-			if restart {
+				tr.changes(3)
+				tr.flush()
+				remove(t, tr.files(audit.Changes)[0])
+				tr.changes(1)
+				eventually(t, "the failure", func() bool { return fired.Load() > 0 })
+				tr.changes(1)
+				if restart {
+					tr.close()
+					works.Store(true)
+					tr.open()
+				}
+				works.Store(true)
+				tr.flush()
 				tr.close()
-				room.Store(true)
-				tr.open()
-			}
-			room.Store(true)
-			tr.flush()
-			tr.close()
-			files := tr.files(audit.Changes)
-			lines := parse(t, string(read(t, files[0])))
-			if len(files) != 1 || len(lines) != 3 || lines[0].Event != "broken" || lines[0].Seq != 5 || lines[1].RequestID != "r4" || lines[2].RequestID != "r5" {
-				t.Errorf("%+v", lines)
-			}
-		})
+				tr.wantContinued(5, 4, 5)
+				if n := len(tr.files(audit.Changes)); n != 1 {
+					t.Errorf("%d files", n)
+				}
+			})
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package audit_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -95,6 +96,13 @@ func (tr *trail) open() {
 	}
 }
 
+// restart is a clean stop and a start.
+func (tr *trail) restart() {
+	tr.t.Helper()
+	tr.close()
+	tr.open()
+}
+
 // close ends both, as a clean stop does; once.
 func (tr *trail) close() {
 	tr.t.Helper()
@@ -115,30 +123,53 @@ func event(n int) audit.Event {
 	return audit.Event{User: "admin", Method: "basic", Address: "192.0.2.1", RequestID: fmt.Sprint("r", n), Operation: "csr.create", Slot: "esx/attestation/csr"}
 }
 
-// change commits a change with its note.
-func (tr *trail) change() {
+// changes commits changes with their notes.
+func (tr *trail) changes(n int) {
 	tr.t.Helper()
-	tr.commit(tr.store, tr.log.Note)
+	for range n {
+		tr.n++
+		note, err := tr.log.Note(event(tr.n))
+		if err != nil {
+			tr.t.Fatal(err)
+		}
+		commit(tr.t, tr.store, note)
+	}
 }
 
-// commit makes the next change in a store.
-func (tr *trail) commit(store *bolt.Store, note func(audit.Event) ([]byte, error)) {
-	tr.t.Helper()
-	tr.n++
-	text, err := note(event(tr.n))
-	if err == nil {
-		_, err = store.Commit(tr.t.Context(), text, keystore.Op{Slot: keystore.Slot{Collection: "c", ID: "a"}, Payload: []byte("x")})
+func commit(t testing.TB, store *bolt.Store, note []byte) {
+	t.Helper()
+	op := keystore.Op{Slot: keystore.Slot{Collection: "c", ID: "a"}, Payload: []byte("x")}
+	if _, err := store.Commit(t.Context(), note, op); err != nil {
+		t.Fatal(err)
 	}
+}
+
+// withStore opens the store of a trail that is closed.
+func (tr *trail) withStore(do func(*bolt.Store) error) {
+	tr.t.Helper()
+	store, err := bolt.Open(tr.storePath(), bolt.Options{})
 	if err != nil {
+		tr.t.Fatal(err)
+	}
+	if err := errors.Join(do(store), store.Close()); err != nil {
 		tr.t.Fatal(err)
 	}
 }
 
-func (tr *trail) changes(n int) {
+// changesAlone commits changes while the trail is closed: their notes wait.
+func (tr *trail) changesAlone(n int) {
 	tr.t.Helper()
-	for range n {
-		tr.change()
-	}
+	tr.withStore(func(store *bolt.Store) error {
+		for range n {
+			tr.n++
+			note, err := event(tr.n).Note(time.Now())
+			if err != nil {
+				return err
+			}
+			commit(tr.t, store, note)
+		}
+		return nil
+	})
 }
 
 // flush waits until nothing waits.
@@ -173,7 +204,6 @@ func (tr *trail) files(stream string) []string {
 // parsed is a line as whoever reads the trail sees it: with encoding/json, and not
 // with the decoder of this package.
 type parsed struct {
-	V         int       `json:"v"`
 	Stream    string    `json:"stream"`
 	Chain     string    `json:"chain"`
 	Seq       uint64    `json:"seq"`
@@ -190,15 +220,14 @@ type parsed struct {
 	Since     time.Time `json:"since"`
 	Reason    string    `json:"reason"`
 	Revision  uint64    `json:"revision"`
-	MAC       string    `json:"mac"`
 }
 
-func parse(t testing.TB, text string) []parsed {
+func parse(t testing.TB, content []byte) []parsed {
 	t.Helper()
 	var all []parsed
-	for text := range strings.Lines(text) {
+	for text := range bytes.Lines(content) {
 		var p parsed
-		if err := json.Unmarshal([]byte(text), &p); err != nil {
+		if err := json.Unmarshal(text, &p); err != nil {
 			t.Fatalf("%q: %v", text, err)
 		}
 		all = append(all, p)
@@ -210,9 +239,24 @@ func (tr *trail) lines(stream string) []parsed {
 	tr.t.Helper()
 	var all []parsed
 	for _, name := range tr.files(stream) {
-		all = append(all, parse(tr.t, string(read(tr.t, name)))...)
+		all = append(all, parse(tr.t, read(tr.t, name))...)
 	}
 	return all
+}
+
+// wantContinued checks that the newest file of changes begins with the line that says
+// why, of a sequence, and then has the changes of these numbers and no others.
+func (tr *trail) wantContinued(sequence uint64, changes ...int) {
+	tr.t.Helper()
+	files := tr.files(audit.Changes)
+	lines := parse(tr.t, read(tr.t, files[len(files)-1]))
+	right := len(lines) == len(changes)+1 && lines[0].Event == "broken" && lines[0].Seq == sequence && lines[0].Reason != ""
+	for i, n := range changes {
+		right = right && lines[i+1].RequestID == fmt.Sprint("r", n)
+	}
+	if !right {
+		tr.t.Errorf("%d files, the newest has %+v", len(files), lines)
+	}
 }
 
 func read(t testing.TB, name string) []byte {
@@ -283,7 +327,7 @@ func (tr *trail) wantWhole(dirs ...string) {
 	}
 }
 
-// wantProblem checks that the first finding begins with a place and tells why.
+// wantProblem checks that the first finding begins with a place and says why.
 func (tr *trail) wantProblem(place, what string, dirs ...string) {
 	tr.t.Helper()
 	found := tr.verify(dirs...)

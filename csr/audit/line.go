@@ -28,8 +28,8 @@ type line struct {
 	Chain   string `json:"chain"` // random, of all lines from one Begin on
 	Seq     uint64 `json:"seq"`   // 1 for the first, without gaps
 	Event   `json:",inline"`
-	// Reason says, in a line that opens a file, why it is there, and Prev what MAC
-	// the line goes on from.
+	// Reason and Prev are of a line that opens a file: why it is there, and the MAC
+	// of the line before.
 	Reason   string `json:"reason,omitzero"`
 	Prev     string `json:"prev,omitzero"`
 	Revision uint64 `json:"revision,omitzero"` // of the change's commit
@@ -55,7 +55,8 @@ const (
 
 var errNoLine = errors.New("is not a line of an audit stream")
 
-// message is injective: each part has its length before it.
+// message puts parts together, each after its length, so that no two lists of parts
+// give the same message.
 func message(parts ...[]byte) []byte {
 	var b []byte
 	for _, part := range parts {
@@ -73,14 +74,18 @@ func (l line) encode(m MAC, prev string) (text []byte, mac string, err error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("encode an audit line: %w", err)
 	}
-	return sealText(m, l.Key, lineLabel, prev, body)
+	text, mac, err = addMAC(m, l.Key, lineLabel, prev, body)
+	if err != nil {
+		return nil, "", err
+	}
+	return append(text, '\n'), mac, nil
 }
 
-// sealText puts the MAC behind the last member of an object.
-func sealText(m MAC, key, label, prev string, object []byte) (text []byte, mac string, err error) {
+// addMAC returns an object with its MAC as the last member.
+func addMAC(m MAC, key, label, prev string, object []byte) (text []byte, mac string, err error) {
 	before, err := hex.DecodeString(prev)
 	if err != nil {
-		return nil, "", fmt.Errorf("the MAC to go on from: %w", err)
+		return nil, "", fmt.Errorf("the MAC of the line before: %w", err)
 	}
 	body := object[:len(object)-1]
 	sum, ok := m.Sum(key, message([]byte(label), before, body))
@@ -89,12 +94,11 @@ func sealText(m MAC, key, label, prev string, object []byte) (text []byte, mac s
 	}
 	mac = hex.EncodeToString(sum[:])
 	text = append(bytes.Clone(body), macMember...)
-	return append(append(text, mac...), "\"}\n"...), mac, nil
+	return append(append(text, mac...), `"}`...), mac, nil
 }
 
-// openText takes an object apart into what is authenticated and the MAC beside it.
-// text has no newline.
-func openText(text []byte) (object []byte, mac string, ok bool) {
+// splitMAC takes an object apart into what is authenticated and its MAC.
+func splitMAC(text []byte) (object []byte, mac string, ok bool) {
 	if len(text) < macTail || len(text) > maxLine {
 		return nil, "", false
 	}
@@ -106,17 +110,16 @@ func openText(text []byte) (object []byte, mac string, ok bool) {
 	return append(bytes.Clone(body), '}'), mac, true
 }
 
-func isMAC(s string) bool { return len(s) == 64 && isHex(s) }
-
-func isHex(s string) bool {
+// isMAC reports whether s is 32 bytes in lower-case hexadecimal.
+func isMAC(s string) bool {
 	b, err := hex.DecodeString(s)
-	return err == nil && hex.EncodeToString(b) == s
+	return err == nil && len(b) == 32 && hex.EncodeToString(b) == s
 }
 
-// decodeLine is strict: what it takes, encode gives back byte for byte. It does not
-// check the MAC.
+// decodeLine reads a line without its newline. It is strict: encode gives back the
+// same bytes. It does not check the MAC.
 func decodeLine(text []byte) (l line, mac string, err error) {
-	object, mac, ok := openText(text)
+	object, mac, ok := splitMAC(text)
 	if !ok {
 		return line{}, "", errNoLine
 	}
@@ -140,7 +143,7 @@ func authentic(m MAC, l line, mac, prev string) (right, known bool) {
 		_, known = m.Sum(l.Key, nil)
 		return false, known
 	}
-	return want == mac, true // both are public
+	return want == mac, true // no need for constant time: both are public
 }
 
 // opens reports whether the line opens a file.

@@ -35,7 +35,7 @@ func newMetrics(l *Log) metrics {
 		folded: prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "attestcsr_audit_refusals_folded_total",
 			Help: "Refusals that were counted in a line of others.",
-		}, func() float64 { return float64(l.folded.folded()) }),
+		}, func() float64 { return float64(l.refused.foldedTotal()) }),
 	}
 	for _, stream := range []string{Changes, Refusals} {
 		m.events.WithLabelValues(stream)

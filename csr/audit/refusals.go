@@ -7,151 +7,158 @@ import (
 )
 
 const (
-	// maxFolds is how many different refusals are told apart within a minute.
-	maxFolds = 2048
-	// foldWindow is how long equal refusals become one line.
-	foldWindow = time.Minute
-	// outcomeOthers is the outcome of refusals that were not told apart.
-	outcomeOthers = "others"
+	// maxGroups is how many different refusals are told apart within a minute.
+	maxGroups = 2048
+	// groupWindow is how long equal refusals are counted in one line.
+	groupWindow = time.Minute
 )
 
-// foldKey is what equal refusals have in common.
-type foldKey struct{ user, method, address, operation, route, outcome string }
+// refusalKey is what equal refusals have in common.
+type refusalKey struct{ user, method, address, operation, route, outcome string }
 
-// fold is what is known of equal refusals within a window.
-type fold struct {
-	told      bool      // the first has its line
-	firstID   string    // request id of the first
-	at        time.Time // of the first
-	opened    time.Time // when the window began
-	repeats   int       // since the last line
-	since     time.Time // of the first of repeats
-	last      time.Time // of the last of repeats
-	requestID string    // of the last of repeats
-}
+// others is the key of refusals that were not told apart.
+func others() refusalKey { return refusalKey{outcome: "others"} }
 
-// foldTable holds refusals until they are written. It is the only queue of them,
-// and it is bounded.
-type foldTable struct {
-	now func() time.Time
-
-	mu     sync.Mutex
-	folds  map[foldKey]*fold
-	others fold // those for which there was no room
-	count  int  // refusals that were folded, for the metric
-}
-
-func newFoldTable(now func() time.Time) *foldTable {
-	return &foldTable{now: now, folds: map[foldKey]*fold{}}
-}
-
-func (t *foldTable) add(r Refusal) {
-	id := bounded(r.ID)
-	key := foldKey{bounded(r.User), bounded(r.Method), bounded(r.Address), bounded(r.Operation), bounded(r.Route), bounded(r.Outcome)}
-	now := t.now()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	f, known := t.folds[key]
-	switch {
-	case known:
-	case len(t.folds) < maxFolds:
-		t.folds[key] = &fold{firstID: id, at: now, opened: now}
-		return
-	default:
-		f = &t.others
-		if f.repeats == 0 {
-			f.opened = now
-		}
-	}
-	if f.repeats == 0 {
-		f.since = now
-	}
-	f.repeats, f.last, f.requestID = f.repeats+1, now, id
-	t.count++
-}
-
-// folded is the number of refusals that got no line of their own.
-func (t *foldTable) folded() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.count
-}
-
-// owed is a line that is due, and what to do once it is written.
-type owed struct {
-	event Event
-	done  func() // with the lock held
-}
-
-// due returns the lines that are to be written now: the first of each kind, and
-// the count of those whose minute is over, or of all where the end is near.
-func (t *foldTable) due(all bool) []owed {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := t.now()
-	var lines []owed
-	for key, f := range t.folds {
-		over := all || now.Sub(f.opened) >= foldWindow
-		if !f.told {
-			e := key.event(f.at)
-			e.RequestID = f.firstID
-			lines = append(lines, owed{e, func() { f.told = true }})
-		}
-		switch {
-		case over && f.repeats > 0:
-			lines = append(lines, owed{f.event(key), t.taken(f, f.repeats, now)})
-		case over && f.told:
-			delete(t.folds, key)
-		}
-	}
-	if f := &t.others; f.repeats > 0 && (all || now.Sub(f.opened) >= foldWindow) {
-		lines = append(lines, owed{f.event(foldKey{outcome: outcomeOthers}), t.taken(f, f.repeats, now)})
-	}
-	return lines
-}
-
-// taken returns what leaves those that came while the line was written for the
-// next one, whose window begins now.
-func (t *foldTable) taken(f *fold, n int, now time.Time) func() {
-	return func() {
-		f.repeats -= n
-		f.opened, f.since = now, f.last
-	}
-}
-
-func (k foldKey) event(at time.Time) Event {
+func (k refusalKey) event(at time.Time, requestID string) Event {
 	return Event{
-		Kind: Refused, Time: stamp(at), User: k.user, Method: k.method, Address: k.address,
+		Kind: Refused, Time: stamp(at), RequestID: requestID, User: k.user, Method: k.method, Address: k.address,
 		Operation: k.operation, Route: k.route, Outcome: k.outcome,
 	}
 }
 
-// event is the counted line of repeats.
-func (f *fold) event(key foldKey) Event {
-	e := key.event(f.last)
-	e.RequestID, e.Count, e.Since = f.requestID, f.repeats, stamp(f.since)
-	return e
+// refusalGroup counts equal refusals. The first has a line of its own, the others
+// have one together.
+type refusalGroup struct {
+	opened  time.Time // when the window began
+	written bool      // the first has its line
+	first   time.Time
+	firstID string // its request id
+
+	count       int // of the others, since the last line
+	since, last time.Time
+	lastID      string
+}
+
+// refusalTable holds refusals until they are written. It is the only queue of them,
+// and it is bounded.
+type refusalTable struct {
+	now func() time.Time
+
+	mu     sync.Mutex
+	groups map[refusalKey]*refusalGroup
+	folded int // refusals without a line of their own, ever
+}
+
+func newRefusalTable(now func() time.Time) *refusalTable {
+	return &refusalTable{now: now, groups: map[refusalKey]*refusalGroup{}}
+}
+
+func (t *refusalTable) add(r Refusal) {
+	id := bounded(r.ID)
+	key := refusalKey{bounded(r.User), bounded(r.Method), bounded(r.Address), bounded(r.Operation), bounded(r.Route), bounded(r.Outcome)}
+	now := t.now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	group, known := t.groups[key]
+	if !known && len(t.groups) < maxGroups {
+		t.groups[key] = &refusalGroup{opened: now, first: now, firstID: id}
+		return
+	}
+	if !known {
+		if group, known = t.groups[others()]; !known {
+			group = &refusalGroup{opened: now, written: true} // all of them are counted
+			t.groups[others()] = group
+		}
+	}
+	if group.count == 0 {
+		group.since = now
+	}
+	group.count, group.last, group.lastID = group.count+1, now, id
+	t.folded++
+}
+
+// foldedTotal is the number of refusals that got no line of their own.
+func (t *refusalTable) foldedTotal() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.folded
+}
+
+// refusalLine is a line that is due.
+type refusalLine struct {
+	Event
+	group *refusalGroup
+	made  time.Time
+}
+
+// due returns the lines that are to be written now.
+func (t *refusalTable) due(stopping bool) []refusalLine {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var lines []refusalLine
+	for key, group := range t.groups {
+		if key != others() {
+			lines = append(lines, t.dueOf(key, group, stopping)...)
+		}
+	}
+	// Last, so that the lines of a flood do not push this one out of the files.
+	if group, known := t.groups[others()]; known {
+		lines = append(lines, t.dueOf(others(), group, stopping)...)
+	}
+	return lines
+}
+
+// dueOf returns the line of the first refusal, and the count of the others where
+// the minute is over or the service stops. It removes a group of which nothing came
+// within its minute.
+func (t *refusalTable) dueOf(key refusalKey, g *refusalGroup, stopping bool) (lines []refusalLine) {
+	now := t.now()
+	if !g.written {
+		lines = append(lines, refusalLine{key.event(g.first, g.firstID), g, now})
+	}
+	over := stopping || now.Sub(g.opened) >= groupWindow
+	switch {
+	case over && g.count > 0:
+		e := key.event(g.last, g.lastID)
+		e.Count, e.Since = g.count, stamp(g.since)
+		lines = append(lines, refusalLine{e, g, now})
+	case over && g.written:
+		delete(t.groups, key)
+	}
+	return lines
+}
+
+// setWritten takes lines out of the table. What came while they were written is for
+// the next line, and a new minute begins.
+func (t *refusalTable) setWritten(lines []refusalLine) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range lines {
+		g := l.group
+		if l.Count == 0 {
+			g.written = true
+			continue
+		}
+		g.count -= l.Count
+		g.opened, g.since = l.made, g.last
+	}
 }
 
 // exportRefusals writes the lines that are due. Only what was written leaves the
 // table.
-func (l *Log) exportRefusals(ctx context.Context, all bool) error {
-	lines := l.folded.due(all)
-	if len(lines) == 0 && !l.refusals.unanchored() {
+func (l *Log) exportRefusals(ctx context.Context, stopping bool) error {
+	lines := l.refused.due(stopping)
+	if len(lines) == 0 && !l.refusals.uncommitted() {
 		return nil
 	}
 	entries := make([]entry, len(lines))
 	for i, line := range lines {
-		entries[i] = entry{Event: line.event}
+		entries[i] = entry{Event: line.Event}
 	}
 	written, err := l.write(ctx, l.refusals, entries)
-	l.folded.mu.Lock()
-	for _, line := range lines[:written] {
-		line.done()
-	}
-	l.folded.mu.Unlock()
+	l.refused.setWritten(lines[:written])
 	if err != nil {
 		return err
 	}
-	return l.refusals.commit(ctx, 0)
+	return l.refusals.commit(ctx)
 }

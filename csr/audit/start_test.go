@@ -2,47 +2,49 @@ package audit_test
 
 import (
 	"bytes"
-	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"attestcsr/csr/audit"
-	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
 )
 
-// What a start finds that is not what the service left is left as it is.
+// What a start finds that is not what the service left is left as it is, and the
+// chain goes on in a new file. What an unfinished write left is cut off.
 func TestStartOnDamage(t *testing.T) {
 	t.Parallel()
 	lastLine := func(content []byte) int { return bytes.LastIndexByte(content[:len(content)-1], '\n') + 1 }
 	for name, test := range map[string]struct {
-		damage func([]byte) []byte
-		broken bool
+		damage  func([]byte) []byte
+		waiting int // notes that have no line yet
+		broken  bool
 	}{
-		"nothing":             {func(c []byte) []byte { return c }, false},
-		"torn line behind":    {func(c []byte) []byte { return append(c, `{"v":1,"stream":"cha`...) }, false},
-		"zeros behind":        {func(c []byte) []byte { return append(c, make([]byte, 5000)...) }, false},
-		"line behind":         {func(c []byte) []byte { return append(c, "{}\n"...) }, true},
-		"last line again":     {func(c []byte) []byte { return append(c, c[lastLine(c):]...) }, true},
-		"last line cut":       {func(c []byte) []byte { return c[:len(c)-10] }, true},
-		"last line removed":   {func(c []byte) []byte { return c[:lastLine(c)] }, true},
-		"last line edited":    {func(c []byte) []byte { c[len(c)-20] ^= 1; return c }, true},
-		"emptied":             {func([]byte) []byte { return nil }, true},
-		"line without an end": {func(c []byte) []byte { return append(c, bytes.Repeat([]byte("x"), audit.MaxLine+10)...) }, true},
+		"nothing":              {func(c []byte) []byte { return c }, 0, false},
+		"torn line behind":     {func(c []byte) []byte { return append(c, `{"v":1,"stream":"cha`...) }, 0, false},
+		"zeros behind":         {func(c []byte) []byte { return append(c, make([]byte, 5000)...) }, 0, false},
+		"line behind":          {func(c []byte) []byte { return append(c, "{}\n"...) }, 0, true},
+		"line behind, one due": {func(c []byte) []byte { return append(c, "{}\n"...) }, 1, true},
+		"last line again":      {func(c []byte) []byte { return append(c, c[lastLine(c):]...) }, 0, true},
+		"last line cut":        {func(c []byte) []byte { return c[:len(c)-10] }, 0, true},
+		"last line removed":    {func(c []byte) []byte { return c[:lastLine(c)] }, 0, true},
+		"last line edited":     {func(c []byte) []byte { c[len(c)-20] ^= 1; return c }, 0, true},
+		"emptied":              {func([]byte) []byte { return nil }, 0, true},
+		"line without an end":  {func(c []byte) []byte { return append(c, bytes.Repeat([]byte("x"), audit.MaxLine+10)...) }, 0, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tr := newTrail(t)
 			tr.changes(3)
 			tr.close()
+			tr.changesAlone(test.waiting)
 			file := tr.files(audit.Changes)[0]
 			damaged := test.damage(read(t, file))
 			write(t, file, damaged)
 			tr.open()
-			tr.changes(2)
+			tr.changes(2 - test.waiting)
 			tr.close()
 			if !test.broken {
 				tr.wantChanges()
@@ -52,23 +54,63 @@ func TestStartOnDamage(t *testing.T) {
 			if !bytes.Equal(read(t, file), damaged) {
 				t.Error("evidence was overwritten")
 			}
-			lines := parse(t, string(read(t, tr.files(audit.Changes)[1])))
-			if len(lines) != 3 || lines[0].Event != "broken" || lines[0].Seq != 5 || lines[2].RequestID != "r5" {
-				t.Errorf("%+v", lines)
-			}
+			tr.wantContinued(5, 4, 5)
 			if found := tr.verify(); len(found) == 0 {
 				t.Error("verify finds nothing")
 			}
-			// Damage is told once, and what comes after it is a chain again.
-			tr.open()
+			// Damage is reported once, and what comes after it is a chain again.
+			tr.restart()
 			tr.close()
 			if n := strings.Count(tr.said.String(), "is damaged"); n != 1 {
-				t.Errorf("told %d times", n)
+				t.Errorf("reported %d times", n)
 			}
-			content := read(t, tr.files(audit.Changes)[1])
-			write(t, tr.files(audit.Changes)[1], bytes.Replace(content, []byte(`"r5"`), []byte(`"r6"`), 1))
-			if found := tr.verify(); !strings.Contains(strings.Join(found, "\n"), "changes-000002.jsonl:3: line 7, or what stood before it, was changed") {
+			next := tr.files(audit.Changes)[1]
+			write(t, next, bytes.Replace(read(t, next), []byte(`"r5"`), []byte(`"r6"`), 1))
+			if found := tr.verify(); !strings.Contains(strings.Join(found, "\n"), "changes-000002.jsonl:3: line 7, or a line before it, was changed") {
 				t.Errorf("found %q", found)
+			}
+		})
+	}
+}
+
+// When power goes while lines are written, a later part of them may be on the disk
+// and an earlier one not. That is nobody's doing: no alarm, and the lines are
+// written again.
+func TestHole(t *testing.T) {
+	t.Parallel()
+	for name, hole := range map[string]func([]byte){
+		"at the beginning": func(lines []byte) { clear(lines[:100]) },
+		"in the middle":    func(lines []byte) { clear(lines[len(lines)/2-50 : len(lines)/2+50]) },
+		"of a line's end":  func(lines []byte) { end := bytes.IndexByte(lines, '\n'); clear(lines[end-10 : end+10]) },
+		"of nearly all":    func(lines []byte) { clear(lines[:len(lines)-20]) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tr := newTrail(t)
+			tr.changes(3)
+			tr.close()
+			file := tr.files(audit.Changes)[0]
+			size := len(read(t, file))
+			tr.changesAlone(60) // their lines are longer than one may be
+			store := read(t, tr.storePath())
+			tr.open()
+			tr.close()
+			whole := read(t, file)
+
+			torn := bytes.Clone(whole)
+			hole(torn[size:])
+			write(t, file, torn)
+			write(t, tr.storePath(), store)
+			tr.wantWhole()
+			tr.open()
+			tr.close()
+			if !bytes.Equal(read(t, file), whole) {
+				t.Error("the lines are not what they were without the power cut")
+			}
+			tr.wantWhole()
+			tr.wantChanges()
+			if n := len(tr.files(audit.Changes)); n != 1 {
+				t.Errorf("%d files", n)
 			}
 		})
 	}
@@ -82,16 +124,14 @@ func TestDiscardedStore(t *testing.T) {
 	tr.changes(3)
 	tr.close()
 	before := read(t, tr.files(audit.Changes)[0])
-	if err := os.Remove(tr.storePath()); err != nil {
-		t.Fatal(err)
-	}
+	remove(t, tr.storePath())
 	tr.open()
 	tr.changes(2)
 	tr.close()
 	if !bytes.Equal(read(t, tr.files(audit.Changes)[0]), before) {
 		t.Error("a file of the other store was overwritten")
 	}
-	lines := parse(t, string(read(t, tr.files(audit.Changes)[1])))
+	lines := parse(t, read(t, tr.files(audit.Changes)[1]))
 	if len(lines) != 3 || lines[0].Event != "begin" || lines[0].Seq != 1 || lines[0].Reason == "" {
 		t.Errorf("%+v", lines)
 	}
@@ -108,55 +148,25 @@ func TestDiscardedStore(t *testing.T) {
 // be taken for those that have lines already.
 func TestRestoredStore(t *testing.T) {
 	t.Parallel()
-	tr := newTrail(t)
-	tr.changes(2)
-	tr.close()
-	backup := read(t, tr.storePath())
-	tr.open()
-	tr.changes(5)
-	tr.close()
-	write(t, tr.storePath(), backup)
-	tr.wantProblem("changes-000001.jsonl:8", "the store is an older one")
-	tr.open()
-	tr.changes(3)
-	tr.close()
-	lines := parse(t, string(read(t, tr.files(audit.Changes)[1])))
-	if len(lines) != 4 || lines[0].Event != "broken" || lines[0].Seq != 4 || lines[1].RequestID != "r8" || lines[3].RequestID != "r10" {
-		t.Errorf("%+v", lines)
-	}
-	tr.wantProblem("changes-000002.jsonl:1", "the service found the trail damaged")
-}
-
-// Also where a change that waits has the revision of one that has a line.
-func TestRestoredStoreWithNotes(t *testing.T) {
-	t.Parallel()
-	tr := newTrail(t)
-	tr.changes(2)
-	tr.close()
-	backup := read(t, tr.storePath())
-	tr.open()
-	tr.change()
-	tr.close()
-	write(t, tr.storePath(), backup)
-	store, err := bolt.Open(tr.storePath(), bolt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	note, err := event(100).Note(time.Now())
-	if err == nil {
-		_, err = store.Commit(t.Context(), note, keystore.Op{Slot: keystore.Slot{Collection: "c", ID: "a"}})
-	}
-	if err := errors.Join(err, store.Close()); err != nil {
-		t.Fatal(err)
-	}
-	tr.open()
-	tr.close()
-	if n := len(tr.files(audit.Changes)); n != 2 {
-		t.Fatalf("%d files", n)
-	}
-	lines := parse(t, string(read(t, tr.files(audit.Changes)[1])))
-	if len(lines) != 2 || lines[0].Event != "broken" || lines[1].RequestID != "r100" {
-		t.Errorf("%+v", lines)
+	for _, waiting := range []int{0, 1} { // notes, of which the first has the revision of a line
+		t.Run(fmt.Sprint(waiting, " waiting"), func(t *testing.T) {
+			t.Parallel()
+			tr := newTrail(t)
+			tr.changes(2)
+			tr.close()
+			backup := read(t, tr.storePath())
+			tr.open()
+			tr.changes(5)
+			tr.close()
+			write(t, tr.storePath(), backup)
+			tr.wantProblem("changes-000001.jsonl:8", "the store is an older one")
+			tr.changesAlone(waiting)
+			tr.open()
+			tr.changes(3 - waiting)
+			tr.close()
+			tr.wantContinued(4, 8, 9, 10)
+			tr.wantProblem("changes-000002.jsonl:1", "the service found the trail damaged")
+		})
 	}
 }
 
@@ -183,25 +193,46 @@ func TestKeyRotation(t *testing.T) {
 
 func TestRefusedFolders(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string]func(string) error{
-		"a file":               func(dir string) error { return os.WriteFile(dir, nil, 0o600) },
-		"accessible to others": func(dir string) error { return os.Mkdir(dir, 0o777) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			dir := t.TempDir()
-			store, err := bolt.Open(filepath.Join(dir, "store.db"), bolt.Options{})
-			if err != nil {
-				t.Fatal(err)
+	dir := t.TempDir()
+	store, err := bolt.Open(filepath.Join(dir, "store.db"), bolt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	file, open := filepath.Join(dir, "file"), filepath.Join(dir, "open to others")
+	write(t, file, nil)
+	if err := os.Mkdir(open, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(open, 0o707); err != nil {
+		t.Fatal(err)
+	}
+	for _, folder := range []string{file, open} {
+		if l, err := audit.Open(t.Context(), audit.Options{Outbox: store, MAC: keys, Dir: folder}); err == nil {
+			t.Errorf("%s: opened %v", folder, l)
+		}
+	}
+}
+
+// A service of today goes on where the golden one ended.
+func TestGoldenTrailGoesOn(t *testing.T) {
+	t.Parallel()
+	tr := newTrail(t)
+	tr.close()
+	tr.withStore(func(store *bolt.Store) error {
+		for _, stream := range []string{audit.Changes, audit.Refusals} {
+			write(t, tr.files(stream)[0], read(t, "testdata/"+stream+"-v1.jsonl"))
+			if err := store.Trim(t.Context(), 0, stream, read(t, "testdata/"+stream+"-anchor-v1.json")); err != nil {
+				return err
 			}
-			defer store.Close()
-			if err := prepare(filepath.Join(dir, "audit")); err != nil {
-				t.Fatal(err)
-			}
-			_ = os.Chmod(filepath.Join(dir, "audit"), 0o777)
-			if l, err := audit.Open(t.Context(), audit.Options{Outbox: store, MAC: keys, Dir: filepath.Join(dir, "audit")}); err == nil {
-				t.Errorf("opened %v", l)
-			}
-		})
+		}
+		return nil
+	})
+	tr.wantWhole()
+	tr.open()
+	tr.close()
+	tr.wantWhole()
+	if n := len(tr.files(audit.Changes)); n != 1 || tr.said.String() != "" {
+		t.Errorf("%d files, the log says %s", n, tr.said)
 	}
 }

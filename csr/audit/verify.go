@@ -25,8 +25,8 @@ type VerifyOptions struct {
 	// Dirs are where the files are: those of the service, and of an archive.
 	Dirs []string
 	MAC  MAC
-	// Snapshot reads the store. It is asked before the files are read, and again
-	// after: a running service writes meanwhile.
+	// Snapshot reads the store. It is called before the files are read, and again
+	// after that: a running service writes meanwhile.
 	Snapshot func(context.Context) (Snapshot, error)
 }
 
@@ -56,8 +56,8 @@ func (p Problem) String() string {
 	return fmt.Sprintf("%s:%d: %s", p.File, p.Line, p.What)
 }
 
-// verifyAttempts bounds how often a stream is read again since the service removed
-// one of its files meanwhile.
+// verifyAttempts bounds how often a stream is read again because the service changed
+// its anchor meanwhile.
 const verifyAttempts = 5
 
 // Verify reads both streams. What it returns are findings; an error means that
@@ -89,11 +89,11 @@ func verifyStream(ctx context.Context, o VerifyOptions, stream string) (Summary,
 			return Summary{}, err
 		}
 		if len(v.summary.Problems) == 0 {
-			v.ahead(after)
+			v.checkEnd(after)
 			return v.summary, nil
 		}
-		// A problem may be that the service let the oldest file go, or began a new
-		// chain, while this was reading.
+		// A problem may be that the service removed the oldest file, or began a new
+		// chain, while the files were read.
 		if bytes.Equal(before.Anchors[stream], after.Anchors[stream]) || attempt == verifyAttempts {
 			return v.summary, nil
 		}
@@ -107,13 +107,12 @@ type verifier struct {
 	anchor  anchor
 	summary Summary
 
-	seq      uint64 // of the last line
-	prev     string // its MAC
-	anchored bool   // the line that the anchor names was seen
-	lost     bool   // after a problem: until the next file that the service began anew
-	torn     bool   // the newest file has a hole behind that line
-	file     string
-	line     int
+	seq        uint64 // of the last line
+	prev       string // its MAC
+	seenAnchor bool   // the line that the anchor names was there
+	lost       bool   // after a problem: no line is checked until one that resumes the chain
+	file       string
+	line       int
 }
 
 func (v *verifier) problem(format string, args ...any) {
@@ -147,10 +146,9 @@ func (v *verifier) run(dirs []string, text []byte) error {
 		return err
 	}
 	if text == nil {
-		for _, f := range all {
-			v.file = f.path
+		if len(all) > 0 {
+			v.file = all[0].path
 			v.problem("the store knows nothing of this stream: the file belongs to another store, whose keys were discarded, or the store is an older one")
-			return nil
 		}
 		return nil
 	}
@@ -161,7 +159,7 @@ func (v *verifier) run(dirs []string, text []byte) error {
 	}
 	first := v.anchor.Kept[0]
 	v.seq, v.prev = first.Seq-1, first.Prev
-	v.anchored = v.anchor.Last.Seq == v.seq
+	v.seenAnchor = v.anchor.Last.Seq == v.seq
 	for i, f := range all {
 		v.file, v.line = f.path, 0
 		switch {
@@ -169,18 +167,18 @@ func (v *verifier) run(dirs []string, text []byte) error {
 			v.problem("the file is of an earlier chain, which the store does not know any more: it proves nothing; move it to an archive")
 			continue
 		case f.number < first.File:
-			continue // given up because of the bound, and about to be removed
+			continue // the anchor has given it up, and it is about to be removed
 		}
 		if err := v.readFile(f.path, i == len(all)-1); err != nil {
 			return err
 		}
 	}
-	v.end()
+	v.checkAnchor()
 	return nil
 }
 
-// readFile goes through a file. The last line of the newest may be torn: it is
-// being written, or a crash left it, and the next start cuts it off.
+// readFile goes through a file. The end of the newest may be an unfinished write,
+// which is going on, or which the next start cuts off.
 func (v *verifier) readFile(path string, newest bool) (err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -194,55 +192,52 @@ func (v *verifier) readFile(path string, newest bool) (err error) {
 	lines := bufio.NewReaderSize(f, maxLine+1)
 	for {
 		text, err := lines.ReadSlice('\n')
+		end := errors.Is(err, io.EOF)
 		switch {
-		case errors.Is(err, io.EOF) && (len(text) == 0 || newest):
-			return nil
-		case errors.Is(err, io.EOF):
-			v.line++
-			v.check(nil) // no line: nothing cuts it off any more
-			return nil
-		case (err == nil || errors.Is(err, bufio.ErrBufferFull)) && newest && v.anchored && hollow(text):
-			v.torn = true // as above, by a crash that took the power
-			return nil
-		case errors.Is(err, bufio.ErrBufferFull):
-			v.line++
-			v.check(nil)
-			return nil // the rest of this file has no lines that could be counted
-		case err != nil:
+		case err != nil && !end && !errors.Is(err, bufio.ErrBufferFull):
 			return err
+		case end && len(text) == 0:
+			return nil
+		case newest && (end || v.seenAnchor && hasHole(text)):
+			return nil // unfinished
 		}
 		v.line++
+		if err != nil {
+			v.check(nil) // it is no line, and what comes after it cannot be counted in lines
+			return nil
+		}
 		v.check(bytes.TrimSuffix(text, []byte("\n")))
 	}
 }
 
-// check looks at one line. A line that the service wrote when it went on in a new
-// file is where checking resumes after a problem: nobody else can have made it.
+// check looks at one line. After a problem, checking resumes at a line with which
+// the service went on in a new file: nobody else can have made it.
 func (v *verifier) check(text []byte) {
 	l, mac, err := decodeLine(text)
 	if err == nil && v.line == 1 && v.resumes(l, mac) {
 		v.problem("the service found the trail damaged at %s and went on here after line %d: %s", l.Time.Format(time.RFC3339), l.Seq-1, l.Reason)
 		switch at := v.anchor.Last; {
 		case at.Seq == l.Seq-1 && at.MAC == l.Prev:
-			v.anchored = true
+			v.seenAnchor = true
 		case at.Seq >= l.Seq:
-			v.anchored = false // what was seen before is not what counts
+			v.seenAnchor = false // it has to come after this line
 		}
 		v.lost = false
-		v.take(l, mac)
+		v.accept(l, mac)
 		return
 	}
 	if v.lost {
 		return
 	}
-	if what := v.judge(l, mac, err); what != "" {
+	if what := v.whatIsWrong(l, mac, err); what != "" {
 		v.problem("%s", what)
 		v.lost = true
 		return
 	}
-	v.take(l, mac)
+	v.accept(l, mac)
 }
 
+// resumes reports whether a line is one that the service wrote after damage.
 func (v *verifier) resumes(l line, mac string) bool {
 	if l.Kind != Broken || l.Chain != v.anchor.Chain || l.Stream != v.summary.Stream {
 		return false
@@ -251,8 +246,8 @@ func (v *verifier) resumes(l line, mac string) bool {
 	return right
 }
 
-// judge says what is wrong with a line, nothing where it follows the one before.
-func (v *verifier) judge(l line, mac string, err error) string {
+// whatIsWrong returns nothing for a line that follows the one before.
+func (v *verifier) whatIsWrong(l line, mac string, err error) string {
 	if err != nil {
 		return "the line " + err.Error()
 	}
@@ -270,10 +265,11 @@ func (v *verifier) judge(l line, mac string, err error) string {
 	case !known:
 		return fmt.Sprintf("the line was made with key %.16q, which is not in the sealing keyset", l.Key)
 	}
-	return fmt.Sprintf("line %d, or what stood before it, was changed: its authentication code does not fit", l.Seq)
+	return fmt.Sprintf("line %d, or a line before it, was changed: its authentication code does not fit", l.Seq)
 }
 
-func (v *verifier) take(l line, mac string) {
+// accept counts a line that is right.
+func (v *verifier) accept(l line, mac string) {
 	s := &v.summary
 	if s.Lines == 0 {
 		s.First, s.From = l.Seq, l.Time
@@ -281,12 +277,12 @@ func (v *verifier) take(l line, mac string) {
 	s.Lines++
 	s.Last, s.To = l.Seq, l.Time
 	v.seq, v.prev = l.Seq, mac
-	v.anchored = v.anchored || l.Seq == v.anchor.Last.Seq && mac == v.anchor.Last.MAC
+	v.seenAnchor = v.seenAnchor || l.Seq == v.anchor.Last.Seq && mac == v.anchor.Last.MAC
 }
 
-// end checks that the lines go as far as the store says.
-func (v *verifier) end() {
-	if v.anchored || v.lost {
+// checkAnchor checks that the lines go as far as the store says.
+func (v *verifier) checkAnchor() {
+	if v.seenAnchor || v.lost {
 		return
 	}
 	if v.file == "" {
@@ -300,9 +296,9 @@ func (v *verifier) end() {
 	v.problem("line %d is not the one that the store has on record", v.anchor.Last.Seq)
 }
 
-// ahead checks that the lines of changes do not go further than the store knows:
+// checkEnd checks that the lines of changes do not go further than the store knows:
 // the notes of lines that are not anchored yet are still in the outbox.
-func (v *verifier) ahead(now Snapshot) {
+func (v *verifier) checkEnd(now Snapshot) {
 	if v.summary.Stream != Changes || now.Anchors[Changes] == nil {
 		return
 	}
@@ -313,10 +309,6 @@ func (v *verifier) ahead(now Snapshot) {
 	known := a.Last.Seq + uint64(now.Pending) //nolint:gosec // not negative
 	if a.Opening != nil {
 		known++
-	}
-	if v.torn && v.seq == known {
-		v.line++
-		v.problem("there are bytes that are no line, and none was to be written")
 	}
 	if v.seq > known {
 		v.problem("the lines go on to sequence %d and the store knows of %d: the store is an older one", v.seq, known)

@@ -49,10 +49,6 @@ func TestTampering(t *testing.T) {
 			l[2] = bytes.Replace(l[2], []byte(`"admin"`), []byte(`"nobody"`), 1)
 			return l
 		}), "changes-000002.jsonl:3", "was changed"},
-		"edited time": {edit(0, func(l [][]byte) [][]byte {
-			l[1] = bytes.Replace(l[1], []byte(`"time":"20`), []byte(`"time":"19`), 1)
-			return l
-		}), "changes-000001.jsonl:2", "was changed"},
 		"edited code": {edit(1, func(l [][]byte) [][]byte {
 			at := len(l[0]) - 10
 			l[0][at] = map[bool]byte{true: '1', false: '0'}[l[0][at] == '0']
@@ -72,22 +68,12 @@ func TestTampering(t *testing.T) {
 		}), "changes-000001.jsonl:3", "is not a line of an audit stream"},
 		"deleted line": {edit(1, func(l [][]byte) [][]byte { return slices.Delete(l, 1, 2) }),
 			"changes-000002.jsonl:2", "lines are missing"},
-		"deleted first line": {edit(0, func(l [][]byte) [][]byte { return l[1:] }),
-			"changes-000001.jsonl:1", "sequence 2 follows 0: lines are missing"},
 		"reordered": {edit(1, func(l [][]byte) [][]byte { l[1], l[2] = l[2], l[1]; return l }),
 			"changes-000002.jsonl:2", "in another order"},
 		"duplicated": {edit(1, func(l [][]byte) [][]byte { return slices.Insert(l, 1, l[0]) }),
 			"changes-000002.jsonl:2", "repeated"},
-		"inserted from elsewhere": {edit(1, func(l [][]byte) [][]byte { return slices.Insert(l, 2, l[0]) }),
-			"changes-000002.jsonl:3", "repeated, inserted"},
 		"inserted text": {edit(1, func(l [][]byte) [][]byte { return slices.Insert(l, 1, []byte("hello\n")) }),
 			"changes-000002.jsonl:2", "is not a line"},
-		"empty line": {edit(1, func(l [][]byte) [][]byte { return slices.Insert(l, 1, []byte("\n")) }),
-			"changes-000002.jsonl:2", "is not a line"},
-		"line breaks of Windows": {edit(1, func(l [][]byte) [][]byte {
-			l[0] = append(bytes.TrimSuffix(l[0], []byte("\n")), "\r\n"...)
-			return l
-		}), "changes-000002.jsonl:1", "is not a line"},
 		"text without a line break at the end of an older file": {func(t *testing.T, tr *trail) {
 			name := tr.files(audit.Changes)[0]
 			write(t, name, append(read(t, name), "x"...))
@@ -133,13 +119,12 @@ func TestTampering(t *testing.T) {
 			write(t, a, y)
 			write(t, b, x)
 		}, "changes-000001.jsonl:1", "lines are missing, or in another order"},
-		"anchor newer": {func(t *testing.T, tr *trail) { forgeAnchor(t, tr, keys, 1) },
+		"anchor newer": {func(_ *testing.T, tr *trail) { forgeAnchor(tr, 1, true) },
 			"", "the store has 22 on record: lines were cut off"},
-		"anchor older": {func(t *testing.T, tr *trail) { forgeAnchor(t, tr, keys, -3) },
+		"anchor older": {func(_ *testing.T, tr *trail) { forgeAnchor(tr, -3, true) },
 			"", "is not the one that the store has on record"},
-		"anchor of another key": {func(t *testing.T, tr *trail) {
-			forgeAnchor(t, tr, keyring{"0badcafe", map[string][]byte{"0badcafe": []byte("a guess")}}, 0)
-		}, "the store", "the anchor was changed"},
+		"anchor without the key": {func(_ *testing.T, tr *trail) { forgeAnchor(tr, 0, false) },
+			"the store", "the anchor was changed"},
 		"lines of the other stream": {func(t *testing.T, tr *trail) {
 			write(t, tr.files(audit.Refusals)[0], linesOf(read(t, tr.files(audit.Changes)[0]))[0])
 		}, "refusals-000001.jsonl:1", "another stream"},
@@ -166,29 +151,23 @@ func remove(t *testing.T, name string) {
 	}
 }
 
-// forgeAnchor writes another anchor into the store, as who can write it could.
-func forgeAnchor(t *testing.T, tr *trail, mac keyring, by int64) {
-	t.Helper()
-	store, err := bolt.Open(tr.storePath(), bolt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
-	text, err := store.Anchor(t.Context(), audit.Changes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	forged, err := audit.ForgeAnchor(keys, audit.Changes, text, by)
-	if err == nil && mac.primary == keys.primary && !bytes.Equal(mac.keys["0badcafe"], keys.keys["0badcafe"]) {
-		// The same text with a code that the forger can make.
-		forged = append(forged[:len(forged)-66:len(forged)-66], strings.Repeat("ab", 32)+`"}`...)
-	}
-	if err == nil {
-		err = store.Trim(t.Context(), 0, audit.Changes, forged)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+// forgeAnchor moves the last sequence of the anchor. Without the key it is a guess.
+func forgeAnchor(tr *trail, by int64, key bool) {
+	tr.t.Helper()
+	tr.withStore(func(store *bolt.Store) error {
+		text, err := store.Anchor(tr.t.Context(), audit.Changes)
+		if err != nil {
+			return err
+		}
+		forged, err := audit.ForgeAnchor(keys, audit.Changes, text, by)
+		if err != nil {
+			return err
+		}
+		if !key {
+			forged = append(forged[:len(forged)-66:len(forged)-66], strings.Repeat("ab", 32)+`"}`...)
+		}
+		return store.Trim(tr.t.Context(), 0, audit.Changes, forged)
+	})
 }
 
 // Files that were moved to an archive are named, and the trail is whole with them.
@@ -205,13 +184,13 @@ func TestArchive(t *testing.T) {
 	tr.wantWhole(archive)
 }
 
-// The files of refusals that the service let go are no alarm; that others took one
-// is.
-func TestRefusalsThatWereLetGo(t *testing.T) {
+// The files of refusals that the service removed are no alarm; that others removed
+// one is.
+func TestRemovedRefusals(t *testing.T) {
 	t.Parallel()
 	tr := newTrail(t, func(o *audit.Options) { o.MaxRefusalsSize = 8000 })
 	for i := range 60 {
-		tr.log.Refuse(audit.Refusal{Operation: fmt.Sprint("o", i), Outcome: "unauthenticated"})
+		tr.log.Refuse(refusal("", fmt.Sprint(i), "unauthenticated"))
 	}
 	tr.close()
 	files := tr.files(audit.Refusals)
@@ -225,44 +204,6 @@ func TestRefusalsThatWereLetGo(t *testing.T) {
 	if tr.said.String() != "" {
 		t.Errorf("the log says %s", tr.said)
 	}
-	remove(t, tr.files(audit.Refusals)[0])
-	tr.wantProblem(filepath.Base(tr.files(audit.Refusals)[0])+":1", "lines are missing")
-	tr.open()
-	tr.close()
-	if !strings.Contains(tr.said.String(), "is missing") {
-		t.Errorf("the log says %s", tr.said)
-	}
-}
-
-// A file that the anchor has given up and that is still there, since a crash came
-// between, is no alarm, and the next start removes it.
-func TestLeftOverRefusals(t *testing.T) {
-	t.Parallel()
-	tr := newTrail(t, func(o *audit.Options) {
-		o.MaxRefusalsSize = 8000
-		*o = o.WithStep(func(step string) error {
-			if step == "refusals remove" {
-				return errInjected
-			}
-			return nil
-		})
-	})
-	// The first attempt ends when the first file was to go.
-	for i := range 60 {
-		tr.log.Refuse(audit.Refusal{Operation: fmt.Sprint("o", i), Outcome: "unauthenticated"})
-	}
-	eventually(t, "the failure", func() bool { return strings.Contains(tr.said.String(), "cannot be written") })
-	first := tr.files(audit.Refusals)[0]
-	tr.close()
-	if filepath.Base(first) != "refusals-000001.jsonl" {
-		t.Fatalf("files %q", tr.files(audit.Refusals))
-	}
-	tr.wantWhole()
-	tr.o = tr.o.WithStep(nil)
-	tr.open()
-	tr.close()
-	if _, err := os.Stat(first); !os.IsNotExist(err) {
-		t.Errorf("%s is left: %v", first, err)
-	}
-	tr.wantWhole()
+	remove(t, files[0])
+	tr.wantProblem(filepath.Base(files[1])+":1", "lines are missing")
 }
