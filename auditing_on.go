@@ -2,6 +2,6 @@
 
 package main
 
-// auditing: the trail cannot be turned off. Only a binary that was built with the
-// tag "bench", to be measured against itself, may be without.
-func auditing() bool { return true }
+// startBenchmark does nothing: the audit trail cannot be turned off. A binary with
+// the tag "bench" can, to be compared with itself.
+func startBenchmark(string) (withoutAudit bool) { return false }

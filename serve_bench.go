@@ -7,41 +7,24 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/http/pprof"
+	_ "net/http/pprof"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 )
 
-// A binary built with the tag "bench" gives profiles of itself, on a UNIX socket
-// in data_dir. Only the program in bench/ builds it, and always passes
-// --data-dir=DIR. It hangs on an init function so that the released program has
-// no seam for it.
-func init() { //nolint:gochecknoinits // see above
-	for _, arg := range os.Args[1:] {
-		dir, is := strings.CutPrefix(arg, "--data-dir=")
-		if is && os.Args[1] == "serve" {
-			serveProfiles(filepath.Join(dir, "pprof.sock"))
-		}
-	}
-}
-
-// auditing is off where the program in bench/ measures what the audit trail costs.
-func auditing() bool {
-	_, off := os.LookupEnv("BENCH_WITHOUT_AUDIT")
-	return !off
-}
-
-func serveProfiles(socket string) {
+// startBenchmark is for the program in bench/, which alone builds with the tag
+// "bench". It serves profiles of the process on a UNIX socket in data_dir, and
+// reports whether the audit trail is off, to measure what it costs.
+func startBenchmark(dataDir string) (withoutAudit bool) {
+	socket := filepath.Join(dataDir, "pprof.sock")
 	_ = os.Remove(socket) // of a process that was killed
 	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "unix", socket)
 	if err != nil {
 		panic(fmt.Sprintf("bench: %v", err))
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
-	go func() { _ = srv.Serve(listener) }() // ends with the process
+	srv := &http.Server{ReadHeaderTimeout: time.Second} // serves what pprof has registered
+	go func() { _ = srv.Serve(listener) }()             // ends with the process
+	_, withoutAudit = os.LookupEnv("BENCH_WITHOUT_AUDIT")
+	return withoutAudit
 }
