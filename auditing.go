@@ -17,10 +17,10 @@ import (
 )
 
 const (
-	// auditPurpose is what the keys of the audit trail are derived for. Another
-	// text makes other keys, which verify nothing of what was written before.
+	// auditPurpose is what the keys of the audit trail are derived for. Another text
+	// gives other keys, and lines that were written before do not verify.
 	auditPurpose = "audit trail 1"
-	// auditTimeout is how long the end waits for the trail to be written.
+	// auditTimeout is how long a stop waits for the trail to be written.
 	auditTimeout = 5 * time.Second
 )
 
@@ -54,10 +54,10 @@ func (p process) auditCommand() *cobra.Command {
 	verify := &cobra.Command{
 		Use:   "verify [DIRECTORY...]",
 		Short: "Say whether the audit trail is whole, and where it is not: exit status 0 or 1",
-		Long: "Reads the audit trail in data_dir, and in the directories that are given where files\n" +
-			"were moved to an archive, and checks it against the sealing keyset and the store: whatever\n" +
-			"was edited, removed, added, put in another order or cut off is found. The service may run\n" +
-			"meanwhile. Whoever has the keyset can forge the trail: keep copies where it is not.",
+		Long: "Reads the audit trail in data_dir, and files that were moved to the given directories.\n" +
+			"Checks it against the sealing keyset and the store, and finds lines that were edited,\n" +
+			"removed, added, put in another order or cut off. The service may run meanwhile.\n" +
+			"Whoever has the keyset can forge the trail: keep copies of the trail elsewhere.",
 	}
 	load := p.settings(verify)
 	verify.RunE = func(cmd *cobra.Command, dirs []string) error {

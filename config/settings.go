@@ -97,9 +97,9 @@ func (c *Config) operatingSettings() []setting {
 	return []setting{
 		{"sealing.keyset_file", "file", "keyset that seals private keys; made when missing, empty keeps it in the data directory",
 			text(&c.Sealing.KeysetFile, optional(fileName))},
-		{"audit.max_file_size", "size", "how large a file of changes gets before the next one, 1MiB to 16GiB",
+		{"audit.max_file_size", "size", "size at which the audit trail of changes goes on in a new file, 1MiB to 16GiB",
 			size(&c.Audit.MaxFileSize, minAuditSize, maxAuditSize)},
-		{"audit.refusals_max_size", "size", "how much is kept of refused requests before the oldest goes, 1MiB to 16GiB",
+		{"audit.refusals_max_size", "size", "size of the audit trail of refused requests, whose oldest file is removed, 1MiB to 16GiB",
 			size(&c.Audit.MaxRefusalsSize, minAuditSize, maxAuditSize)},
 		{"audit.outbox_bound", "changes", "how many changes may wait to be written to the audit trail; more get 503",
 			number(&c.Audit.OutboxBound, 1, 1_000_000)},
