@@ -70,7 +70,7 @@ func mustLoad(t *testing.T, in sources) *config.Config {
 	return c
 }
 
-func parsedFlags(t *testing.T, args ...string) *pflag.FlagSet {
+func parsedFlags(t testing.TB, args ...string) *pflag.FlagSet {
 	t.Helper()
 	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
 	config.AddFlags(flags)
@@ -135,7 +135,7 @@ limits:
   sessions: 9
   sessions_per_user: 6
   memory: 512MiB
-audit: {copy_to_log: true, max_file_size: 1536KiB, refusals_max_size: 2GiB, outbox_bound: 12}
+audit: {max_file_size: 1536KiB, refusals_max_size: 2GiB, outbox_bound: 12, copy_to_log: true}
 sealing:
   keyset_file: /run/secrets/keyset
 log:
@@ -184,7 +184,9 @@ func TestSources(t *testing.T) {
 		{"key-pool-max", "600"}, {"key-pool-ready-when-warm", "true"}, {"key-queue-bound", "8"}, {"key-queue-deadline", "5s"}, {"limits-csrs", "7"},
 		{"allow-core-dumps", "true"},
 		{"audit-max-file-size", "1536KiB"}, {"audit-refusals-max-size", "2GiB"}, {"audit-outbox-bound", "12"}, {"audit-copy-to-log", "true"},
-		{"limits-certificates", "8"}, {"limits-connections", "100"}, {"limits-connections-per-address", "10"}, {"limits-header-bytes", "8192"}, {"limits-body-bytes", "4096"}, {"limits-read-header-timeout", "3s"}, {"limits-read-timeout", "4s"}, {"limits-write-timeout", "10s"}, {"limits-idle-timeout", "20s"}, {"limits-sessions", "9"}, {"limits-sessions-per-user", "6"}, {"limits-memory", "512MiB"},
+		{"limits-certificates", "8"}, {"limits-connections", "100"}, {"limits-connections-per-address", "10"},
+		{"limits-header-bytes", "8192"}, {"limits-body-bytes", "4096"}, {"limits-read-header-timeout", "3s"}, {"limits-read-timeout", "4s"},
+		{"limits-write-timeout", "10s"}, {"limits-idle-timeout", "20s"}, {"limits-sessions", "9"}, {"limits-sessions-per-user", "6"}, {"limits-memory", "512MiB"},
 	}
 	var env, args []string
 	for _, s := range flat {
@@ -239,6 +241,10 @@ func TestWarnings(t *testing.T) {
 		"admin password with users": {
 			sources{file: "auth:\n  users_file: u\n", args: []string{"--admin-password-file=p"}},
 			[]string{"flag --admin-password-file: admin_password_file: is ignored, since auth.users_file (f:2:3) replaces the built-in admin"},
+		},
+		"audit lines below the level of the log": {
+			sources{file: "audit:\n  copy_to_log: true\n", args: []string{"--log-level=warn"}},
+			[]string{"f:2:3: audit.copy_to_log: has no effect: lines are logged at level info, and log.level is warn (flag --log-level)"},
 		},
 		"everybody is a proxy": {
 			sources{env: []string{"ATTESTCSR_TRUSTED_PROXIES=10.0.0.0/8,::/0"}},

@@ -56,10 +56,8 @@ func showsTheSame(t *testing.T, c *config.Config) {
 // an error that names where it came from, or a config that shows as a file that
 // gives the same config, and the same one whichever way it came.
 func FuzzVariable(f *testing.F) {
-	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
-	config.AddFlags(flags)
 	var names []string
-	flags.VisitAll(func(flag *pflag.Flag) {
+	parsedFlags(f).VisitAll(func(flag *pflag.Flag) {
 		if flag.Name != "config" {
 			names = append(names, flag.Name)
 		}
