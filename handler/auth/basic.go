@@ -42,11 +42,10 @@ func parseBasic(authorization string) (user, password string, ok bool) {
 	return user, password, true
 }
 
-// usable reports whether there can be such a user and such a password: for a name
-// that is empty, longer than 255 bytes, not UTF-8 or holds control characters no
-// users file has a line. Passwords are UTF-8 of at most 1,024 bytes. That is more
-// than the 72 that bcrypt reads: htpasswd hashes the beginning of a longer one
-// without a word, and what it wrote has to work.
+// usable reports whether there can be such a user and such a password. No users file
+// has a name that is empty, longer than 255 bytes, not UTF-8, or has control
+// characters. Passwords are UTF-8 of at most 1,024 bytes. bcrypt reads only 72 of
+// them, but htpasswd accepts longer passwords, which then have to work here.
 func usable(user, password string) bool {
 	return user != "" && len(user) <= maxUserName && len(password) <= maxPassword &&
 		utf8.ValidString(user) && utf8.ValidString(password) && !strings.ContainsFunc(user, unicode.IsControl)

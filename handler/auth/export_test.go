@@ -6,7 +6,7 @@ var ParseBasic = parseBasic
 // The bounds that tests run into.
 const (
 	MaxQueue       = maxQueue
-	MaxTallies     = maxTallies
+	MaxCounters    = maxCounters
 	MaxComparisons = maxComparisons
 	ThrottleWait   = throttleWait
 	ComparisonWait = comparisonWait
@@ -20,11 +20,11 @@ func (a *Authenticator) Compare(compare func(hash, password []byte) error) {
 // Bcrypt is the comparison that a uses.
 func (a *Authenticator) Bcrypt() func(hash, password []byte) error { return a.passwords.compare }
 
-// Tallies is how many origins failures are counted for.
-func (a *Authenticator) Tallies() int {
+// Counters is how many sources failures are counted for.
+func (a *Authenticator) Counters() int {
 	a.passwords.throttle.mu.Lock()
 	defer a.passwords.throttle.mu.Unlock()
-	return len(a.passwords.throttle.tallies.entries)
+	return len(a.passwords.throttle.counters.entries)
 }
 
 // Remembered is how many verified passwords are remembered.

@@ -1,12 +1,12 @@
 package auth
 
-// lru is a map that holds at most max entries and forgets those first that were
-// not used for longest. Not safe for concurrent use.
+// lru is a map of at most limit entries. For a new one it forgets the entry that was
+// not used for longest. It is not safe for concurrent use.
 type lru[K comparable, V any] struct {
-	max     int
-	inUse   func(V) bool // entries that may not be forgotten
+	limit   int
+	inUse   func(V) bool // entries that may not be forgotten; nil: none
 	entries map[K]*entry[K, V]
-	ends    entry[K, V] // closes the ring: its older is the newest entry, its newer the oldest
+	ring    entry[K, V] // ring.older is the newest entry, ring.newer the oldest
 }
 
 type entry[K comparable, V any] struct {
@@ -16,8 +16,8 @@ type entry[K comparable, V any] struct {
 }
 
 func newLRU[K comparable, V any](limit int, inUse func(V) bool) *lru[K, V] {
-	l := &lru[K, V]{max: limit, inUse: inUse, entries: make(map[K]*entry[K, V])}
-	l.ends.newer, l.ends.older = &l.ends, &l.ends
+	l := &lru[K, V]{limit: limit, inUse: inUse, entries: make(map[K]*entry[K, V])}
+	l.ring.newer, l.ring.older = &l.ring, &l.ring
 	return l
 }
 
@@ -27,22 +27,22 @@ func (l *lru[K, V]) get(key K) (value V, ok bool) {
 		return value, false
 	}
 	e.unlink()
-	l.link(e)
+	l.linkNewest(e)
 	return e.value, true
 }
 
-// put adds an entry or replaces it. While all others are in use it makes the map
-// grow over its bound.
+// put adds an entry or replaces it. While all others are in use there are more than
+// limit.
 func (l *lru[K, V]) put(key K, value V) {
 	l.remove(key)
-	for e := l.ends.newer; e != &l.ends && len(l.entries) >= l.max; e = e.newer {
-		if !l.inUse(e.value) {
+	for e := l.ring.newer; e != &l.ring && len(l.entries) >= l.limit; e = e.newer {
+		if l.inUse == nil || !l.inUse(e.value) {
 			l.remove(e.key)
 		}
 	}
 	e := &entry[K, V]{key: key, value: value}
 	l.entries[key] = e
-	l.link(e)
+	l.linkNewest(e)
 }
 
 func (l *lru[K, V]) remove(key K) {
@@ -52,12 +52,10 @@ func (l *lru[K, V]) remove(key K) {
 	}
 }
 
-// link makes an entry the newest.
-func (l *lru[K, V]) link(e *entry[K, V]) {
-	e.older, e.newer = l.ends.older, &l.ends
+func (l *lru[K, V]) linkNewest(e *entry[K, V]) {
+	e.older, e.newer = l.ring.older, &l.ring
 	e.older.newer, e.newer.older = e, e
 }
 
-// unlink takes an entry out of the ring; its own links stay, so that a walk over
-// the ring can go on from it.
+// unlink keeps the entry's own links, so that a walk over the ring can go on from it.
 func (e *entry[K, V]) unlink() { e.older.newer, e.newer.older = e.newer, e.older }

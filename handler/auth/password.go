@@ -24,33 +24,32 @@ const (
 	maxComparisons = 256              // comparisons that wait for one
 )
 
-// errWrongPassword is also the error of a user there is not.
+// errWrongPassword is also the error for an unknown user.
 var errWrongPassword = errors.New("user name or password is wrong")
 
 func wrongPassword() error { return &csr.Error{Kind: csr.Unauthenticated, Err: errWrongPassword} }
 
-// credential stands for a user, a password and the stored hash it is compared
-// with: an HMAC under a key of this process, so that what is remembered neither
-// reveals passwords nor lets them be guessed at more cheaply than bcrypt does.
+// credential stands for a user, a password and the stored hash that the password is
+// compared with. It is an HMAC under a key of this process: what is remembered holds
+// no passwords, and without the key nobody can try guesses on it.
 type credential [sha256.Size]byte
 
 // passwords verifies passwords. bcrypt is slow on purpose, and clients send Basic
-// credentials with every request, so four things stand before it: what was found
-// right is remembered for a while, requests from one address with the same
-// credentials at the same time are one check, wrong ones are throttled, and few
-// comparisons run at once.
+// credentials with every request. Therefore right passwords are remembered for a
+// while; the same credentials from one address at the same time are one check; wrong
+// passwords are throttled; and few comparisons run at once.
 type passwords struct {
 	users      *atomic.Pointer[Users]
 	onPassword func(user string)
 	now        func() time.Time
 	key        [sha256.Size]byte
-	compare    func(hash, password []byte) error // bcrypt's, but for tests that count
+	compare    func(hash, password []byte) error // bcrypt's; tests count its calls
 
 	throttle    *throttle
-	checks      singleflight.Group // by credential and address: admitted and counted once
-	comparisons singleflight.Group // by credential: compared once
-	slots       *semaphore.Weighted
-	waiting     atomic.Int64 // for a slot
+	checks      singleflight.Group  // by credential and address: admitted and counted once
+	comparisons singleflight.Group  // by credential: compared once
+	slots       *semaphore.Weighted // for comparisons that run
+	waiting     atomic.Int64        // for a slot
 
 	rememberFor time.Duration
 	mu          sync.Mutex
@@ -66,24 +65,10 @@ func newPasswords(cfg Config, users *atomic.Pointer[Users]) *passwords {
 		throttle:    newThrottle(cfg),
 		slots:       semaphore.NewWeighted(int64(cfg.Comparisons)),
 		rememberFor: cfg.RememberFor,
-		remembered:  newLRU[credential](cfg.Remembered, func(time.Time) bool { return false }),
+		remembered:  newLRU[credential, time.Time](cfg.Remembered, nil),
 	}
 	_, _ = rand.Read(p.key[:]) // never fails, by its documentation
 	return p
-}
-
-func offersBasic(at attempt) bool {
-	headers := at.request.Header["Authorization"]
-	return len(headers) == 1 && isBasic(headers[0])
-}
-
-// authenticate is the verification of the Basic method.
-func (p *passwords) authenticate(ctx context.Context, at attempt) (identity, error) {
-	user, password, ok := parseBasic(at.request.Header["Authorization"][0])
-	if !ok {
-		return identity{}, unauthenticated("the Authorization header cannot be read")
-	}
-	return p.verify(ctx, user, password, NetworkOf(at.address))
 }
 
 // verify returns the identity of the user whose password it is. Errors are those
@@ -96,11 +81,10 @@ func (p *passwords) verify(ctx context.Context, user, password string, from neti
 		return who, nil
 	}
 	// The check goes on when its client goes away: others may wait for it, and a
-	// guess must be counted even if nobody stays for the answer. What it waits for
-	// is bounded, and so is its time.
-	led := false
+	// guess counts even if nobody waits for the answer. Its time is bounded.
+	ours := false // false: another request had begun the same check
 	done := p.checks.DoChan(string(c[:])+from.String(), func() (any, error) {
-		led = true
+		ours = true
 		return nil, p.check(c, who, password, from)
 	})
 	var err error
@@ -111,8 +95,8 @@ func (p *passwords) verify(ctx context.Context, user, password string, from neti
 		err = result.Err
 	}
 	switch {
-	case errors.Is(err, errWrongPassword) && !led:
-		if throttled := p.throttle.charge(user, from); throttled != nil {
+	case errors.Is(err, errWrongPassword) && !ours:
+		if throttled := p.throttle.countFailure(user, from); throttled != nil {
 			return identity{}, throttled
 		}
 		return identity{}, err
@@ -135,15 +119,15 @@ func (p *passwords) check(c credential, who identity, password string, from neti
 	_, err, _ = p.comparisons.Do(string(c[:]), func() (any, error) {
 		return nil, p.compareInTurn(c, who, password)
 	})
-	p.throttle.settle(admitted, errors.Is(err, errWrongPassword))
+	p.throttle.finish(admitted, errors.Is(err, errWrongPassword))
 	return err
 }
 
-// compareInTurn compares the password with the hash when a processor is free for
-// it, and remembers it where it is right.
+// compareInTurn compares the password with the hash when a slot is free, and
+// remembers it where it is right.
 func (p *passwords) compareInTurn(c credential, who identity, password string) error {
 	if p.remembers(c) {
-		return nil // found right while this one waited to be admitted
+		return nil // another request was faster
 	}
 	if err := p.takeSlot(); err != nil {
 		return err
@@ -160,8 +144,8 @@ func (p *passwords) compareInTurn(c credential, who identity, password string) e
 	return nil
 }
 
-// takeSlot waits, first come first served, for the right to compare. Where too
-// many wait or it takes too long the error is csr.Busy.
+// takeSlot waits, first come first served, for a slot. Where too many wait or it
+// takes too long the error is csr.Busy.
 func (p *passwords) takeSlot() error {
 	if p.slots.TryAcquire(1) {
 		return nil
@@ -179,8 +163,8 @@ func (p *passwords) takeSlot() error {
 	return nil
 }
 
-// credential computes what stands for a password in memory. Each part is preceded
-// by its length, so that none can run over into the next.
+// credential computes what stands for a password in memory. Each part comes after its
+// length, so that no two lists of parts give the same text.
 func (p *passwords) credential(who identity, password string) (c credential) {
 	text := make([]byte, 0, 512)
 	for _, part := range [...]string{who.user, password, who.hash} {

@@ -7,51 +7,36 @@ import (
 	"attestcsr/csr/audit"
 )
 
-// count counts an attempt, and tells the audit trail of one that was refused. user
-// is what was offered where the request does not say it.
-func (a *Authenticator) count(ctx context.Context, by string, at attempt, user string, err error) {
-	a.metrics.count(by, outcomeOf(err))
-	a.tell(ctx, by, at, user, err)
+// record counts an attempt, and reports it to the audit trail where it was refused.
+func (a *Authenticator) record(ctx context.Context, at attempt, err error) {
+	a.metrics.count(at.method, outcomeOf(err))
+	a.reportRefusal(ctx, at, err)
 }
 
-// begin makes a session for whoever an attempt found, which is refused where the
-// user has gone meanwhile.
-func (a *Authenticator) begin(ctx context.Context, by string, at attempt, who identity, realm Realm) (Login, error) {
-	made, err := a.sessions.create(who, realm)
-	a.tell(ctx, by, at, who.user, err)
-	return made, err
-}
-
-// tell tells the audit trail of a refusal.
-func (a *Authenticator) tell(ctx context.Context, by string, at attempt, user string, err error) {
+// reportRefusal reports bad credentials to the audit trail, and nothing else.
+func (a *Authenticator) reportRefusal(ctx context.Context, at attempt, err error) {
 	o := outcomeOf(err)
-	if o != failure && o != forged && o != throttled {
+	text := string(o)
+	switch o {
+	case failure:
+		text = "unauthenticated"
+	case forged, throttled:
+	default:
 		return
 	}
 	request := audit.FromContext(ctx)
 	request.Address = cmp.Or(request.Address, at.address)
-	a.refused(audit.Refusal{Request: request, User: a.whose(by, at, user), Method: by, Outcome: refusalOutcome(o)})
+	a.refused(audit.Refusal{Request: request, User: a.knownUser(at), Method: at.method, Outcome: text})
 }
 
-// refusalOutcome is the outcome as the audit trail names it.
-func refusalOutcome(o outcome) string {
-	if o == failure {
-		return "unauthenticated"
+// knownUser returns the user of refused credentials if there is such a user. Another
+// name is not reported: people type passwords into the wrong field.
+func (a *Authenticator) knownUser(at attempt) string {
+	if at.method == bySession {
+		return a.sessions.owner(at.claim)
 	}
-	return string(o)
-}
-
-// whose returns the user whom refused credentials are about, where there is one. A
-// name that is no user's is not told: people type passwords into the wrong field.
-func (a *Authenticator) whose(by string, at attempt, user string) string {
-	switch by {
-	case bySession:
-		return a.sessions.owner(at)
-	case byPassword:
-		user, _, _ = parseBasic(at.request.Header["Authorization"][0])
-	}
-	if _, known := a.users.Load().hashOf(user); !known {
+	if _, known := a.users.Load().hashOf(at.user); !known {
 		return ""
 	}
-	return user
+	return at.user
 }

@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -22,15 +21,14 @@ type Session struct {
 	LastAccessed time.Time
 }
 
-// identity is a user as authenticated: with the stored hash that the password was
-// checked against, so that a change of password is noticed wherever the identity
-// is kept.
+// identity is a user and the stored hash that the password was compared with: where
+// the hash is another one now, the password was changed.
 type identity struct {
 	user string
 	hash string
 }
 
-// session is a Session with what decides whether it still holds.
+// session is a Session with what decides when it ends.
 type session struct {
 	identity
 	dialect           string
@@ -38,8 +36,8 @@ type session struct {
 	created, accessed time.Time
 }
 
-// digest is the SHA-256 of a session id or token: who reads the memory of the
-// process cannot use what is found, and a lookup does not compare ids byte by byte.
+// digest is the SHA-256 of a session id or token: a copy of the process's memory holds
+// no usable id, and the time of a lookup says nothing of other ids.
 type digest [sha256.Size]byte
 
 const secretBytes = 32 // 256 random bits
@@ -51,8 +49,8 @@ func newSecret() string {
 	return hex.EncodeToString(random[:])
 }
 
-// digestOf returns zero, which is no secret's digest, for what cannot be a secret
-// of ours; no work is spent on that.
+// digestOf returns zero, which is no secret's digest, for text that is no secret of
+// ours.
 func digestOf(secret string) digest {
 	if len(secret) != hex.EncodedLen(secretBytes) {
 		return digest{}
@@ -71,7 +69,7 @@ type sessions struct {
 	mu      sync.Mutex
 	byKey   map[digest]*session
 	byUser  map[string]int // how many of each user
-	expires time.Time      // none in the store expires before; spares sweeping a full store at every login
+	expires time.Time      // no session expires before: until then a full store need not be searched
 }
 
 func newSessions(cfg Config, users *atomic.Pointer[Users]) *sessions {
@@ -87,64 +85,49 @@ func newSessions(cfg Config, users *atomic.Pointer[Users]) *sessions {
 	}
 }
 
-// sessionID returns the session id that a request offers: that of the header, and
-// only where there is none that of the cookie. Several are no usable id: which one
-// counts would be for whoever added the others to choose.
-func sessionID(at attempt) (id string, inCookie, present bool) {
+// claim is what a request says of the session that it belongs to.
+type claim struct {
+	key        digest // of the id
+	dialect    string
+	needsToken bool   // the request has to carry the session's token
+	token      digest // of the token that it carries
+}
+
+// claimOf returns the session that a request names: in the header, or in the cookie
+// where there is no such header. Of several ids none is used: it would be for
+// whoever added the others to choose which one counts.
+func claimOf(r *http.Request, realm Realm) (c claim, present bool) {
 	var ids []string
-	if at.realm.SessionHeader != "" {
-		ids = at.request.Header.Values(at.realm.SessionHeader)
+	inCookie := false
+	if realm.SessionHeader != "" {
+		ids = r.Header.Values(realm.SessionHeader)
 	}
-	if len(ids) == 0 && at.realm.SessionCookie != "" {
+	if len(ids) == 0 && realm.SessionCookie != "" {
 		inCookie = true
-		for _, cookie := range at.request.CookiesNamed(at.realm.SessionCookie) {
+		for _, cookie := range r.CookiesNamed(realm.SessionCookie) {
 			ids = append(ids, cookie.Value)
 		}
 	}
-	if len(ids) != 1 {
-		return "", inCookie, len(ids) > 0
+	c.dialect = realm.Dialect
+	if len(ids) == 1 {
+		c.key = digestOf(ids[0])
 	}
-	return ids[0], inCookie, true
-}
-
-func offersSession(at attempt) bool {
-	_, _, present := sessionID(at)
-	return present
-}
-
-// claim is what a request says of the session that it belongs to.
-type claim struct {
-	key     digest // of the id
-	dialect string
-	guarded bool   // it has to carry the session's token
-	token   digest // of the token that it carries
-}
-
-func claimOf(at attempt) claim {
-	id, inCookie, _ := sessionID(at)
-	c := claim{key: digestOf(id), dialect: at.realm.Dialect}
-	if !inCookie || at.realm.XSRFHeader == "" || at.request.Method == http.MethodGet || at.request.Method == http.MethodHead {
-		return c
+	if inCookie && realm.XSRFHeader != "" && r.Method != http.MethodGet && r.Method != http.MethodHead {
+		c.needsToken = true
+		if tokens := r.Header.Values(realm.XSRFHeader); len(tokens) == 1 {
+			c.token = digestOf(tokens[0])
+		}
 	}
-	c.guarded = true
-	if tokens := at.request.Header.Values(at.realm.XSRFHeader); len(tokens) == 1 {
-		c.token = digestOf(tokens[0])
-	}
-	return c
+	return c, len(ids) > 0
 }
 
 func noSession() error { return unauthenticated("no session, or one that has ended") }
 
-// authenticate is the verification of the session method.
-func (s *sessions) authenticate(_ context.Context, at attempt) (identity, error) {
-	found, err := s.use(at)
-	return identity{user: found.User}, err
-}
-
 // create makes a session. A full store is csr.Unavailable with the time until a
 // session may expire.
 func (s *sessions) create(who identity, realm Realm) (Login, error) {
-	// Every session has a token, told or not: the digest of none must match none.
+	// Each session has a token, also where the login does not return it: the digest
+	// of no token must match none.
 	made := Login{User: who.user, Session: newSecret(), XSRF: newSecret()}
 	key, xsrf := digestOf(made.Session), digestOf(made.XSRF)
 	if realm.XSRFHeader == "" {
@@ -154,13 +137,13 @@ func (s *sessions) create(who identity, realm Realm) (Login, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
-	// Under the lock that SetUsers ends sessions under: a login that overlaps with
-	// the removal of its user is ended by it or refused here.
+	// SetUsers ends sessions under the same lock. A login that overlaps with the
+	// removal of its user is ended there or refused here.
 	if !s.users.Load().holds(who.user, who.hash) {
 		return Login{}, wrongPassword()
 	}
 	if s.full(who.user) {
-		s.sweep(now)
+		s.removeExpired(now)
 	}
 	if s.full(who.user) {
 		return Login{}, &csr.Error{
@@ -178,9 +161,8 @@ func (s *sessions) create(who identity, realm Realm) (Login, error) {
 	return made, nil
 }
 
-// use returns the session that the request offers and counts as an access to it.
-func (s *sessions) use(at attempt) (Session, error) {
-	c := claimOf(at)
+// use returns the session of a request, and counts as an access to it.
+func (s *sessions) use(c claim) (Session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	found, err := s.find(c)
@@ -191,10 +173,9 @@ func (s *sessions) use(at attempt) (Session, error) {
 	return found.describe(), nil
 }
 
-// owner returns whose session the request offers, without the token that it may
-// need and without counting as an access; nothing where there is no such session.
-func (s *sessions) owner(at attempt) string {
-	c := claimOf(at)
+// owner returns whose session a request names; nothing where there is none. It asks
+// for no token, and is no access to the session.
+func (s *sessions) owner(c claim) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if found, ok := s.byKey[c.key]; ok && found.dialect == c.dialect {
@@ -203,9 +184,8 @@ func (s *sessions) owner(at attempt) string {
 	return ""
 }
 
-// end removes the session that the request offers.
-func (s *sessions) end(at attempt) (Session, error) {
-	c := claimOf(at)
+// end removes the session of a request.
+func (s *sessions) end(c claim) (Session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	found, err := s.find(c)
@@ -220,7 +200,7 @@ func (s *sessions) end(at attempt) (Session, error) {
 func (s *sessions) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sweep(s.now())
+	s.removeExpired(s.now())
 	return len(s.byKey)
 }
 
@@ -236,8 +216,8 @@ func (s *sessions) endStale() {
 	}
 }
 
-// find returns the session that is claimed, if it still holds in that dialect. A
-// claim without the token that it needs is csr.Forged and no access to the session.
+// find returns the session that a request names, if it has not ended. A request
+// without the token that it needs is csr.Forged and no access to the session.
 func (s *sessions) find(c claim) (*session, error) {
 	found, ok := s.byKey[c.key]
 	switch {
@@ -246,7 +226,7 @@ func (s *sessions) find(c claim) (*session, error) {
 	case !s.now().Before(s.expiry(found)) || !s.users.Load().holds(found.user, found.hash):
 		s.remove(c.key, found)
 		return nil, noSession()
-	case c.guarded && subtle.ConstantTimeCompare(c.token[:], found.xsrf[:]) != 1:
+	case c.needsToken && subtle.ConstantTimeCompare(c.token[:], found.xsrf[:]) != 1:
 		return nil, &csr.Error{Kind: csr.Forged, Err: errors.New("a session cookie without its XSRF token")}
 	}
 	return found, nil
@@ -265,8 +245,7 @@ func (s *sessions) expiry(one *session) time.Time {
 	return last
 }
 
-// sweep removes the sessions that have expired.
-func (s *sessions) sweep(now time.Time) {
+func (s *sessions) removeExpired(now time.Time) {
 	if now.Before(s.expires) {
 		return
 	}

@@ -12,41 +12,42 @@ import (
 
 const (
 	failureWindow   = time.Minute
-	throttleWait    = 5 * time.Second // how long a check waits for its turn
+	throttleWait    = 5 * time.Second // how long a check waits to be admitted
 	maxQueue        = 64              // checks that wait, per address
-	maxQueued       = 1024            // and in all
-	maxTallies      = 8192            // a full one is about 1 kB
+	maxQueued       = 1024            // checks that wait, in all
+	maxCounters     = 8192            // a full one is about 1 kB
 	ipv6NetworkBits = 64              // what one subscriber has at least
 )
 
 var errThrottled = errors.New("too many wrong passwords from this address")
 
-// throttle slows down guessing. Wrong passwords are counted per user and address
-// and per address, never per user alone, so that nobody can lock out a user from
-// elsewhere. Up to a limit a minute they are answered at once; beyond it further
-// checks from there wait for room, a bounded number of them for a bounded time.
+// throttle slows down guessing. Wrong passwords are counted per user and address,
+// and per address. They are never counted per user alone, so that nobody can lock out
+// a user from elsewhere. Up to a limit a minute they are answered at once; beyond it
+// further checks from there wait until older failures are a minute old. How many wait
+// is bounded, and how long.
 //
-// A check holds its place in the count from before it starts until it is found
-// right, so that guesses made at the same time do not slip past the limit together.
+// A check counts from before it starts until it is found right, so that guesses made
+// at the same time do not get past the limit together.
 type throttle struct {
 	now func() time.Time
 	// limits of failures a minute, for one user from one address and for an address
 	userLimit, addressLimit int
 
-	mu      sync.Mutex
-	tallies *lru[origin, *tally] // strangers fill it: bounded, the least recent go first
-	queued  int
+	mu       sync.Mutex
+	counters *lru[source, *counter] // strangers fill it
+	queued   int
 }
 
-// origin is what failures are counted for. The user is empty for all of a network.
-type origin struct {
+// source is what failures are counted for. The user is empty for all of a network.
+type source struct {
 	user    string
 	network netip.Prefix
 }
 
-// NetworkOf is the part of the network that counts as one address: an IPv4
-// address, or a /64 of IPv6, any address of which its owner can take. Whatever is
-// no address counts as one and the same.
+// NetworkOf is the part of the network that counts as one address: an IPv4 address,
+// or a /64 of IPv6, whose owner can use any address in it. Text that is no address
+// counts as one and the same.
 func NetworkOf(address string) netip.Prefix {
 	ip, err := netip.ParseAddr(address)
 	if err != nil {
@@ -60,41 +61,41 @@ func NetworkOf(address string) netip.Prefix {
 	return netip.PrefixFrom(ip, bits).Masked()
 }
 
-// tally counts the failures of one origin.
-type tally struct {
+// counter counts the failures of one source.
+type counter struct {
 	limit    int
 	failures []time.Time // within the last minute, oldest first; never more than limit
-	running  int         // checks admitted whose result is not known
-	holders  int         // checks that refer to this tally; it is not forgotten meanwhile
+	running  int         // checks that are admitted and not finished
+	checks   int         // that refer to this counter; it is not forgotten meanwhile
 	queue    []*check    // waiting to be admitted, first come first served; of networks only
 }
 
-// opensIn returns how long it takes until the tally has room for a check, 0 if it
-// has now. Where running checks alone fill it, any of them may make room soon.
-func (t *tally) opensIn(now time.Time) time.Duration {
+// wait returns how long it takes until there is room for a check, 0 if there is room
+// now. Where running checks alone fill the counter, any of them may make room soon.
+func (c *counter) wait(now time.Time) time.Duration {
 	old := 0
-	for old < len(t.failures) && !now.Before(t.failures[old].Add(failureWindow)) {
+	for old < len(c.failures) && !now.Before(c.failures[old].Add(failureWindow)) {
 		old++
 	}
-	t.failures = slices.Delete(t.failures, 0, old)
+	c.failures = slices.Delete(c.failures, 0, old)
 	switch {
-	case len(t.failures)+t.running < t.limit:
+	case len(c.failures)+c.running < c.limit:
 		return 0
-	case len(t.failures) == 0:
+	case len(c.failures) == 0:
 		return time.Second
 	}
-	return t.failures[0].Add(failureWindow).Sub(now)
+	return c.failures[0].Add(failureWindow).Sub(now)
 }
 
-// check is one password check, counted for its user at its address and for its
-// address. It waits, is admitted and is settled.
+// check is one password check. It is counted for its user at its address, and for
+// its address.
 type check struct {
-	user, address *tally
+	user, address *counter
 	admitted      chan struct{} // closed on admission
 }
 
-func (c *check) opensIn(now time.Time) time.Duration {
-	return max(c.user.opensIn(now), c.address.opensIn(now))
+func (c *check) wait(now time.Time) time.Duration {
+	return max(c.user.wait(now), c.address.wait(now))
 }
 
 func (c *check) isAdmitted() bool {
@@ -116,30 +117,30 @@ func newThrottle(cfg Config) *throttle {
 		now:          cfg.Now,
 		userLimit:    cfg.UserFailures,
 		addressLimit: cfg.AddressFailures,
-		tallies:      newLRU[origin](maxTallies, func(t *tally) bool { return t.holders > 0 }),
+		counters:     newLRU[source](maxCounters, func(c *counter) bool { return c.checks > 0 }),
 	}
 }
 
-// admit returns once the check may run; it must be settled then. Otherwise the
+// admit returns once the check may run; the caller has to finish it. Otherwise the
 // error is csr.Busy, with the time until it is worth trying again.
 func (t *throttle) admit(user string, from netip.Prefix) (*check, error) {
 	c, err := t.enqueue(user, from)
 	if err != nil {
 		return nil, err
 	}
-	// A check that has no hope within its time waits nevertheless: that keeps a
-	// guesser to as many attempts as there are places in the queue.
+	// A check that cannot be admitted in time waits nevertheless: so a guesser has
+	// no more attempts than there are places in the queue.
 	deadline := time.Now().Add(throttleWait)
 	for {
-		patience := time.Until(deadline)
-		wait, err := t.ask(c, patience)
+		left := time.Until(deadline)
+		wait, err := t.poll(c, left)
 		if err != nil {
 			return nil, err
 		}
 		if wait == 0 {
 			return c, nil
 		}
-		timer := time.NewTimer(min(wait, patience))
+		timer := time.NewTimer(min(wait, left))
 		select {
 		case <-c.admitted:
 		case <-timer.C:
@@ -148,9 +149,9 @@ func (t *throttle) admit(user string, from netip.Prefix) (*check, error) {
 	}
 }
 
-// settle ends an admitted check: one that failed keeps its place in the count for
-// a minute, any other leaves it to the next in the queue.
-func (t *throttle) settle(c *check, wrong bool) {
+// finish ends an admitted check. A wrong one counts for a minute, any other makes
+// room for the next in the queue.
+func (t *throttle) finish(c *check, wrong bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c.user.running--
@@ -159,68 +160,66 @@ func (t *throttle) settle(c *check, wrong bool) {
 	if wrong {
 		c.fail(now)
 	}
-	t.release(c)
-	t.serve(c.address, now)
+	t.drop(c)
+	t.admitQueued(c.address, now)
 }
 
-// charge counts a failure that was found without a check of its own, because
-// another request from the same address sent the same wrong password at the same
-// time. Beyond the limit the error is that of admit.
-func (t *throttle) charge(user string, from netip.Prefix) error {
+// countFailure counts a wrong password that had no check of its own, because another
+// request from the same address sent the same one at the same time. Beyond the limit
+// the error is that of admit.
+func (t *throttle) countFailure(user string, from netip.Prefix) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c := t.hold(user, from)
-	defer t.release(c)
+	c := t.newCheck(user, from)
+	defer t.drop(c)
 	now := t.now()
-	if wait := c.opensIn(now); wait > 0 {
+	if wait := c.wait(now); wait > 0 {
 		return throttledFor(wait)
 	}
 	c.fail(now)
 	return nil
 }
 
-// enqueue makes a check wait, or refuses it where it would have to and too many
-// do so already.
+// enqueue admits a check or puts it into the queue. It refuses one that would have to
+// wait where too many do.
 func (t *throttle) enqueue(user string, from netip.Prefix) (*check, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c := t.hold(user, from)
+	c := t.newCheck(user, from)
 	c.address.queue = append(c.address.queue, c)
 	t.queued++
 	now := t.now()
-	t.serve(c.address, now)
-	// Only now is it known whether c waits: where there is room, a full queue
-	// elsewhere is no reason to refuse.
-	if wait := c.opensIn(now); !c.isAdmitted() && (len(c.address.queue) > maxQueue || t.queued > maxQueued) {
+	t.admitQueued(c.address, now)
+	if wait := c.wait(now); !c.isAdmitted() && (len(c.address.queue) > maxQueue || t.queued > maxQueued) {
 		t.leave(c)
 		return nil, throttledFor(wait)
 	}
 	return c, nil
 }
 
-// ask returns how long a check has to wait yet, 0 when it is admitted. Out of
-// patience it leaves the queue with an error.
-func (t *throttle) ask(c *check, patience time.Duration) (time.Duration, error) {
+// poll returns how long a check has to wait yet, 0 when it is admitted. A check with
+// no time left leaves the queue with an error.
+func (t *throttle) poll(c *check, left time.Duration) (time.Duration, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
-	t.serve(c.address, now)
+	t.admitQueued(c.address, now)
 	if c.isAdmitted() {
 		return 0, nil
 	}
-	wait := c.opensIn(now)
-	if patience <= 0 {
+	wait := c.wait(now)
+	if left <= 0 {
 		t.leave(c)
 		return 0, throttledFor(wait)
 	}
 	return wait, nil
 }
 
-// serve admits the checks for which there is room, first come first served; one
+// admitQueued admits the checks for which there is room, first come first served. One
 // whose own user has no room does not hold up those behind it.
-func (t *throttle) serve(address *tally, now time.Time) {
+func (t *throttle) admitQueued(address *counter, now time.Time) {
 	address.queue = slices.DeleteFunc(address.queue, func(c *check) bool {
-		if c.opensIn(now) > 0 {
+		if c.wait(now) > 0 {
 			return false
 		}
 		c.user.running++
@@ -235,30 +234,31 @@ func (t *throttle) serve(address *tally, now time.Time) {
 func (t *throttle) leave(c *check) {
 	c.address.queue = slices.DeleteFunc(c.address.queue, func(other *check) bool { return other == c })
 	t.queued--
-	t.release(c)
+	t.drop(c)
 }
 
-func (t *throttle) hold(user string, from netip.Prefix) *check {
+// newCheck returns a check that has to be dropped.
+func (t *throttle) newCheck(user string, from netip.Prefix) *check {
 	return &check{
-		user:     t.tally(origin{user, from}, t.userLimit),
-		address:  t.tally(origin{"", from}, t.addressLimit),
+		user:     t.counterOf(source{user, from}, t.userLimit),
+		address:  t.counterOf(source{"", from}, t.addressLimit),
 		admitted: make(chan struct{}),
 	}
 }
 
-func (t *throttle) release(c *check) {
-	c.user.holders--
-	c.address.holders--
+func (t *throttle) drop(c *check) {
+	c.user.checks--
+	c.address.checks--
 }
 
-// tally returns the tally of an origin, held.
-func (t *throttle) tally(of origin, limit int) *tally {
-	found, ok := t.tallies.get(of)
+// counterOf returns the counter of a source, for one check more.
+func (t *throttle) counterOf(of source, limit int) *counter {
+	found, ok := t.counters.get(of)
 	if !ok {
-		found = &tally{limit: limit}
-		t.tallies.put(of, found)
+		found = &counter{limit: limit}
+		t.counters.put(of, found)
 	}
-	found.holders++
+	found.checks++
 	return found
 }
 

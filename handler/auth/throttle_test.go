@@ -312,11 +312,11 @@ func TestThrottleAddresses(t *testing.T) {
 // Strangers cannot grow the memory.
 func TestThrottleMemoryIsBounded(t *testing.T) {
 	inBubble(t, auth.Config{}, func(t *testing.T, a *auth.Authenticator) {
-		for i := range auth.MaxTallies + 100 {
+		for i := range auth.MaxCounters + 100 {
 			guess(t, a, 1, fmt.Sprint("user", i), fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&0xff, i&0xff))
 		}
-		if n := a.Tallies(); n != auth.MaxTallies {
-			t.Fatalf("%d tallies, want %d", n, auth.MaxTallies)
+		if n := a.Counters(); n != auth.MaxCounters {
+			t.Fatalf("%d counters, want %d", n, auth.MaxCounters)
 		}
 	})
 }
@@ -334,7 +334,7 @@ func TestThrottleRemembersRunningChecks(t *testing.T) {
 		slow := make(chan error)
 		go func() { slow <- try(a, "amy", "slow", here) }()
 		synctest.Wait()
-		for i := range auth.MaxTallies {
+		for i := range auth.MaxCounters {
 			guess(t, a, 1, "amy", fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&0xff, i&0xff))
 		}
 		wantKind(t, <-slow, csr.Unauthenticated)

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// Cost is the bcrypt cost of the hashes that Hash makes. A weaker hash in a users
-// file deserves a warning.
+// Cost is the bcrypt cost of the hashes that Hash makes. A users file with a lower
+// one deserves a warning.
 const Cost = 10
 
 // Bounds of a users file and of user names and passwords.
@@ -36,10 +36,10 @@ const (
 // Users is the content of a users file. It never changes; a reload makes another
 // and hands it to SetUsers.
 //
-// The file is read here rather than by tg123/go-htpasswd, because that answers
-// unknown users at once (so that names can be found by timing), drops every user
-// without an error when a reload meets a damaged file, and hides the hashes,
-// which decide here when a session ends and what an unknown user costs.
+// The file is not read by tg123/go-htpasswd: that answers unknown users at once, so
+// that names can be found by timing; it drops all users without an error when a
+// reload finds a damaged file; and it hides the hashes, which decide here when a
+// session ends and how long an unknown user takes.
 type Users struct {
 	hashes map[string]string // by user name
 	lowest int               // cost of the weakest hash
@@ -52,8 +52,7 @@ type Users struct {
 //
 // A name is 1 to 255 bytes of UTF-8 without control characters, colons or spaces
 // at its ends, and is compared byte by byte. The file has at most 1 MiB and
-// 10,000 users. It may hold none: then nobody can log in, and whoever reads the
-// file decides whether that can be meant.
+// 10,000 users. It may hold none: then nobody can log in.
 //
 // Errors name the line and never quote a hash or a name.
 func ParseUsers(data []byte) (*Users, error) {
@@ -89,8 +88,7 @@ func ParseUsers(data []byte) (*Users, error) {
 	return &Users{hashes: hashes, lowest: lowest, dummy: dummyHash(highest)}, nil
 }
 
-// nobody is a set of no users, for which every check costs what a hash of ours
-// costs.
+// nobody is a set of no users. A check takes as long as one of a hash of ours.
 func nobody() *Users { return &Users{lowest: Cost, dummy: dummyHash(Cost)} }
 
 // Names lists the users in alphabetical order.
@@ -100,9 +98,9 @@ func (u *Users) Names() []string { return slices.Sorted(maps.Keys(u.hashes)) }
 // deserves a warning: htpasswd's default is 5.
 func (u *Users) LowestCost() int { return u.lowest }
 
-// hashOf returns the stored hash of a user and, for an unknown one, a dummy that
-// costs as much as the file's most expensive hash and matches no password. Time
-// still tells users with a cheaper hash from others: a file should have one cost.
+// hashOf returns the stored hash of a user. For an unknown one it returns a dummy
+// that matches no password and takes as long as the file's most expensive hash. Users
+// with a cheaper hash can still be found by timing: a file should have one cost.
 func (u *Users) hashOf(user string) (hash string, known bool) {
 	if hash, known = u.hashes[user]; known {
 		return hash, true
@@ -116,7 +114,8 @@ func (u *Users) holds(user, hash string) bool {
 	return known && stored == hash
 }
 
-// parseUserLine returns the two halves of a line, empty for one to be passed over.
+// parseUserLine returns the two halves of a line, nothing for a comment or a blank
+// line.
 func parseUserLine(line string) (name, hash string, err error) {
 	switch {
 	case strings.HasPrefix(line, byteOrderMark):
@@ -147,8 +146,8 @@ func parseUserLine(line string) (name, hash string, err error) {
 	return name, hash, nil
 }
 
-// isBcrypt reports whether a hash has the form of bcrypt's. $2x$ is left out: it
-// marks hashes of an implementation that did not sign-extend correctly.
+// isBcrypt reports whether a hash has the form of bcrypt's. $2x$ is refused: it marks
+// hashes of an implementation with a bug.
 func isBcrypt(hash string) bool {
 	if len(hash) != 60 || !slices.Contains([]string{"$2a$", "$2b$", "$2y$"}, hash[:4]) {
 		return false
@@ -167,8 +166,8 @@ func costOf(hash string) int {
 	return cost
 }
 
-// dummyHash makes a well-formed hash of random salt and digest: comparing with it
-// is all the work of a real comparison, and making it is none.
+// dummyHash makes a well-formed hash of a random salt and digest. A comparison with it
+// takes as long as a real one.
 func dummyHash(cost int) string {
 	random := make([]byte, 16+23) // salt and digest, as many bytes as bcrypt has
 	_, _ = rand.Read(random)      // never fails, by its documentation
