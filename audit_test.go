@@ -185,7 +185,7 @@ func wantAuditedRequests(t *testing.T, s *instance) {
 }
 
 // createEC creates a named CSR of an EC key and returns the id of the request.
-func (s *instance) createEC(id string) (requestID string, status int, err error) {
+func createEC(s *instance, id string) (requestID string, status int, err error) {
 	body := `{"subject": {"attributes": [{"key": "CN", "value": "web"}]}, "algorithm": "EC", "key_size": 256}`
 	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, s.url+"/policy/api/v1/infra/csrs/"+id+"?action=create", strings.NewReader(body))
 	if err != nil {
@@ -213,7 +213,7 @@ func createUntilKilled(t *testing.T, s *instance, life int, acknowledged map[str
 	for c := range 3 {
 		clients.Go(func() {
 			for i := 0; ; i++ {
-				id, status, err := s.createEC(fmt.Sprintf("%d-%d-%d", life, c, i))
+				id, status, err := createEC(s, fmt.Sprintf("%d-%d-%d", life, c, i))
 				if err != nil {
 					return
 				}
@@ -314,7 +314,7 @@ func TestAuditBlocked(t *testing.T) {
 	made := 0
 	for status := 0; status != 503; made++ {
 		var err error
-		if _, status, err = s.createEC(fmt.Sprint(made)); err != nil {
+		if _, status, err = createEC(s, fmt.Sprint(made)); err != nil {
 			t.Fatal(err)
 		}
 		if made > 200 {

@@ -20,7 +20,7 @@ func TestDataDirectoryTakenAway(t *testing.T) {
 	dir := t.TempDir()
 	args := settings(t, dir)
 	prepared := prepare(t, binary, dir, args)
-	start := func(t *testing.T, data string) *instance {
+	launch := func(t *testing.T, data string) *instance {
 		t.Helper()
 		s := launchBinary(t, binary, data, args...)
 		if err := s.waitReady(); err != nil {
@@ -52,9 +52,9 @@ func TestDataDirectoryTakenAway(t *testing.T) {
 			if err := copyData(prepared, data); err != nil {
 				t.Fatal(err)
 			}
-			s := start(t, data)
+			s := launch(t, data)
 			s.must(201, "POST", requestsPath+"/a?action=create", requestBody("a"))
-			before, err := s.view()
+			before, err := view(s)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -64,7 +64,7 @@ func TestDataDirectoryTakenAway(t *testing.T) {
 			for range 2 {
 				s.must(503, "POST", requestsPath+"/b?action=create", requestBody("b"))
 				s.must(503, "DELETE", requestsPath+"/a", "")
-				if found, err := s.view(); err != nil || !found.is(before) {
+				if found, err := view(s); err != nil || !found.is(before) {
 					t.Errorf("reads have %s, want %s, %v", found, before, err)
 				}
 			}
@@ -95,7 +95,7 @@ func TestDataDirectoryTakenAway(t *testing.T) {
 			if strings.HasPrefix(test.name, "replaced") || strings.HasPrefix(test.name, "file") {
 				delete(before, requestName+"a") // the backup is older
 			}
-			if found, err := start(t, data).view(); err != nil || !found.is(before) {
+			if found, err := view(launch(t, data)); err != nil || !found.is(before) {
 				t.Errorf("after a restart there is %s, want %s, %v", found, before, err)
 			}
 		})

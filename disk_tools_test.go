@@ -51,7 +51,7 @@ func TestRefusingDisk(t *testing.T) {
 				return err == nil && status == http.StatusOK
 			})
 			// What is read now is what the disk has: nothing that was refused.
-			found, err := r.s.view()
+			found, err := view(r.s)
 			if err != nil || !found.is(r.stored) {
 				t.Errorf("the server has %s, want %s, %v", found, r.stored, err)
 			}
@@ -77,7 +77,7 @@ func (r *life) refuses(next step, log string) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	_, status, body, err := r.s.send(c)
+	_, status, body, err := sendChange(r.s, c)
 	if err != nil || status != http.StatusInternalServerError && status != http.StatusServiceUnavailable || !json.Valid([]byte(body)) {
 		r.t.Errorf("%s: %s %s: %d %s %v", r.what, c.method, c.path, status, body, err)
 	}
@@ -87,7 +87,7 @@ func (r *life) refuses(next step, log string) {
 	if !strings.Contains(r.s.stdout.String(), log) {
 		r.t.Errorf("%s: the log does not say %q:\n%s", r.what, log, r.s.stdout)
 	}
-	if found, err := r.s.view(); err != nil || !found.is(r.stored) {
+	if found, err := view(r.s); err != nil || !found.is(r.stored) {
 		r.t.Errorf("%s: reads have %s, want %s, %v", r.what, found, r.stored, err)
 	}
 }
@@ -113,7 +113,7 @@ func TestFlushFailsOnce(t *testing.T) {
 				return r, true
 			}
 			r.insist()
-			shown, err := r.s.view()
+			shown, err := view(r.s)
 			if err != nil || !shown.is(r.stored) {
 				t.Errorf("%s: the server has %s, want %s, %v", r.what, shown, r.stored, err)
 			}

@@ -155,7 +155,7 @@ func (r *life) play() (status int, body string, err error) {
 			r.t.Fatalf("%s: %v", r.what, err)
 		}
 		r.next = c.after
-		after, status, body, err := r.s.send(c)
+		after, status, body, err := sendChange(r.s, c)
 		if err != nil || status != c.status {
 			return status, body, err
 		}
@@ -197,7 +197,7 @@ func (r *life) check(what string, d *faultfs.Disk, restart bool) {
 		if status, body, err := s.do("GET", "/readyz", "", ""); err != nil || status != http.StatusOK {
 			r.t.Errorf("%s: readiness %d %s %v", what, status, body, err)
 		}
-		found, err := s.view()
+		found, err := view(s)
 		if err != nil || !r.holds(found) {
 			r.t.Errorf("%s: the server has %s\nacknowledged was %s\nunder way was %s\n%v", what, found, r.stored, r.next, err)
 		}
@@ -434,7 +434,7 @@ func (r *life) insist() {
 				r.t.Fatalf("%s: %v", r.what, err)
 			}
 			r.next = c.after
-			after, status, body, err := r.s.send(c)
+			after, status, body, err := sendChange(r.s, c)
 			if err == nil && status == c.status {
 				r.stored, r.next = after, nil
 				break
@@ -463,7 +463,7 @@ func (r *life) happened(c change, status int, body string, err error) bool {
 		status, _, err := r.s.do("GET", "/readyz", "", "")
 		return err == nil && status == http.StatusOK
 	})
-	found, err := r.s.view()
+	found, err := view(r.s)
 	switch {
 	case err == nil && found.is(r.stored):
 		r.next = nil

@@ -317,7 +317,7 @@ func manyCreates(t *testing.T, v *victim) {
 	body := strings.Replace(validSpec, "{", `{"key_size":4096,`, 1)
 	n, atOnce := keystoretest.Effort(250, 5000), keystoretest.Effort(250, 1000)
 	each(n, atOnce, func(i int) {
-		start := time.Now()
+		begun := time.Now()
 		req, err := http.NewRequestWithContext(t.Context(), "POST", v.url+csrPath, strings.NewReader(body))
 		if err != nil {
 			t.Error(err)
@@ -342,7 +342,7 @@ func manyCreates(t *testing.T, v *victim) {
 		mu.Lock()
 		defer mu.Unlock()
 		counts[resp.StatusCode]++
-		slowest[resp.StatusCode] = max(slowest[resp.StatusCode], time.Since(start))
+		slowest[resp.StatusCode] = max(slowest[resp.StatusCode], time.Since(begun))
 	})
 	t.Logf("answers %v, the slowest %v, lost %v", counts, slowest, lost)
 	if len(lost) > n/100 {

@@ -157,9 +157,9 @@ func (v *victim) withstand(t *testing.T, attack func()) {
 	kept, fresh := &honest{}, &honest{fresh: true}
 	wg.Go(func() { kept.read(ctx, t, v) })
 	wg.Go(func() { fresh.read(ctx, t, v) })
-	start, processor := time.Now(), v.processorTime(t)
+	begun, processor := time.Now(), v.processorTime(t)
 	attack()
-	took := time.Since(start)
+	took := time.Since(begun)
 	stop()
 	wg.Wait()
 
@@ -270,7 +270,7 @@ func (h *honest) read(ctx context.Context, t *testing.T, v *victim) {
 	}}
 	defer client.CloseIdleConnections()
 	for ctx.Err() == nil {
-		start := time.Now()
+		begun := time.Now()
 		req, err := http.NewRequestWithContext(context.Background(), "GET", v.url+csrPath, nil)
 		if err != nil {
 			t.Error(err)
@@ -287,7 +287,7 @@ func (h *honest) read(ctx context.Context, t *testing.T, v *victim) {
 		if err != nil || resp.StatusCode != 200 {
 			t.Errorf("an honest read, new connection %t: %v %d", h.fresh, err, resp.StatusCode)
 		}
-		h.took = append(h.took, time.Since(start))
+		h.took = append(h.took, time.Since(begun))
 		time.Sleep(30 * time.Millisecond)
 	}
 }

@@ -251,7 +251,7 @@ func publicKeyOf(text string) (crypto.PublicKey, string, error) {
 }
 
 // view asks the server for everything that stored has.
-func (s *instance) view() (stored, error) {
+func view(s *instance) (stored, error) {
 	found := stored{}
 	for path, name := range map[string]string{csrPath: pendingName, certificatePath: installedName} {
 		status, body, err := s.do("GET", path, "", "")
@@ -393,7 +393,7 @@ func object(name, value string) string {
 
 // send makes the change. What is stored then is in after, with what was learned.
 // An error means that no answer came.
-func (s *instance) send(c change) (after stored, status int, body string, err error) {
+func sendChange(s *instance, c change) (after stored, status int, body string, err error) {
 	status, body, err = s.do(c.method, c.path, c.body, "")
 	if err != nil || status != c.status || c.learn == "" {
 		return c.after, status, body, err
@@ -512,7 +512,7 @@ func (w *writer) work(t *testing.T, s *instance, acknowledged chan<- struct{}) {
 				return
 			}
 			w.next = c.after
-			after, status, body, err := s.send(c)
+			after, status, body, err := sendChange(s, c)
 			if err != nil {
 				w.round++
 				return

@@ -210,7 +210,7 @@ func (v *visitor) send(place, method, path, body string, h http.Header) rawAnswe
 		v.t.Fatal(err)
 	}
 	v.collect(place, fmt.Appendf(nil, "%s %v\n%s\n", resp.Status, resp.Header, content))
-	return rawAnswer{resp.StatusCode, resp.Header, string(content)}
+	return rawAnswer{status: resp.StatusCode, header: resp.Header, body: string(content)}
 }
 
 // ok is send for a request that has to succeed, as the user.
