@@ -11,7 +11,7 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION
-RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.release=${VERSION}" -o /attestcsr .
+RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X attestcsr/command.release=${VERSION}" -o /attestcsr .
 RUN mkdir -p /volume/data && chmod 0700 /volume/data
 
 FROM scratch

@@ -29,7 +29,7 @@ help: ## say what can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
 
 build: ## bin/attestcsr: static and stripped
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.release=$(VERSION)" -o bin/attestcsr .
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X attestcsr/command.release=$(VERSION)" -o bin/attestcsr .
 
 TESTS = $(GO) test -race -tags $(TAGS) $(PACE) ./...
 

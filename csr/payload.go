@@ -111,14 +111,6 @@ func sortable(t time.Time) []byte {
 	return binary.BigEndian.AppendUint64(nil, uint64(max(0, t.UnixMilli())))
 }
 
-// sortedTime is the time that sortable made a value of.
-func sortedTime(value []byte) time.Time {
-	if len(value) != 8 {
-		return time.Time{} // none of ours
-	}
-	return time.UnixMilli(int64(binary.BigEndian.Uint64(value))) //nolint:gosec // sortable made it from an int64
-}
-
 // requestIn reads a record of the collection of certification requests.
 func requestIn(r keystore.Record) (NamedRequest, error) {
 	p, err := decodePayload(r)

@@ -1,6 +1,8 @@
 package handler_test
 
 import (
+	"attestcsr/test/kit"
+
 	"encoding/json"
 	"go/ast"
 	"go/parser"
@@ -17,7 +19,6 @@ import (
 	"attestcsr/csr"
 	"attestcsr/handler"
 	"attestcsr/handler/auth"
-	"attestcsr/keystore/keystoretest"
 )
 
 // matrix is every route under every kind of caller.
@@ -82,7 +83,7 @@ func TestAccess(t *testing.T) {
 			}
 		})
 	}
-	keystoretest.Count(t, "callers × routes", tried)
+	kit.Count(t, "callers × routes", tried)
 }
 
 // compareRoutes holds the rows against the routes that the handler has.

@@ -1,6 +1,8 @@
 package handler_test
 
 import (
+	"attestcsr/test/kit"
+
 	"fmt"
 	"net/http"
 	"testing"
@@ -21,15 +23,15 @@ func TestGeneratedSpecs(t *testing.T) {
 	t.Parallel()
 	s := newStackOver(t, handingIn)
 	seed, refused, accepted := firstSeed(), 0, 0
-	for n := range uint64(keystoretest.Effort(200, 10_000)) {
+	for n := range uint64(kit.Effort(200, 10_000)) {
 		spec := newGenerator(seed, n).spec()
 		a := spec.send(s, fmt.Sprint(n))
 		if err := spec.judgeAnswer(t, a, &refused, &accepted); err != nil {
 			t.Errorf("newGenerator(%d, %d).spec(): %v\nof %s", seed, n, err, spec.body)
 		}
 	}
-	keystoretest.Count(t, "specs refused", refused)
-	keystoretest.Count(t, "specs accepted", accepted)
+	kit.Count(t, "specs refused", refused)
+	kit.Count(t, "specs accepted", accepted)
 }
 
 func (s generated) judgeAnswer(t testing.TB, a answer, refused, accepted *int) error {

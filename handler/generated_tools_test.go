@@ -3,6 +3,8 @@
 package handler_test
 
 import (
+	"attestcsr/test/kit"
+
 	"bytes"
 	"crypto/sha256"
 	"encoding/pem"
@@ -17,8 +19,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-
-	"attestcsr/keystore/keystoretest"
 )
 
 // run runs a tool with the input on stdin and returns what it printed.
@@ -68,7 +68,7 @@ func TestToolsJudgeGeneratedSpecs(t *testing.T) {
 		})
 	}
 	// More than every other one is accepted, and judged.
-	for n := range uint64(keystoretest.Effort(600, 20_000)) {
+	for n := range uint64(kit.Effort(600, 20_000)) {
 		specs <- n
 	}
 	close(specs)
@@ -76,10 +76,10 @@ func TestToolsJudgeGeneratedSpecs(t *testing.T) {
 	if err := judgeInstalled(s, filepath.Join(dir, "installed.pem")); err != nil {
 		t.Error(err)
 	}
-	keystoretest.Count(t, "specs judged by openssl", int(judged.Load()))
-	keystoretest.Count(t, "specs judged by certtool", int(judged.Load()))
-	keystoretest.Count(t, "specs refused", int(refused.Load()))
-	keystoretest.Count(t, "self-signed certificates judged", int(certificates.Load())+1)
+	kit.Count(t, "specs judged by openssl", int(judged.Load()))
+	kit.Count(t, "specs judged by certtool", int(judged.Load()))
+	kit.Count(t, "specs refused", int(refused.Load()))
+	kit.Count(t, "self-signed certificates judged", int(certificates.Load())+1)
 }
 
 func (s generated) judgeWithTools(a answer) error {

@@ -1,6 +1,8 @@
 package handler_test
 
 import (
+	"attestcsr/test/kit"
+
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -18,7 +20,6 @@ import (
 	"attestcsr/csr"
 	"attestcsr/handler"
 	"attestcsr/handler/auth"
-	"attestcsr/keystore/keystoretest"
 )
 
 // guessed is a stack on a clock that stands still, so that the minute in which
@@ -170,8 +171,8 @@ func TestGuessingLocksNobodyOut(t *testing.T) {
 			t.Fatalf("guess %d a minute later: %d", i, a.status)
 		}
 	}
-	keystoretest.Count(t, "rounds served beside a guesser", rounds)
-	keystoretest.Count(t, "guesses", 2*atOnce+waiting+beyond+2)
+	kit.Count(t, "rounds served beside a guesser", rounds)
+	kit.Count(t, "guesses", 2*atOnce+waiting+beyond+2)
 }
 
 // wantThrottled wants the answer to a guess too many, in the document of its dialect.
@@ -189,7 +190,7 @@ func wantThrottled(t *testing.T, a answer) {
 func TestGuessingFromManyAddresses(t *testing.T) {
 	t.Parallel()
 	g := newGuessed(t)
-	addresses := keystoretest.Effort(3, 100)
+	addresses := kit.Effort(3, 100)
 	for n := range addresses {
 		there := g.from(fmt.Sprintf("127.0.1.%d", n+1))
 		for i := range 20 {
@@ -205,21 +206,21 @@ func TestGuessingFromManyAddresses(t *testing.T) {
 	if a := g.from("127.0.0.9")(call{method: "POST", path: sessionPath}); a.status != http.StatusCreated || time.Since(begun) > promptly {
 		t.Errorf("the user from an address of its own: %d after %s", a.status, time.Since(begun))
 	}
-	keystoretest.Count(t, "guesses", addresses*20)
+	kit.Count(t, "guesses", addresses*20)
 }
 
 // TestTimingOfUnknownUsers: how long a refusal takes does not tell whether there
 // is such a user. It runs beside no other test of the package, for the sake of
 // the clock.
 func TestTimingOfUnknownUsers(t *testing.T) { //nolint:paralleltest // see above
-	hash, err := bcrypt.GenerateFromPassword([]byte(adminPassword), keystoretest.Effort(6, auth.Cost))
+	hash, err := bcrypt.GenerateFromPassword([]byte(adminPassword), kit.Effort(6, auth.Cost))
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := newStack(t, func(c *handler.Config) {
 		c.Auth = auth.New(auth.Config{Users: parseUsers(t, "admin:"+string(hash)+"\n"), UserFailures: 1 << 20, AddressFailures: 1 << 20})
 	})
-	pairs := keystoretest.Effort(10, 200)
+	pairs := kit.Effort(10, 200)
 	// In the short run, hashes are cheap and the machine does other things too. A
 	// refusal without a comparison would still take a small part of the time.
 	low, high := 0.4, 2.5
@@ -248,7 +249,7 @@ func TestTimingOfUnknownUsers(t *testing.T) { //nolint:paralleltest // see above
 			t.Errorf("%s: the median for an unknown user is %s, for a wrong password %s", name, of, to)
 		}
 	}
-	keystoretest.Count(t, "pairs timed", 2*pairs)
+	kit.Count(t, "pairs timed", 2*pairs)
 }
 
 // TestSessionFixation: nothing that a client sends becomes the id of its session,

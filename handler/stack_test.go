@@ -1,6 +1,8 @@
 package handler_test
 
 import (
+	"attestcsr/test/kit"
+
 	"context"
 	"encoding/json"
 	"io"
@@ -22,7 +24,6 @@ import (
 	"attestcsr/handler/auth"
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
-	"attestcsr/keystore/keystoretest"
 	"attestcsr/keystore/pool"
 	"attestcsr/keystore/sealed"
 )
@@ -52,7 +53,7 @@ type stack struct {
 	keys     *keystore.Keystore
 	auth     *auth.Authenticator
 	registry *prometheus.Registry
-	log      *keystoretest.Buffer
+	log      *kit.Buffer
 	hostname string
 }
 
@@ -67,7 +68,7 @@ func newStack(t testing.TB, options ...option) *stack {
 func newStackOver(t testing.TB, wrap func(keystore.Custodian) keystore.Custodian, options ...option) *stack {
 	t.Helper()
 	dir := t.TempDir()
-	s := &stack{t: t, log: &keystoretest.Buffer{}, registry: prometheus.NewRegistry(), hostname: "esx-01.example.com"}
+	s := &stack{t: t, log: &kit.Buffer{}, registry: prometheus.NewRegistry(), hostname: "esx-01.example.com"}
 	logger := slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s.keys = openKeystore(t, dir, wrap, logger)
 	service, err := csr.New(csr.Config{Keys: s.keys, KeySizes: []int{2048, 3072, 4096}, Hostname: s.hostname})

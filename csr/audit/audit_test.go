@@ -1,6 +1,8 @@
 package audit_test
 
 import (
+	"attestcsr/test/kit"
+
 	"os"
 	"strings"
 	"sync"
@@ -11,7 +13,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"attestcsr/csr/audit"
-	"attestcsr/keystore/keystoretest"
 )
 
 func TestChanges(t *testing.T) {
@@ -129,5 +130,5 @@ func TestVerifyWhileRunning(t *testing.T) {
 	if len(tr.files(audit.Changes)) < 8 {
 		t.Errorf("%d changes in %d files", tr.n, len(tr.files(audit.Changes)))
 	}
-	keystoretest.Count(t, "verifications beside a writer", runs)
+	kit.Count(t, "verifications beside a writer", runs)
 }

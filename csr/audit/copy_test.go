@@ -1,6 +1,8 @@
 package audit_test
 
 import (
+	"attestcsr/test/kit"
+
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -9,14 +11,13 @@ import (
 	"time"
 
 	"attestcsr/csr/audit"
-	"attestcsr/keystore/keystoretest"
 )
 
 // Each line of both streams is in the log, as it is in its file and in the same
 // order.
 func TestCopyToLog(t *testing.T) {
 	t.Parallel()
-	out := &keystoretest.Buffer{}
+	out := &kit.Buffer{}
 	tr := newTrail(t, func(o *audit.Options) {
 		o.CopyToLog, o.Logger = true, slog.New(slog.NewJSONHandler(out, nil))
 	})

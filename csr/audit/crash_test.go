@@ -1,6 +1,8 @@
 package audit_test
 
 import (
+	"attestcsr/test/kit"
+
 	"bufio"
 	"context"
 	"errors"
@@ -20,7 +22,6 @@ import (
 	"attestcsr/csr/audit"
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
-	"attestcsr/keystore/keystoretest"
 )
 
 const (
@@ -116,7 +117,7 @@ func TestKillAtSteps(t *testing.T) {
 			if stream == audit.Changes && step == "remove" {
 				continue // of changes no file is removed
 			}
-			times := keystoretest.Effort(1, 20)
+			times := kit.Effort(1, 20)
 			if strings.HasPrefix(step, "r") || stream == audit.Refusals {
 				times = min(times, 5) // a child makes few files, and few groups of refusals, while it has time
 			}
@@ -127,14 +128,14 @@ func TestKillAtSteps(t *testing.T) {
 	}
 	rand.Shuffle(len(steps), func(i, j int) { steps[i], steps[j] = steps[j], steps[i] })
 	killEach(t, steps)
-	keystoretest.Count(t, "audit kills at steps", len(steps))
+	kit.Count(t, "audit kills at steps", len(steps))
 }
 
 func TestKill(t *testing.T) {
 	t.Parallel()
-	kills := keystoretest.Effort(8, 600)
+	kills := kit.Effort(8, 600)
 	killEach(t, make([]string, kills))
-	keystoretest.Count(t, "audit kills", kills)
+	kit.Count(t, "audit kills", kills)
 }
 
 // killEach kills a child at each step, ten times on the same data: all of it is
@@ -197,7 +198,7 @@ func killOnce(t *testing.T, dir, round, step string, acknowledged map[string]boo
 // wantAcknowledged lets a start repair what there is and looks at the lines.
 func wantAcknowledged(t *testing.T, dir string, acknowledged map[string]bool) {
 	t.Helper()
-	tr := &trail{t: t, dir: dir, said: &keystoretest.Buffer{}, o: crashOptions(dir)}
+	tr := &trail{t: t, dir: dir, said: &kit.Buffer{}, o: crashOptions(dir)}
 	tr.open()
 	tr.close()
 	tr.wantWhole()

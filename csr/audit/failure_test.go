@@ -1,6 +1,8 @@
 package audit_test
 
 import (
+	"attestcsr/test/kit"
+
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +14,6 @@ import (
 
 	"attestcsr/csr/audit"
 	"attestcsr/keystore"
-	"attestcsr/keystore/keystoretest"
 )
 
 // Writing that fails loses nothing, is told once, and beyond the bound of the
@@ -92,7 +93,7 @@ func TestFailingAnchors(t *testing.T) {
 	t.Parallel()
 	tr := newTrail(t, smallFiles)
 	var trims atomic.Int64
-	for range keystoretest.Effort(3, 30) {
+	for range kit.Effort(3, 30) {
 		tr.close()
 		tr.wrap = func(o audit.Outbox) audit.Outbox { return faultyOutbox{o, &trims} }
 		tr.open()
@@ -168,7 +169,7 @@ func TestOpeningIsWritten(t *testing.T) {
 				t.Parallel()
 				var works atomic.Bool
 				var fired atomic.Int64
-				said := &keystoretest.Buffer{}
+				said := &kit.Buffer{}
 				tr := newTrail(t, func(o *audit.Options) {
 					o.Logger = slog.New(slog.NewTextHandler(said, nil))
 					*o = o.WithStep(func(at string) error {

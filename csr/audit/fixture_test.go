@@ -1,6 +1,8 @@
 package audit_test
 
 import (
+	"attestcsr/test/kit"
+
 	"bytes"
 	"context"
 	"crypto/hmac"
@@ -21,7 +23,6 @@ import (
 	"attestcsr/csr/audit"
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
-	"attestcsr/keystore/keystoretest"
 )
 
 func TestMain(m *testing.M) {
@@ -59,7 +60,7 @@ type trail struct {
 	dir   string
 	store *bolt.Store
 	log   *audit.Log
-	said  *keystoretest.Buffer
+	said  *kit.Buffer
 	o     audit.Options
 	wrap  func(audit.Outbox) audit.Outbox // nil: the store itself
 	n     int                             // changes made
@@ -67,7 +68,7 @@ type trail struct {
 
 func newTrail(t testing.TB, edit ...func(*audit.Options)) *trail {
 	t.Helper()
-	tr := &trail{t: t, dir: t.TempDir(), said: &keystoretest.Buffer{}}
+	tr := &trail{t: t, dir: t.TempDir(), said: &kit.Buffer{}}
 	tr.o = audit.Options{MAC: keys, Dir: filepath.Join(tr.dir, "audit"), Logger: slog.New(slog.NewTextHandler(tr.said, nil))}
 	for _, e := range edit {
 		e(&tr.o)

@@ -1,6 +1,8 @@
 package audit_test
 
 import (
+	"attestcsr/test/kit"
+
 	"bytes"
 	"context"
 	"encoding/json"
@@ -14,7 +16,6 @@ import (
 	"time"
 
 	"attestcsr/csr/audit"
-	"attestcsr/keystore/keystoretest"
 )
 
 // clock is a time that a test moves.
@@ -133,7 +134,7 @@ func TestFlood(t *testing.T) {
 		}
 	}
 	sent := 0
-	for round := range keystoretest.Effort(1, 60) {
+	for round := range kit.Effort(1, 60) {
 		var senders sync.WaitGroup
 		for s := range 4 {
 			senders.Go(func() {
@@ -166,7 +167,7 @@ func TestFlood(t *testing.T) {
 	}
 	tr.wantWhole()
 	tr.wantChanges() // are no part of it
-	keystoretest.Count(t, "refusals in a flood", sent)
+	kit.Count(t, "refusals in a flood", sent)
 }
 
 // Changes that come faster than they are written do not keep refusals waiting.

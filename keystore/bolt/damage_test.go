@@ -1,6 +1,8 @@
 package bolt_test
 
 import (
+	"attestcsr/test/kit"
+
 	"bytes"
 	"errors"
 	"fmt"
@@ -15,7 +17,6 @@ import (
 
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
-	"attestcsr/keystore/keystoretest"
 )
 
 const pageSize = 4096
@@ -132,7 +133,7 @@ func TestDamagedRecord(t *testing.T) {
 				if !bytes.Contains(whole, []byte(text)) {
 					t.Fatal("there is nothing to damage")
 				}
-				for i := n % 3; i < len(text); i += keystoretest.Effort(3, 1) {
+				for i := n % 3; i < len(text); i += kit.Effort(3, 1) {
 					tried++
 					damaged := []byte(text)
 					damaged[i] ^= 1 << ((n + i) % 8)
@@ -149,7 +150,7 @@ func TestDamagedRecord(t *testing.T) {
 				}
 			}
 		}
-		keystoretest.Count(t, "damaged records tried", tried)
+		kit.Count(t, "damaged records tried", tried)
 	}
 }
 
@@ -190,7 +191,7 @@ func TestDamageInUse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			file := filepath.Join(t.TempDir(), "store.db")
-			log := &keystoretest.Buffer{}
+			log := &kit.Buffer{}
 			s, err := bolt.Open(file, bolt.Options{Logger: slog.New(slog.NewTextHandler(log, nil))})
 			if err != nil {
 				t.Fatal(err)

@@ -1,6 +1,8 @@
 package bolt_test
 
 import (
+	"attestcsr/test/kit"
+
 	"bytes"
 	"fmt"
 	"math/rand/v2"
@@ -13,7 +15,6 @@ import (
 
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
-	"attestcsr/keystore/keystoretest"
 )
 
 // TestPeek reads a store that another has open, whose lock it does not take.
@@ -91,7 +92,7 @@ func TestPeekUnderChange(t *testing.T) {
 		}
 	})
 	peeks := 0
-	for end := time.Now().Add(time.Duration(keystoretest.Effort(1, 60)) * time.Second); time.Now().Before(end); peeks++ {
+	for end := time.Now().Add(time.Duration(kit.Effort(1, 60)) * time.Second); time.Now().Before(end); peeks++ {
 		found, err := bolt.Peek(t.Context(), path)
 		if err != nil {
 			t.Fatal(err)
@@ -116,7 +117,7 @@ func TestPeekUnderChange(t *testing.T) {
 	if commits < 20 {
 		t.Errorf("%d commits", commits)
 	}
-	keystoretest.Count(t, "peeks beside commits", peeks)
+	kit.Count(t, "peeks beside commits", peeks)
 }
 
 // What is committed while a state is read may have gone over its pages: it is not
@@ -155,7 +156,7 @@ func TestPeekIsOvertaken(t *testing.T) {
 			mixed++
 		}
 	}
-	keystoretest.Count(t, "overtaken peeks that read another state", mixed)
+	kit.Count(t, "overtaken peeks that read another state", mixed)
 }
 
 // A file that is not a store, or damaged, is an error and never a crash.
@@ -193,7 +194,7 @@ func TestPeekAtDamage(t *testing.T) {
 	if found, err := bolt.Peek(t.Context(), path); err != nil || found.Pending != 97 {
 		t.Fatalf("%+v, %v", found, err)
 	}
-	for range keystoretest.Effort(400, 20_000) {
+	for range kit.Effort(400, 20_000) {
 		damaged := bytes.Clone(content)
 		for range 1 + rand.IntN(8) {
 			damaged[rand.IntN(len(damaged))] = byte(rand.IntN(256))
@@ -205,7 +206,7 @@ func TestPeekAtDamage(t *testing.T) {
 			refused++
 		}
 	}
-	keystoretest.Count(t, "damaged stores refused by peek", refused)
+	kit.Count(t, "damaged stores refused by peek", refused)
 	if _, err := bolt.Peek(t.Context(), filepath.Join(dir, "none")); !os.IsNotExist(err) {
 		t.Errorf("no file: %v", err)
 	}

@@ -1,6 +1,8 @@
 package bolt_test
 
 import (
+	"attestcsr/test/kit"
+
 	"errors"
 	"os"
 	"path/filepath"
@@ -8,7 +10,6 @@ import (
 	"testing"
 
 	"attestcsr/keystore"
-	"attestcsr/keystore/keystoretest"
 )
 
 // A store whose file is taken away takes no changes: they would be gone with it.
@@ -83,5 +84,5 @@ func TestTakenAwayDuringCommit(t *testing.T) {
 		t.Fatalf("Check: %v", err)
 	}
 	wantPayload(t, s, a, "new")
-	keystoretest.Count(t, "data directories taken away", 3)
+	kit.Count(t, "data directories taken away", 3)
 }

@@ -1,6 +1,8 @@
 package pool_test
 
 import (
+	"attestcsr/test/kit"
+
 	"context"
 	"errors"
 	"log/slog"
@@ -42,12 +44,12 @@ var ec256 = keystore.KeySpec{Algorithm: keystore.ECDSA, Bits: 256}
 type fixture struct {
 	*pool.Pool
 	vault *keystoretest.Vault
-	log   *keystoretest.Buffer
+	log   *kit.Buffer
 }
 
 func open(t testing.TB, o pool.Options) *fixture {
 	t.Helper()
-	f := &fixture{vault: keystoretest.NewVault(), log: &keystoretest.Buffer{}}
+	f := &fixture{vault: keystoretest.NewVault(), log: &kit.Buffer{}}
 	switch c := o.Custodian.(type) {
 	case nil:
 		o.Custodian = f.vault

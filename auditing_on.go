@@ -1,7 +1,0 @@
-//go:build !bench
-
-package main
-
-// startBenchmark does nothing: the audit trail cannot be turned off. A binary with
-// the tag "bench" can, to be compared with itself.
-func startBenchmark(string) (withoutAudit bool) { return false }

@@ -1,0 +1,96 @@
+// Package command is what people type and read: one file for each command, and
+// all terminal text in terminal.go. What a command does beside reading settings
+// and printing is in package server.
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Main runs the command that the process was started with, and returns the exit
+// status. The first SIGTERM or SIGINT ends it in good order.
+func Main() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// The first signal drains; a second one ends the process as it always would.
+	context.AfterFunc(ctx, stop)
+	return run(ctx, process{
+		args: os.Args[1:], env: os.Environ(),
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+	})
+}
+
+// process is what a command sees of the world outside.
+type process struct {
+	args, env      []string
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+// run executes one command and returns the exit status: 0 done, 1 failed, 2 the
+// command line was wrong.
+func run(ctx context.Context, p process) int {
+	root := &cobra.Command{
+		Use:           "attestcsr",
+		Short:         "Attestation CSRs over HTTPS, in the dialects of ESX and NSX",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          usageArgs(cobra.NoArgs),
+		RunE:          needsSubcommand,
+	}
+	root.AddCommand(
+		p.serveCommand(),
+		p.configCommand(),
+		p.hashPasswordCommand(),
+		p.resetPasswordCommand(),
+		p.storeCommand(),
+		p.auditCommand(),
+		p.healthcheckCommand(),
+		p.versionCommand(),
+	)
+	root.SetFlagErrorFunc(usage)
+	root.SetArgs(p.args)
+	root.SetIn(p.stdin)
+	root.SetOut(p.stdout)
+	root.SetErr(p.stderr)
+
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	report(p.stderr, err)
+	if wrong := (*usageError)(nil); errors.As(err, &wrong) {
+		return 2
+	}
+	return 1
+}
+
+// usageError is a wrong command line: exit status 2.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+
+func usage(cmd *cobra.Command, err error) error {
+	return &usageError{fmt.Errorf("%w; %q lists what there is", err, cmd.CommandPath()+" --help")}
+}
+
+func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return usage(cmd, err)
+		}
+		return nil
+	}
+}
+
+// needsSubcommand is what a command does that is only a group of others.
+func needsSubcommand(cmd *cobra.Command, _ []string) error {
+	return usage(cmd, fmt.Errorf("%s needs a command", cmd.CommandPath()))
+}

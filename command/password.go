@@ -1,0 +1,57 @@
+package command
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"attestcsr/server"
+)
+
+func (p process) hashPasswordCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "hash-password",
+		Short: "Print the bcrypt hash of a password, for auth.users_file",
+		Long: "Reads a password from standard input, or asks for it without echo on a terminal,\n" +
+			"and prints its bcrypt hash. A line of auth.users_file is USER:HASH.",
+		Args: usageArgs(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			secret, err := p.askPassword()
+			if err != nil {
+				return err
+			}
+			hash, err := server.HashPassword(secret)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(p.stdout, hash)
+			return err
+		},
+	}
+}
+
+func (p process) resetPasswordCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "reset-password",
+		Short: "Give the built-in admin a new random password",
+		Long: "Gives the built-in admin a new random password, which is printed on a terminal and\n" +
+			"otherwise written to data_dir/" + server.InitialPasswordFile + ". A running server takes it over at once\n" +
+			"and ends the admin's sessions.",
+		Args: usageArgs(cobra.NoArgs),
+	}
+	load := p.settings(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error {
+		cfg, warnings, err := load()
+		if err != nil {
+			return err
+		}
+		warn(p.stderr, warnings)
+		known, err := server.ResetPassword(cfg, isTerminal(p.stderr))
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(p.stderr, "new password of %s: %s\n", server.AdminName, whereIs(known))
+		return err
+	}
+	return cmd
+}

@@ -1,0 +1,112 @@
+package command
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"golang.org/x/term"
+
+	"attestcsr/server"
+)
+
+// Everything that people read on a terminal is in this file, and these are its
+// rules. It goes to stderr: stdout has the log, and what a command was asked for. It
+// is in lower case without a full stop, and says what to do next. One secret is
+// shown, and only on the terminal of whoever started the service: a new password.
+
+func report(w io.Writer, err error) {
+	// Joined errors are one line each.
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintln(w, "attestcsr: "+strings.TrimRight(line, "\n")) //nolint:errcheck // there is nowhere left to say it
+	}
+}
+
+func warn(w io.Writer, warnings []string) {
+	for _, text := range warnings {
+		fmt.Fprintln(w, "attestcsr: warning: "+text) //nolint:errcheck // as in report
+	}
+}
+
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// showListening prints the block that serve shows once it listens. It is written
+// in one piece, so that nothing comes in between.
+func showListening(w io.Writer, l server.Listening) error {
+	var text bytes.Buffer
+	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	row := func(name, value string) { fmt.Fprintf(t, "  %s\t%s\n", name, value) } //nolint:errcheck // Flush reports it
+	fmt.Fprintf(t, "attestcsr %s is serving\n", version())                        //nolint:errcheck // Flush reports it
+	if len(l.Addresses) == 1 {
+		row("address", l.Addresses[0])
+	} else {
+		row("address", l.Addresses[0]+" (API)")
+		row("address", l.Addresses[1]+" (health and metrics)")
+	}
+	row("data", l.DataDir)
+	if l.Fingerprint == "" {
+		row("certificate", l.CertFile)
+	} else {
+		row("certificate", l.CertFile+" (self-signed: tell clients to trust it, or set tls.cert_file and tls.key_file)")
+		row("SHA-256", l.Fingerprint)
+	}
+	if l.User != "" {
+		row("user", l.User)
+		row("password", whereIs(l.Password))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	_, err := w.Write(text.Bytes())
+	return err
+}
+
+// whereIs says how the built-in admin's password can be known.
+func whereIs(p server.Password) string {
+	switch {
+	case p.Shown != "":
+		return p.Shown + "   (shown once)"
+	case p.File != "":
+		return "in " + p.File
+	}
+	return "set before (attestcsr reset-password makes a new one)"
+}
+
+// confirm asks on stderr for a word on stdin.
+func confirm(in io.Reader, out io.Writer, question, word string) (bool, error) {
+	if _, err := fmt.Fprintf(out, "%s\ntype %q to go on: ", question, word); err != nil {
+		return false, err
+	}
+	line, err := bufio.NewReader(io.LimitReader(in, 1024)).ReadString('\n')
+	if err != nil && err != io.EOF {
+		return false, err
+	}
+	return strings.TrimSpace(line) == word, nil
+}
+
+// askPassword reads one line, without echo where stdin is a terminal.
+func (p process) askPassword() (string, error) {
+	if f, ok := p.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		if _, err := fmt.Fprint(p.stderr, "password: "); err != nil {
+			return "", err
+		}
+		secret, err := term.ReadPassword(int(f.Fd()))
+		if _, printErr := fmt.Fprintln(p.stderr); err == nil {
+			err = printErr
+		}
+		return string(secret), err
+	}
+	line, err := bufio.NewReader(io.LimitReader(p.stdin, 4096)).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	return strings.TrimRight(line, "\r\n"), nil
+}

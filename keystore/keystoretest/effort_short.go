@@ -1,5 +1,0 @@
-//go:build !soak
-
-package keystoretest
-
-const soak = false

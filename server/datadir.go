@@ -1,0 +1,42 @@
+package server
+
+import (
+	"path/filepath"
+
+	"attestcsr/config"
+)
+
+// The files of data_dir.
+const (
+	StoreFile           = "attestcsr.db"
+	KeysetFile          = "sealing-keyset.json"
+	AdminHashFile       = "admin.htpasswd"
+	InitialPasswordFile = "initial-admin-password"
+	OwnCertFile         = "tls-cert.pem"
+	OwnKeyFile          = "tls-key.pem"
+	AuditDir            = "audit"
+)
+
+func keysetPath(cfg *config.Config) string {
+	if cfg.Sealing.KeysetFile != "" {
+		return cfg.Sealing.KeysetFile
+	}
+	return filepath.Join(cfg.DataDir, KeysetFile)
+}
+
+// usersFile is the htpasswd file that users are read from: the operator's, or
+// the one that holds the built-in admin.
+func usersFile(cfg *config.Config) string {
+	if cfg.Auth.UsersFile != "" {
+		return cfg.Auth.UsersFile
+	}
+	return filepath.Join(cfg.DataDir, AdminHashFile)
+}
+
+// certFiles returns the files that the server certificate is read from.
+func certFiles(cfg *config.Config) (certFile, keyFile string, own bool) {
+	if cfg.TLS.CertFile != "" {
+		return cfg.TLS.CertFile, cfg.TLS.KeyFile, false
+	}
+	return filepath.Join(cfg.DataDir, OwnCertFile), filepath.Join(cfg.DataDir, OwnKeyFile), true
+}

@@ -1,0 +1,62 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"attestcsr/config"
+	"attestcsr/keystore"
+	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/pool"
+	"attestcsr/keystore/sealed"
+)
+
+// openKeystore also returns the custodian that the pool is around.
+func (s *Server) openKeystore(ctx context.Context, processors int) (*sealed.Custodian, error) {
+	cfg := s.cfg
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("data_dir: %w", err)
+	}
+	store, err := bolt.Open(filepath.Join(cfg.DataDir, StoreFile), bolt.Options{Logger: s.log})
+	if err != nil {
+		return nil, err
+	}
+	custodian, err := openCustodian(ctx, cfg, store, s.log)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	s.pool, err = pool.New(pool.Options{
+		Custodian: custodian, Logger: s.log,
+		Targets:    cfg.KeyPool.Targets,
+		QueueBound: cfg.KeyQueue.Bound, QueueDeadline: cfg.KeyQueue.Deadline,
+	})
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	s.outbox = store
+	s.keys, err = keystore.Open(ctx, keystore.Options{Store: store, Custodian: s.pool, Logger: s.log, Processors: processors})
+	if err != nil {
+		return nil, fmt.Errorf("%w; if the sealing keyset that belongs to %s is lost for good, \"attestcsr store discard-keys\" begins anew", err, cfg.DataDir)
+	}
+	return custodian, nil
+}
+
+// openCustodian makes a sealing keyset only for a store that holds nothing yet:
+// with records there must have been one, and another cannot open them.
+func openCustodian(ctx context.Context, cfg *config.Config, store keystore.Records, log *slog.Logger) (*sealed.Custodian, error) {
+	errNotEmpty := errors.New("not empty")
+	err := store.Refs(ctx, func(keystore.Slot, keystore.Ref) error { return errNotEmpty })
+	if err != nil && !errors.Is(err, errNotEmpty) {
+		return nil, err
+	}
+	custodian, err := sealed.Open(sealed.Options{KeysetFile: keysetPath(cfg), Create: err == nil, Logger: log})
+	if errors.Is(err, sealed.ErrKeysetLost) {
+		return nil, fmt.Errorf("%w: restore %s from the backup that belongs to %s; if it is lost for good, no key in the store can be opened and \"attestcsr store discard-keys\" begins anew",
+			err, keysetPath(cfg), cfg.DataDir)
+	}
+	return custodian, err
+}

@@ -1,0 +1,259 @@
+// Package server is the only wiring: it joins settings, key store, core and
+// handlers, listens, and drains. It also has what commands do with the files of
+// data_dir while no service runs.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"attestcsr/config"
+	"attestcsr/csr"
+	"attestcsr/csr/audit"
+	"attestcsr/handler"
+	"attestcsr/handler/auth"
+	"attestcsr/keystore"
+	"attestcsr/keystore/ownfile"
+	"attestcsr/keystore/pool"
+	"attestcsr/server/admit"
+	"attestcsr/server/tlscert"
+)
+
+const (
+	// longestOperation has room for the making of the largest key, and for a commit
+	// on a slow disk, after the wait for a key.
+	longestOperation = 2 * time.Minute
+	// closeTimeout is how long the end waits for keys in the making.
+	closeTimeout = 3 * time.Second
+)
+
+// Options is what a server is made of.
+type Options struct {
+	Config  *config.Config
+	Logger  *slog.Logger
+	Version string
+	// terminal says that the caller shows what listening holds on a terminal, and
+	// so can show a password that was just made.
+	Terminal bool
+}
+
+// Server is everything that serve has open.
+type Server struct {
+	cfg      *config.Config
+	log      *slog.Logger
+	version  string
+	pool     *pool.Pool
+	keys     *keystore.Keystore
+	outbox   audit.Outbox // of the store behind keys, which closes it
+	audit    *audit.Log
+	auth     *auth.Authenticator
+	cert     *tlscert.Certificate
+	handler  *handler.Handler
+	password Password
+
+	listener, opsListener *admit.Listener
+}
+
+// Open opens everything, from the bottom up: the store, whose lock makes
+// this process the only one on data_dir, then the sealing keyset, the keys, and
+// what is made at first start. All of it is durable when it returns.
+func Open(ctx context.Context, o Options) (_ *Server, err error) {
+	cfg, log := o.Config, o.Logger
+	s := &Server{cfg: cfg, log: log, version: o.Version}
+	// The pool raises GOMAXPROCS; what is bounded to processors counts them before.
+	processors := runtime.GOMAXPROCS(0)
+	custodian, err := s.openKeystore(ctx, processors)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	if err := ownfile.Sweep(cfg.DataDir); err != nil {
+		log.Warn("temporary files that a crash has left behind stay", "error", err)
+	}
+	if err := s.openAudit(ctx, custodian); err != nil {
+		return nil, err
+	}
+	service, err := csr.New(csr.Config{
+		Keys: s.keys, KeySizes: cfg.KeySizes, Hostname: cfg.Hostname,
+		MaxRequests: cfg.Limits.CSRs, MaxCertificates: cfg.Limits.Certificates, Audit: s.audit,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := service.Prepare(ctx); err != nil {
+		return nil, fmt.Errorf("attestation certificate: %w", err)
+	}
+	if err := s.prepareUsers(o.Terminal, processors); err != nil {
+		return nil, err
+	}
+	certFile, keyFile, own := certFiles(cfg)
+	if s.cert, err = tlscert.New(tlscert.Options{CertFile: certFile, KeyFile: keyFile, Own: own, Hostname: cfg.Hostname, Logger: log}); err != nil {
+		return nil, err
+	}
+
+	registry := prometheus.NewRegistry()
+	all := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newBuildInfo(o.Version)}
+	all = append(all, s.keys.Collectors()...)
+	all = append(all, service.Collectors()...)
+	all = append(all, s.auth.Collectors()...)
+	all = append(all, s.audit.Collectors()...)
+	all = append(all, s.newListeners()...)
+	for _, c := range all {
+		if err := registry.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	s.handler, err = handler.New(handler.Config{
+		Service:        service,
+		Auth:           s.auth,
+		Ready:          s.readiness(service),
+		Registry:       registry,
+		Logger:         log,
+		TrustedProxies: cfg.TrustedProxies,
+		Limits: handler.Limits{
+			BodyBytes:         cfg.Limits.BodyBytes,
+			RequestsPerClient: cfg.Limits.ConnectionsPerAddress,
+			WriteTimeout:      cfg.Limits.WriteTimeout,
+		},
+		SeparateOps: cfg.OpsListen != "",
+	})
+	return s, err
+}
+
+// readiness is that of the core, and of the pool where the settings say so.
+func (s *Server) readiness(service *csr.Service) func(context.Context) error {
+	if !s.cfg.KeyPool.ReadyWhenWarm {
+		return service.Ready
+	}
+	return func(ctx context.Context) error { return errors.Join(s.pool.Ready(), service.Ready(ctx)) }
+}
+
+// Run listens, serves until ctx ends, and then drains: requests in flight get
+// their answers, new ones a 503, for shutdown_timeout at most. It calls announce
+// once it listens, and ends with its error.
+func (s *Server) Run(ctx context.Context, announce func(Listening) error) error {
+	api, err := s.listen(s.cfg.Listen, s.listener)
+	if err != nil {
+		return err
+	}
+	listeners := []net.Listener{api}
+	servers := []*http.Server{s.httpServer(s.handler, s.listener)}
+	if s.cfg.OpsListen != "" {
+		ops, err := s.listen(s.cfg.OpsListen, s.opsListener)
+		if err != nil {
+			return errors.Join(err, api.Close())
+		}
+		listeners = append(listeners, ops)
+		servers = append(servers, s.httpServer(s.handler.Ops(), s.opsListener))
+	}
+	if err := announce(s.listening(listeners)); err != nil {
+		return err
+	}
+
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var tasks sync.WaitGroup
+	tasks.Go(func() { watch(background, s.reloadUsers, usersFile(s.cfg)) })
+	tasks.Go(func() { s.keepCertificate(background) })
+	defer tasks.Wait()
+	defer stop()
+
+	failed := make(chan error, len(servers))
+	for i, srv := range servers {
+		go func() { failed <- srv.ServeTLS(listeners[i], "", "") }()
+	}
+	select {
+	case err := <-failed:
+		return errors.Join(err, s.shutDown(servers))
+	case <-ctx.Done():
+		return s.shutDown(servers)
+	}
+}
+
+func (s *Server) shutDown(servers []*http.Server) error {
+	s.log.Info("shutting down", "timeout", s.cfg.ShutdownTimeout.String())
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ShutdownTimeout)
+	defer cancel()
+	if err := s.handler.Drain(ctx); err != nil {
+		s.log.Warn("requests were still in flight at the end of shutdown_timeout")
+	}
+	var errs []error
+	for _, srv := range servers {
+		if err := srv.Shutdown(ctx); err != nil {
+			errs = append(errs, srv.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Close ends the audit trail, and then closes the key store: the store first and
+// then the pool. Keys in the making cannot be interrupted, and under SCHED_IDLE on
+// a busy machine they may take long; they are on no disk, so that they need not be
+// waited for.
+func (s *Server) Close() error {
+	auditErr := s.closeAudit()
+	closed := make(chan error, 1)
+	go func() { closed <- s.keys.Close() }()
+	select {
+	case err := <-closed:
+		return errors.Join(auditErr, err)
+	case <-time.After(closeTimeout):
+		s.log.Debug("keys in the making are left behind")
+		return auditErr
+	}
+}
+
+// Listening says where a server is reached and how.
+type Listening struct {
+	Addresses   []string // of the API; with ops_listen also of health and metrics
+	DataDir     string   // absolute
+	Fingerprint string   // SHA-256 of a certificate that we made, else empty
+	CertFile    string
+	User        string // the built-in admin, or empty
+	Password    Password
+}
+
+func (s *Server) listening(listeners []net.Listener) Listening {
+	l := Listening{DataDir: s.cfg.DataDir, CertFile: s.cert.CertFile}
+	if abs, err := filepath.Abs(s.cfg.DataDir); err == nil {
+		l.DataDir = abs
+	}
+	for _, each := range listeners {
+		l.Addresses = append(l.Addresses, "https://"+each.Addr().String())
+	}
+	if s.cert.Own {
+		l.Fingerprint = s.cert.Fingerprint()
+	}
+	if s.cfg.Auth.UsersFile == "" {
+		l.User, l.Password = AdminName, s.password
+	}
+	return l
+}
+
+// newBuildInfo tells which build is running.
+func newBuildInfo(version string) prometheus.Collector {
+	goVersion := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		goVersion = info.GoVersion
+	}
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name:        "attestcsr_build_info",
+		Help:        "Always 1; the labels say which build is running.",
+		ConstLabels: prometheus.Labels{"version": version, "goversion": goVersion},
+	}, func() float64 { return 1 })
+}

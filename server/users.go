@@ -1,0 +1,217 @@
+package server
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"attestcsr/config"
+	"attestcsr/handler/auth"
+	"attestcsr/keystore/ownfile"
+)
+
+// AdminName is the user that exists where no auth.users_file is set.
+const AdminName = "admin"
+
+// maxOwnFile is far more than a hash takes; bytes.
+const maxOwnFile = 64 << 10
+
+// Password says how the built-in admin's password can be known. Only text that
+// a terminal shows holds the password itself.
+type Password struct {
+	Shown string // the password, for a terminal
+	File  string // the file that holds it
+}
+
+// loadUsers reads and parses a users file.
+func loadUsers(path string) (*auth.Users, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	users, err := auth.ParseUsers(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return users, nil
+}
+
+// prepareAdmin makes sure that the built-in admin has a password: the one of
+// admin_password_file, the one it had before, or a random one.
+func prepareAdmin(cfg *config.Config, log *slog.Logger, terminal bool) (Password, error) {
+	hashFile := filepath.Join(cfg.DataDir, AdminHashFile)
+	hash, err := readAdminHash(hashFile, log)
+	if err != nil {
+		return Password{}, err
+	}
+	if cfg.AdminPasswordFile != "" {
+		return Password{File: cfg.AdminPasswordFile}, adoptPassword(cfg.AdminPasswordFile, hashFile, hash)
+	}
+	if hash == nil {
+		return resetAdmin(cfg.DataDir, terminal)
+	}
+	waiting := filepath.Join(cfg.DataDir, InitialPasswordFile)
+	if _, err := os.Stat(waiting); err == nil {
+		return Password{File: waiting}, nil
+	}
+	return Password{}, nil
+}
+
+// readAdminHash returns the stored hash, or nil when there is none yet.
+func readAdminHash(path string, log *slog.Logger) ([]byte, error) {
+	data, err := ownfile.Read(path, maxOwnFile, log)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	name, hash, ok := strings.Cut(strings.TrimSpace(string(data)), ":")
+	if !ok || name != AdminName {
+		return nil, fmt.Errorf("%s is damaged: attestcsr reset-password makes it anew", path)
+	}
+	return []byte(hash), nil
+}
+
+// adoptPassword stores the password of the operator's file, unless it is the one
+// stored already.
+func adoptPassword(file, hashFile string, hash []byte) error {
+	secret, err := readPassword(file)
+	if err != nil {
+		return err
+	}
+	if hash != nil && bcrypt.CompareHashAndPassword(hash, secret) == nil {
+		return nil
+	}
+	return storeAdminHash(hashFile, string(secret))
+}
+
+// readPassword returns the first line of a password file.
+func readPassword(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("admin_password_file: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // only read
+	data, err := io.ReadAll(io.LimitReader(f, 4096))
+	if err != nil {
+		return nil, fmt.Errorf("admin_password_file: %w", err)
+	}
+	secret := bytes.TrimSuffix(bytes.TrimSuffix(data, []byte("\n")), []byte("\r"))
+	if len(secret) == 0 || bytes.ContainsAny(secret, "\r\n\x00") {
+		return nil, fmt.Errorf("admin_password_file: %s must hold the password in one line", file)
+	}
+	return secret, nil
+}
+
+func storeAdminHash(hashFile, secret string) error {
+	hash, err := auth.Hash(secret)
+	if err != nil {
+		return err
+	}
+	return ownfile.Replace(hashFile, []byte(AdminName+":"+hash+"\n"))
+}
+
+// ResetPassword gives the built-in admin a new random password. A running server
+// takes it over by itself. On a terminal the caller shows the password, otherwise
+// it is in a file.
+func ResetPassword(cfg *config.Config, terminal bool) (Password, error) {
+	switch {
+	case cfg.Auth.UsersFile != "":
+		return Password{}, fmt.Errorf("there is no built-in admin, since auth.users_file is set: change the user's line in %s (attestcsr hash-password makes the hash)", cfg.Auth.UsersFile)
+	case cfg.AdminPasswordFile != "":
+		return Password{}, fmt.Errorf("admin_password_file decides the password: change %s and restart the service", cfg.AdminPasswordFile)
+	}
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return Password{}, fmt.Errorf("data_dir: %w", err)
+	}
+	return resetAdmin(cfg.DataDir, terminal)
+}
+
+// HashPassword returns the bcrypt hash of a password, for auth.users_file.
+func HashPassword(secret string) (string, error) { return auth.Hash(secret) }
+
+// resetAdmin gives the admin a random password and makes it known: on a
+// terminal, otherwise in a file whose path is printed. The file is written
+// first: a crash after it leaves a password that does not open anything yet and
+// is overwritten by the next start or reset.
+func resetAdmin(dataDir string, terminal bool) (Password, error) {
+	secret := rand.Text()
+	file := filepath.Join(dataDir, InitialPasswordFile)
+	known := Password{Shown: secret}
+	if terminal {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return Password{}, err
+		}
+	} else {
+		known = Password{File: file}
+		if err := ownfile.Replace(file, []byte(secret+"\n")); err != nil {
+			return Password{}, err
+		}
+	}
+	return known, storeAdminHash(filepath.Join(dataDir, AdminHashFile), secret)
+}
+
+// prepareUsers loads the users file, or makes sure of the built-in admin.
+func (s *Server) prepareUsers(terminal bool, processors int) error {
+	if s.cfg.Auth.UsersFile == "" {
+		var err error
+		if s.password, err = prepareAdmin(s.cfg, s.log, terminal); err != nil {
+			return err
+		}
+	}
+	users, err := loadUsers(usersFile(s.cfg))
+	if err != nil {
+		return err
+	}
+	s.auth = auth.New(auth.Config{
+		Users:           users,
+		Privileges:      privilegesOf(s.cfg),
+		IdleTimeout:     s.cfg.Session.IdleTimeout,
+		Lifetime:        s.cfg.Session.Lifetime,
+		Sessions:        s.cfg.Limits.Sessions,
+		SessionsPerUser: s.cfg.Limits.SessionsPerUser,
+		OnPassword:      s.forgetInitialPassword,
+		Refused:         s.audit.Refuse,
+		Comparisons:     max(1, processors/2),
+	})
+	return nil
+}
+
+// forgetInitialPassword removes the file with the generated password at the
+// first login: whoever read it has it now.
+func (s *Server) forgetInitialPassword(user string) {
+	if s.cfg.Auth.UsersFile != "" || user != AdminName {
+		return
+	}
+	err := os.Remove(filepath.Join(s.cfg.DataDir, InitialPasswordFile))
+	switch {
+	case err == nil:
+		s.log.Info("first login: the file with the initial password is removed")
+	case !errors.Is(err, os.ErrNotExist):
+		s.log.Error("the file with the initial password cannot be removed: remove it by hand", "err", err)
+	}
+}
+
+// reloadUsers reads the users file again. On any error the users before stay.
+func (s *Server) reloadUsers() {
+	users, err := loadUsers(usersFile(s.cfg))
+	if err != nil {
+		s.log.Error("users not reloaded: the ones before stay", "err", err)
+		return
+	}
+	s.auth.SetUsers(users)
+	if len(users.Names()) == 0 {
+		s.log.Warn("the users file holds no user any more: nobody can log in")
+	}
+	s.log.Debug("users loaded", "users", len(users.Names()))
+}

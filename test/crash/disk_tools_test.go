@@ -1,0 +1,141 @@
+//go:build tools
+
+package crash_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"attestcsr/test/faultfs"
+	"attestcsr/test/kit"
+)
+
+// Disks that refuse for a while: changes get a clear error, readiness is false and
+// says why in the log, reads go on, and when the disk is well again all goes on
+// without a restart.
+func TestRefusingDisk(t *testing.T) {
+	t.Parallel()
+	writes := []faultfs.Kind{faultfs.Create, faultfs.Write, faultfs.Resize, faultfs.Allocate, faultfs.Mkdir, faultfs.Link, faultfs.Rename}
+	for _, test := range []struct {
+		name  string
+		err   syscall.Errno
+		kinds []faultfs.Kind
+		log   string
+	}{
+		{"read-only", syscall.EROFS, faultfs.Changes(), "read-only file system"},
+		{"full", syscall.ENOSPC, writes, "no space left on device"},
+		{"failing writes", syscall.EIO, writes, "input/output error"},
+		{"failing flushes", syscall.EIO, []faultfs.Kind{faultfs.Flush}, "input/output error"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			st := setStage(t, scenario{name: test.name})
+			r := st.begin(t, "refusing")
+			if err := r.launch(); err != nil {
+				t.Fatal(err)
+			}
+			r.steps = []step{createRequest("a"), importCertificate("a"), createRequest("b")}
+			r.insist()
+			r.disk.Refuse(test.err, test.kinds...)
+			for range 3 {
+				r.refuses(createRequest("c"), test.log)
+			}
+			r.disk.Refuse(0, test.kinds...)
+			kit.Eventually(t, "ready again", func() bool {
+				status, _, err := r.s.Do("GET", "/readyz", "", "")
+				return err == nil && status == http.StatusOK
+			})
+			// What is read now is what the disk has: nothing that was refused.
+			found, err := view(r.s)
+			if err != nil || !found.is(r.stored) {
+				t.Errorf("the server has %s, want %s, %v", found, r.stored, err)
+			}
+			r.steps = []step{createRequest("c"), importCertificate("b"), createCSR}
+			r.insist()
+			if err := r.s.Stop(); err != nil {
+				t.Errorf("exit: %v", err)
+			}
+			quiet(t, r.what, r.s)
+			r.end()
+			r.check("afterwards", r.disk, true)
+			r.check("after a power cut", r.disk.Cut(faultfs.Nothing()), false)
+			kit.Count(t, "disk operations refused", r.disk.Refusals())
+		})
+	}
+}
+
+// refuses makes a change that must fail as a failure of the service, leave reads as
+// they were and readiness false.
+func (r *life) refuses(next step, log string) {
+	r.t.Helper()
+	c, err := next(r.ca, r.stored)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	_, status, body, err := sendChange(r.s, c)
+	if err != nil || status != http.StatusInternalServerError && status != http.StatusServiceUnavailable || !json.Valid([]byte(body)) {
+		r.t.Errorf("%s: %s %s: %d %s %v", r.what, c.method, c.path, status, body, err)
+	}
+	if status, _, err := r.s.Do("GET", "/readyz", "", ""); err != nil || status != http.StatusServiceUnavailable {
+		r.t.Errorf("%s: readiness is %d, %v", r.what, status, err)
+	}
+	if !strings.Contains(r.s.Stdout.String(), log) {
+		r.t.Errorf("%s: the log does not say %q:\n%s", r.what, log, r.s.Stdout)
+	}
+	if found, err := view(r.s); err != nil || !found.is(r.stored) {
+		r.t.Errorf("%s: reads have %s, want %s, %v", r.what, found, r.stored, err)
+	}
+}
+
+// A flush that fails once and then works: what the page cache shows may not be on
+// the disk, and no later flush brings it there. Whatever the service answers and
+// shows afterwards is what a power cut would leave.
+func TestFlushFailsOnce(t *testing.T) {
+	t.Parallel()
+	st := setStage(t, scenario{name: "flush fails once", steps: []step{createRequest("a"), importCertificate("a"), createCSR, setCertificate}})
+	last := st.length(t, faultfs.FlushError)
+	var fired, unknownOutcomes atomic.Int64
+	lucks := func(n int) []faultfs.Luck {
+		return []faultfs.Luck{faultfs.Nothing(), faultfs.Everything(), faultfs.Some(uint64(n))}
+	}
+	rounds := kit.Effort(1, 3)
+	walk(1, rounds*last, 1, func(i int) {
+		n := (i-1)%last + 1
+		r := again(func() (*life, bool) {
+			r := st.begin(t, fmt.Sprintf("flush %d of %d", n, last))
+			r.disk.Arm(faultfs.FlushError, n, lucks(n)[(n+(i-1)/last)%3], nil)
+			if !r.persist() {
+				return r, true
+			}
+			r.insist()
+			shown, err := view(r.s)
+			if err != nil || !shown.is(r.stored) {
+				t.Errorf("%s: the server has %s, want %s, %v", r.what, shown, r.stored, err)
+			}
+			r.check("after a power cut while it ran", r.disk.Cut(faultfs.Nothing()), false)
+			_ = r.s.Stop() // whose own commit the fault may meet
+			if strings.Contains(r.s.Stdout.String(), "commit outcome unknown") {
+				unknownOutcomes.Add(1)
+			}
+			quiet(t, r.what, r.s)
+			r.end()
+			r.check("after a power cut at the end", r.disk.Cut(faultfs.Nothing()), false)
+			_, met := r.disk.Fired()
+			return r, met
+		})
+		if r == nil {
+			t.Errorf("no life came to flush %d of %d", n, last)
+			return
+		}
+		if o, _ := r.disk.Fired(); o.Kind == faultfs.Flush {
+			fired.Add(1)
+		}
+	})
+	kit.Count(t, "flushes failed once", int(fired.Load()))
+	kit.Count(t, "commits of unknown outcome", int(unknownOutcomes.Load()))
+}

@@ -1,0 +1,96 @@
+package design_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// mayImport is the import table of docs/design.md: which of our packages each
+// package may import. Tests may import what they need. Relaxing it is a change
+// of the design.
+var mayImport = map[string][]string{
+	".":       {"command"},
+	"command": {"config", "server"},
+	"server": {
+		"config", "csr", "csr/audit", "handler", "handler/auth", "keystore", "keystore/bolt", "keystore/ownfile", "keystore/pool", "keystore/sealed",
+		"server/admit", "server/tlscert",
+	},
+	"server/admit":          {"handler/auth"},
+	"server/tlscert":        {"keystore/ownfile"},
+	"config":                {},
+	"handler":               {"csr", "csr/audit", "handler/auth", "handler/vapi", "handler/policy"},
+	"handler/auth":          {"csr", "csr/audit"},
+	"handler/vapi":          {"csr"},
+	"handler/policy":        {"csr"},
+	"csr":                   {"keystore", "csr/audit"},
+	"csr/audit":             {"keystore/ownfile"},
+	"keystore":              {},
+	"keystore/bolt":         {"keystore", "keystore/ownfile"},
+	"keystore/ownfile":      {},
+	"keystore/pool":         {"keystore"},
+	"keystore/sealed":       {"keystore", "keystore/ownfile"},
+	"keystore/keystoretest": {"keystore"},
+}
+
+// mustNotKnow are packages of others that would let a room do another's work.
+var mustNotKnow = map[string][]string{
+	"csr":       {"net/http", "github.com/labstack/echo"},
+	"csr/audit": {"net/http", "github.com/labstack/echo", "go.etcd.io/bbolt", "github.com/tink-crypto", "crypto/x509"},
+	"keystore":  {"net/http", "crypto/x509/pkix", "github.com/labstack/echo", "go.etcd.io/bbolt", "github.com/tink-crypto"},
+	"config":    {"net/http", "github.com/labstack/echo"},
+}
+
+func TestImports(t *testing.T) {
+	t.Parallel()
+	const module = "attestcsr/"
+	packages := map[string]bool{}
+	err := fs.WalkDir(os.DirFS("."), ".", func(file string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go") {
+			return err
+		}
+		dir := path.Dir(file)
+		if strings.HasPrefix(dir, "test/") {
+			return nil // what tests share may import anything
+		}
+		packages[dir] = true
+		allowed, listed := mayImport[dir]
+		if !listed {
+			t.Errorf("package %s is not in the import table", dir)
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), filepath.FromSlash(file), nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range parsed.Imports {
+			name, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			if ours, is := strings.CutPrefix(name, module); is && !slices.Contains(allowed, ours) {
+				t.Errorf("%s imports %s", file, ours)
+			}
+			for _, other := range mustNotKnow[dir] {
+				if name == other || strings.HasPrefix(name, other+"/") {
+					t.Errorf("%s imports %s", file, name)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir := range mayImport {
+		if !packages[dir] {
+			t.Errorf("the import table names %s, which does not exist", dir)
+		}
+	}
+}

@@ -1,0 +1,361 @@
+package hostile_test
+
+import (
+	"attestcsr/test/kit"
+
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"attestcsr/test/start"
+)
+
+// floodConnections opens connections from 40 addresses and closes none: most send
+// nothing, some send nonsense, some send nothing after the handshake.
+func floodConnections(t *testing.T, v *victim) {
+	attempts := kit.Effort(2500, 100_000)
+	settings := hostileTLS()
+	shed := v.metric(t, "attestcsr_connections_shed_total")
+	var held atomic.Int64
+	each(attempts, 16, func(i int) {
+		time.Sleep(5 * time.Millisecond) // the honest clients run on the same processors
+		if i%20 == 0 {
+			if _, err := v.secure(t, i%40, settings); err == nil {
+				held.Add(1)
+			}
+			return
+		}
+		c, err := v.dial(t, i%40)
+		if err != nil {
+			return // the kernel's queue is full
+		}
+		held.Add(1)
+		if i%3 == 0 {
+			_, _ = io.WriteString(c, "nonsense, and nonsense, and nonsense\r\n") // it may be closed already
+		}
+		go func() {
+			_, _ = io.Copy(io.Discard, c)
+			_ = c.Close()
+		}()
+	})
+	if n := v.state(t).connections; n > maxConnections() {
+		t.Errorf("%d connections", n)
+	}
+	kit.Count(t, "connection attempts", attempts)
+	kit.Count(t, "connections shed", v.metric(t, "attestcsr_connections_shed_total")-shed)
+}
+
+// slowHeaders opens more connections than there is room for and sends a header line
+// over each now and then.
+func slowHeaders(t *testing.T, v *victim) {
+	settings := hostileTLS()
+	var wg sync.WaitGroup
+	var held atomic.Int64
+	each(kit.Effort(600, 10_000), 32, func(i int) {
+		c, err := v.secure(t, i%12, settings)
+		if err != nil {
+			return
+		}
+		if _, err := io.WriteString(c, "POST "+start.CSRPath+" HTTP/1.1\r\nHost: x\r\n"); err != nil {
+			return
+		}
+		held.Add(1)
+		wg.Go(func() {
+			for range 20 {
+				time.Sleep(500 * time.Millisecond)
+				if _, err := io.WriteString(c, "X-A: b\r\n"); err != nil {
+					return
+				}
+			}
+			t.Error("a header may take ten seconds where two are allowed")
+		})
+	})
+	wg.Wait()
+	kit.Count(t, "connections held with slow headers", int(held.Load()))
+}
+
+// slowBodies sends the header of a create and most of a body, and then a byte now and
+// then. One in five has no session.
+func slowBodies(t *testing.T, v *victim) {
+	settings := hostileTLS()
+	var answered, gone atomic.Int64
+	var wg sync.WaitGroup
+	each(kit.Effort(150, 5000), 32, func(i int) {
+		c, err := v.secure(t, i%3, settings)
+		if err != nil {
+			return
+		}
+		authorization := "vmware-api-session-id: " + v.session
+		if i%5 == 0 {
+			authorization = "X-Nobody: x"
+		}
+		if _, err := fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\n%s\r\nContent-Type: application/json\r\nContent-Length: 65000\r\n\r\n%s",
+			start.CSRPath, authorization, strings.Repeat(" ", 60_000)); err != nil {
+			return
+		}
+		wg.Go(func() {
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+				if err == nil {
+					_, err = io.Copy(io.Discard, resp.Body)
+					_ = resp.Body.Close()
+				}
+				if err == nil {
+					answered.Add(1)
+				}
+				_, _ = io.Copy(io.Discard, c)
+				gone.Add(1)
+			}()
+			for range 20 {
+				select {
+				case <-ended:
+					return
+				case <-time.After(500 * time.Millisecond):
+				}
+				if _, err := io.WriteString(c, " "); err != nil {
+					return
+				}
+			}
+			t.Error("a body may take ten seconds where two are allowed")
+		})
+	})
+	wg.Wait()
+	kit.Count(t, "slow bodies", int(gone.Load()))
+	t.Logf("%d answers", answered.Load())
+}
+
+// neverRead asks for long lists and reads nothing until write_timeout is over.
+func neverRead(t *testing.T, v *victim) {
+	settings := hostileTLS()
+	var wg sync.WaitGroup
+	var held, ended atomic.Int64
+	each(kit.Effort(48, 2500), 32, func(i int) {
+		c, err := v.secure(t, i%3, settings)
+		if err != nil {
+			return
+		}
+		_ = c.NetConn().(*net.TCPConn).SetReadBuffer(4096) // the kernel reads too
+		request := fmt.Sprintf("GET %s/csrs HTTP/1.1\r\nHost: x\r\nAuthorization: Basic %s\r\n\r\n", start.NSXPath, basic(v))
+		if _, err := io.WriteString(c, request+request); err != nil {
+			return
+		}
+		held.Add(1)
+		wg.Go(func() {
+			time.Sleep(3 * time.Second)
+			// What has come is a part of a list, or an answer that there is no room for one.
+			_ = c.SetReadDeadline(time.Now().Add(3 * time.Second)) // the read returns the error
+			if n, err := io.Copy(io.Discard, c); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) || n > 2000 {
+				ended.Add(1)
+			}
+		})
+	})
+	wg.Wait()
+	kit.Count(t, "readers that never read", int(held.Load()))
+	kit.Count(t, "readers that were cut off", int(ended.Load()))
+}
+
+func basic(v *victim) string {
+	req := http.Request{Header: http.Header{}}
+	req.SetBasicAuth("admin", v.Password)
+	return strings.TrimPrefix(req.Header.Get("Authorization"), "Basic ")
+}
+
+// hugeHeaders sends headers that are too long: one line, many lines, the first line.
+func hugeHeaders(t *testing.T, v *victim) {
+	settings := hostileTLS()
+	many := strings.Builder{}
+	for i := range 6000 {
+		fmt.Fprintf(&many, "X-%d: %d\r\n", i, i)
+	}
+	forms := map[string]string{
+		"one line":   "GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("a", 64<<10) + "\r\n\r\n",
+		"many lines": "GET / HTTP/1.1\r\nHost: x\r\n" + many.String() + "\r\n",
+		"first line": "GET /" + strings.Repeat("a", 64<<10) + " HTTP/1.1\r\nHost: x\r\n\r\n",
+		"cookies":    "GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("Cookie: "+strings.Repeat("a=b; ", 100)+"\r\n", 100) + "\r\n",
+	}
+	var refused atomic.Int64
+	for name, text := range forms {
+		each(kit.Effort(10, 2000), 4, func(i int) {
+			time.Sleep(10 * time.Millisecond)
+			c, err := v.secure(t, i%40, settings)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			go func() { _, _ = io.WriteString(c, text) }() // the server stops reading
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				return
+			}
+			_ = resp.Body.Close()
+			if resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+				t.Errorf("%s: %s", name, resp.Status)
+			}
+			refused.Add(1)
+		})
+	}
+	kit.Count(t, "huge headers", int(refused.Load()))
+}
+
+// jsonRoutes returns all routes that read JSON, with their methods.
+func jsonRoutes() map[string]string {
+	return map[string]string{
+		start.CSRPath:         "POST",
+		start.CertificatePath: "PUT",
+		start.NSXPath + "/csrs/hostile?action=create": "POST",
+		start.NSXPath + "/csrs/seed-1?action=import":  "POST",
+		start.NSXPath + "/csrs?action=self_sign":      "POST",
+	}
+}
+
+func deepJSON(t *testing.T, v *victim) {
+	const most = 64 << 10
+	bodies := []string{
+		strings.Repeat("[", most),
+		strings.Repeat("[", most/2) + strings.Repeat("]", most/2),
+		strings.Repeat(`{"a":`, most/5),
+		`{"subject":` + strings.Repeat("[", most-20) + "}",
+		`{"subject_alt_name":` + strings.Repeat("[", 30_000) + strings.Repeat("]", 30_000) + "}",
+		`{"subject_alt_name":[` + strings.Repeat(`"",`, 20_000) + `""]}`,
+		`{"tags":[` + strings.Repeat(`{},`, 20_000) + `{}]}`,
+		`{"subject":{"attributes":[` + strings.Repeat(`{},`, 20_000) + `{}]}}`,
+		`{"key_size":` + strings.Repeat("9", most-20) + `}`,
+		`{"common_name":"` + strings.Repeat(`\u0000`, 10_000) + `"}`,
+		`{` + strings.Repeat(`"a":0,`, 10_000) + `"a":0}`,
+		strings.Repeat(" ", most),
+	}
+	tried := atomic.Int64{}
+	for path, method := range jsonRoutes() {
+		for i, body := range bodies {
+			each(kit.Effort(2, 40), 4, func(int) {
+				status, answer, err := v.Do(method, path, body, sessionFor(v, path))
+				if err != nil || status != 400 || len(answer) > 16<<10 {
+					t.Errorf("body %d to %s: %v %d %.300s", i, path, err, status, answer)
+				}
+				tried.Add(1)
+			})
+		}
+	}
+	kit.Count(t, "hostile JSON bodies", int(tried.Load()))
+}
+
+// sessionFor returns the session for paths of its dialect. Others get Basic.
+func sessionFor(v *victim, path string) string {
+	if strings.HasPrefix(path, start.NSXPath) {
+		return ""
+	}
+	return v.session
+}
+
+// compressedBodies sends bodies that would be 50 MB each if the server inflated them.
+func compressedBodies(t *testing.T, v *victim) {
+	var member bytes.Buffer
+	w := gzip.NewWriter(&member)
+	if _, err := w.Write(bytes.Repeat([]byte(" "), 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	bomb := bytes.Repeat(member.Bytes(), 50) // members may follow each other (RFC 1952 section 2.2)
+	tried := 0
+	for path, method := range jsonRoutes() {
+		for _, coding := range []string{"gzip", "deflate", "br", "zstd", "GZIP", "gzip, identity", "x"} {
+			req, err := http.NewRequestWithContext(t.Context(), method, v.URL+path, bytes.NewReader(bomb))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Content-Type", "application/json")
+			req.Header.Set("Content-Encoding", coding)
+			req.SetBasicAuth("admin", v.Password)
+			resp, err := v.Client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if err != nil || resp.StatusCode != 400 || !strings.Contains(string(body), "Content-Encoding") {
+				t.Errorf("%s to %s: %v %d %s", coding, path, err, resp.StatusCode, body)
+			}
+			tried++
+		}
+	}
+	kit.Count(t, "compressed bodies", tried)
+}
+
+// manyCreates asks for keys of 4096 bits, four times as many as may wait for one, from
+// five addresses at once.
+func manyCreates(t *testing.T, v *victim) {
+	var mu sync.Mutex
+	counts := map[int]int{}
+	slowest := map[int]time.Duration{}
+	var lost []error
+	clients := make([]*http.Client, 5)
+	for i := range clients {
+		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(i+2))}}
+		clients[i] = &http.Client{Timeout: time.Minute, Transport: &http.Transport{
+			DialContext: dialer.DialContext, TLSClientConfig: hostileTLS(),
+		}}
+	}
+	defer func() {
+		for _, c := range clients {
+			c.CloseIdleConnections()
+		}
+	}()
+	body := strings.Replace(start.ValidSpec, "{", `{"key_size":4096,`, 1)
+	n, atOnce := kit.Effort(250, 5000), kit.Effort(250, 1000)
+	each(n, atOnce, func(i int) {
+		begun := time.Now()
+		req, err := http.NewRequestWithContext(t.Context(), "POST", v.URL+start.CSRPath, strings.NewReader(body))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("vmware-api-session-id", v.session)
+		resp, err := clients[i%len(clients)].Do(req)
+		if err != nil {
+			// The client opens more connections than it uses. The server may have
+			// closed the one that this request was sent over.
+			mu.Lock()
+			defer mu.Unlock()
+			lost = append(lost, err)
+			return
+		}
+		answer, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil || resp.StatusCode != 201 && (resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "") {
+			t.Errorf("%v %d %s", err, resp.StatusCode, answer)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		counts[resp.StatusCode]++
+		slowest[resp.StatusCode] = max(slowest[resp.StatusCode], time.Since(begun))
+	})
+	t.Logf("answers %v, the slowest %v, lost %v", counts, slowest, lost)
+	if len(lost) > n/100 {
+		t.Errorf("%d of %d got no answer", len(lost), n)
+	}
+	if counts[503] < n/2 {
+		t.Errorf("answers %v", counts)
+	}
+	// key_queue.deadline is two seconds. The rest is the load on this machine.
+	if waited := v.slowest(t, start.CSRPath, 503); waited > 8*time.Second {
+		t.Errorf("a 503 came after %v", waited)
+	}
+	kit.Count(t, "creates of 4096 bits at once", counts[201]+counts[503])
+}

@@ -1,0 +1,5 @@
+//go:build soak
+
+package kit
+
+const soak = true
