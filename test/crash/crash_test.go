@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,11 +25,11 @@ func TestStopDuringCreates(t *testing.T) {
 	s := start.Serve(t, dir)
 	s.Must(201, "POST", start.CSRPath, start.ValidSpec)
 	var (
-		mu     sync.Mutex
-		last   []string
-		counts = map[string]int{}
-		wg     sync.WaitGroup
-		begun  = make(chan struct{}, 64)
+		mu      sync.Mutex
+		created []string
+		counts  = map[string]int{}
+		wg      sync.WaitGroup
+		begun   = make(chan struct{}, 64)
 	)
 	for range 8 {
 		wg.Go(func() {
@@ -41,7 +42,7 @@ func TestStopDuringCreates(t *testing.T) {
 					counts["connection refused or closed"]++
 				case status == 201:
 					counts["created"]++
-					last = append(last, start.Member(t, body, "csr"))
+					created = append(created, start.Member(t, body, "csr"))
 				case status == 503:
 					counts["unavailable"]++
 				default:
@@ -72,12 +73,7 @@ func TestStopDuringCreates(t *testing.T) {
 	}
 	again := start.Serve(t, dir)
 	again.Password = s.Password
-	stored := start.Member(t, again.Must(200, "GET", start.CSRPath, ""), "csr")
-	found := false
-	for _, csr := range last {
-		found = found || csr == stored
-	}
-	if !found {
+	if stored := start.Member(t, again.Must(200, "GET", start.CSRPath, ""), "csr"); !slices.Contains(created, stored) {
 		t.Error("the stored CSR was never answered")
 	}
 }
@@ -112,29 +108,13 @@ func TestCreatesDuringScrapesAndReloads(t *testing.T) {
 			}
 		}
 	})
-	disturbers.Go(func() {
-		// The users are the same, the server's certificate is now one and now the other.
-		pairs := [][]byte{kit.Read(t, other, server.OwnCertFile), kit.Read(t, other, server.OwnKeyFile), kit.Read(t, s.DataDir, server.OwnCertFile), kit.Read(t, s.DataDir, server.OwnKeyFile)}
-		users := kit.Read(t, s.DataDir, server.AdminHashFile)
-		for ; ; reloads++ {
-			select {
-			case <-done:
-				return
-			case <-time.After(300 * time.Millisecond): // files are looked at four times a second
-			}
-			pair := pairs[reloads%2*2:]
-			kit.Overwrite(t, s.DataDir, server.OwnKeyFile, string(pair[1]))
-			kit.Overwrite(t, s.DataDir, server.OwnCertFile, string(pair[0]))
-			kit.Overwrite(t, s.DataDir, server.AdminHashFile, string(users)+strings.Repeat("\n", reloads%2))
-		}
-	})
+	disturbers.Go(func() { reloads = reloadFiles(t, s, other, done) })
 	for k := range 4 {
 		clients.Go(func() {
 			for i := range creates {
 				path, spec := start.CSRPath, start.ValidSpec
 				if k%2 == 1 {
-					path = fmt.Sprintf("/policy/api/v1/infra/csrs/%d-%d?action=create", k, i)
-					spec = `{"subject":{"attributes":[{"key":"CN","value":"a"}]},"algorithm":"EC","key_size":256}`
+					path, spec = fmt.Sprintf("%s/%d-%d?action=create", requestsPath, k, i), requestBody("a")
 				}
 				if status, body, err := s.Do("POST", path, spec, ""); err != nil || status != 201 {
 					t.Errorf("%s: %v %d %s", path, err, status, body)
@@ -160,7 +140,25 @@ func TestCreatesDuringScrapesAndReloads(t *testing.T) {
 	if !strings.Contains(log, "server certificate replaced") || strings.Contains(log, `"level":"ERROR","msg":"request"`) {
 		t.Errorf("the log, of %d scrapes and %d reloads:\n%s", scrapes, reloads, log)
 	}
-	t.Logf("%d creates during %d scrapes and %d reloads", 4*creates, scrapes, reloads)
+}
+
+// reloadFiles gives the service the server certificate of another data directory and
+// its own in turn, and the same users again, until done. It returns how often.
+func reloadFiles(t *testing.T, s *start.Instance, other string, done <-chan struct{}) (reloads int) {
+	t.Helper()
+	pairs := [][]byte{kit.Read(t, other, server.OwnCertFile), kit.Read(t, other, server.OwnKeyFile), kit.Read(t, s.DataDir, server.OwnCertFile), kit.Read(t, s.DataDir, server.OwnKeyFile)}
+	users := kit.Read(t, s.DataDir, server.AdminHashFile)
+	for ; ; reloads++ {
+		select {
+		case <-done:
+			return reloads
+		case <-time.After(300 * time.Millisecond): // files are looked at four times a second
+		}
+		pair := pairs[reloads%2*2:]
+		kit.Overwrite(t, s.DataDir, server.OwnKeyFile, string(pair[1]))
+		kit.Overwrite(t, s.DataDir, server.OwnCertFile, string(pair[0]))
+		kit.Overwrite(t, s.DataDir, server.AdminHashFile, string(users)+strings.Repeat("\n", reloads%2))
+	}
 }
 
 // TestKill ends the service with SIGKILL while eight writers work on it in both

@@ -21,8 +21,8 @@ import (
 	"attestcsr/test/start"
 )
 
-// whole is a data directory with some hundred records, and what is in it.
-type whole struct {
+// filledStore is a data directory with some hundred records, and what is in it.
+type filledStore struct {
 	binary  string
 	args    []string
 	dir     string
@@ -32,25 +32,25 @@ type whole struct {
 }
 
 const (
-	wholeRequests = 200
-	wholeIssued   = 60
+	filledRequests     = 200
+	filledCertificates = 60
 )
 
-func makeWhole(t *testing.T) *whole {
+func fillStore(t *testing.T) *filledStore {
 	t.Helper()
 	binary := start.Binary(t)
 	dir := t.TempDir()
-	w := &whole{binary: binary, args: settings(t, dir), records: map[keystore.Slot]keystore.Record{}, keys: map[keystore.Slot]crypto.PublicKey{}}
+	w := &filledStore{binary: binary, args: settings(t, dir), records: map[keystore.Slot]keystore.Record{}, keys: map[keystore.Slot]crypto.PublicKey{}}
 	w.dir = prepare(t, binary, dir, w.args)
 	s := start.LaunchBinary(t, binary, w.dir, w.args...)
 	if err := s.WaitReady(); err != nil {
 		t.Fatal(err)
 	}
 	s.Password = testPassword
-	for n := range wholeRequests {
+	for n := range filledRequests {
 		id := fmt.Sprintf("id-%d", n)
 		s.Must(201, "POST", requestsPath+"/"+id+"?action=create", requestBody(id))
-		if n < wholeIssued {
+		if n < filledCertificates {
 			s.Must(201, "POST", requestsPath+"/"+id+"?action=self_sign&days_valid=30", "")
 		}
 	}
@@ -76,14 +76,14 @@ func makeWhole(t *testing.T) *whole {
 		}
 		return err
 	})
-	if err != nil || len(w.records) < wholeRequests {
+	if err != nil || len(w.records) < filledRequests {
 		t.Fatalf("%d records, %v", len(w.records), err)
 	}
 	return w
 }
 
 // open opens store and keyset of a data directory, as a start does.
-func (w *whole) open(ctx context.Context, dir string, fn func(*bolt.Store, *sealed.Custodian) error) error {
+func (w *filledStore) open(ctx context.Context, dir string, fn func(*bolt.Store, *sealed.Custodian) error) error {
 	store, err := bolt.Open(filepath.Join(dir, server.StoreFile), bolt.Options{})
 	if err != nil {
 		return err
@@ -99,8 +99,8 @@ func (w *whole) open(ctx context.Context, dir string, fn func(*bolt.Store, *seal
 	return fn(store, custodian)
 }
 
-// judge is given what a damaged store says a slot holds.
-func (w *whole) judge(custodian *sealed.Custodian, r keystore.Record) error {
+// checkRecord checks what a damaged store says that a slot holds.
+func (w *filledStore) checkRecord(custodian *sealed.Custodian, r keystore.Record) error {
 	want, known := w.records[r.Slot]
 	if !known {
 		return fmt.Errorf("%s: there is no such record, and it was found", r.Slot)
@@ -118,9 +118,9 @@ func (w *whole) judge(custodian *sealed.Custodian, r keystore.Record) error {
 	return nil
 }
 
-// use reads everything there is, in every way, and returns the first wrong answer.
+// readAll reads everything there is, and commits,, in every way, and returns the first wrong answer.
 // stepBack: the newest commit may not show.
-func (w *whole) use(ctx context.Context, store *bolt.Store, custodian *sealed.Custodian, stepBack bool) (failed int, err error) {
+func (w *filledStore) readAll(ctx context.Context, store *bolt.Store, custodian *sealed.Custodian, stepBack bool) (failed int, err error) {
 	for slot := range w.records {
 		r, err := store.Get(ctx, slot)
 		switch {
@@ -129,7 +129,7 @@ func (w *whole) use(ctx context.Context, store *bolt.Store, custodian *sealed.Cu
 		case err != nil:
 			failed++
 		default:
-			if err := w.judge(custodian, r); err != nil {
+			if err := w.checkRecord(custodian, r); err != nil {
 				return failed, err
 			}
 		}
@@ -141,7 +141,7 @@ func (w *whole) use(ctx context.Context, store *bolt.Store, custodian *sealed.Cu
 				failed++
 			}
 			for _, item := range items {
-				if err := w.judge(custodian, item.Record); err != nil {
+				if err := w.checkRecord(custodian, item.Record); err != nil {
 					return failed, fmt.Errorf("listed by %q: %w", index, err)
 				}
 			}
@@ -195,7 +195,7 @@ func damage(random *rand.Rand, content []byte) (at int, what string) {
 // answers and errors, and nothing else.
 func TestDamagedStore(t *testing.T) {
 	t.Parallel()
-	w := makeWhole(t)
+	w := fillStore(t)
 	clean := filepath.Join(t.TempDir(), "clean")
 	if err := copyData(w.dir, clean); err != nil {
 		t.Fatal(err)
@@ -225,7 +225,7 @@ func TestDamagedStore(t *testing.T) {
 			opened := false
 			err := w.open(t.Context(), dir, func(store *bolt.Store, custodian *sealed.Custodian) error {
 				opened = true
-				errs, err := w.use(t.Context(), store, custodian, at < 2) // of two meta pages the older one shows
+				errs, err := w.readAll(t.Context(), store, custodian, at < 2) // of two meta pages the older one shows
 				if errs > 0 {
 					failed++
 				} else {
@@ -252,13 +252,13 @@ func TestDamagedStore(t *testing.T) {
 // key, or is the same as before.
 func TestDamagedKeyset(t *testing.T) {
 	t.Parallel()
-	w := makeWhole(t)
+	w := fillStore(t)
 	file := filepath.Join(w.dir, server.KeysetFile)
 	content, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	slot := keystore.Slot{Collection: "nsx/csrs", ID: fmt.Sprintf("id-%d", wholeIssued)}
+	slot := keystore.Slot{Collection: "nsx/csrs", ID: fmt.Sprintf("id-%d", filledCertificates)}
 	r := w.records[slot]
 	tried, refused, useless := 0, 0, 0
 	try := func(b []byte, what string) {
@@ -300,11 +300,10 @@ func TestDamagedKeyset(t *testing.T) {
 
 // TestDamageUnderService damages the store file while the service runs. The service
 // stays, is not ready any more, refuses changes, and says what to do. The next start
-// refuses the file, and with the backup in its place it serves.
+// refuses the file.
 func TestDamageUnderService(t *testing.T) {
 	t.Parallel()
-	w := makeWhole(t)
-	const damagedID, wholeID = "id-100", "id-199"
+	w := fillStore(t)
 	for _, test := range []struct {
 		name   string
 		damage func(content []byte) []byte
@@ -314,66 +313,81 @@ func TestDamageUnderService(t *testing.T) {
 			return bytes.ReplaceAll(content, payload, bytes.ToUpper(payload))
 		}},
 		{"all but the meta pages", func(content []byte) []byte {
-			return append(content[:2*4096:2*4096], bytes.Repeat([]byte{0xA5}, len(content)-2*4096)...)
+			copy(content[2*4096:], bytes.Repeat([]byte{0xA5}, len(content)))
+			return content
 		}},
 		{"cut short", func([]byte) []byte { return nil }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			dir := filepath.Join(t.TempDir(), "data")
-			if err := copyData(w.dir, dir); err != nil {
-				t.Fatal(err)
-			}
-			s := start.LaunchBinary(t, w.binary, dir, w.args...)
-			if err := s.WaitReady(); err != nil {
-				t.Fatal(err)
-			}
-			s.Password = testPassword
-			file := filepath.Join(dir, server.StoreFile)
-			content, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			overwriteInPlace(t, file, test.damage(content))
-			s.Must(500, "GET", requestsPath+"/"+damagedID, "")
-			// 500 where the check of the quota meets the damage, before the commit.
-			if status, body, err := s.Do("POST", requestsPath+"/new?action=create", requestBody("new"), ""); err != nil || status != 500 && status != 503 {
-				t.Errorf("create: %d %s %v", status, body, err)
-			}
-			s.Must(503, "GET", "/readyz", "")
-			if test.name == "one record" {
-				s.Must(200, "GET", requestsPath+"/"+wholeID, "")
-			}
-			if log := s.Stdout.String(); !strings.Contains(log, "the key store is damaged and takes no more changes: restart the service") {
-				t.Errorf("the log does not say what to do:\n%s", log)
-			}
-			_ = s.Stop() // the audit trail may not be able to read its notes
-
-			again := start.LaunchBinary(t, w.binary, dir, w.args...)
-			if err := again.WaitReady(); err == nil || !strings.HasPrefix(again.Stderr.String(), "attestcsr: ") ||
-				!strings.Contains(again.Stderr.String(), "restore a backup") {
-				t.Errorf("the next start: %v\n%s", err, again.Stderr)
-			}
-			for _, s := range []*start.Instance{s, again} {
-				if strings.Contains(s.Stderr.String(), "goroutine ") {
-					t.Errorf("the process ended with a panic:\n%s", s.Stderr)
-				}
-			}
+			w.damageInUse(t, test.damage, test.name == "one record")
 			kit.Count(t, "damages under a running service", 1)
 		})
 	}
 }
 
-// overwriteInPlace changes a file that is open elsewhere, and never shows it empty
-// on the way.
-func overwriteInPlace(t *testing.T, file string, content []byte) {
+// Of the records of filledStore, the first is damaged where only one is.
+const damagedID, intactID = "id-100", "id-199"
+
+func (w *filledStore) damageInUse(t *testing.T, damage func([]byte) []byte, one bool) {
 	t.Helper()
+	dir := filepath.Join(t.TempDir(), "data")
+	if err := copyData(w.dir, dir); err != nil {
+		t.Fatal(err)
+	}
+	s := start.LaunchBinary(t, w.binary, dir, w.args...)
+	if err := s.WaitReady(); err != nil {
+		t.Fatal(err)
+	}
+	s.Password = testPassword
+	changeInPlace(t, filepath.Join(dir, server.StoreFile), damage)
+	s.Must(500, "GET", requestsPath+"/"+damagedID, "")
+	// 500 where the check of the quota meets the damage, before the commit.
+	if status, body, err := s.Do("POST", requestsPath+"/new?action=create", requestBody("new"), ""); err != nil || status != 500 && status != 503 {
+		t.Errorf("create: %d %s %v", status, body, err)
+	}
+	s.Must(503, "GET", "/readyz", "")
+	if one {
+		s.Must(200, "GET", requestsPath+"/"+intactID, "")
+	}
+	if log := s.Stdout.String(); !strings.Contains(log, "the key store is damaged and takes no more changes: restart the service") {
+		t.Errorf("the log does not say what to do:\n%s", log)
+	}
+	_ = s.Stop() // the audit trail may not be able to read its notes
+
+	again := start.LaunchBinary(t, w.binary, dir, w.args...)
+	if err := again.WaitReady(); err == nil || !strings.HasPrefix(again.Stderr.String(), "attestcsr: ") ||
+		!strings.Contains(again.Stderr.String(), "restore a backup") {
+		t.Errorf("the next start: %v\n%s", err, again.Stderr)
+	}
+	for _, s := range []*start.Instance{s, again} {
+		if strings.Contains(s.Stderr.String(), "goroutine ") {
+			t.Errorf("the process ended with a panic:\n%s", s.Stderr)
+		}
+	}
+}
+
+// changeInPlace changes a file that is open elsewhere. It writes only the pages that
+// differ: the service may write others meanwhile.
+func changeInPlace(t *testing.T, file string, change func([]byte) []byte) {
+	t.Helper()
+	const page = 4096
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := change(bytes.Clone(before))
 	f, err := os.OpenFile(file, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = f.WriteAt(content, 0)
-	if err := errors.Join(err, f.Truncate(int64(len(content))), f.Close()); err != nil {
+	for at := 0; at < len(after); at += page {
+		if !bytes.Equal(before[at:at+page], after[at:at+page]) {
+			_, writeErr := f.WriteAt(after[at:at+page], int64(at))
+			err = errors.Join(err, writeErr)
+		}
+	}
+	if err := errors.Join(err, f.Truncate(int64(len(after))), f.Close()); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -16,8 +16,8 @@ import (
 )
 
 // Disks that refuse for a while: changes get a clear error, readiness is false and
-// says why in the log, reads go on, and when the disk is well again all goes on
-// without a restart.
+// says why in the log, and reads go on. When the disk works again, so does the
+// service, without a restart.
 func TestRefusingDisk(t *testing.T) {
 	t.Parallel()
 	writes := []faultfs.Kind{faultfs.Create, faultfs.Write, faultfs.Resize, faultfs.Allocate, faultfs.Mkdir, faultfs.Link, faultfs.Rename}
@@ -34,13 +34,13 @@ func TestRefusingDisk(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			st := setStage(t, scenario{name: test.name})
-			r := st.begin(t, "refusing")
-			if err := r.launch(); err != nil {
+			st := newFaultSetup(t, scenario{name: test.name})
+			r := st.newRun(t, "refusing")
+			if err := r.start(); err != nil {
 				t.Fatal(err)
 			}
 			r.steps = []step{createRequest("a"), importCertificate("a"), createRequest("b")}
-			r.insist()
+			r.retryChanges()
 			r.disk.Refuse(test.err, test.kinds...)
 			for range 3 {
 				r.refuses(createRequest("c"), test.log)
@@ -56,7 +56,7 @@ func TestRefusingDisk(t *testing.T) {
 				t.Errorf("the server has %s, want %s, %v", found, r.stored, err)
 			}
 			r.steps = []step{createRequest("c"), importCertificate("b"), createCSR}
-			r.insist()
+			r.retryChanges()
 			if err := r.s.Stop(); err != nil {
 				t.Errorf("exit: %v", err)
 			}
@@ -71,7 +71,7 @@ func TestRefusingDisk(t *testing.T) {
 
 // refuses makes a change that must fail as a failure of the service, leave reads as
 // they were and readiness false.
-func (r *life) refuses(next step, log string) {
+func (r *faultRun) refuses(next step, log string) {
 	r.t.Helper()
 	c, err := next(r.ca, r.stored)
 	if err != nil {
@@ -97,7 +97,7 @@ func (r *life) refuses(next step, log string) {
 // shows afterwards is what a power cut would leave.
 func TestFlushFailsOnce(t *testing.T) {
 	t.Parallel()
-	st := setStage(t, scenario{name: "flush fails once", steps: []step{createRequest("a"), importCertificate("a"), createCSR, setCertificate}})
+	st := newFaultSetup(t, scenario{name: "flush fails once", steps: []step{createRequest("a"), importCertificate("a"), createCSR, setCertificate}})
 	last := st.length(t, faultfs.FlushError)
 	var fired, unknownOutcomes atomic.Int64
 	lucks := func(n int) []faultfs.Luck {
@@ -106,13 +106,13 @@ func TestFlushFailsOnce(t *testing.T) {
 	rounds := kit.Effort(1, 3)
 	walk(1, rounds*last, 1, func(i int) {
 		n := (i-1)%last + 1
-		r := again(func() (*life, bool) {
-			r := st.begin(t, fmt.Sprintf("flush %d of %d", n, last))
+		r := untilFired(func() (*faultRun, bool) {
+			r := st.newRun(t, fmt.Sprintf("flush %d of %d", n, last))
 			r.disk.Arm(faultfs.FlushError, n, lucks(n)[(n+(i-1)/last)%3], nil)
-			if !r.persist() {
+			if !r.startDespiteFault() {
 				return r, true
 			}
-			r.insist()
+			r.retryChanges()
 			shown, err := view(r.s)
 			if err != nil || !shown.is(r.stored) {
 				t.Errorf("%s: the server has %s, want %s, %v", r.what, shown, r.stored, err)
@@ -129,7 +129,7 @@ func TestFlushFailsOnce(t *testing.T) {
 			return r, met
 		})
 		if r == nil {
-			t.Errorf("no life came to flush %d of %d", n, last)
+			t.Errorf("no run came to flush %d of %d", n, last)
 			return
 		}
 		if o, _ := r.disk.Fired(); o.Kind == faultfs.Flush {

@@ -23,7 +23,7 @@ func TestPowerCuts(t *testing.T) {
 	t.Parallel()
 	cuts := kit.Effort(20, 200)
 	const renew = 25 // a fresh disk after so many
-	st := setStage(t, scenario{name: "eight writers"})
+	st := newFaultSetup(t, scenario{name: "eight writers"})
 	var (
 		all  []*writer
 		disk *faultfs.Disk
@@ -33,8 +33,8 @@ func TestPowerCuts(t *testing.T) {
 		if n%renew == 0 {
 			disk, all = st.disk.Cut(faultfs.Everything()), writers(t, st.stored)
 		}
-		r := st.beginOn(t, disk, fmt.Sprint("power cut ", n))
-		if err := r.launch(); err != nil {
+		r := st.newRunOn(t, disk, fmt.Sprint("power cut ", n))
+		if err := r.start(); err != nil {
 			t.Fatalf("%s: %v", r.what, err)
 		}
 		workUntil(t, r.s, all, n%4*8, time.Duration(n*7%60)*time.Millisecond, func() {
@@ -73,7 +73,7 @@ func TestPowerCuts(t *testing.T) {
 // digits are what differs between the names of temporary files.
 var digits = regexp.MustCompile(`[0-9]+`)
 
-// TestEveryOperationIsSeen holds what strace saw of a life against what the file
+// TestEveryOperationIsSeen holds what strace saw of a run against what the file
 // system numbered: as many of each kind on each file.
 func TestEveryOperationIsSeen(t *testing.T) {
 	t.Parallel()
@@ -84,8 +84,8 @@ func TestEveryOperationIsSeen(t *testing.T) {
 	for _, sc := range scenarios() {
 		t.Run(sc.name, func(t *testing.T) {
 			t.Parallel()
-			st := setStage(t, sc)
-			r := st.begin(t, "under strace")
+			st := newFaultSetup(t, sc)
+			r := st.newRun(t, "under strace")
 			trace := filepath.Join(st.runs, "trace")
 			binary := filepath.Join(st.runs, "traced")
 			script := fmt.Sprintf("#!/bin/sh\nexec %s -D -f -qq -y -s 0 -o %s -e trace=%%file,%%desc %s \"$@\"\n", strace, trace, st.binary)
@@ -93,10 +93,10 @@ func TestEveryOperationIsSeen(t *testing.T) {
 				t.Fatal(err)
 			}
 			st.binary = binary
-			if err := r.launch(); err != nil {
+			if err := r.start(); err != nil {
 				t.Fatal(err)
 			}
-			if status, body, err := r.play(); err != nil || status != 0 {
+			if status, body, err := r.makeChanges(); err != nil || status != 0 {
 				t.Fatalf("%d %s %v", status, body, err)
 			}
 			if err := r.s.Stop(); err != nil {
@@ -108,7 +108,7 @@ func TestEveryOperationIsSeen(t *testing.T) {
 				numbered[digits.ReplaceAllString(o.String(), "N")]++
 			}
 			total := 0
-			traced := systemCalls(t, trace, r.point, st.disk.Names(), r.disk.Names())
+			traced := systemCalls(t, trace, r.dir, st.disk.Names(), r.disk.Names())
 			for what, n := range traced {
 				total += n
 				if numbered[what] != n {
