@@ -3,12 +3,9 @@ package command
 import (
 	"errors"
 	"fmt"
-	"io"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"attestcsr/csr/audit"
 	"attestcsr/server"
 )
 
@@ -35,10 +32,10 @@ func (p process) auditCommand() *cobra.Command {
 		}
 		problems := 0
 		for _, s := range streams {
-			if err := writeSummary(p.stdout, s); err != nil {
+			problems += len(s.Problems)
+			if _, err := fmt.Fprint(p.stdout, s); err != nil {
 				return err
 			}
-			problems += len(s.Problems)
 		}
 		if problems > 0 {
 			return errors.New("the audit trail is not what the service wrote: keep the files as they are and find out who changed them")
@@ -47,22 +44,4 @@ func (p process) auditCommand() *cobra.Command {
 	}
 	cmd.AddCommand(verify)
 	return cmd
-}
-
-func writeSummary(w io.Writer, s audit.Summary) error {
-	for _, problem := range s.Problems {
-		if _, err := fmt.Fprintln(w, problem); err != nil {
-			return err
-		}
-	}
-	verdict := "whole"
-	if len(s.Problems) > 0 {
-		verdict = "damaged; this is what could be verified"
-	}
-	text := fmt.Sprintf("%s: %d lines in %d files", s.Stream, s.Lines, s.Files)
-	if s.Lines > 0 {
-		text += fmt.Sprintf(", sequence %d to %d, %s to %s", s.First, s.Last, s.From.Format(time.RFC3339), s.To.Format(time.RFC3339))
-	}
-	_, err := fmt.Fprintf(w, "%s: %s\n", text, verdict)
-	return err
 }

@@ -44,8 +44,8 @@ type Options struct {
 	Config  *config.Config
 	Logger  *slog.Logger
 	Version string
-	// terminal says that the caller shows what listening holds on a terminal, and
-	// so can show a password that was just made.
+	// Terminal says that the caller shows what Listening holds on a terminal, and so
+	// can show a password that was just made.
 	Terminal bool
 }
 
@@ -53,7 +53,6 @@ type Options struct {
 type Server struct {
 	cfg      *config.Config
 	log      *slog.Logger
-	version  string
 	pool     *pool.Pool
 	keys     *keystore.Keystore
 	outbox   audit.Outbox // of the store behind keys, which closes it
@@ -66,12 +65,12 @@ type Server struct {
 	listener, opsListener *admit.Listener
 }
 
-// Open opens everything, from the bottom up: the store, whose lock makes
-// this process the only one on data_dir, then the sealing keyset, the keys, and
-// what is made at first start. All of it is durable when it returns.
+// Open opens everything, from the bottom up: the store, whose lock makes this
+// process the only one on data_dir, then the sealing keyset, the keys, and what is
+// made at first start. All of it is durable when it returns.
 func Open(ctx context.Context, o Options) (_ *Server, err error) {
 	cfg, log := o.Config, o.Logger
-	s := &Server{cfg: cfg, log: log, version: o.Version}
+	s := &Server{cfg: cfg, log: log}
 	// The pool raises GOMAXPROCS; what is bounded to processors counts them before.
 	processors := runtime.GOMAXPROCS(0)
 	custodian, err := s.openKeystore(ctx, processors)
@@ -107,17 +106,9 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 
-	registry := prometheus.NewRegistry()
-	all := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newBuildInfo(o.Version)}
-	all = append(all, s.keys.Collectors()...)
-	all = append(all, service.Collectors()...)
-	all = append(all, s.auth.Collectors()...)
-	all = append(all, s.audit.Collectors()...)
-	all = append(all, s.newListeners()...)
-	for _, c := range all {
-		if err := registry.Register(c); err != nil {
-			return nil, fmt.Errorf("register metrics: %w", err)
-		}
+	registry, err := s.newRegistry(service, o.Version)
+	if err != nil {
+		return nil, err
 	}
 	s.handler, err = handler.New(handler.Config{
 		Service:        service,
@@ -134,6 +125,23 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 		SeparateOps: cfg.OpsListen != "",
 	})
 	return s, err
+}
+
+// newRegistry makes the listeners, and a registry with the metrics of every part.
+func (s *Server) newRegistry(service *csr.Service, version string) (*prometheus.Registry, error) {
+	registry := prometheus.NewRegistry()
+	all := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newBuildInfo(version)}
+	all = append(all, s.keys.Collectors()...)
+	all = append(all, service.Collectors()...)
+	all = append(all, s.auth.Collectors()...)
+	all = append(all, s.audit.Collectors()...)
+	all = append(all, s.newListeners()...)
+	for _, c := range all {
+		if err := registry.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return registry, nil
 }
 
 // readiness is that of the core, and of the pool where the settings say so.
@@ -201,10 +209,9 @@ func (s *Server) shutDown(servers []*http.Server) error {
 	return errors.Join(errs...)
 }
 
-// Close ends the audit trail, and then closes the key store: the store first and
-// then the pool. Keys in the making cannot be interrupted, and under SCHED_IDLE on
-// a busy machine they may take long; they are on no disk, so that they need not be
-// waited for.
+// Close ends the audit trail and then closes the key store. It waits three seconds
+// for keys in the making: they cannot be interrupted, and may take long on a busy
+// machine. They are on no disk, and end with the process.
 func (s *Server) Close() error {
 	auditErr := s.closeAudit()
 	closed := make(chan error, 1)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -40,6 +41,24 @@ type Summary struct {
 	// Problems are where the stream is not what the service wrote: the first one,
 	// and one for each later file that the service began because of a problem.
 	Problems []Problem
+}
+
+// String is a line for each problem, and one for the stream.
+func (s Summary) String() string {
+	var b strings.Builder
+	for _, problem := range s.Problems {
+		fmt.Fprintln(&b, problem)
+	}
+	fmt.Fprintf(&b, "%s: %d lines in %d files", s.Stream, s.Lines, s.Files)
+	if s.Lines > 0 {
+		fmt.Fprintf(&b, ", sequence %d to %d, %s to %s", s.First, s.Last, s.From.Format(time.RFC3339), s.To.Format(time.RFC3339))
+	}
+	if len(s.Problems) > 0 {
+		b.WriteString(": damaged; this is what could be verified\n")
+	} else {
+		b.WriteString(": whole\n")
+	}
+	return b.String()
 }
 
 // Problem is a place and what is wrong there. Line is 0 where it is a whole file's.
