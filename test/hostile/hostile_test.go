@@ -30,7 +30,7 @@ const (
 	maxMedian = 100 * time.Millisecond
 )
 
-const shortTimeouts = "  read_header_timeout: 2s\n  read_timeout: 2s\n  write_timeout: 2s\n  idle_timeout: 2s\n"
+const shortTimeouts = "  read_header_timeout: 3s\n  read_timeout: 3s\n  write_timeout: 1s\n  idle_timeout: 3s\n"
 
 // maxConnections is limits.connections of the servers that are attacked. The long run
 // has the defaults. The short run has a quarter of everything: bounds and floods.
