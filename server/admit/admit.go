@@ -21,7 +21,7 @@ import (
 //
 // When it is full, it closes one connection of the client that has most: the longest
 // idle one, or else the one whose request began first. A client at its own bound loses
-// one of its own. Two rules protect the others:
+// its own longest idle one. Two rules protect the rest:
 //
 //   - No connection is closed for a client that has as many as its owner. So a flood
 //     from few addresses keeps nobody else out.
