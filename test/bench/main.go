@@ -177,7 +177,7 @@ func (o options) scale() scale {
 		}
 	}
 	return scale{
-		rounds: 3, samples: 300, time: 3 * time.Second, sustained: 20 * time.Second, pool: 320,
+		rounds: 3, samples: 300, time: 3 * time.Second, sustained: 20 * time.Second, pool: 240,
 		few: 100, many: 100_000, idle: 10_000, settle: 5 * time.Second,
 	}
 }
