@@ -167,7 +167,7 @@ func reloadFiles(t *testing.T, s *start.Instance, other string, done <-chan stru
 // under way happened or did not.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	kills := kit.Effort(60, 1000)
+	kills := kit.Effort(40, 1000)
 	const renew = 25 // a fresh data directory after so many
 	binary := start.Binary(t)
 	dir := t.TempDir()
