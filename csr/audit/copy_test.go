@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"time"
 
 	"attestcsr/csr/audit"
 )
@@ -74,11 +73,7 @@ func TestCopyToStuckLog(t *testing.T) {
 	for i := range 2 * audit.MaxGroups { // two lines each, which are more than may wait for the log
 		tr.log.Refuse(refusal("", fmt.Sprint(i%audit.MaxGroups), "unauthenticated"))
 	}
-	start := time.Now()
-	tr.close()
-	if took := time.Since(start); took > 5*time.Second {
-		t.Errorf("closing took %s", took)
-	}
+	tr.close() // which has no deadline
 	tr.wantChanges()
 	if n := len(tr.refusals()); n != 2*audit.MaxGroups {
 		t.Errorf("%d refusals are in the files, want %d", n, 2*audit.MaxGroups)

@@ -3,6 +3,7 @@ package audit_test
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,41 +32,40 @@ func linesOf(content []byte) [][]byte {
 	return lines[:len(lines)-1]
 }
 
-// Whatever somebody without the keyset does to the files is found, in its place.
-func TestTampering(t *testing.T) {
-	t.Parallel()
-	// edit changes the lines of a file, from 0.
-	edit := func(file int, change func([][]byte) [][]byte) func(*testing.T, *trail) {
-		return func(t *testing.T, tr *trail) {
-			name := tr.files(audit.Changes)[file]
-			write(t, name, bytes.Join(change(linesOf(read(t, name))), nil))
-		}
+// tampering changes a trail, and says what is found and where. An empty place is
+// behind the last line that is left.
+type tampering struct {
+	do          func(*testing.T, *trail)
+	place, what string
+}
+
+// edit changes the lines of a file, counted from 0.
+func edit(file int, change func([][]byte) [][]byte) func(*testing.T, *trail) {
+	return func(t *testing.T, tr *trail) {
+		name := tr.files(audit.Changes)[file]
+		write(t, name, bytes.Join(change(linesOf(read(t, name))), nil))
 	}
-	for name, test := range map[string]struct {
-		tamper      func(*testing.T, *trail)
-		place, what string
-	}{
-		"edited user": {edit(1, func(l [][]byte) [][]byte {
-			l[2] = bytes.Replace(l[2], []byte(`"admin"`), []byte(`"nobody"`), 1)
-			return l
-		}), "changes-000002.jsonl:3", "was changed"},
+}
+
+// replace changes the text of a line, counted from 0.
+func replace(file, line int, from, to string) func(*testing.T, *trail) {
+	return edit(file, func(l [][]byte) [][]byte {
+		l[line] = bytes.Replace(l[line], []byte(from), []byte(to), 1)
+		return l
+	})
+}
+
+func changedLines() map[string]tampering {
+	return map[string]tampering{
+		"edited user":     {replace(1, 2, `"admin"`, `"nobody"`), "changes-000002.jsonl:3", "was changed"},
+		"edited sequence": {replace(0, 2, `"seq":3,`, `"seq":7,`), "changes-000001.jsonl:3", "sequence 7 follows 2"},
+		"added member":    {replace(0, 2, `"seq":3,`, `"seq":3,"x":1,`), "changes-000001.jsonl:3", "is not a line of an audit stream"},
+		"added space":     {replace(0, 2, `"seq":3,`, `"seq": 3,`), "changes-000001.jsonl:3", "is not a line of an audit stream"},
 		"edited code": {edit(1, func(l [][]byte) [][]byte {
 			at := len(l[0]) - 10
 			l[0][at] = map[bool]byte{true: '1', false: '0'}[l[0][at] == '0']
 			return l
 		}), "changes-000002.jsonl:1", "was changed"},
-		"edited sequence": {edit(0, func(l [][]byte) [][]byte {
-			l[2] = bytes.Replace(l[2], []byte(`"seq":3,`), []byte(`"seq":7,`), 1)
-			return l
-		}), "changes-000001.jsonl:3", "sequence 7 follows 2"},
-		"added member": {edit(0, func(l [][]byte) [][]byte {
-			l[2] = bytes.Replace(l[2], []byte(`"seq":3,`), []byte(`"seq":3,"x":1,`), 1)
-			return l
-		}), "changes-000001.jsonl:3", "is not a line of an audit stream"},
-		"added space": {edit(0, func(l [][]byte) [][]byte {
-			l[2] = bytes.Replace(l[2], []byte(`"seq":3,`), []byte(`"seq": 3,`), 1)
-			return l
-		}), "changes-000001.jsonl:3", "is not a line of an audit stream"},
 		"deleted line": {edit(1, func(l [][]byte) [][]byte { return slices.Delete(l, 1, 2) }),
 			"changes-000002.jsonl:2", "lines are missing"},
 		"reordered": {edit(1, func(l [][]byte) [][]byte { l[1], l[2] = l[2], l[1]; return l }),
@@ -74,40 +74,42 @@ func TestTampering(t *testing.T) {
 			"changes-000002.jsonl:2", "repeated"},
 		"inserted text": {edit(1, func(l [][]byte) [][]byte { return slices.Insert(l, 1, []byte("hello\n")) }),
 			"changes-000002.jsonl:2", "is not a line"},
-		"text without a line break at the end of an older file": {func(t *testing.T, tr *trail) {
-			name := tr.files(audit.Changes)[0]
-			write(t, name, append(read(t, name), "x"...))
-		}, "changes-000001.jsonl:6", "is not a line"},
 		"an endless line": {edit(1, func(l [][]byte) [][]byte {
 			return slices.Insert(l, 1, bytes.Repeat([]byte("x"), 2*audit.MaxLine))
 		}), "changes-000002.jsonl:2", "is not a line"},
 		"forged without the key": {edit(1, func(l [][]byte) [][]byte {
-			forged, mac, err := audit.RewriteLine(keyring{"", map[string][]byte{"0badcafe": []byte("a guess")}}, strings.Repeat("00", 32), bytes.TrimSuffix(l[1], []byte("\n")))
-			if err != nil || len(mac) != 64 {
-				t.Fatal(err)
+			guess := keyring{"", map[string][]byte{"0badcafe": []byte("a guess")}}
+			forged, _, err := audit.RewriteLine(guess, strings.Repeat("00", 32), bytes.TrimSuffix(l[1], []byte("\n")))
+			if err != nil {
+				panic(err)
 			}
 			l[1] = forged
 			return l
 		}), "changes-000002.jsonl:2", "was changed"},
+	}
+}
+
+func changedFiles() map[string]tampering {
+	last := func(tr *trail) string { files := tr.files(audit.Changes); return files[len(files)-1] }
+	removed := func(file int) func(*testing.T, *trail) {
+		return func(t *testing.T, tr *trail) { remove(t, tr.files(audit.Changes)[file]) }
+	}
+	return map[string]tampering{
+		"text at the end of an older file": {func(t *testing.T, tr *trail) {
+			name := tr.files(audit.Changes)[0]
+			write(t, name, append(read(t, name), "x"...))
+		}, "changes-000001.jsonl:6", "is not a line"},
 		"cut off at the end": {func(t *testing.T, tr *trail) {
-			files := tr.files(audit.Changes)
-			name := files[len(files)-1]
-			lines := linesOf(read(t, name))
-			write(t, name, bytes.Join(lines[:len(lines)-1], nil))
+			lines := linesOf(read(t, last(tr)))
+			write(t, last(tr), bytes.Join(lines[:len(lines)-1], nil))
 		}, "", "lines were cut off"},
 		"cut off within the last line": {func(t *testing.T, tr *trail) {
-			files := tr.files(audit.Changes)
-			content := read(t, files[len(files)-1])
-			write(t, files[len(files)-1], content[:len(content)-5])
+			content := read(t, last(tr))
+			write(t, last(tr), content[:len(content)-5])
 		}, "", "lines were cut off"},
-		"last file deleted": {func(t *testing.T, tr *trail) {
-			files := tr.files(audit.Changes)
-			remove(t, files[len(files)-1])
-		}, "", "lines were cut off, or a file is missing"},
-		"middle file deleted": {func(t *testing.T, tr *trail) { remove(t, tr.files(audit.Changes)[1]) },
-			"changes-000003.jsonl:1", "lines are missing"},
-		"first file deleted": {func(t *testing.T, tr *trail) { remove(t, tr.files(audit.Changes)[0]) },
-			"changes-000002.jsonl:1", "lines are missing"},
+		"last file deleted":   {func(t *testing.T, tr *trail) { remove(t, last(tr)) }, "", "lines were cut off, or a file is missing"},
+		"middle file deleted": {removed(1), "changes-000003.jsonl:1", "lines are missing"},
+		"first file deleted":  {removed(0), "changes-000002.jsonl:1", "lines are missing"},
 		"all files deleted": {func(t *testing.T, tr *trail) {
 			for _, name := range tr.files(audit.Changes) {
 				remove(t, name)
@@ -119,22 +121,27 @@ func TestTampering(t *testing.T) {
 			write(t, a, y)
 			write(t, b, x)
 		}, "changes-000001.jsonl:1", "lines are missing, or in another order"},
-		"anchor newer": {func(_ *testing.T, tr *trail) { forgeAnchor(tr, 1, true) },
-			"", "the store has 22 on record: lines were cut off"},
-		"anchor older": {func(_ *testing.T, tr *trail) { forgeAnchor(tr, -3, true) },
-			"", "is not the one that the store has on record"},
-		"anchor without the key": {func(_ *testing.T, tr *trail) { forgeAnchor(tr, 0, false) },
-			"the store", "the anchor was changed"},
 		"lines of the other stream": {func(t *testing.T, tr *trail) {
 			write(t, tr.files(audit.Refusals)[0], linesOf(read(t, tr.files(audit.Changes)[0]))[0])
 		}, "refusals-000001.jsonl:1", "another stream"},
-	} {
+		"anchor newer":           {func(_ *testing.T, tr *trail) { forgeAnchor(tr, 1, true) }, "", "the store has 22 on record: lines were cut off"},
+		"anchor older":           {func(_ *testing.T, tr *trail) { forgeAnchor(tr, -3, true) }, "", "is not the one that the store has on record"},
+		"anchor without the key": {func(_ *testing.T, tr *trail) { forgeAnchor(tr, 0, false) }, "the store", "the anchor was changed"},
+	}
+}
+
+// Whatever somebody without the keyset does to the files is found, in its place.
+func TestTampering(t *testing.T) {
+	t.Parallel()
+	all := changedLines()
+	maps.Copy(all, changedFiles())
+	for name, test := range all {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tr := tampered(t)
-			test.tamper(t, tr)
+			test.do(t, tr)
 			place := test.place
-			if place == "" { // behind the last line that is left
+			if place == "" {
 				files := tr.files(audit.Changes)
 				last := files[len(files)-1]
 				place = fmt.Sprintf("%s:%d", filepath.Base(last), len(linesOf(read(t, last)))+1)

@@ -34,24 +34,19 @@ func (a *Authenticator) Remembered() int {
 	return len(a.passwords.remembered.entries)
 }
 
-// SessionKeys returns what the session store keeps instead of ids.
-func (a *Authenticator) SessionKeys() [][]byte {
+// Sessions is how many sessions there are, ended ones too.
+func (a *Authenticator) Sessions() int {
 	a.sessions.mu.Lock()
 	defer a.sessions.mu.Unlock()
-	var keys [][]byte
-	for key := range a.sessions.byKey {
-		keys = append(keys, key[:])
-	}
-	return keys
+	return len(a.sessions.byKey)
 }
 
-// TokenDigests returns what the session store keeps instead of XSRF tokens.
-func (a *Authenticator) TokenDigests() [][]byte {
+// SessionDigests returns what the session store keeps instead of ids and tokens.
+func (a *Authenticator) SessionDigests() (digests [][32]byte) {
 	a.sessions.mu.Lock()
 	defer a.sessions.mu.Unlock()
-	var digests [][]byte
-	for _, one := range a.sessions.byKey {
-		digests = append(digests, one.xsrf[:])
+	for key, one := range a.sessions.byKey {
+		digests = append(digests, key, one.xsrf)
 	}
 	return digests
 }

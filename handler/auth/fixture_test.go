@@ -159,16 +159,47 @@ func try(a *auth.Authenticator, user, password, address string) error {
 	return err
 }
 
-func login(t testing.TB, a *auth.Authenticator, user, password string, realm auth.Realm) string {
+// begin begins a session.
+func begin(t testing.TB, a *auth.Authenticator, user, password string, realm auth.Realm) auth.Login {
 	t.Helper()
 	made, err := a.Login(context.Background(), request(basic(user, password)), here, realm)
-	if err != nil {
-		t.Fatalf("login of %s: %v", user, err)
+	if err != nil || made.User != user {
+		t.Fatalf("login of %s: %q, %v", user, made.User, err)
 	}
-	if made.User != user {
-		t.Fatalf("login of %s made a session of %q", user, made.User)
+	return made
+}
+
+func login(t testing.TB, a *auth.Authenticator, user, password string, realm auth.Realm) (id string) {
+	t.Helper()
+	return begin(t, a, user, password, realm).Session
+}
+
+// authCase is a request and who it is from: "amy by basic", or the kind of the error.
+type authCase struct {
+	name, method string
+	headers      []string
+	realm        auth.Realm
+	want         string
+}
+
+func authenticateEach(t *testing.T, a *auth.Authenticator, cases []authCase) {
+	t.Helper()
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			caller, err := a.Authenticate(t.Context(), as(c.method, request(c.headers...)), here, c.realm)
+			got := caller.User + " by " + caller.Method
+			if err != nil {
+				got = kindOf(err).String()
+				if caller.User != "" || caller.Privileges != nil {
+					t.Errorf("caller %+v beside an error", caller)
+				}
+			}
+			if got != c.want || err == nil && caller.Address != here {
+				t.Errorf("%s (%v), want %s", got, err, c.want)
+			}
+		})
 	}
-	return made.Session
 }
 
 // ended tells whether an id authenticates no longer; if it does, that is an access.

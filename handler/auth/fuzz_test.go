@@ -17,14 +17,7 @@ import (
 // is refused, in a kind, and tells nobody's name.
 func FuzzSessionHeaders(f *testing.F) {
 	a := auth.New(auth.Config{Users: usersOf(f, "amy", "secret", "bob", "hidden")})
-	begin := func(user, password string, realm auth.Realm) auth.Login {
-		made, err := a.LoginPassword(f.Context(), user, password, here, realm)
-		if err != nil {
-			f.Fatal(err)
-		}
-		return made
-	}
-	ofESX, ofNSX, other := begin("amy", "secret", esx), begin("amy", "secret", nsx), begin("bob", "hidden", nsx)
+	ofESX, ofNSX, other := begin(f, a, "amy", "secret", esx), begin(f, a, "amy", "secret", nsx), begin(f, a, "bob", "hidden", nsx)
 	// The fuzzer cannot find ids by itself: it moves these words around.
 	secrets := strings.NewReplacer("ESX", ofESX.Session, "NSX", ofNSX.Session, "TOKEN", ofNSX.XSRF, "OTHER", other.XSRF)
 	for _, seed := range []string{

@@ -22,26 +22,25 @@ func htpasswd(t *testing.T, args ...string) {
 	}
 }
 
+// readUsers reads a file that htpasswd wrote.
+func readUsers(t *testing.T, path string) *auth.Users {
+	t.Helper()
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parse(t, string(file))
+}
+
 func TestHtpasswdFile(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "users")
 	htpasswd(t, "-cbB", path, "amy", "secret")
 	htpasswd(t, "-bB", "-C", "7", path, "Jörg Müller", "пароль mit ümlaut")
 	htpasswd(t, "-bB", "-C", "4", path, "bob", "hidden")
-	read := func() *auth.Users {
-		t.Helper()
-		file, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return parse(t, string(file))
-	}
-	users := read()
-	if names := fmt.Sprint(users.Names()); names != "[Jörg Müller amy bob]" {
-		t.Fatalf("users %s", names)
-	}
-	if cost := users.LowestCost(); cost != 4 {
-		t.Fatalf("lowest cost %d, want 4", cost)
+	users := readUsers(t, path)
+	if names := fmt.Sprint(users.Names()); names != "[Jörg Müller amy bob]" || users.LowestCost() != 4 {
+		t.Fatalf("users %s, lowest cost %d", names, users.LowestCost())
 	}
 	a := auth.New(auth.Config{Users: users})
 	for user, password := range map[string]string{"amy": "secret", "Jörg Müller": "пароль mit ümlaut", "bob": "hidden"} {
@@ -53,7 +52,7 @@ func TestHtpasswdFile(t *testing.T) {
 
 	htpasswd(t, "-D", path, "bob")
 	htpasswd(t, "-bB", path, "amy", "changed")
-	a.SetUsers(read())
+	a.SetUsers(readUsers(t, path))
 	wantKind(t, try(a, "bob", "hidden", here), csr.Unauthenticated)
 	wantKind(t, try(a, "amy", "secret", here), csr.Unauthenticated)
 	if err := try(a, "amy", "changed", here); err != nil {
@@ -69,13 +68,9 @@ func TestHtpasswdLongPassword(t *testing.T) {
 	a := auth.New(auth.Config{})
 	for _, length := range []int{71, 72, 73, 255} {
 		password := strings.Repeat("0123456789abcdef", 16)[:length]
-		htpasswd(t, "-cbB", path, "amy", password)
+		htpasswd(t, "-cbB", "-C", "4", path, "amy", password)
 		htpasswd(t, "-vb", path, "amy", password)
-		file, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		a.SetUsers(parse(t, string(file)))
+		a.SetUsers(readUsers(t, path))
 		if err := try(a, "amy", password, here); err != nil {
 			t.Errorf("%d bytes: %v", length, err)
 		}
@@ -83,11 +78,11 @@ func TestHtpasswdLongPassword(t *testing.T) {
 	}
 }
 
-// htpasswd's other hashes are refused, and what Hash makes it accepts.
+// htpasswd's other hashes are refused, and it accepts what Hash makes.
 func TestHtpasswdHashes(t *testing.T) {
 	t.Parallel()
+	path := filepath.Join(t.TempDir(), "users")
 	for _, kind := range []string{"-m", "-2", "-5", "-d", "-s", "-p"} {
-		path := filepath.Join(t.TempDir(), "users")
 		htpasswd(t, "-cb", kind, path, "amy", "secret")
 		file, err := os.ReadFile(path)
 		if err != nil {
@@ -101,7 +96,6 @@ func TestHtpasswdHashes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(t.TempDir(), "users")
 	if err := os.WriteFile(path, []byte("amy:"+hash+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -28,12 +28,12 @@ func all(n int, f func(i int) error) []error {
 	return errs
 }
 
-// tallyOf counts errors by kind; success counts as -1.
-func tallyOf(errs []error) map[csr.Kind]int {
+// byKind counts errors by kind; success counts as -1.
+func byKind(errs []error) map[csr.Kind]int {
 	kinds := map[csr.Kind]int{}
 	for _, err := range errs {
 		if err == nil {
-			kinds[-1]++
+			kinds[succeeded]++
 		} else {
 			kinds[kindOf(err)]++
 		}
@@ -44,49 +44,34 @@ func tallyOf(errs []error) map[csr.Kind]int {
 const succeeded csr.Kind = -1
 
 // An unknown user costs what the file's most expensive hash costs, so that time
-// does not tell names that exist from names that do not.
+// does not tell names that exist from names that do not. Not even a comparison that
+// says yes lets one in.
 func TestUnknownUserCostsAComparison(t *testing.T) {
 	t.Parallel()
-	hash := func(cost int) string {
-		h, err := bcrypt.GenerateFromPassword([]byte("secret"), cost)
+	known := map[string]int{"amy": 4, "bob": 6, "eve": 5}
+	var file strings.Builder
+	for user, cost := range known {
+		hash, err := bcrypt.GenerateFromPassword([]byte("secret"), cost)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return string(h)
+		fmt.Fprintf(&file, "%s:%s\n", user, hash)
 	}
-	tests := []struct {
-		name, file string
-		unknown    int
-		known      map[string]int
-	}{
-		{"one cost", "amy:" + hash(5) + "\nbob:" + hash(5), 5, map[string]int{"amy": 5, "bob": 5}},
-		{"several costs", "amy:" + hash(4) + "\nbob:" + hash(6) + "\neve:" + hash(5), 6, map[string]int{"amy": 4, "bob": 6, "eve": 5}},
+	a := auth.New(auth.Config{Users: parse(t, file.String())})
+	counted := count(a, 0)
+	wrong := func(user, password string, cost int) {
+		t.Helper()
+		wantKind(t, try(a, user, password, here), csr.Unauthenticated)
+		if costs := counted.runs(); !slices.Equal(costs, []int{cost}) {
+			t.Fatalf("%s: comparisons of cost %v, want one of %d", user, costs, cost)
+		}
 	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			a := auth.New(auth.Config{Users: parse(t, tt.file)})
-			counted := count(a, 0)
-			for range 2 { // nothing about either is remembered
-				wantKind(t, try(a, "mallory", "secret", here), csr.Unauthenticated)
-				if costs := counted.runs(); !slices.Equal(costs, []int{tt.unknown}) {
-					t.Fatalf("unknown user: comparisons of cost %v, want one of %d", costs, tt.unknown)
-				}
-				for user, cost := range tt.known {
-					wantKind(t, try(a, user, "wrong", here), csr.Unauthenticated)
-					if costs := counted.runs(); !slices.Equal(costs, []int{cost}) {
-						t.Fatalf("%s: comparisons of cost %v, want one of %d", user, costs, cost)
-					}
-				}
-			}
-		})
+	for range 2 { // nothing about either is remembered
+		wrong("mallory", "secret", 6)
+		for user, cost := range known {
+			wrong(user, "wrong", cost)
+		}
 	}
-}
-
-// Not even a comparison that says yes lets an unknown user in.
-func TestUnknownUserNeverMatches(t *testing.T) {
-	t.Parallel()
-	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret")})
 	a.Compare(func([]byte, []byte) error { return nil })
 	for range 2 {
 		wantKind(t, try(a, "mallory", "secret", here), csr.Unauthenticated)
@@ -104,28 +89,25 @@ func TestBrokenComparisonIsInternal(t *testing.T) {
 }
 
 // Of a password over 72 bytes htpasswd and bcrypt take the beginning, so that any
-// other end is as good; up to there every byte counts.
+// other end is as good; up to there every byte counts. Passwords have a bound.
 func TestLongPassword(t *testing.T) {
 	t.Parallel()
-	const bound = 1024
 	beginning := strings.Repeat("b", 71) + "!"
+	long := func(beginning string, length int) string {
+		return beginning + strings.Repeat("x", length-len(beginning))
+	}
 	a := auth.New(auth.Config{Users: usersOf(t, "amy", beginning)})
-	for name, password := range map[string]string{
-		"72 bytes": beginning, "73 bytes": beginning + "x", "other end": beginning + "y", "longest": beginning + strings.Repeat("x", bound-72),
-	} {
+	for _, password := range []string{beginning, long(beginning, 73), long(beginning, 1024)} {
 		if err := try(a, "amy", password, here); err != nil {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%d bytes: %v", len(password), err)
 		}
 	}
 	counted := count(a, 0)
-	wantKind(t, try(a, "amy", beginning[:71], here), csr.Unauthenticated)
-	wantKind(t, try(a, "amy", beginning[:71]+"x"+strings.Repeat("x", bound-72), here), csr.Unauthenticated)
-	if n := len(counted.runs()); n != 2 {
-		t.Errorf("%d comparisons, want 2", n)
-	}
-	wantKind(t, try(a, "amy", beginning+strings.Repeat("x", bound-71), here), csr.Unauthenticated)
-	if n := len(counted.runs()); n != 0 {
-		t.Error("a password over the bound was compared")
+	for password, comparisons := range map[string]int{beginning[:71]: 1, long(beginning[:71], 1024): 1, long(beginning, 1025): 0} {
+		wantKind(t, try(a, "amy", password, here), csr.Unauthenticated)
+		if n := len(counted.runs()); n != comparisons {
+			t.Errorf("%d bytes: %d comparisons, want %d", len(password), n, comparisons)
+		}
 	}
 }
 
@@ -187,15 +169,12 @@ func TestRememberedIsUnambiguous(t *testing.T) {
 }
 
 func TestIdenticalCredentialsShareOneComparison(t *testing.T) {
-	t.Parallel()
-	users := usersOf(t, "amy", "secret")
-	synctest.Test(t, func(t *testing.T) {
-		a := auth.New(auth.Config{Users: users})
+	inBubble(t, auth.Config{}, func(t *testing.T, a *auth.Authenticator) {
 		counted := count(a, 50*time.Millisecond)
 		errs := all(200, func(i int) error {
 			return try(a, "amy", "secret", fmt.Sprintf("192.0.2.%d", i%10))
 		})
-		if kinds := tallyOf(errs); kinds[succeeded] != 200 {
+		if kinds := byKind(errs); kinds[succeeded] != 200 {
 			t.Fatalf("outcomes %v, want 200 successes", kinds)
 		}
 		if n := len(counted.runs()); n != 1 {
@@ -206,13 +185,9 @@ func TestIdenticalCredentialsShareOneComparison(t *testing.T) {
 
 // A client that goes away takes nobody with it, whoever of them came first.
 func TestCancelledWaiter(t *testing.T) {
-	t.Parallel()
-	users := usersOf(t, "amy", "secret")
 	for _, cancelled := range []int{0, 1} {
 		t.Run(fmt.Sprint("number ", cancelled), func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				a := auth.New(auth.Config{Users: users})
+			inBubble(t, auth.Config{}, func(t *testing.T, a *auth.Authenticator) {
 				counted := count(a, 50*time.Millisecond)
 				start := time.Now()
 				errs := all(3, func(i int) error {
@@ -229,12 +204,8 @@ func TestCancelledWaiter(t *testing.T) {
 					}
 					return err
 				})
-				for i, err := range errs {
-					if i == cancelled {
-						wantKind(t, err, csr.Unavailable)
-					} else if err != nil {
-						t.Errorf("request %d: %v", i, err)
-					}
+				if kinds := byKind(errs); kinds[succeeded] != 2 || kindOf(errs[cancelled]) != csr.Unavailable {
+					t.Errorf("outcomes %v", errs)
 				}
 				if n := len(counted.runs()); n != 1 {
 					t.Fatalf("%d comparisons, want 1", n)
@@ -247,15 +218,21 @@ func TestCancelledWaiter(t *testing.T) {
 	}
 }
 
+// manyUsers makes users with a password each. It also returns names and passwords in
+// turn.
+func manyUsers(t *testing.T, n int) (users *auth.Users, credentials []string) {
+	t.Helper()
+	for i := range n {
+		credentials = append(credentials, fmt.Sprint("user", i), fmt.Sprint("password", i))
+	}
+	return usersOf(t, credentials...), credentials
+}
+
 // Few comparisons run at once, first come first served.
 func TestComparisonsInTurn(t *testing.T) {
 	t.Parallel()
 	const n = 40
-	var file []string
-	for i := range n {
-		file = append(file, fmt.Sprint("user", i), fmt.Sprint("password", i))
-	}
-	users := usersOf(t, file...)
+	users, credentials := manyUsers(t, n)
 	for _, slots := range []int{1, 2} {
 		t.Run(fmt.Sprint(slots), func(t *testing.T) {
 			t.Parallel()
@@ -273,16 +250,16 @@ func TestComparisonsInTurn(t *testing.T) {
 				})
 				errs := all(n, func(i int) error {
 					time.Sleep(time.Duration(i) * time.Millisecond) // so that there is an order
-					return try(a, file[2*i], file[2*i+1], fmt.Sprintf("192.0.2.%d", i))
+					return try(a, credentials[2*i], credentials[2*i+1], fmt.Sprintf("192.0.2.%d", i))
 				})
-				if kinds := tallyOf(errs); kinds[succeeded] != n {
+				if kinds := byKind(errs); kinds[succeeded] != n {
 					t.Fatalf("outcomes %v", kinds)
 				}
 				if counted.most != slots {
 					t.Fatalf("%d comparisons at once, want %d", counted.most, slots)
 				}
 				for i, password := range order {
-					if password != file[2*i+1] {
+					if password != credentials[2*i+1] {
 						t.Fatalf("order %q", order)
 					}
 				}
@@ -291,28 +268,23 @@ func TestComparisonsInTurn(t *testing.T) {
 	}
 }
 
-// Where more passwords wait than can be checked soon, further ones are refused;
-// no refusal counts as a wrong password.
+// Where more passwords wait than can be checked soon, further ones are refused; no
+// refusal counts as a wrong password.
 func TestComparisonQueueIsBounded(t *testing.T) {
 	t.Parallel()
-	users := usersOf(t, "amy", "secret")
 	t.Run("in number", func(t *testing.T) {
-		t.Parallel()
-		synctest.Test(t, func(t *testing.T) {
-			a := auth.New(auth.Config{Users: users, Comparisons: 1})
-			a.Compare(plainly)
+		inBubble(t, auth.Config{Comparisons: 1}, func(t *testing.T, a *auth.Authenticator) {
 			counted := count(a, time.Millisecond)
-			const n = auth.MaxComparisons + 100
 			var atOnce atomic.Int32
 			start := time.Now()
-			errs := all(n, func(i int) error {
+			errs := all(auth.MaxComparisons+100, func(i int) error {
 				err := try(a, "amy", fmt.Sprint("guess", i), fmt.Sprintf("10.0.%d.%d", i/250, i%250))
 				if kindOf(err) == csr.Busy && time.Since(start) == 0 {
 					atOnce.Add(1)
 				}
 				return err
 			})
-			kinds := tallyOf(errs)
+			kinds := byKind(errs)
 			if kinds[csr.Unauthenticated] != auth.MaxComparisons+1 || atOnce.Load() != 99 || kinds[csr.Busy] != 99 {
 				t.Fatalf("outcomes %v, %d refused at once", kinds, atOnce.Load())
 			}
@@ -325,14 +297,11 @@ func TestComparisonQueueIsBounded(t *testing.T) {
 		})
 	})
 	t.Run("in time", func(t *testing.T) {
-		t.Parallel()
-		synctest.Test(t, func(t *testing.T) {
-			a := auth.New(auth.Config{Users: users, Comparisons: 1})
-			a.Compare(plainly)
+		inBubble(t, auth.Config{Comparisons: 1}, func(t *testing.T, a *auth.Authenticator) {
 			count(a, 4*time.Second)
 			start := time.Now()
 			errs := all(6, func(i int) error { return try(a, "amy", fmt.Sprint("guess", i), here) })
-			if kinds := tallyOf(errs); kinds[csr.Unauthenticated] != 3 || kinds[csr.Busy] != 3 {
+			if kinds := byKind(errs); kinds[csr.Unauthenticated] != 3 || kinds[csr.Busy] != 3 {
 				t.Fatalf("outcomes %v", kinds)
 			}
 			if waited := time.Since(start); waited > auth.ComparisonWait+4*time.Second {

@@ -30,34 +30,22 @@ func TestParseUsers(t *testing.T) {
 		{name: "longest name", file: strings.Repeat("n", 255) + ":" + good, users: []string{strings.Repeat("n", 255)}},
 
 		{name: "empty", file: ""},
-		{name: "comments alone", file: "# nobody\n\n"},
 		{name: "duplicate", file: "a:" + good + "\nb:" + good + "\na:" + good, err: "line 3: this user has a line already"},
 		{name: "no colon", file: "a:" + good + "\nadmin\n", err: "line 2: it has no colon"},
 		{name: "a colon in the name, as the service's own principals have", file: "system:service:" + good, err: "line 1: the hash is not bcrypt"},
 		{name: "no name", file: ":" + good, err: "line 1: it has no user name"},
 		{name: "name too long", file: strings.Repeat("n", 256) + ":" + good, err: "line 1: the user name is longer than 255 bytes"},
 		{name: "space before name", file: " a:" + good, err: "line 1: the user name begins or ends with a space"},
-		{name: "space after name", file: "a :" + good, err: "line 1: the user name begins or ends with a space"},
 		{name: "byte order mark", file: "\ufeffa:" + good, err: "line 1: it begins with a byte order mark"},
 		{name: "carriage return", file: "a:" + good + "\r\n", err: "line 1: it holds a control character"},
 		{name: "NUL", file: "a\x00:" + good, err: "line 1: it holds a control character"},
-		{name: "tab", file: "\ta:" + good, err: "line 1: it holds a control character"},
 		{name: "not UTF-8", file: "a\xff:" + good, err: "line 1: it is not UTF-8"},
 		{name: "plain text", file: "a:hunter2", err: "line 1: the hash is not bcrypt"},
-		{name: "empty hash", file: "a:", err: "line 1: the hash is not bcrypt"},
-		{name: "MD5", file: "a:$apr1$abcdefgh$0123456789012345678901", err: "line 1: the hash is not bcrypt"},
-		{name: "SHA-1", file: "a:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=", err: "line 1: the hash is not bcrypt"},
-		{name: "SHA-512", file: "a:$6$salt$" + strings.Repeat("a", 86), err: "line 1: the hash is not bcrypt"},
 		{name: "2x", file: "a:$2x$05$" + saltAndDigest, err: "line 1: the hash is not bcrypt"},
-		{name: "2 without letter", file: "a:$2$05$" + saltAndDigest, err: "line 1: the hash is not bcrypt"},
 		{name: "cost 3", file: "a:$2y$03$" + saltAndDigest, err: "line 1: the cost of the hash is not between 4 and 17"},
 		{name: "cost 18", file: "a:$2y$18$" + saltAndDigest, err: "line 1: the cost of the hash is not between 4 and 17"},
-		{name: "cost 31", file: "a:$2y$31$" + saltAndDigest, err: "line 1: the cost of the hash is not between 4 and 17"},
 		{name: "cost not a number", file: "a:$2y$1x$" + saltAndDigest, err: "line 1: the hash is not bcrypt"},
-		{name: "cost with sign", file: "a:$2y$+9$" + saltAndDigest, err: "line 1: the hash is not bcrypt"},
 		{name: "truncated", file: "a:" + good[:59], err: "line 1: the hash is not bcrypt"},
-		{name: "something after the hash", file: "a:" + good + ":comment", err: "line 1: the hash is not bcrypt"},
-		{name: "space after the hash", file: "a:" + good + " ", err: "line 1: the hash is not bcrypt"},
 		{name: "character outside the alphabet", file: "a:" + good[:59] + "=", err: "line 1: the hash is not bcrypt"},
 		{name: "too large", file: strings.Repeat("#\n", 1<<19) + "#", err: "larger than 1048576 bytes"},
 	}
@@ -91,11 +79,11 @@ func TestParseUsersBound(t *testing.T) {
 	t.Parallel()
 	var file strings.Builder
 	for i := range 10_000 {
-		fmt.Fprintf(&file, "%d:$2y$05$%s\n", i, saltAndDigest)
+		fmt.Fprintf(&file, "%d:$2y$%02d$%s\n", i, 9+i%4, saltAndDigest)
 	}
 	users := parse(t, file.String())
-	if n := len(users.Names()); n != 10_000 {
-		t.Fatalf("%d users, want 10000", n)
+	if n, cost := len(users.Names()), users.LowestCost(); n != 10_000 || cost != 9 {
+		t.Fatalf("%d users, lowest cost %d, want 10000 and 9", n, cost)
 	}
 	_, err := auth.ParseUsers([]byte(file.String() + "more:$2y$05$" + saltAndDigest))
 	if err == nil || !strings.Contains(err.Error(), "line 10001: there are more than 10000 users") {
@@ -103,29 +91,20 @@ func TestParseUsersBound(t *testing.T) {
 	}
 }
 
-func TestLowestCost(t *testing.T) {
-	t.Parallel()
-	users := parse(t, "a:$2y$12$"+saltAndDigest+"\nb:$2y$09$"+saltAndDigest+"\nc:$2y$10$"+saltAndDigest)
-	if cost := users.LowestCost(); cost != 9 {
-		t.Fatalf("lowest cost %d, want 9", cost)
-	}
-}
-
 func TestHash(t *testing.T) {
 	t.Parallel()
-	for _, password := range []string{"пароль", strings.Repeat("x", 72)} {
-		hash, err := auth.Hash(password)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if cost, err := bcrypt.Cost([]byte(hash)); err != nil || cost != 10 {
-			t.Fatalf("cost %d, %v, want 10", cost, err)
-		}
-		if err := bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)); err != nil {
-			t.Fatal(err)
-		}
-		parse(t, "admin:"+hash)
+	longest := strings.Repeat("п", 36) // 72 bytes
+	hash, err := auth.Hash(longest)
+	if err != nil {
+		t.Fatal(err)
 	}
+	if cost, err := bcrypt.Cost([]byte(hash)); err != nil || cost != 10 {
+		t.Fatalf("cost %d, %v, want 10", cost, err)
+	}
+	if err := bcrypt.CompareHashAndPassword([]byte(hash), []byte(longest)); err != nil {
+		t.Fatal(err)
+	}
+	parse(t, "admin:"+hash)
 	for name, password := range map[string]string{"empty": "", "73 bytes": strings.Repeat("x", 73), "not UTF-8": "\xff\xfe"} {
 		hash, err := auth.Hash(password)
 		if err == nil || hash != "" {
