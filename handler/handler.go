@@ -23,6 +23,7 @@ import (
 
 	"attestcsr/csr"
 	"attestcsr/handler/auth"
+	"attestcsr/handler/origin"
 	"attestcsr/handler/policy"
 	"attestcsr/handler/vapi"
 )
@@ -152,22 +153,9 @@ func (h *Handler) Drain(ctx context.Context) error { return h.gate.drain(ctx) }
 func (h *Handler) newEcho(trusted []netip.Prefix) *echo.Echo {
 	e := echo.New()
 	e.HTTPErrorHandler = h.fail
-	e.IPExtractor = clientAddress(trusted)
+	e.IPExtractor = origin.ClientAddress(trusted)
 	e.Use(h.observe)
 	return e
-}
-
-// clientAddress takes X-Forwarded-For from trusted peers alone. Echo's own default
-// trusts every private network.
-func clientAddress(trusted []netip.Prefix) echo.IPExtractor {
-	if len(trusted) == 0 {
-		return echo.ExtractIPDirect()
-	}
-	options := []echo.TrustOption{echo.TrustLoopback(false), echo.TrustLinkLocal(false), echo.TrustPrivateNet(false)}
-	for _, p := range trusted {
-		options = append(options, echo.TrustIPRange(ipNet(p)))
-	}
-	return echo.ExtractIPFromXFFHeader(options...)
 }
 
 // add registers a route. HEAD follows GET. The method echo.RouteNotFound registers a

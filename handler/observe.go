@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"net"
 	"net/http"
-	"net/netip"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -20,7 +18,7 @@ import (
 
 	"attestcsr/csr"
 	"attestcsr/csr/audit"
-	"attestcsr/handler/auth"
+	"attestcsr/handler/origin"
 )
 
 // event collects what the one log line of a request says.
@@ -95,7 +93,7 @@ func framedAmbiguously(r *http.Request) bool {
 // draining. It turns a panic into an internal error.
 func (h *Handler) admit(c echo.Context, next echo.HandlerFunc) (err error) {
 	if !isOps(c.Path()) {
-		client := auth.NetworkOf(eventOf(c).client)
+		client := origin.NetworkOf(eventOf(c).client)
 		if err := h.gate.enter(client); err != nil {
 			if errors.Is(err, errDraining) {
 				c.Response().Header().Set(echo.HeaderConnection, "close")
@@ -240,11 +238,6 @@ func knownMethod(method string) bool {
 // setRetryAfter rounds up to whole seconds (RFC 9110 section 10.2.3), at least one.
 func setRetryAfter(header http.Header, after time.Duration) {
 	header.Set(echo.HeaderRetryAfter, strconv.Itoa(max(1, int(math.Ceil(after.Seconds())))))
-}
-
-func ipNet(p netip.Prefix) *net.IPNet {
-	p = p.Masked()
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
 // limitWriting sets the deadline for sending an answer when it begins. Until then the

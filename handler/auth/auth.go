@@ -18,6 +18,7 @@ import (
 
 	"attestcsr/csr"
 	"attestcsr/csr/audit"
+	"attestcsr/handler/origin"
 )
 
 // Config is what an Authenticator is made of. Zero values stand for the defaults.
@@ -185,7 +186,7 @@ func (a *Authenticator) verify(ctx context.Context, at attempt) (identity, error
 		if at.user == "" {
 			return identity{}, unauthenticated("no usable user name and password")
 		}
-		return a.passwords.verify(ctx, at.user, at.password, NetworkOf(at.address))
+		return a.passwords.verify(ctx, at.user, at.password, origin.NetworkOf(at.address))
 	case bySession:
 		session, err := a.sessions.use(at.claim)
 		return identity{user: session.User}, err

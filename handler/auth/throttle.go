@@ -11,12 +11,11 @@ import (
 )
 
 const (
-	failureWindow   = time.Minute
-	throttleWait    = 5 * time.Second // how long a check waits to be admitted
-	maxQueue        = 64              // checks that wait, per address
-	maxQueued       = 1024            // checks that wait, in all
-	maxCounters     = 8192            // a full one is about 1 kB
-	ipv6NetworkBits = 64              // what one subscriber has at least
+	failureWindow = time.Minute
+	throttleWait  = 5 * time.Second // how long a check waits to be admitted
+	maxQueue      = 64              // checks that wait, per address
+	maxQueued     = 1024            // checks that wait, in all
+	maxCounters   = 8192            // a full one is about 1 kB
 )
 
 var errThrottled = errors.New("too many wrong passwords from this address")
@@ -43,22 +42,6 @@ type throttle struct {
 type source struct {
 	user    string
 	network netip.Prefix
-}
-
-// NetworkOf is the part of the network that counts as one address: an IPv4 address,
-// or a /64 of IPv6, whose owner can use any address in it. Text that is no address
-// counts as one and the same.
-func NetworkOf(address string) netip.Prefix {
-	ip, err := netip.ParseAddr(address)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	ip = ip.Unmap().WithZone("")
-	bits := ip.BitLen()
-	if ip.Is6() {
-		bits = ipv6NetworkBits
-	}
-	return netip.PrefixFrom(ip, bits).Masked()
 }
 
 // counter counts the failures of one source.

@@ -13,11 +13,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"attestcsr/handler/auth"
+	"attestcsr/handler/origin"
 )
 
 // Listener bounds the connections that are open, in all and of each client. A client
-// is an IPv4 address or an IPv6 /64 network (auth.NetworkOf).
+// is an IPv4 address or an IPv6 /64 network (origin.NetworkOf).
 //
 // When it is full, it closes one connection of the client that has most: the longest
 // idle one, or else the one whose request began first. A client at its own bound loses
@@ -208,7 +208,7 @@ func (l *Listener) clientOf(arrived net.Conn) *client {
 		if slices.ContainsFunc(l.Trusted, func(p netip.Prefix) bool { return p.Contains(address) }) {
 			key = clientKey{netip.PrefixFrom(address, address.BitLen()), remote.Port()}
 		} else {
-			key = clientKey{network: auth.NetworkOf(address.String())}
+			key = clientKey{network: origin.NetworkOf(address.String())}
 		}
 	}
 	if known := l.clients[key]; known != nil {
