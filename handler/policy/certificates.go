@@ -19,6 +19,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/handler/strict"
 )
 
 // trustData is TlsTrustData: the chain, leaf first. A private key is no member
@@ -133,18 +134,20 @@ func signatureName(a x509.SignatureAlgorithm) string {
 	return a.String()
 }
 
-func (d *decoder) importCertificate(c echo.Context, grant *csr.Grant) error {
-	id, err := objectID(c)
-	if err != nil {
-		return err
+func importCertificate(in *strict.Decoder[trustData]) Handle {
+	return func(c echo.Context, grant *csr.Grant) error {
+		id, err := objectID(c)
+		if err != nil {
+			return err
+		}
+		body, err := decode(c, in)
+		if err != nil {
+			return err
+		}
+		made, err := grant.ImportCertificate(c.Request().Context(), id,
+			csr.Import{PEM: []byte(*body.PEMEncoded), Labels: body.labels(), Revision: body.Revision})
+		return replyCertificate(c, http.StatusCreated, made, err)
 	}
-	var body trustData
-	if err := d.decode(c, &body); err != nil {
-		return err
-	}
-	made, err := grant.ImportCertificate(c.Request().Context(), id,
-		csr.Import{PEM: []byte(*body.PEMEncoded), Labels: body.labels(), Revision: body.Revision})
-	return replyCertificate(c, http.StatusCreated, made, err)
 }
 
 // uploadCertificate is importCertificate for a file, as a browser sends one.
@@ -207,17 +210,19 @@ func selfSign(c echo.Context, grant *csr.Grant) error {
 	return replyCertificate(c, http.StatusCreated, made, err)
 }
 
-func (d *decoder) selfSignNew(c echo.Context, grant *csr.Grant) error {
-	var body csrWithDays
-	if err := d.decode(c, &body); err != nil {
-		return err
+func selfSignNew(in *strict.Decoder[csrWithDays]) Handle {
+	return func(c echo.Context, grant *csr.Grant) error {
+		body, err := decode(c, in)
+		if err != nil {
+			return err
+		}
+		request, err := body.newRequest("")
+		if err != nil {
+			return err
+		}
+		made, err := grant.SelfSignNew(c.Request().Context(), request, body.DaysValid)
+		return replyCertificate(c, http.StatusCreated, made, err)
 	}
-	request, err := body.newRequest("")
-	if err != nil {
-		return err
-	}
-	made, err := grant.SelfSignNew(c.Request().Context(), request, body.DaysValid)
-	return replyCertificate(c, http.StatusCreated, made, err)
 }
 
 func getCertificate(c echo.Context, grant *csr.Grant) error {

@@ -7,6 +7,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/handler/strict"
 )
 
 // maxAltNames is the sum of the bounds in the tags of altNames.
@@ -20,7 +21,7 @@ const wireEC = "EC"
 type csrBody struct {
 	common
 	Subject    *subject       `json:"subject" validate:"required"`
-	KeySize    *keySize       `json:"key_size"`
+	KeySize    *int64         `json:"key_size" strict:"quoted"` // the vendor's own example has "2048"
 	Algorithm  *string        `json:"algorithm" validate:"omitnil,oneof=RSA EC"`
 	IsCA       *bool          `json:"is_ca"`
 	Extensions *extensions    `json:"extensions"`
@@ -55,13 +56,9 @@ type altNames struct {
 
 // newRequest says the same in the core's terms.
 func (b csrBody) newRequest(id string) (csr.NewRequest, error) {
-	spec := csr.Spec{CA: value(b.IsCA), MaxAltNames: maxAltNames}
+	spec := csr.Spec{KeySize: b.KeySize, CA: value(b.IsCA), MaxAltNames: maxAltNames}
 	if value(b.Algorithm) == wireEC {
 		spec.Algorithm = csr.ECDSA
-	}
-	if b.KeySize != nil {
-		size := int64(*b.KeySize)
-		spec.KeySize = &size
 	}
 	named := false
 	for _, a := range b.Subject.Attributes {
@@ -125,24 +122,26 @@ func newTLSCSR(r csr.NamedRequest) tlsCSR {
 	return c
 }
 
-func (d *decoder) createCSR(c echo.Context, grant *csr.Grant) error {
-	id, err := objectID(c)
-	if err != nil {
-		return err
+func createCSR(in *strict.Decoder[csrBody]) Handle {
+	return func(c echo.Context, grant *csr.Grant) error {
+		id, err := objectID(c)
+		if err != nil {
+			return err
+		}
+		body, err := decode(c, in)
+		if err != nil {
+			return err
+		}
+		request, err := body.newRequest(id)
+		if err != nil {
+			return err
+		}
+		made, err := grant.CreateNamedCSR(c.Request().Context(), request)
+		if err != nil {
+			return err
+		}
+		return reply(c, http.StatusCreated, newTLSCSR(made))
 	}
-	var body csrBody
-	if err := d.decode(c, &body); err != nil {
-		return err
-	}
-	request, err := body.newRequest(id)
-	if err != nil {
-		return err
-	}
-	made, err := grant.CreateNamedCSR(c.Request().Context(), request)
-	if err != nil {
-		return err
-	}
-	return reply(c, http.StatusCreated, newTLSCSR(made))
 }
 
 func readCSR(c echo.Context, grant *csr.Grant) (csr.NamedRequest, error) {

@@ -12,6 +12,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/handler/strict"
 )
 
 // The error codes of this dialect. A well-known client dereferences error_code
@@ -249,17 +250,5 @@ func reply(c echo.Context, status int, v any) error {
 	return c.JSONBlob(status, body)
 }
 
-// shorten cuts a client's own words before they are sent back, to at most limit
-// characters that are printable.
-func shorten(s string, limit int) string {
-	printable := []rune(strings.ToValidUTF8(s, "."))
-	if len(printable) > limit {
-		printable = append(printable[:limit], '…')
-	}
-	for i, r := range printable {
-		if !strconv.IsPrint(r) {
-			printable[i] = '.'
-		}
-	}
-	return string(printable)
-}
+// shorten cuts a client's own words before they are sent back.
+func shorten(s string, limit int) string { return strict.Printable(s, limit) }

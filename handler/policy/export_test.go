@@ -24,13 +24,16 @@ func MarshalDetails(c *x509.Certificate, now time.Time) ([]byte, error) {
 
 // DecodeRequest reads a TlsCsr, or with days a TlsCsrWithDaysValid.
 func DecodeRequest(body string, days bool) (csr.NewRequest, error) {
-	d, c := newDecoder(), bodyContext(body)
-	var b csrWithDays
-	into := any(&b.csrBody)
+	var b csrBody
+	var err error
 	if days {
-		into = &b
+		var with csrWithDays
+		with, err = decode(bodyContext(body), newDecoder[csrWithDays]())
+		b = with.csrBody
+	} else {
+		b, err = decode(bodyContext(body), newDecoder[csrBody]())
 	}
-	if err := d.decode(c, into); err != nil {
+	if err != nil {
 		return csr.NewRequest{}, err
 	}
 	return b.newRequest("id")
@@ -38,8 +41,8 @@ func DecodeRequest(body string, days bool) (csr.NewRequest, error) {
 
 // DecodeTrustData reads a TlsTrustData and returns its chain.
 func DecodeTrustData(body string) (string, error) {
-	var b trustData
-	if err := newDecoder().decode(bodyContext(body), &b); err != nil {
+	b, err := decode(bodyContext(body), newDecoder[trustData]())
+	if err != nil {
 		return "", err
 	}
 	return *b.PEMEncoded, nil
@@ -49,12 +52,6 @@ func DecodeTrustData(body string) (string, error) {
 func MarshalCSR(r csr.NamedRequest) (string, error) {
 	b, err := json.Marshal(newTLSCSR(r))
 	return string(b), err
-}
-
-func ParseKeySize(text string) (int64, error) {
-	var k keySize
-	err := json.Unmarshal([]byte(text), &k)
-	return int64(k), err
 }
 
 func bodyContext(body string) echo.Context {

@@ -17,6 +17,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/handler/strict"
 )
 
 // maxPageSize is the page size of a request that names none, too.
@@ -233,4 +234,15 @@ func include(names []string, document any) (any, error) {
 		return nil, err
 	}
 	return jsontext.Value(out.Bytes()), nil
+}
+
+// memberNames lists the JSON names of a struct, those of embedded ones included.
+func memberNames(t reflect.Type) []string {
+	var names []string
+	for _, f := range reflect.VisibleFields(t) {
+		if name := strict.Member(f); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
 }

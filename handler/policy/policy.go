@@ -40,12 +40,11 @@ type Add func(method, path string, operation Operation, handle Handle)
 
 // Register hands every route of the dialect to add.
 func Register(s Sessions, add Add) {
-	in := newDecoder()
 	bound := newLists()
-	collection := actions{"self_sign": {csr.SelfSignNew, in.selfSignNew}}
+	collection := actions{"self_sign": {csr.SelfSignNew, selfSignNew(newDecoder[csrWithDays]())}}
 	object := actions{
-		"create":    {csr.CreateNamedCSR, in.createCSR},
-		"import":    {csr.ImportCertificate, in.importCertificate},
+		"create":    {csr.CreateNamedCSR, createCSR(newDecoder[csrBody]())},
+		"import":    {csr.ImportCertificate, importCertificate(newDecoder[trustData]())},
 		"upload":    {csr.ImportCertificate, uploadCertificate},
 		"self_sign": {csr.SelfSign, selfSign},
 	}

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+
+	"attestcsr/handler/strict"
 )
 
 // query is the query parameters of a request, and what is wrong with those that
@@ -49,7 +51,7 @@ func (q *query) integer(name string) *int64 {
 	if text == "" {
 		return nil
 	}
-	n, ok := parseDecimal(text)
+	n, ok := strict.ParseInteger(text)
 	if !ok {
 		q.refuse(problem{name + " ", quote(text), " must be an integer"})
 		return nil
@@ -68,16 +70,6 @@ func (q *query) boolean(name string, otherwise bool) bool {
 		q.refuse(problem{name + " ", quote(text), " must be true or false"})
 		return otherwise
 	}
-}
-
-// parseDecimal reads an integer in the one way to write it: no plus sign, no
-// leading zeros, no blanks, no -0.
-func parseDecimal(text string) (int64, bool) {
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || strconv.FormatInt(n, 10) != text {
-		return 0, false
-	}
-	return n, true
 }
 
 // quote shows a value that a client sent.

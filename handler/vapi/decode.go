@@ -8,157 +8,109 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
-	"github.com/go-playground/validator/v10"
 	"github.com/labstack/echo/v4"
+
+	"attestcsr/handler/strict"
 )
 
-// decoder reads request bodies. It refuses whatever it does not fully
-// understand: a misspelt key_size must not make a weaker key in silence.
-type decoder struct{ validate *validator.Validate }
+// newDecoder reads the bodies of this dialect.
+func newDecoder[T any]() *strict.Decoder[T] { return strict.New[T](strict.Options{}) }
 
-func newDecoder() *decoder {
-	v := validator.New(validator.WithRequiredStructEnabled())
-	v.RegisterTagNameFunc(func(f reflect.StructField) string { return f.Tag.Get("json") })
-	return &decoder{v}
-}
-
-// decode reads the JSON object of the request's body into the struct into. The
-// body's size is bounded by whoever made the request's Body.
-func (d *decoder) decode(c echo.Context, into any) error {
+// decode reads the JSON object of the request's body. The body's size is bounded by
+// whoever made the request's Body.
+func decode[T any](c echo.Context, in *strict.Decoder[T]) (body T, err error) {
 	if err := checkQuery(c); err != nil {
-		return err
+		return body, err
 	}
 	r := c.Request()
 	if mediaType, _, err := mime.ParseMediaType(r.Header.Get(echo.HeaderContentType)); err != nil || mediaType != echo.MIMEApplicationJSON {
-		return &badRequest{errorType: "INVALID_REQUEST", messages: []message{{
-			ID:      "vapi.protocol.server.rest.unsupported_media_type",
-			Default: "Unsupported media type: the Content-Type must be application/json.",
-			Args:    []string{shorten(r.Header.Get(echo.HeaderContentType))},
-		}}}
+		return body, unsupportedMedia("the Content-Type must be application/json", r.Header.Get(echo.HeaderContentType))
 	}
 	// Nothing is inflated: a body is as long as what was sent.
 	if coding := r.Header.Get(echo.HeaderContentEncoding); coding != "" && !strings.EqualFold(coding, "identity") {
-		return &badRequest{errorType: "INVALID_REQUEST", messages: []message{{
-			ID:      "vapi.protocol.server.rest.unsupported_media_type",
-			Default: "Unsupported media type: a Content-Encoding is not supported; send the body without one.",
-			Args:    []string{shorten(coding)},
-		}}}
+		return body, unsupportedMedia("a Content-Encoding is not supported; send the body without one", coding)
 	}
-	body, err := io.ReadAll(r.Body)
+	text, err := io.ReadAll(r.Body)
 	if tooLong := (*http.MaxBytesError)(nil); errors.As(err, &tooLong) {
-		return err
+		return body, err
 	}
 	if err != nil {
-		return malformed("the body ended early")
+		return body, &badRequest{invalidArgument, []message{malformed("the body ended early")}}
 	}
-	if value := jsontext.Value(body); value.Kind() != '{' {
-		return malformed("the body is not a JSON object")
+	body, problems := in.Decode(text)
+	if problems != nil {
+		return body, explain(problems)
 	}
-	if err := json.Unmarshal(body, into, json.RejectUnknownMembers(true)); err != nil {
-		return explain(err)
-	}
-	return d.checkRequired(into)
+	return body, nil
 }
 
-func (d *decoder) checkRequired(body any) error {
-	err := d.validate.Struct(body)
-	if err == nil {
-		return nil
-	}
-	var missing validator.ValidationErrors
-	if !errors.As(err, &missing) {
-		return err
-	}
+func unsupportedMedia(what, said string) error {
+	return &badRequest{errorType: "INVALID_REQUEST", messages: []message{{
+		ID:      "vapi.protocol.server.rest.unsupported_media_type",
+		Default: "Unsupported media type: " + what + ".",
+		Args:    []string{shorten(said)},
+	}}}
+}
+
+// explain says what is wrong with a body. What is wrong with its text hides the
+// rest.
+func explain(problems strict.Problems) error {
 	bad := &badRequest{errorType: invalidArgument}
-	for _, field := range missing {
-		bad.messages = append(bad.messages, message{
-			ID:      "vapi.bindings.typeconverter.struct.field.missing",
-			Default: fmt.Sprintf("Required field %q is missing.", field.Field()),
-			Args:    []string{field.Field()},
-		})
+	for _, p := range problems.First() {
+		bad.messages = append(bad.messages, describeProblem(p))
 	}
 	return bad
 }
 
-// explain turns the JSON library's error into one that names the field.
-func explain(err error) error {
-	var (
-		syntactic *jsontext.SyntacticError
-		semantic  *json.SemanticError
-	)
-	switch {
-	case errors.As(err, &syntactic) && errors.Is(err, jsontext.ErrDuplicateName):
-		name := fieldOf(syntactic.JSONPointer)
-		return &badRequest{errorType: invalidArgument, messages: []message{{
+func describeProblem(p strict.Problem) message {
+	name := shorten(p.Name)
+	switch p.Kind {
+	case strict.NotObject:
+		return malformed("the body is not a JSON object")
+	case strict.Malformed:
+		return malformed("malformed at byte " + strconv.FormatInt(p.Offset, 10))
+	case strict.Duplicate:
+		return message{
 			ID:      "attestcsr.json.duplicate_field",
 			Default: fmt.Sprintf("Field %q occurs more than once.", name),
 			Args:    []string{name},
 			quotes:  true,
-		}}}
-	case errors.As(err, &semantic) && errors.Is(err, json.ErrUnknownName):
-		name := fieldOf(semantic.JSONPointer)
-		return &badRequest{errorType: invalidArgument, messages: []message{{
+		}
+	case strict.Unknown:
+		return message{
 			ID:      "attestcsr.json.unknown_field",
 			Default: fmt.Sprintf("Unknown field %q. Names are case-sensitive.", name),
 			Args:    []string{name},
 			quotes:  true,
-		}}}
-	case errors.As(err, &semantic):
-		name, expected := fieldOf(semantic.JSONPointer), expectedType(semantic.GoType)
-		return &badRequest{errorType: invalidArgument, messages: []message{{
+		}
+	case strict.WrongType:
+		expected := p.Expected
+		if expected == strict.List {
+			expected = "a list of strings"
+		}
+		return message{
 			ID:      "vapi.protocol.server.rest.param.body.unexpected",
 			Default: fmt.Sprintf("Field %q must be %s.", name, expected),
 			Args:    []string{name, expected},
-		}}}
-	case errors.As(err, &syntactic):
-		return malformed("malformed at byte " + strconv.FormatInt(syntactic.ByteOffset, 10))
+		}
 	}
-	return malformed("it cannot be parsed")
+	return message{
+		ID:      "vapi.bindings.typeconverter.struct.field.missing",
+		Default: fmt.Sprintf("Required field %q is missing.", name),
+		Args:    []string{name},
+	}
 }
 
-func malformed(what string) error {
-	return &badRequest{errorType: invalidArgument, messages: []message{{
+func malformed(what string) message {
+	return message{
 		ID:      "vapi.protocol.server.rest.invalid_json_content",
 		Default: "Invalid JSON content: " + what + ".",
 		Args:    []string{what},
-	}}}
-}
-
-// fieldOf writes a JSON pointer (RFC 6901) as name[index].
-func fieldOf(p jsontext.Pointer) string {
-	var name strings.Builder
-	for token := range p.Tokens() {
-		if name.Len() == 0 {
-			name.WriteString(token)
-		} else {
-			name.WriteString("[" + token + "]")
-		}
 	}
-	return shorten(name.String())
-}
-
-func expectedType(t reflect.Type) string {
-	if t == nil {
-		return "of another type"
-	}
-	switch t.Kind() {
-	case reflect.Pointer:
-		return expectedType(t.Elem())
-	case reflect.Int64:
-		return "an integer of 64 bits"
-	case reflect.String:
-		return "a string"
-	case reflect.Slice:
-		return "a list of strings"
-	}
-	return "of another type"
 }
 
 // checkQuery refuses query parameters: no operation of this dialect has any.
@@ -183,17 +135,5 @@ func checkQuery(c echo.Context) error {
 	}}}
 }
 
-// shorten cuts a client's own words before they are sent back, to 64 characters
-// that are printable.
-func shorten(s string) string {
-	printable := []rune(strings.ToValidUTF8(s, "."))
-	if len(printable) > 64 {
-		printable = append(printable[:64], '…')
-	}
-	for i, r := range printable {
-		if !strconv.IsPrint(r) {
-			printable[i] = '.'
-		}
-	}
-	return string(printable)
-}
+// shorten cuts a client's own words before they are sent back.
+func shorten(s string) string { return strict.Printable(s, 64) }

@@ -8,8 +8,8 @@ import (
 
 // DecodeCreateSpec is what csr create does with a request before the core sees it.
 func DecodeCreateSpec(c echo.Context) (csr.Spec, error) {
-	var body createSpec
-	if err := newDecoder().decode(c, &body); err != nil {
+	body, err := decode(c, newDecoder[createSpec]())
+	if err != nil {
 		return csr.Spec{}, err
 	}
 	return body.spec(), nil

@@ -13,6 +13,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/handler/strict"
 )
 
 // SessionHeader carries the session id; a cookie of the same name is accepted.
@@ -38,12 +39,11 @@ type Sessions interface {
 
 // Register hands every route of the dialect to add.
 func Register(s Sessions, add func(method, path string, op csr.Operation, handle Handle)) {
-	in := newDecoder()
-	add(http.MethodPost, csrPath, csr.CreateCSR, in.createCSR)
+	add(http.MethodPost, csrPath, csr.CreateCSR, createCSR(newDecoder[createSpec]()))
 	add(http.MethodGet, csrPath, csr.GetCSR, getCSR)
 	add(http.MethodDelete, csrPath, csr.DeleteCSR, deleteCSR)
 	add(http.MethodGet, certificatePath, csr.GetCertificate, getCertificate)
-	add(http.MethodPut, certificatePath, csr.SetCertificate, in.setCertificate)
+	add(http.MethodPut, certificatePath, csr.SetCertificate, setCertificate(newDecoder[setSpec]()))
 
 	api := sessionAPI{s}
 	add(http.MethodPost, sessionPath, "", api.create)
@@ -125,16 +125,18 @@ type info struct {
 	CSR string `json:"csr"`
 }
 
-func (d *decoder) createCSR(c echo.Context, grant *csr.Grant) error {
-	var body createSpec
-	if err := d.decode(c, &body); err != nil {
-		return err
+func createCSR(in *strict.Decoder[createSpec]) Handle {
+	return func(c echo.Context, grant *csr.Grant) error {
+		body, err := decode(c, in)
+		if err != nil {
+			return err
+		}
+		request, err := grant.CreateCSR(c.Request().Context(), body.spec())
+		if err != nil {
+			return err
+		}
+		return reply(c, http.StatusCreated, info{request})
 	}
-	request, err := grant.CreateCSR(c.Request().Context(), body.spec())
-	if err != nil {
-		return err
-	}
-	return reply(c, http.StatusCreated, info{request})
 }
 
 func getCSR(c echo.Context, grant *csr.Grant) error {
@@ -177,15 +179,17 @@ type setSpec struct {
 	Certificate *string `json:"certificate" validate:"required"`
 }
 
-func (d *decoder) setCertificate(c echo.Context, grant *csr.Grant) error {
-	var body setSpec
-	if err := d.decode(c, &body); err != nil {
-		return err
+func setCertificate(in *strict.Decoder[setSpec]) Handle {
+	return func(c echo.Context, grant *csr.Grant) error {
+		body, err := decode(c, in)
+		if err != nil {
+			return err
+		}
+		if err := grant.SetCertificate(c.Request().Context(), []byte(*body.Certificate)); err != nil {
+			return err
+		}
+		return c.NoContent(http.StatusNoContent)
 	}
-	if err := grant.SetCertificate(c.Request().Context(), []byte(*body.Certificate)); err != nil {
-		return err
-	}
-	return c.NoContent(http.StatusNoContent)
 }
 
 // reply writes v as JSON. Nothing under /api is wrapped in a "value".
