@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"attestcsr/csr/audit"
 )
 
 // Privilege is something a caller may be allowed to do.
@@ -30,12 +32,9 @@ func Privileges() []Privilege {
 	return []Privilege{SecurityManagement, PolicyCertificateRead, PolicyCertificateCRUD}
 }
 
-// Caller is an authenticated principal.
+// Caller is an authenticated principal, with the request that it sends.
 type Caller struct {
-	User       string
-	Method     string // how it authenticated: "basic", "session"
-	Address    string // client address without port
-	RequestID  string
+	audit.Request
 	Privileges []Privilege
 }
 

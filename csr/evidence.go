@@ -13,11 +13,7 @@ import (
 
 // event is what the audit trail tells of an operation of this grant on a slot.
 func (g *Grant) event(slot keystore.Slot) audit.Event {
-	c := g.caller
-	return audit.Event{
-		User: c.User, Method: c.Method, Address: c.Address, RequestID: c.RequestID,
-		Operation: string(g.operation), Slot: slot.String(),
-	}
+	return audit.Event{Request: g.caller.Request, Operation: string(g.operation), Slot: slot.String()}
 }
 
 // moved is the event of a key that went from one slot to another.

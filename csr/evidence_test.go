@@ -37,6 +37,7 @@ type auditLine struct {
 	Method      string `json:"method"`
 	Address     string `json:"address"`
 	RequestID   string `json:"request_id"`
+	Route       string `json:"route"`
 	Operation   string `json:"operation"`
 	Slot        string `json:"slot"`
 	From        string `json:"from"`
@@ -106,7 +107,7 @@ func digestOf(t *testing.T, text string) string {
 
 func caller() csr.Caller {
 	return csr.Caller{
-		User: "nora", Method: "session", Address: "192.0.2.7", RequestID: "r1",
+		Request:    audit.Request{User: "nora", Method: "session", Address: "192.0.2.7", RequestID: "r1", Route: "POST /x"},
 		Privileges: []csr.Privilege{csr.SecurityManagement, csr.PolicyCertificateCRUD},
 	}
 }

@@ -63,7 +63,7 @@ func StoreObject(id string, l Labels) (keystore.Change, error) {
 	if err := broken.err(); err != nil {
 		return keystore.Change{}, err
 	}
-	g := Grant{service: &Service{now: time.Now}, caller: Caller{User: "u"}}
+	g := Grant{service: &Service{now: time.Now}, caller: Caller{Request: audit.Request{User: "u"}}}
 	p := payload{Object: g.newObject(id, "unique", l), PEM: "pem"}
 	return g.service.change(p, audit.Event{}, p.order()...)
 }

@@ -68,10 +68,7 @@ func (s *Service) Authorise(caller Caller, o Operation) (*Grant, error) {
 		return nil, &Error{Err: fmt.Errorf("unknown operation %q", o)}
 	}
 	if !caller.Holds(need) {
-		s.audit.Refuse(audit.Refusal{
-			Request: audit.Request{ID: caller.RequestID, Address: caller.Address},
-			User:    caller.User, Method: caller.Method, Operation: string(o), Outcome: Unauthorized.String(),
-		})
+		s.audit.Refuse(audit.Refusal{Request: caller.Request, Operation: string(o), Outcome: Unauthorized.String()})
 		return nil, &Error{Kind: Unauthorized, Err: fmt.Errorf("%s needs the privilege %s", o, need)}
 	}
 	return &Grant{service: s, operation: o, caller: caller}, nil

@@ -17,13 +17,14 @@ import (
 	"time"
 
 	"attestcsr/csr"
+	"attestcsr/csr/audit"
 	"attestcsr/keystore"
 )
 
 // namedGrant is a grant of one who may do all with named objects.
 func (b bench) namedGrant(t testing.TB, o csr.Operation) *csr.Grant {
 	t.Helper()
-	g, err := b.Authorise(csr.Caller{User: "nora", Privileges: []csr.Privilege{csr.PolicyCertificateCRUD}}, o)
+	g, err := b.Authorise(csr.Caller{Request: audit.Request{User: "nora"}, Privileges: []csr.Privilege{csr.PolicyCertificateCRUD}}, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +146,7 @@ func TestAuthoriseNamed(t *testing.T) {
 		for held, want := range map[csr.Privilege]bool{
 			csr.SecurityManagement: false, csr.PolicyCertificateRead: c.read, csr.PolicyCertificateCRUD: true, "": false,
 		} {
-			_, err := b.Authorise(csr.Caller{User: "u", Privileges: []csr.Privilege{held}}, c.operation)
+			_, err := b.Authorise(csr.Caller{Request: audit.Request{User: "u"}, Privileges: []csr.Privilege{held}}, c.operation)
 			if want != (err == nil) || err != nil && kindOf(err) != csr.Unauthorized {
 				t.Errorf("%s with %q: error %v", c.operation, held, err)
 			}

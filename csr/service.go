@@ -130,7 +130,8 @@ func (s *Service) Prepare(ctx context.Context) error {
 		}
 		made := payload{Object: Object{Created: notBefore}, PEM: text, Spec: spec}
 		return s.change(made, audit.Event{
-			User: systemUser, Method: "service", Operation: "certificate.prepare", Slot: installedSlot().String(), Certificate: fingerprint(text),
+			Request: audit.Request{User: systemUser, Method: "service"}, Operation: "certificate.prepare",
+			Slot: installedSlot().String(), Certificate: fingerprint(text),
 		})
 	})
 	if errors.Is(err, keystore.ErrConflict) {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"attestcsr/csr"
+	"attestcsr/csr/audit"
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
 	"attestcsr/keystore/sealed"
@@ -102,7 +103,7 @@ func newBench(t testing.TB) bench {
 }
 
 func admin() csr.Caller {
-	return csr.Caller{User: "admin", Privileges: []csr.Privilege{csr.SecurityManagement}}
+	return csr.Caller{Request: audit.Request{User: "admin"}, Privileges: []csr.Privilege{csr.SecurityManagement}}
 }
 
 func (b bench) grant(t testing.TB, o csr.Operation) *csr.Grant {
@@ -229,7 +230,7 @@ func TestAuthorise(t *testing.T) {
 	operations := []csr.Operation{csr.CreateCSR, csr.GetCSR, csr.DeleteCSR, csr.GetCertificate, csr.SetCertificate}
 	for _, o := range operations {
 		for _, held := range append(csr.Privileges(), "") {
-			_, err := b.Authorise(csr.Caller{User: "u", Privileges: []csr.Privilege{held}}, o)
+			_, err := b.Authorise(csr.Caller{Request: audit.Request{User: "u"}, Privileges: []csr.Privilege{held}}, o)
 			if held == csr.SecurityManagement != (err == nil) {
 				t.Errorf("%s with %q: error %v", o, held, err)
 			}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"attestcsr/csr"
+	"attestcsr/csr/audit"
 	"attestcsr/handler/auth"
 )
 
@@ -202,7 +203,7 @@ func (m *matrix) liveOn() {
 // logOut ends the sessions just made.
 func (m *matrix) logOut() {
 	for path, realm := range map[string]auth.Realm{sessionPath: esxRealm, logoutPath: nsxRealm} {
-		if _, err := m.auth.Logout(requestWith(m.t, path, m.made), realm); err != nil {
+		if _, err := m.auth.Logout(requestWith(m.t, path, m.made), audit.Request{}, realm); err != nil {
 			m.t.Fatal(err)
 		}
 	}
@@ -210,7 +211,7 @@ func (m *matrix) logOut() {
 
 func (m *matrix) use(h http.Header) {
 	for path, realm := range map[string]auth.Realm{sessionPath: esxRealm, logoutPath: nsxRealm} {
-		if _, err := m.auth.Session(requestWith(m.t, path, h), realm); err != nil {
+		if _, err := m.auth.Session(requestWith(m.t, path, h), audit.Request{}, realm); err != nil {
 			m.t.Fatalf("a session ended early: %v", err)
 		}
 	}
@@ -229,7 +230,7 @@ func (m *matrix) login(user string, d dialect) auth.Login {
 	if d.name == nsxRealm.Dialect {
 		realm = nsxRealm
 	}
-	made, err := m.auth.Login(m.t.Context(), requestWith(m.t, "/", basicHeader(user, passwordOf(user))), "127.0.0.1", realm)
+	made, err := m.auth.Login(m.t.Context(), requestWith(m.t, "/", basicHeader(user, passwordOf(user))), audit.Request{Address: "127.0.0.1"}, realm)
 	if err != nil {
 		m.t.Fatal(err)
 	}

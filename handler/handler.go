@@ -217,12 +217,11 @@ func (h *Handler) operation(d dialect, choose func(*http.Request) (csr.Operation
 // authorise authenticates the caller and grants the operation.
 func (h *Handler) authorise(c echo.Context, d dialect, op csr.Operation) (*csr.Grant, error) {
 	r, ev := c.Request(), eventOf(c)
-	caller, err := h.auth.Authenticate(r.Context(), r, ev.client, d.realm)
+	caller, err := h.auth.Authenticate(r.Context(), r, ev.Request, d.realm)
 	if err != nil {
 		return nil, err
 	}
-	caller.RequestID = ev.requestID
-	ev.user = caller.User
+	ev.Request = caller.Request
 	return h.service.Authorise(caller, op)
 }
 
@@ -261,7 +260,7 @@ func (h *Handler) fail(err error, c echo.Context) {
 			setRetryAfter(c.Response().Header(), csrErr.RetryAfter)
 		}
 	}
-	if err := dialectOf(c.Request().URL.Path).writeError(c, ev.requestID, err); err != nil {
-		h.log.Debug("error document not sent", "request_id", ev.requestID, "err", err)
+	if err := dialectOf(c.Request().URL.Path).writeError(c, ev.RequestID, err); err != nil {
+		h.log.Debug("error document not sent", "request_id", ev.RequestID, "err", err)
 	}
 }

@@ -24,11 +24,9 @@ import (
 
 // event collects what the one log line of a request says.
 type event struct {
-	requestID string
-	client    string // address without port
-	user      string
-	err       error
-	untaken   bool // err came after the answer had begun
+	audit.Request
+	err     error
+	untaken bool // err came after the answer had begun
 }
 
 const eventKey = "event"
@@ -46,10 +44,12 @@ func eventOf(c echo.Context) *event {
 func (h *Handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		start := time.Now()
-		ev := &event{requestID: newRequestID(), client: c.RealIP()}
+		ev := &event{Request: audit.Request{
+			RequestID: newRequestID(), Address: c.RealIP(), Route: c.Request().Method + " " + c.Path(),
+		}}
 		c.Set(eventKey, ev)
-		c.Response().Header().Set(echo.HeaderXRequestID, ev.requestID)
-		c.SetRequest(h.bounded(c, ev))
+		c.Response().Header().Set(echo.HeaderXRequestID, ev.RequestID)
+		c.SetRequest(h.bounded(c))
 		c.Response().Before(h.limitWriting(c))
 		if framedAmbiguously(c.Request()) {
 			c.Response().Header().Set(echo.HeaderConnection, "close")
@@ -63,8 +63,7 @@ func (h *Handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// bounded returns the request as handlers get it: with a bounded body, and with what
-// the audit trail says about a refused request.
+// bounded returns the request as handlers get it: with a bounded body.
 //
 // MaxBytesReader gets the server's own writer instead of Echo's. It tells that writer
 // to close the connection when a body is too long, which Echo's would not understand.
@@ -72,11 +71,9 @@ func (h *Handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 // The request is a copy, since net/http looks at the body of its own request after
 // the answer. A body of another type would hide from it that a client with "Expect:
 // 100-continue" was never told to send: it would wait for that body.
-func (h *Handler) bounded(c echo.Context, ev *event) *http.Request {
+func (h *Handler) bounded(c echo.Context) *http.Request {
 	r := c.Request()
-	bounded := r.WithContext(audit.NewContext(r.Context(), audit.Request{
-		ID: ev.requestID, Address: ev.client, Route: r.Method + " " + c.Path(),
-	}))
+	bounded := r.WithContext(r.Context())
 	bounded.Body = http.MaxBytesReader(c.Response().Writer, r.Body, int64(h.limits.BodyBytes))
 	return bounded
 }
@@ -94,7 +91,7 @@ func framedAmbiguously(r *http.Request) bool {
 // draining. It turns a panic into an internal error.
 func (h *Handler) admit(c echo.Context, next echo.HandlerFunc) (err error) {
 	if !isOps(c.Path()) {
-		client := origin.NetworkOf(eventOf(c).client)
+		client := origin.NetworkOf(eventOf(c).Address)
 		if err := h.gate.enter(client); err != nil {
 			if errors.Is(err, errDraining) {
 				c.Response().Header().Set(echo.HeaderConnection, "close")
@@ -151,8 +148,8 @@ func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
 	}
 	attrs := append(make([]slog.Attr, 0, 13),
 		slog.String("method", method), slog.String("route", route), slog.Int("status", status),
-		slog.Duration("duration", took), slog.String("user", ev.user), slog.String("client", ev.client),
-		slog.String("request_id", ev.requestID))
+		slog.Duration("duration", took), slog.String("user", ev.User), slog.String("client", ev.Address),
+		slog.String("request_id", ev.RequestID))
 	if !isOps(route) {
 		attrs = append(attrs, slog.String("dialect", dialectOf(c.Request().URL.Path).name))
 	}

@@ -43,7 +43,7 @@ func (h *Handler) readiness(c echo.Context) error {
 		return c.String(http.StatusServiceUnavailable, "shutting down\n")
 	}
 	if err := h.ready(c.Request().Context()); err != nil {
-		h.log.Warn("not ready", "request_id", eventOf(c).requestID, "err", err)
+		h.log.Warn("not ready", "request_id", eventOf(c).RequestID, "err", err)
 		return c.String(http.StatusServiceUnavailable, "not ready: the log says why\n")
 	}
 	return c.String(http.StatusOK, "ready\n")

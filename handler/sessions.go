@@ -17,26 +17,28 @@ type sessions struct {
 
 func (s sessions) Login(c echo.Context) (string, error) {
 	r, ev := c.Request(), eventOf(c)
-	login, err := s.auth.Login(r.Context(), r, ev.client, s.realm)
-	ev.user = login.User
+	login, err := s.auth.Login(r.Context(), r, ev.Request, s.realm)
+	ev.User = login.User
 	return login.Session, err
 }
 
 func (s sessions) LoginPassword(c echo.Context, user, password string) (id, token string, err error) {
 	ev := eventOf(c)
-	login, err := s.auth.LoginPassword(c.Request().Context(), user, password, ev.client, s.realm)
-	ev.user = login.User
+	login, err := s.auth.LoginPassword(c.Request().Context(), user, password, ev.Request, s.realm)
+	ev.User = login.User
 	return login.Session, login.XSRF, err
 }
 
 func (s sessions) Session(c echo.Context) (user string, created, lastAccessed time.Time, err error) {
-	session, err := s.auth.Session(c.Request(), s.realm)
-	eventOf(c).user = session.User
+	ev := eventOf(c)
+	session, err := s.auth.Session(c.Request(), ev.Request, s.realm)
+	ev.User = session.User
 	return session.User, session.Created, session.LastAccessed, err
 }
 
 func (s sessions) Logout(c echo.Context) error {
-	session, err := s.auth.Logout(c.Request(), s.realm)
-	eventOf(c).user = session.User
+	ev := eventOf(c)
+	session, err := s.auth.Logout(c.Request(), ev.Request, s.realm)
+	ev.User = session.User
 	return err
 }

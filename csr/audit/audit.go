@@ -189,8 +189,6 @@ func (l *Log) Note(e Event) ([]byte, error) {
 // what strangers offer as a user name may be a password in the wrong field.
 type Refusal struct {
 	Request
-	User      string
-	Method    string // of authentication
 	Operation string // where it was known before the refusal
 	Outcome   string // why, of a closed set
 }

@@ -114,7 +114,7 @@ func TestVerifyWhileRunning(t *testing.T) {
 				return
 			case <-time.After(time.Millisecond):
 				tr.changes(1)
-				tr.log.Refuse(audit.Refusal{Request: audit.Request{ID: "x"}, Operation: strings.Repeat("o", i%50), Outcome: strings.Repeat("x", i/50)})
+				tr.log.Refuse(audit.Refusal{Request: audit.Request{RequestID: "x"}, Operation: strings.Repeat("o", i%50), Outcome: strings.Repeat("x", i/50)})
 			}
 		}
 	})

@@ -11,6 +11,6 @@ func BenchmarkRefuse(b *testing.B) {
 	tr := newTrail(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		tr.log.Refuse(audit.Refusal{Request: audit.Request{ID: "r", Address: "192.0.2.1", Route: "GET /x"}, Method: "none", Outcome: "unauthenticated"})
+		tr.log.Refuse(audit.Refusal{Request: audit.Request{RequestID: "r", Address: "192.0.2.1", Route: "GET /x", Method: "none"}, Outcome: "unauthenticated"})
 	}
 }

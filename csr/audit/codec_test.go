@@ -14,7 +14,7 @@ func goldenStart() time.Time { return time.Date(2026, 6, 1, 12, 0, 0, 123e6, tim
 
 func goldenEvent() audit.Event {
 	return audit.Event{
-		User: "nora", Method: "session", Address: "2001:db8::1", RequestID: "0123456789abcdef",
+		Request:   audit.Request{User: "nora", Method: "session", Address: "2001:db8::1", RequestID: "0123456789abcdef"},
 		Operation: "named_csr.import", Slot: "nsx/certificates/x", From: `nsx/csrs/a "b" <c> ü`,
 		CSR: strings.Repeat("ab", 32), Certificate: strings.Repeat("cd", 32),
 	}

@@ -67,7 +67,7 @@ func crashChild(dir string) int {
 		wg.Go(func() {
 			for i := 0; ; i++ {
 				id := fmt.Sprintf("%s-%d-%d", os.Getenv(crashRoundVariable), w, i)
-				note, err := log.Note(audit.Event{User: "admin", RequestID: id, Slot: "c/a"})
+				note, err := log.Note(audit.Event{Request: audit.Request{User: "admin", RequestID: id}, Slot: "c/a"})
 				if err == nil {
 					_, err = store.Commit(ctx, note, keystore.Op{Slot: keystore.Slot{Collection: "c", ID: strconv.Itoa(w)}})
 				}
@@ -76,7 +76,7 @@ func crashChild(dir string) int {
 					return
 				}
 				fmt.Println("changed", id) // one write call: lines are whole
-				log.Refuse(audit.Refusal{Request: audit.Request{ID: id}, Operation: id, Outcome: "unauthenticated"})
+				log.Refuse(audit.Refusal{Request: audit.Request{RequestID: id}, Operation: id, Outcome: "unauthenticated"})
 				time.Sleep(time.Millisecond)
 			}
 		})

@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -23,18 +22,25 @@ const (
 	Broken  Kind = "broken"
 )
 
+// Request says who asks for something, and how the request is found in the log. The
+// edge makes it, authentication completes it, and it goes with the caller through the
+// core into the trail. The names of its members in JSON are part of the format.
+type Request struct {
+	User      string `json:"user,omitzero"`       // one that exists, or system:… for the service itself
+	Method    string `json:"method,omitzero"`     // of authentication
+	Address   string `json:"address,omitzero"`    // of the client, without port
+	RequestID string `json:"request_id,omitzero"` // of this request alone
+	Route     string `json:"route,omitzero"`      // HTTP method and template: one of a closed set
+}
+
 // Event is who did or tried what, when and with which outcome. Empty parts are
 // left out. It holds no secret and nothing of a request's body: names, addresses
 // and digests only.
 type Event struct {
 	Kind      Kind      `json:"event"`
 	Time      time.Time `json:"time,omitzero"` // UTC, whole milliseconds
-	User      string    `json:"user,omitzero"` // one that exists, or system:… for the service itself
-	Method    string    `json:"method,omitzero"`
-	Address   string    `json:"address,omitzero"`
-	RequestID string    `json:"request_id,omitzero"`
+	Request             // its Route only where there is no Operation
 	Operation string    `json:"operation,omitzero"`
-	Route     string    `json:"route,omitzero"` // of a refusal before the operation was known
 	Slot      string    `json:"slot,omitzero"`
 	From      string    `json:"from,omitzero"` // the slot that the key of Slot was in before
 	Outcome   string    `json:"outcome,omitzero"`
@@ -99,8 +105,12 @@ func decodeNote(b []byte) (Event, error) {
 
 func stamp(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
 
-// bound cuts every text to its bound, and replaces what a terminal would act on.
+// bound cuts every text to its bound, and replaces what a terminal would act on. An
+// operation says more than a route.
 func (e *Event) bound() {
+	if e.Operation != "" {
+		e.Route = ""
+	}
 	for _, s := range []*string{&e.User, &e.Method, &e.Address, &e.RequestID, &e.Operation, &e.Route, &e.Slot, &e.From, &e.Outcome} {
 		*s = bounded(*s)
 	}
@@ -124,23 +134,3 @@ func bounded(s string) string {
 // unprintable is also true of bytes that are no UTF-8: ranging over a string gives
 // the replacement character for them.
 func unprintable(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar }
-
-// Request is what the edge knows of a request before anybody is authenticated.
-type Request struct {
-	ID      string
-	Address string // of the client, without port
-	Route   string // method and template: one of a closed set
-}
-
-type requestKey struct{}
-
-// NewContext returns a context that carries r, for refusals.
-func NewContext(ctx context.Context, r Request) context.Context {
-	return context.WithValue(ctx, requestKey{}, r)
-}
-
-// FromContext returns what NewContext put there, or nothing.
-func FromContext(ctx context.Context) Request {
-	r, _ := ctx.Value(requestKey{}).(Request)
-	return r
-}

@@ -121,7 +121,7 @@ func (tr *trail) close() {
 }
 
 func event(n int) audit.Event {
-	return audit.Event{User: "admin", Method: "basic", Address: "192.0.2.1", RequestID: fmt.Sprint("r", n), Operation: "csr.create", Slot: "esx/attestation/csr"}
+	return audit.Event{Request: audit.Request{User: "admin", Method: "basic", Address: "192.0.2.1", RequestID: fmt.Sprint("r", n)}, Operation: "csr.create", Slot: "esx/attestation/csr"}
 }
 
 // changes commits changes with their notes.

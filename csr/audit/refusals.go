@@ -13,17 +13,16 @@ const (
 	groupWindow = time.Minute
 )
 
-// refusalKey is what equal refusals have in common.
-type refusalKey struct{ user, method, address, operation, route, outcome string }
+// refusalKey is the line of a refusal without its time and request id: what equal
+// refusals have in common.
+type refusalKey Event
 
 // others is the key of refusals that were not told apart.
-func others() refusalKey { return refusalKey{outcome: "others"} }
+func others() refusalKey { return refusalKey{Kind: Refused, Outcome: "others"} }
 
 func (k refusalKey) event(at time.Time, requestID string) Event {
-	return Event{
-		Kind: Refused, Time: stamp(at), RequestID: requestID, User: k.user, Method: k.method, Address: k.address,
-		Operation: k.operation, Route: k.route, Outcome: k.outcome,
-	}
+	k.Time, k.RequestID = stamp(at), requestID
+	return Event(k)
 }
 
 // refusalGroup counts equal refusals. The first has a line of its own, the others
@@ -54,8 +53,11 @@ func newRefusalTable(now func() time.Time) *refusalTable {
 }
 
 func (t *refusalTable) add(r Refusal) {
-	id := bounded(r.ID)
-	key := refusalKey{bounded(r.User), bounded(r.Method), bounded(r.Address), bounded(r.Operation), bounded(r.Route), bounded(r.Outcome)}
+	e := Event{Kind: Refused, Request: r.Request, Operation: r.Operation, Outcome: r.Outcome}
+	e.bound()
+	id := e.RequestID
+	e.RequestID = ""
+	key := refusalKey(e)
 	now := t.now()
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -40,8 +40,8 @@ func (c *clock) forward(d time.Duration) {
 
 func refusal(user, address, outcome string) audit.Refusal {
 	return audit.Refusal{
-		Request: audit.Request{ID: "r", Address: address, Route: "GET /x"},
-		User:    user, Method: "basic", Outcome: outcome,
+		Request: audit.Request{User: user, Method: "basic", RequestID: "r", Address: address, Route: "GET /x"},
+		Outcome: outcome,
 	}
 }
 
@@ -242,7 +242,7 @@ func TestTextOfStrangers(t *testing.T) {
 	t.Parallel()
 	tr := newTrail(t)
 	odd := "a\n{\"v\":1}\x1b[2J\xff\u202e" + strings.Repeat("x", 5000)
-	tr.log.Refuse(audit.Refusal{Request: audit.Request{ID: odd, Address: odd, Route: odd}, User: odd, Method: odd, Operation: odd, Outcome: odd})
+	tr.log.Refuse(audit.Refusal{Request: audit.Request{User: odd, Method: odd, RequestID: odd, Address: odd}, Operation: odd, Outcome: odd})
 	tr.close()
 	content := read(t, tr.files(audit.Refusals)[0])
 	lines := parse(t, content)

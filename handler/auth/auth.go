@@ -113,9 +113,9 @@ const (
 
 // attempt is the credentials of one request.
 type attempt struct {
-	method  string
-	address string
-	realm   Realm
+	method string
+	from   audit.Request
+	realm  Realm
 
 	user, password string // of byPassword and byForm; no user: they are not usable
 	claim          claim  // of bySession
@@ -123,8 +123,8 @@ type attempt struct {
 
 // newAttempt finds the credentials of a request. The order is the precedence:
 // Authorization decides before sessions do.
-func newAttempt(r *http.Request, address string, realm Realm) attempt {
-	at := attempt{method: byNothing, address: address, realm: realm}
+func newAttempt(r *http.Request, from audit.Request, realm Realm) attempt {
+	at := attempt{method: byNothing, from: from, realm: realm}
 	switch authorization := r.Header["Authorization"]; {
 	case len(authorization) == 1 && isBasic(authorization[0]):
 		at.method = byPassword
@@ -137,6 +137,12 @@ func newAttempt(r *http.Request, address string, realm Realm) attempt {
 		}
 	}
 	return at
+}
+
+// by is the request with its user, who may be unknown, and the method.
+func (at attempt) by(user string) audit.Request {
+	at.from.User, at.from.Method = user, at.method
+	return at.from
 }
 
 // New makes an Authenticator.
@@ -161,22 +167,22 @@ func (a *Authenticator) SetUsers(users *Users) {
 	a.sessions.endStale()
 }
 
-// Authenticate returns who sends the request. address is the client's, without
-// port; wrong passwords are counted for it.
+// Authenticate returns who sends the request. from is what is known of it before:
+// wrong passwords are counted for its address.
 //
 // Errors are *csr.Error: Unauthenticated where credentials are missing or wrong,
 // without saying which part of them is; Forged where a session cookie comes without
 // the token that it needs; Busy, with RetryAfter, where too many passwords wait to
 // be checked or too many from this address were wrong; and Unavailable where ctx
 // ends first.
-func (a *Authenticator) Authenticate(ctx context.Context, r *http.Request, address string, realm Realm) (csr.Caller, error) {
-	at := newAttempt(r, address, realm)
+func (a *Authenticator) Authenticate(ctx context.Context, r *http.Request, from audit.Request, realm Realm) (csr.Caller, error) {
+	at := newAttempt(r, from, realm)
 	who, err := a.verify(ctx, at)
-	a.record(ctx, at, err)
+	a.record(at, err)
 	if err != nil {
 		return csr.Caller{}, err
 	}
-	return csr.Caller{User: who.user, Method: at.method, Address: address, Privileges: a.privileges(who.user)}, nil
+	return csr.Caller{Request: at.by(who.user), Privileges: a.privileges(who.user)}, nil
 }
 
 // verify returns whose credentials they are.
@@ -186,7 +192,7 @@ func (a *Authenticator) verify(ctx context.Context, at attempt) (identity, error
 		if at.user == "" {
 			return identity{}, unauthenticated("no usable user name and password")
 		}
-		return a.passwords.verify(ctx, at.user, at.password, origin.NetworkOf(at.address))
+		return a.passwords.verify(ctx, at.user, at.password, origin.NetworkOf(at.from.Address))
 	case bySession:
 		session, err := a.sessions.use(at.claim)
 		return identity{user: session.User}, err
@@ -207,11 +213,11 @@ type Login struct {
 // Authorization header carries. A session does not begin another: its lifetime is a
 // bound. Errors are those of Authenticate, and Unavailable, with RetryAfter, where
 // there are too many sessions.
-func (a *Authenticator) Login(ctx context.Context, r *http.Request, address string, realm Realm) (Login, error) {
-	at := newAttempt(r, address, realm)
+func (a *Authenticator) Login(ctx context.Context, r *http.Request, from audit.Request, realm Realm) (Login, error) {
+	at := newAttempt(r, from, realm)
 	if at.method != byPassword {
 		err := unauthenticated("a login needs a password")
-		a.record(ctx, at, err)
+		a.record(at, err)
 		return Login{}, err
 	}
 	return a.login(ctx, at)
@@ -219,8 +225,8 @@ func (a *Authenticator) Login(ctx context.Context, r *http.Request, address stri
 
 // LoginPassword is Login for a user name and a password from the fields of a form.
 // The bounds of Basic credentials hold for them too.
-func (a *Authenticator) LoginPassword(ctx context.Context, user, password, address string, realm Realm) (Login, error) {
-	at := attempt{method: byForm, address: address, realm: realm}
+func (a *Authenticator) LoginPassword(ctx context.Context, user, password string, from audit.Request, realm Realm) (Login, error) {
+	at := attempt{method: byForm, from: from, realm: realm}
 	if usable(user, password) {
 		at.user, at.password = user, password
 	}
@@ -229,12 +235,12 @@ func (a *Authenticator) LoginPassword(ctx context.Context, user, password, addre
 
 func (a *Authenticator) login(ctx context.Context, at attempt) (Login, error) {
 	who, err := a.verify(ctx, at)
-	a.record(ctx, at, err)
+	a.record(at, err)
 	if err != nil {
 		return Login{}, err
 	}
 	made, err := a.sessions.create(who, at.realm)
-	a.reportRefusal(ctx, at, err) // where the user was removed meanwhile
+	a.reportRefusal(at, err) // where the user was removed meanwhile
 	return made, err
 }
 
@@ -242,23 +248,22 @@ func (a *Authenticator) login(ctx context.Context, at attempt) (Login, error) {
 // access to it. Where none does, because there is none or because an Authorization
 // header takes precedence, the error is a *csr.Error of kind Unauthenticated; it
 // is Forged as Authenticate says.
-func (a *Authenticator) Session(r *http.Request, realm Realm) (Session, error) {
-	return a.withSession(r, realm, a.sessions.use)
+func (a *Authenticator) Session(r *http.Request, from audit.Request, realm Realm) (Session, error) {
+	return a.withSession(newAttempt(r, from, realm), a.sessions.use)
 }
 
 // Logout ends the session that authenticates the request, and describes it. Errors
 // are those of Session.
-func (a *Authenticator) Logout(r *http.Request, realm Realm) (Session, error) {
-	return a.withSession(r, realm, a.sessions.end)
+func (a *Authenticator) Logout(r *http.Request, from audit.Request, realm Realm) (Session, error) {
+	return a.withSession(newAttempt(r, from, realm), a.sessions.end)
 }
 
-func (a *Authenticator) withSession(r *http.Request, realm Realm, do func(claim) (Session, error)) (Session, error) {
-	at := newAttempt(r, "", realm)
+func (a *Authenticator) withSession(at attempt, do func(claim) (Session, error)) (Session, error) {
 	session, err := Session{}, noSession()
 	if at.method == bySession {
 		session, err = do(at.claim)
 	}
-	a.record(r.Context(), at, err)
+	a.record(at, err)
 	return session, err
 }
 

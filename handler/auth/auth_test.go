@@ -67,7 +67,7 @@ func TestPrivilegesAreLookedUpAtEachRequest(t *testing.T) {
 	for _, now := range [][]csr.Privilege{nil, {csr.SecurityManagement}, {csr.PolicyCertificateCRUD}} {
 		held = now
 		for _, header := range []string{basic("amy", "secret"), "vmware-api-session-id: " + id} {
-			caller, err := a.Authenticate(t.Context(), request(header), here, esx)
+			caller, err := a.Authenticate(t.Context(), request(header), from(here), esx)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -83,7 +83,7 @@ func TestErrorsDoNotSayWhichPartWasWrong(t *testing.T) {
 	t.Parallel()
 	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret", "bob", "hidden")})
 	expired := login(t, a, "bob", "hidden", esx)
-	if _, err := a.Logout(request("vmware-api-session-id: "+expired), esx); err != nil {
+	if _, err := a.Logout(request("vmware-api-session-id: "+expired), from(here), esx); err != nil {
 		t.Fatal(err)
 	}
 	same := func(errs ...error) {
@@ -103,7 +103,7 @@ func TestErrorsDoNotSayWhichPartWasWrong(t *testing.T) {
 	same(try(a, "amy", "wrong", here), try(a, "mallory", "wrong", here), try(a, "amy", "hidden", here))
 	var errs []error
 	for _, id := range []string{expired, strings.Repeat("0", 64), "x", "", login(t, a, "amy", "secret", nsx)} {
-		_, err := a.Authenticate(t.Context(), request("vmware-api-session-id: "+id), here, esx)
+		_, err := a.Authenticate(t.Context(), request("vmware-api-session-id: "+id), from(here), esx)
 		errs = append(errs, err)
 	}
 	same(errs...)
@@ -137,7 +137,7 @@ func TestMetrics(t *testing.T) {
 	id := login(t, a, "amy", "secret", esx)    // basic, success
 	ofNSX := login(t, a, "amy", "secret", nsx) // basic, success
 	send := func(headers ...string) {
-		_, _ = a.Authenticate(context.Background(), request(headers...), here, esx)
+		_, _ = a.Authenticate(context.Background(), request(headers...), from(here), esx)
 	}
 	send()
 	send(basic("amy", "wrong"))
@@ -145,14 +145,14 @@ func TestMetrics(t *testing.T) {
 	send("Authorization: Bearer x")
 	send("vmware-api-session-id: " + id)
 	send("vmware-api-session-id: x")
-	_, _ = a.Session(request("vmware-api-session-id: "+id), esx)
-	_, _ = a.Session(request(), esx)
-	_, _ = a.Logout(request("vmware-api-session-id: "+id), esx)
-	_, _ = a.Login(t.Context(), request("vmware-api-session-id: "+id), here, esx)
-	_, _ = a.Authenticate(t.Context(), as(http.MethodPost, request("Cookie: JSESSIONID="+ofNSX)), here, nsx)
-	_, _ = a.LoginPassword(t.Context(), "amy", "secret", here, esx)
-	_, _ = a.LoginPassword(t.Context(), "amy", "wrong", here, esx)
-	_, _ = a.LoginPassword(t.Context(), "", "secret", here, esx)
+	_, _ = a.Session(request("vmware-api-session-id: "+id), from(here), esx)
+	_, _ = a.Session(request(), from(here), esx)
+	_, _ = a.Logout(request("vmware-api-session-id: "+id), from(here), esx)
+	_, _ = a.Login(t.Context(), request("vmware-api-session-id: "+id), from(here), esx)
+	_, _ = a.Authenticate(t.Context(), as(http.MethodPost, request("Cookie: JSESSIONID="+ofNSX)), from(here), nsx)
+	_, _ = a.LoginPassword(t.Context(), "amy", "secret", from(here), esx)
+	_, _ = a.LoginPassword(t.Context(), "amy", "wrong", from(here), esx)
+	_, _ = a.LoginPassword(t.Context(), "", "secret", from(here), esx)
 
 	all := 0
 	for method, want := range map[string]map[string]float64{

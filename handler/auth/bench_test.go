@@ -22,7 +22,7 @@ func BenchmarkAuthenticate(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				_, err := a.Authenticate(b.Context(), r, here, esx)
+				_, err := a.Authenticate(b.Context(), r, from(here), esx)
 				if (err != nil) != (name == "nothing") {
 					b.Fatal(err)
 				}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"attestcsr/csr"
+	"attestcsr/csr/audit"
 	"attestcsr/handler/auth"
 )
 
@@ -26,6 +27,8 @@ const (
 	here      = "192.0.2.1"
 	elsewhere = "198.51.100.7"
 )
+
+func from(address string) audit.Request { return audit.Request{Address: address} }
 
 var (
 	esx = auth.Realm{Dialect: "esx", SessionHeader: "vmware-api-session-id", SessionCookie: "vmware-api-session-id"}
@@ -155,14 +158,14 @@ func basic(user, password string) string {
 }
 
 func try(a *auth.Authenticator, user, password, address string) error {
-	_, err := a.Authenticate(context.Background(), request(basic(user, password)), address, esx)
+	_, err := a.Authenticate(context.Background(), request(basic(user, password)), from(address), esx)
 	return err
 }
 
 // begin begins a session.
 func begin(t testing.TB, a *auth.Authenticator, user, password string, realm auth.Realm) auth.Login {
 	t.Helper()
-	made, err := a.Login(context.Background(), request(basic(user, password)), here, realm)
+	made, err := a.Login(context.Background(), request(basic(user, password)), from(here), realm)
 	if err != nil || made.User != user {
 		t.Fatalf("login of %s: %q, %v", user, made.User, err)
 	}
@@ -187,7 +190,7 @@ func authenticateEach(t *testing.T, a *auth.Authenticator, cases []authCase) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			caller, err := a.Authenticate(t.Context(), as(c.method, request(c.headers...)), here, c.realm)
+			caller, err := a.Authenticate(t.Context(), as(c.method, request(c.headers...)), from(here), c.realm)
 			got := caller.User + " by " + caller.Method
 			if err != nil {
 				got = kindOf(err).String()
@@ -205,7 +208,7 @@ func authenticateEach(t *testing.T, a *auth.Authenticator, cases []authCase) {
 // ended tells whether an id authenticates no longer; if it does, that is an access.
 func ended(t testing.TB, a *auth.Authenticator, id string, realm auth.Realm) bool {
 	t.Helper()
-	_, err := a.Authenticate(context.Background(), request("Cookie: "+realm.SessionCookie+"="+id), here, realm)
+	_, err := a.Authenticate(context.Background(), request("Cookie: "+realm.SessionCookie+"="+id), from(here), realm)
 	if err != nil {
 		wantKind(t, err, csr.Unauthenticated)
 	}

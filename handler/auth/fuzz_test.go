@@ -42,7 +42,7 @@ func FuzzSessionHeaders(f *testing.F) {
 		if err != nil {
 			return
 		}
-		caller, err := a.Authenticate(t.Context(), r, here, realm)
+		caller, err := a.Authenticate(t.Context(), r, from(here), realm)
 		if err != nil {
 			e := (*csr.Error)(nil)
 			if !errors.As(err, &e) || e.Kind != csr.Unauthenticated && (e.Kind != csr.Forged || !isNSX || !change) {

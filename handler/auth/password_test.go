@@ -198,7 +198,7 @@ func TestCancelledWaiter(t *testing.T) {
 						ctx, cancel = context.WithTimeout(ctx, 10*time.Millisecond)
 						defer cancel()
 					}
-					_, err := a.Authenticate(ctx, request(basic("amy", "secret")), here, esx)
+					_, err := a.Authenticate(ctx, request(basic("amy", "secret")), from(here), esx)
 					if waited := time.Since(start); i == cancelled && waited > 20*time.Millisecond {
 						t.Errorf("the cancelled request waited %s", waited)
 					}

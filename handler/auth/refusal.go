@@ -1,20 +1,15 @@
 package auth
 
-import (
-	"cmp"
-	"context"
-
-	"attestcsr/csr/audit"
-)
+import "attestcsr/csr/audit"
 
 // record counts an attempt, and reports it to the audit trail where it was refused.
-func (a *Authenticator) record(ctx context.Context, at attempt, err error) {
+func (a *Authenticator) record(at attempt, err error) {
 	a.metrics.count(at.method, outcomeOf(err))
-	a.reportRefusal(ctx, at, err)
+	a.reportRefusal(at, err)
 }
 
 // reportRefusal reports bad credentials to the audit trail, and nothing else.
-func (a *Authenticator) reportRefusal(ctx context.Context, at attempt, err error) {
+func (a *Authenticator) reportRefusal(at attempt, err error) {
 	o := outcomeOf(err)
 	text := string(o)
 	switch o {
@@ -24,9 +19,7 @@ func (a *Authenticator) reportRefusal(ctx context.Context, at attempt, err error
 	default:
 		return
 	}
-	request := audit.FromContext(ctx)
-	request.Address = cmp.Or(request.Address, at.address)
-	a.refused(audit.Refusal{Request: request, User: a.knownUser(at), Method: at.method, Outcome: text})
+	a.refused(audit.Refusal{Request: at.by(a.knownUser(at)), Outcome: text})
 }
 
 // knownUser returns the user of refused credentials if there is such a user. Another

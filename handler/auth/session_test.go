@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"attestcsr/csr"
+	"attestcsr/csr/audit"
 	"attestcsr/handler/auth"
 )
 
@@ -42,7 +43,7 @@ func TestLogin(t *testing.T) {
 	}
 	seen := map[string]bool{first: true}
 	for _, tt := range tests {
-		made, err := a.Login(t.Context(), request(tt.headers...), here, tt.realm)
+		made, err := a.Login(t.Context(), request(tt.headers...), from(here), tt.realm)
 		if !tt.ok {
 			wantKind(t, err, csr.Unauthenticated)
 			if made != (auth.Login{}) {
@@ -101,10 +102,10 @@ func TestSessionExpiry(t *testing.T) {
 				clock.advance(start.Add(at).Sub(clock.now()))
 				var err error
 				if i%2 == 0 { // both ways to use a session count
-					_, err = a.Authenticate(t.Context(), bySession(id), here, esx)
+					_, err = a.Authenticate(t.Context(), bySession(id), from(here), esx)
 				} else {
 					var session auth.Session
-					session, err = a.Session(bySession(id), esx)
+					session, err = a.Session(bySession(id), from(here), esx)
 					if err == nil && (session.User != "amy" || !session.Created.Equal(start) || !session.LastAccessed.Equal(clock.now())) {
 						t.Fatalf("session %+v", session)
 					}
@@ -132,22 +133,22 @@ func TestSessionAndLogoutFollowPrecedence(t *testing.T) {
 		"nothing":                   nil,
 		"bad header":                {"vmware-api-session-id: x", both[1]},
 	} {
-		for _, use := range []func(*http.Request, auth.Realm) (auth.Session, error){a.Session, a.Logout} {
-			if session, err := use(request(headers...), esx); kindOf(err) != csr.Unauthenticated || session != (auth.Session{}) {
+		for _, use := range []func(*http.Request, audit.Request, auth.Realm) (auth.Session, error){a.Session, a.Logout} {
+			if session, err := use(request(headers...), from(here), esx); kindOf(err) != csr.Unauthenticated || session != (auth.Session{}) {
 				t.Fatalf("%s: session %+v, %v", name, session, err)
 			}
 		}
 	}
-	if session, err := a.Session(request(both...), esx); err != nil || session.User != "amy" {
+	if session, err := a.Session(request(both...), from(here), esx); err != nil || session.User != "amy" {
 		t.Fatalf("session %+v, %v", session, err)
 	}
-	if session, err := a.Logout(request(both...), esx); err != nil || session.User != "amy" {
+	if session, err := a.Logout(request(both...), from(here), esx); err != nil || session.User != "amy" {
 		t.Fatalf("logout: %+v, %v", session, err)
 	}
 	if !ended(t, a, amy, esx) || ended(t, a, bob, esx) {
 		t.Fatal("logout ended another session than the one that authenticated it")
 	}
-	_, err := a.Logout(bySession(amy), esx)
+	_, err := a.Logout(bySession(amy), from(here), esx)
 	wantKind(t, err, csr.Unauthenticated)
 }
 
@@ -160,7 +161,7 @@ func TestSessionBounds(t *testing.T) {
 	})
 	full := func(user, password string) {
 		t.Helper()
-		made, err := a.Login(t.Context(), request(basic(user, password)), here, esx)
+		made, err := a.Login(t.Context(), request(basic(user, password)), from(here), esx)
 		wantKind(t, err, csr.Unavailable)
 		if made != (auth.Login{}) {
 			t.Fatal("a login beside an error")
@@ -176,7 +177,7 @@ func TestSessionBounds(t *testing.T) {
 	full("eve", "e") // in all
 
 	var err *csr.Error
-	_, e := a.Login(t.Context(), request(basic("eve", "e")), here, esx)
+	_, e := a.Login(t.Context(), request(basic("eve", "e")), from(here), esx)
 	if !errors.As(e, &err) || err.RetryAfter != 29*time.Minute {
 		t.Fatalf("%v: retry after %s, want when the first session expires", e, err.RetryAfter)
 	}
@@ -191,7 +192,7 @@ func TestSessionBounds(t *testing.T) {
 		login(t, a, "bob", "b", esx)
 	}
 	full("bob", "b")
-	if _, err := a.Logout(bySession(login(t, a, "amy", "a", esx)), esx); err != nil {
+	if _, err := a.Logout(bySession(login(t, a, "amy", "a", esx)), from(here), esx); err != nil {
 		t.Fatal(err)
 	}
 	login(t, a, "amy", "a", esx) // a logout makes room
@@ -248,7 +249,7 @@ func TestSetUsersDuringLogin(t *testing.T) {
 		a.SetUsers(after) // just after the password was found right
 		return err
 	})
-	_, err := a.Login(t.Context(), request(basic("amy", "secret")), here, esx)
+	_, err := a.Login(t.Context(), request(basic("amy", "secret")), from(here), esx)
 	wantKind(t, err, csr.Unauthenticated)
 	a.SetUsers(before)
 	if n := a.Sessions(); n != 0 {
@@ -265,13 +266,13 @@ func TestSessionsConcurrently(t *testing.T) {
 		workers.Go(func() {
 			credentials := []string{basic("amy", "secret"), basic("bob", "hidden")}[i%2]
 			for range 25 {
-				made, err := a.Login(t.Context(), request(credentials), here, esx)
+				made, err := a.Login(t.Context(), request(credentials), from(here), esx)
 				if err != nil {
 					continue
 				}
-				_, _ = a.Authenticate(t.Context(), bySession(made.Session), here, esx)
-				_, _ = a.Session(bySession(made.Session), esx)
-				_, _ = a.Logout(bySession(made.Session), esx)
+				_, _ = a.Authenticate(t.Context(), bySession(made.Session), from(here), esx)
+				_, _ = a.Session(bySession(made.Session), from(here), esx)
+				_, _ = a.Logout(bySession(made.Session), from(here), esx)
 			}
 		})
 	}

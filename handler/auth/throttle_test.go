@@ -137,7 +137,7 @@ func TestThrottleSparesOthers(t *testing.T) {
 					nil, {"Authorization: Basic !"}, {"Authorization: Bearer x"}, {"Authorization: "},
 					{basic("", "x")}, {"vmware-api-session-id: x"}, {"Cookie: vmware-api-session-id=x"},
 				} {
-					_, err := a.Authenticate(t.Context(), request(headers...), here, esx)
+					_, err := a.Authenticate(t.Context(), request(headers...), from(here), esx)
 					wantKind(t, err, csr.Unauthenticated)
 				}
 				login(t, a, "bob", "hidden", esx)
@@ -257,7 +257,7 @@ func TestThrottleCountsCancelledGuesses(t *testing.T) {
 		all(20, func(i int) error {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 			defer cancel()
-			_, err := a.Authenticate(ctx, request(basic("amy", fmt.Sprint("guess", i))), here, esx)
+			_, err := a.Authenticate(ctx, request(basic("amy", fmt.Sprint("guess", i))), from(here), esx)
 			wantKind(t, err, csr.Unavailable)
 			return err
 		})

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"attestcsr/csr"
+	"attestcsr/csr/audit"
 	"attestcsr/handler/auth"
 )
 
@@ -61,12 +62,12 @@ func TestForgedRequestsChangeNothing(t *testing.T) {
 	forged := as(http.MethodPost, request("Cookie: JSESSIONID="+id))
 	refused := func() {
 		t.Helper()
-		_, err := a.Authenticate(t.Context(), forged, here, nsx)
+		_, err := a.Authenticate(t.Context(), forged, from(here), nsx)
 		wantKind(t, err, csr.Forged)
-		for _, use := range []func(*http.Request, auth.Realm) (auth.Session, error){a.Session, a.Logout} {
-			_, err = use(forged, nsx)
+		for _, use := range []func(*http.Request, audit.Request, auth.Realm) (auth.Session, error){a.Session, a.Logout} {
+			_, err = use(forged, from(here), nsx)
 			wantKind(t, err, csr.Forged)
-			_, err = use(bySession(id), esx)
+			_, err = use(bySession(id), from(here), esx)
 			wantKind(t, err, csr.Unauthenticated)
 		}
 	}
@@ -79,7 +80,7 @@ func TestForgedRequestsChangeNothing(t *testing.T) {
 	clock.advance(20 * time.Minute)
 	refused()
 	clock.advance(10 * time.Minute)
-	_, err := a.Authenticate(t.Context(), forged, here, nsx)
+	_, err := a.Authenticate(t.Context(), forged, from(here), nsx)
 	wantKind(t, err, csr.Unauthenticated) // the session's end is found before the token is looked at
 }
 
@@ -102,7 +103,7 @@ func TestLoginPassword(t *testing.T) {
 		{"password too long", "bob", long + "p", false, 0},
 	}
 	for _, tt := range tests {
-		made, err := a.LoginPassword(t.Context(), tt.user, tt.password, here, nsx)
+		made, err := a.LoginPassword(t.Context(), tt.user, tt.password, from(here), nsx)
 		if n := len(counted.runs()); n != tt.comparisons {
 			t.Errorf("%s: %d comparisons, want %d", tt.name, n, tt.comparisons)
 		}
@@ -125,18 +126,18 @@ func TestLoginPasswordIsThrottled(t *testing.T) {
 	inBubble(t, auth.Config{}, func(t *testing.T, a *auth.Authenticator) {
 		guess(t, a, 10, "amy", here)
 		for range 10 {
-			_, err := a.LoginPassword(t.Context(), "", "secret", here, nsx)
+			_, err := a.LoginPassword(t.Context(), "", "secret", from(here), nsx)
 			wantKind(t, err, csr.Unauthenticated)
-			_, err = a.LoginPassword(t.Context(), "amy", "wrong", here, nsx)
+			_, err = a.LoginPassword(t.Context(), "amy", "wrong", from(here), nsx)
 			wantKind(t, err, csr.Unauthenticated)
 		}
-		_, err := a.LoginPassword(t.Context(), "amy", "secret", here, nsx)
+		_, err := a.LoginPassword(t.Context(), "amy", "secret", from(here), nsx)
 		wantKind(t, err, csr.Busy)
 		wantThrottled(t, a, "amy", "secret", here)
 		if n := attempts(t, a, "form", "throttled"); n != 1 {
 			t.Fatalf("%v throttled logins counted, want 1", n)
 		}
-		if _, err := a.LoginPassword(t.Context(), "amy", "secret", elsewhere, nsx); err != nil {
+		if _, err := a.LoginPassword(t.Context(), "amy", "secret", from(elsewhere), nsx); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -11,6 +11,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/csr/audit"
 	"attestcsr/handler/policy"
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
@@ -54,7 +55,7 @@ func newAPI(tb testing.TB, limit int) (http.Handler, keystore.Store) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	caller := csr.Caller{User: "admin", Privileges: csr.Privileges()}
+	caller := csr.Caller{Request: audit.Request{User: "admin"}, Privileges: csr.Privileges()}
 	e := echo.New()
 	e.HTTPErrorHandler = func(err error, c echo.Context) {
 		if err := policy.WriteError(c, "rid", err); err != nil {
