@@ -193,7 +193,7 @@ func (r *report) writeTable(w io.Writer) error {
 		if w.Met {
 			verdict = "met"
 		}
-		fmt.Fprintf(text, "%s\t%s\t%s\t%s\t%s\t%s\t%s %s\t%s–%s\t%s %g\t%s\n", w.What, number(float64(w.Samples)),
+		fmt.Fprintf(text, "%s\t%d\t%s\t%s\t%s\t%s\t%s %s\t%s–%s\t%s %g\t%s\n", w.What, w.Samples,
 			number(w.P50), number(w.P99), number(w.PerSecond), w.Floor,
 			number(w.Value), w.Unit, number(w.Lowest), number(w.Highest), w.Relation, w.Target, verdict)
 	}
