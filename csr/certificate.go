@@ -4,11 +4,8 @@ import (
 	"cmp"
 	"context"
 	"crypto"
-	"crypto/rsa"
 	"crypto/x509"
 	"errors"
-	"fmt"
-	"strconv"
 
 	"github.com/google/uuid"
 
@@ -23,13 +20,6 @@ const collectionCertificates = "nsx/certificates"
 func certificateSlot(id string) keystore.Slot {
 	return keystore.Slot{Collection: collectionCertificates, ID: id}
 }
-
-const (
-	// maxDaysValid bounds what may be asked for, maxLeafDays what a certificate
-	// that is not a CA's gets: clients refuse longer ones.
-	maxDaysValid = 10_000
-	maxLeafDays  = 825
-)
 
 // Import is a certificate for a named certification request.
 type Import struct {
@@ -63,10 +53,10 @@ func (g *Grant) ImportCertificate(ctx context.Context, id string, in Import) (Na
 	checkID(id, &broken)
 	in.Labels.check(&broken)
 	if err := broken.err(); err != nil {
-		return NamedCertificate{}, err
+		return NamedCertificate{}, classify(err)
 	}
 	made, err := g.promote(ctx, id, func(key crypto.Signer, r NamedRequest) (Labels, string, error) {
-		if err := current(in.Revision, r.Revision); err != nil {
+		if err := checkRevision(in.Revision, r.Revision); err != nil {
 			return Labels{}, "", err
 		}
 		var usage x509.KeyUsage
@@ -103,14 +93,14 @@ func (g *Grant) SelfSign(ctx context.Context, id string, days *int64) (NamedCert
 	checkID(id, &broken)
 	checkDays(days, &broken)
 	if err := broken.err(); err != nil {
-		return NamedCertificate{}, err
+		return NamedCertificate{}, classify(err)
 	}
 	made, err := g.promote(ctx, id, func(key crypto.Signer, r NamedRequest) (Labels, string, error) {
 		parsed, err := parseRequest(r.PEM)
 		if err != nil {
 			return Labels{}, "", err
 		}
-		text, err := g.service.selfSign(key, templateOf(parsed, r.Spec.CA), days)
+		text, err := templateOf(parsed, r.Spec.CA).selfSignDays(key, days, g.service.timestamp())
 		return r.Labels, text, err
 	})
 	return made, classify(err)
@@ -137,7 +127,7 @@ func (g *Grant) selfSignNew(ctx context.Context, r NewRequest, days *int64) (Nam
 	if err != nil {
 		return NamedCertificate{}, err
 	}
-	if err := current(r.Revision, 0); err != nil {
+	if err := checkRevision(r.Revision, 0); err != nil {
 		return NamedCertificate{}, err
 	}
 	if err := s.certificates.hasRoom(ctx, s.keys); err != nil {
@@ -147,8 +137,8 @@ func (g *Grant) selfSignNew(ctx context.Context, r NewRequest, days *int64) (Nam
 	// nobody was told of: it is in the list.
 	id := uuid.NewString()
 	at := keystore.Target{Slot: certificateSlot(id), Expect: keystore.Absent}
-	record, err := s.keys.Replace(ctx, at, spec.keySpec(), func(key crypto.Signer) (keystore.Change, error) {
-		text, err := s.selfSign(key, t, days)
+	record, err := s.keys.Replace(ctx, at, keySpec(spec), func(key crypto.Signer) (keystore.Change, error) {
+		text, err := t.selfSignDays(key, days, s.timestamp())
 		if err != nil {
 			return keystore.Change{}, err
 		}
@@ -246,28 +236,4 @@ func (g *Grant) certificateChange(p payload, event audit.Event) (keystore.Change
 	event.Certificate = fingerprint(p.PEM)
 	notAfter := keystore.IndexEntry{Name: indexNotAfter, Value: sortable(chain[0].NotAfter)}
 	return g.service.change(p, event, append(p.order(), notAfter)...)
-}
-
-func checkDays(days *int64, broken *violations) {
-	if days != nil && (*days < 1 || *days > maxDaysValid) {
-		broken.add(Violation{DaysValid, OutOfRange, strconv.FormatInt(*days, 10), fmt.Sprintf("1 to %d", maxDaysValid)})
-	}
-}
-
-// selfSign returns a certificate that starts now. Its key usages are those that
-// fit (RFC 5280 section 4.2.1.3): a CA signs certificates, lists and, for OCSP,
-// answers; keyEncipherment is for RSA key transport.
-func (s *Service) selfSign(key crypto.Signer, t template, days *int64) (string, error) {
-	valid := maxLeafDays
-	if days != nil && (t.ca || *days < maxLeafDays) {
-		valid = int(*days)
-	}
-	usage := x509.KeyUsageDigitalSignature
-	if t.ca {
-		usage |= x509.KeyUsageCertSign | x509.KeyUsageCRLSign
-	} else if _, ok := key.Public().(*rsa.PublicKey); ok {
-		usage |= x509.KeyUsageKeyEncipherment
-	}
-	notBefore := s.timestamp()
-	return t.selfSign(key, usage, notBefore, notBefore.AddDate(0, 0, valid))
 }

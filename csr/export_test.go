@@ -19,9 +19,9 @@ type (
 func Resolve(spec Spec, hostname string, keySizes ...int) (keystore.KeySpec, Template, error) {
 	resolved, t, err := policy{keySizes, hostname}.resolve(spec)
 	if err != nil {
-		return keystore.KeySpec{}, Template{}, err
+		return keystore.KeySpec{}, Template{}, classify(err)
 	}
-	return resolved.keySpec(), t, nil
+	return keySpec(resolved), t, nil
 }
 
 func (t template) Sign(key crypto.Signer) (string, error) { return t.sign(key) }
@@ -29,7 +29,7 @@ func (t template) Sign(key crypto.Signer) (string, error) { return t.sign(key) }
 func AcceptChain(text []byte, now time.Time) (pem string, certificates []*x509.Certificate, err error) {
 	c, err := acceptChain(text, now, x509.KeyUsageDigitalSignature)
 	if err != nil {
-		return "", nil, err
+		return "", nil, classify(err)
 	}
 	return c.pem(), c, nil
 }
@@ -38,7 +38,7 @@ func EncodePayload(p Payload) ([]byte, error) { return p.encode() }
 
 func DecodePayload(r keystore.Record) (Payload, error) { return decodePayload(r) }
 
-func (p payload) PublicKey() (crypto.PublicKey, error) { return p.publicKey() }
+func (p payload) PublicKey() (crypto.PublicKey, error) { return publicKey(p.PEM) }
 
 const (
 	MaxAttempts = maxAttempts
@@ -61,7 +61,7 @@ func StoreObject(id string, l Labels) (keystore.Change, error) {
 	checkID(id, &broken)
 	l.check(&broken)
 	if err := broken.err(); err != nil {
-		return keystore.Change{}, err
+		return keystore.Change{}, classify(err)
 	}
 	g := Grant{service: &Service{now: time.Now}, caller: Caller{Request: audit.Request{User: "u"}}}
 	p := payload{Object: g.newObject(id, "unique", l), PEM: "pem"}

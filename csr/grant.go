@@ -100,7 +100,7 @@ func (g *Grant) CreateCSR(ctx context.Context, spec Spec) (string, error) {
 	// A crash before the commit leaves the old pending pair, one after it the
 	// new pair, which nobody was told of: the next create replaces it.
 	at := keystore.Target{Slot: pendingSlot(), Expect: keystore.Any}
-	_, err = s.keys.Replace(ctx, at, resolved.keySpec(), func(key crypto.Signer) (keystore.Change, error) {
+	_, err = s.keys.Replace(ctx, at, keySpec(resolved), func(key crypto.Signer) (keystore.Change, error) {
 		made, err = t.sign(key)
 		if err != nil {
 			return keystore.Change{}, err
@@ -175,7 +175,7 @@ func (g *Grant) SetCertificate(ctx context.Context, pem []byte) error {
 	s := g.service
 	c, err := acceptChain(pem, s.now(), x509.KeyUsageDigitalSignature)
 	if err != nil {
-		return err
+		return classify(err)
 	}
 	for range maxAttempts {
 		err = g.install(ctx, c)
@@ -254,7 +254,7 @@ func (s *Service) holding(ctx context.Context, slot keystore.Slot, key crypto.Pu
 	if err != nil {
 		return payload{}, 0, err
 	}
-	held, err := p.publicKey()
+	held, err := publicKey(p.PEM)
 	if err != nil {
 		return payload{}, 0, fmt.Errorf("%s: %w", slot, err)
 	}

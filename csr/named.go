@@ -63,7 +63,7 @@ func (g *Grant) createNamedCSR(ctx context.Context, r NewRequest) (NamedRequest,
 	} else if !errors.Is(err, keystore.ErrNotFound) {
 		return NamedRequest{}, err
 	}
-	if err := current(r.Revision, 0); err != nil {
+	if err := checkRevision(r.Revision, 0); err != nil {
 		return NamedRequest{}, err
 	}
 	if err := s.requests.hasRoom(ctx, s.keys); err != nil {
@@ -72,7 +72,7 @@ func (g *Grant) createNamedCSR(ctx context.Context, r NewRequest) (NamedRequest,
 	// A crash before the commit leaves nothing, one after it a request that
 	// nobody was told of: the caller finds it under the id it chose.
 	at := keystore.Target{Slot: slot, Expect: keystore.Absent}
-	record, err := s.keys.Replace(ctx, at, spec.keySpec(), func(key crypto.Signer) (keystore.Change, error) {
+	record, err := s.keys.Replace(ctx, at, keySpec(spec), func(key crypto.Signer) (keystore.Change, error) {
 		text, err := t.sign(key)
 		if err != nil {
 			return keystore.Change{}, err
@@ -95,12 +95,7 @@ func (g *Grant) createNamedCSR(ctx context.Context, r NewRequest) (NamedRequest,
 // the spec.
 func (r NewRequest) resolve(p policy, broken *violations) (Spec, template, error) {
 	r.Labels.check(broken)
-	spec, names := p.complete(r.Spec, broken)
-	if err := broken.err(); err != nil {
-		return Spec{}, template{}, err
-	}
-	t, err := newTemplate(spec, names)
-	return spec, t, err
+	return p.resolve(r.Spec, *broken...)
 }
 
 // NamedCSR returns a certification request.

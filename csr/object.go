@@ -24,6 +24,19 @@ const (
 	maxTag         = 256
 )
 
+// The fields of named objects and of pages of them, beside those of certification
+// requests.
+const (
+	ObjectID              Field = "id"
+	DisplayName           Field = "display name"
+	Description           Field = "description"
+	Tags                  Field = "tags"
+	Collection            Field = "collection" // of named certification requests
+	CertificateCollection Field = "certificate_collection"
+	PageLimit             Field = "page limit"
+	SortOrder             Field = "sort order"
+)
+
 // Labels is what a caller may write on an object. The characters that a subject
 // may not have are refused here too, except that a description may have line
 // breaks and tabs.
@@ -93,17 +106,17 @@ func validID(id string) error {
 
 // check reports the rules that the labels break.
 func (l Labels) check(broken *violations) {
-	checkText(DisplayName, l.DisplayName, maxDisplayName, misleads, broken)
+	checkText(DisplayName, l.DisplayName, maxDisplayName, isControlOrBidi, broken)
 	checkText(Description, l.Description, maxDescription, func(r rune) bool {
-		return misleads(r) && r != '\n' && r != '\r' && r != '\t'
+		return isControlOrBidi(r) && r != '\n' && r != '\r' && r != '\t'
 	}, broken)
 	if len(l.Tags) > maxTags {
 		broken.add(Violation{Field: Tags, Rule: TooMany, Limit: strconv.Itoa(maxTags)})
 		return
 	}
 	for _, t := range l.Tags {
-		checkText(Tags, t.Scope, maxTagScope, misleads, broken)
-		checkText(Tags, t.Tag, maxTag, misleads, broken)
+		checkText(Tags, t.Scope, maxTagScope, isControlOrBidi, broken)
+		checkText(Tags, t.Tag, maxTag, isControlOrBidi, broken)
 	}
 }
 
@@ -138,9 +151,9 @@ func (g *Grant) newObject(id, uniqueID string, l Labels) Object {
 	}
 }
 
-// current returns a Stale error unless claimed, the revision that the caller
+// checkRevision returns a Stale error unless claimed, the revision that the caller
 // believes is stored, is the stored one or nil.
-func current(claimed *int64, stored int64) error {
+func checkRevision(claimed *int64, stored int64) error {
 	if claimed != nil && *claimed != stored {
 		return &Error{Kind: Stale}
 	}

@@ -2,13 +2,8 @@ package csr
 
 import (
 	"bytes"
-	"crypto"
-	"crypto/x509"
 	"encoding/binary"
-	"encoding/pem"
-	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -130,56 +125,4 @@ func certificateIn(r keystore.Record) (NamedCertificate, error) {
 	}
 	o.ID = r.Slot.ID
 	return NamedCertificate{o, text, chain}, nil
-}
-
-// parseCertificates reads a stored chain.
-func parseCertificates(text string) ([]*x509.Certificate, error) {
-	var chain []*x509.Certificate
-	for block, rest := pem.Decode([]byte(text)); block != nil; block, rest = pem.Decode(rest) {
-		certificate, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("parse the stored certificate: %w", err)
-		}
-		chain = append(chain, certificate)
-	}
-	if len(chain) == 0 {
-		return nil, errors.New("the payload holds no certificate")
-	}
-	return chain, nil
-}
-
-// parseRequest reads a stored certification request.
-func parseRequest(text string) (*x509.CertificateRequest, error) {
-	block, _ := pem.Decode([]byte(text))
-	if block == nil || block.Type != blockRequest {
-		return nil, errors.New("the payload holds no CSR")
-	}
-	r, err := x509.ParseCertificateRequest(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("parse the stored CSR: %w", err)
-	}
-	return r, nil
-}
-
-// publicKey returns the key of the CSR or of the leaf.
-func (p payload) publicKey() (crypto.PublicKey, error) {
-	if strings.HasPrefix(p.PEM, "-----BEGIN "+blockRequest) {
-		request, err := parseRequest(p.PEM)
-		if err != nil {
-			return nil, err
-		}
-		return request.PublicKey, nil
-	}
-	chain, err := parseCertificates(p.PEM)
-	if err != nil {
-		return nil, err
-	}
-	return chain[0].PublicKey, nil
-}
-
-// sameKey reports whether two public keys are the same. It compares keys, not
-// their encodings, because a CA may encode the parameters in another way.
-func sameKey(a, b crypto.PublicKey) bool {
-	equal, ok := a.(interface{ Equal(crypto.PublicKey) bool })
-	return ok && equal.Equal(b)
 }

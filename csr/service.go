@@ -84,7 +84,7 @@ func New(c Config) (*Service, error) {
 	name.check(&broken)
 	if len(broken) > 0 {
 		return nil, fmt.Errorf("hostname: %s: it is the default common name; set hostname to another name",
-			broken[0].Describe(fmt.Sprintf("%q", shown(c.Hostname))))
+			broken[0].Describe(fmt.Sprintf("%.64q", c.Hostname)))
 	}
 	if c.MaxRequests < 0 {
 		return nil, fmt.Errorf("limits.csrs: %d: it must be positive", c.MaxRequests)
@@ -122,7 +122,7 @@ func (s *Service) Prepare(ctx context.Context) error {
 		return classify(err)
 	}
 	at := keystore.Target{Slot: installedSlot(), Expect: keystore.Absent}
-	_, err = s.keys.Replace(ctx, at, spec.keySpec(), func(key crypto.Signer) (keystore.Change, error) {
+	_, err = s.keys.Replace(ctx, at, keySpec(spec), func(key crypto.Signer) (keystore.Change, error) {
 		notBefore := s.timestamp()
 		text, err := t.selfSign(key, x509.KeyUsageDigitalSignature, notBefore, notBefore.AddDate(initialLifetimeYears, 0, 0))
 		if err != nil {
@@ -144,6 +144,11 @@ func (s *Service) Prepare(ctx context.Context) error {
 // commits, the audit trail has room for them, and the keys of the ESX slots open.
 func (s *Service) Ready(ctx context.Context) error {
 	return classify(errors.Join(s.keys.Ready(ctx, pendingSlot(), installedSlot()), s.audit.Admit(ctx)))
+}
+
+// keySpec says which key a resolved spec asks for.
+func keySpec(s Spec) keystore.KeySpec {
+	return keystore.KeySpec{Algorithm: keystore.Algorithm(s.Algorithm), Bits: int(*s.KeySize)}
 }
 
 // timestamp is the time now in whole seconds, as certificates have it.
@@ -169,6 +174,9 @@ func classify(err error) error {
 	}
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
+	}
+	if broken, ok := errors.AsType[violations](err); ok {
+		return &Error{Kind: Invalid, Violations: broken}
 	}
 	e := &Error{Err: err}
 	switch {

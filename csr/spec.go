@@ -9,8 +9,6 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
-
-	"attestcsr/keystore"
 )
 
 // The key sizes in bits of a Spec that names none.
@@ -20,12 +18,12 @@ const (
 )
 
 // Algorithm is the kind of a key pair.
-type Algorithm = keystore.Algorithm
+type Algorithm string
 
 // The algorithms that a Spec may ask for.
 const (
-	RSA   = keystore.RSA
-	ECDSA = keystore.ECDSA
+	RSA   Algorithm = "RSA"
+	ECDSA Algorithm = "ECDSA"
 )
 
 // Spec says what a certification request shall say. The names of its members in
@@ -52,11 +50,6 @@ type Spec struct {
 	// basicConstraints with CA:TRUE and critical keyUsage with keyCertSign
 	// (RFC 5280 sections 4.2.1.9 and 4.2.1.3).
 	CA bool `json:"ca,omitzero"`
-}
-
-// keySpec says which key a resolved spec asks for.
-func (s Spec) keySpec() keystore.KeySpec {
-	return keystore.KeySpec{Algorithm: s.Algorithm, Bits: int(*s.KeySize)}
 }
 
 // Attribute is one attribute of a subject. Type is one of CommonName,
@@ -102,21 +95,9 @@ type policy struct {
 	hostname string
 }
 
-// resolve checks all of spec and completes it from the policy. An Invalid error
-// names every broken rule.
-func (p policy) resolve(spec Spec) (Spec, template, error) {
-	var broken violations
-	spec, names := p.complete(spec, &broken)
-	if err := broken.err(); err != nil {
-		return Spec{}, template{}, err
-	}
-	t, err := newTemplate(spec, names)
-	return spec, t, err
-}
-
-// complete returns spec with all that it leaves open, and its names as they are
-// encoded. Both are of use only when it reports no broken rule.
-func (p policy) complete(spec Spec, all *violations) (Spec, []generalName) {
+// resolve checks all of spec and completes it from the policy. known are rules that
+// are broken beside it. Broken rules are all in the error.
+func (p policy) resolve(spec Spec, known ...Violation) (Spec, template, error) {
 	var broken violations
 	spec.Algorithm, spec.KeySize = p.key(spec, &broken)
 	spec.Subject = slices.Clone(spec.Subject)
@@ -131,10 +112,11 @@ func (p policy) complete(spec Spec, all *violations) (Spec, []generalName) {
 	slices.SortStableFunc(broken, func(a, b Violation) int {
 		return cmp.Compare(fieldOrder(a.Field), fieldOrder(b.Field))
 	})
-	for _, v := range broken {
-		all.add(v)
+	if err := violations(slices.Concat(known, broken)).err(); err != nil {
+		return Spec{}, template{}, err
 	}
-	return spec, names
+	t, err := newTemplate(spec, names)
+	return spec, t, err
 }
 
 // key returns the algorithm and the size of the key that spec asks for.
@@ -182,17 +164,17 @@ func (a *Attribute) check(broken *violations) {
 	if utf8.RuneCountInString(a.Value) > upperBound {
 		broken.add(Violation{Field: a.Type, Rule: TooLong, Limit: strconv.Itoa(upperBound)})
 	}
-	if strings.ContainsFunc(a.Value, misleads) {
+	if strings.ContainsFunc(a.Value, isControlOrBidi) {
 		broken.add(Violation{Field: a.Type, Rule: ControlCharacter})
 	}
 }
 
-// misleads reports whether a character lets a subject be shown as something
-// other than what it says: controls and line breaks forge lines in a terminal
+// isControlOrBidi reports whether a character lets a subject look like something
+// that it does not say: controls and line breaks forge lines in a terminal
 // or a log, direction characters reorder the text around them. Other invisible
 // characters stay allowed: scripts need the joiners, and look-alike letters
 // would remain anyway.
-func misleads(r rune) bool {
+func isControlOrBidi(r rune) bool {
 	return unicode.IsControl(r) || unicode.In(r, unicode.Bidi_Control, unicode.Zl, unicode.Zp)
 }
 

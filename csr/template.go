@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"strconv"
 	"strings"
 	"time"
 
@@ -100,10 +101,10 @@ func encodeSubject(subject []Attribute) ([]byte, error) {
 // the two that RFC 5280 section 4.1.2.4 leaves to new certificates. A country
 // consists of letters and thus is a PrintableString, as it must be.
 func stringType(value string) cbasn1.Tag {
-	printable := func(c byte) bool {
+	inPrintableString := func(c byte) bool {
 		return isLetter(c) || isDigit(c) || strings.IndexByte(" '()+,-./:=?", c) >= 0
 	}
-	if all(value, printable) {
+	if all(value, inPrintableString) {
 		return cbasn1.PrintableString
 	}
 	return cbasn1.UTF8String
@@ -135,6 +136,39 @@ func (t template) sign(key crypto.Signer) (string, error) {
 		return "", fmt.Errorf("build the certification request: %w", err)
 	}
 	return encodePEM(blockRequest, der), nil
+}
+
+const (
+	// maxDaysValid bounds what may be asked for, maxLeafDays what a certificate
+	// that is not a CA's gets: clients refuse longer ones.
+	maxDaysValid = 10_000
+	maxLeafDays  = 825
+)
+
+// checkDays reports whether a self-signed certificate can be asked for that is valid
+// for so many days; nil is the default.
+func checkDays(days *int64, broken *violations) {
+	if days != nil && (*days < 1 || *days > maxDaysValid) {
+		broken.add(Violation{DaysValid, OutOfRange, strconv.FormatInt(*days, 10), fmt.Sprintf("1 to %d", maxDaysValid)})
+	}
+}
+
+// selfSignDays returns a self-signed certificate, valid for the days as checkDays has
+// them. Its key usages are those that fit (RFC 5280 section 4.2.1.3): a CA signs
+// certificates, lists and, for OCSP, answers; keyEncipherment is for RSA key
+// transport.
+func (t template) selfSignDays(key crypto.Signer, days *int64, notBefore time.Time) (string, error) {
+	valid := maxLeafDays
+	if days != nil && (t.ca || *days < maxLeafDays) {
+		valid = int(*days)
+	}
+	usage := x509.KeyUsageDigitalSignature
+	if t.ca {
+		usage |= x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+	} else if _, ok := key.Public().(*rsa.PublicKey); ok {
+		usage |= x509.KeyUsageKeyEncipherment
+	}
+	return t.selfSign(key, usage, notBefore, notBefore.AddDate(0, 0, valid))
 }
 
 // selfSign returns a certificate that is signed by its own key, as PEM.

@@ -7,6 +7,44 @@ import (
 	"unicode"
 )
 
+// Field names a part of a request, that of a certification request in the terms
+// of X.509; each dialect has its own word for it.
+type Field string
+
+// The attributes of a subject, in the short names of RFC 4519 section 2. They are
+// part of the stored format.
+const (
+	CommonName         Field = "CN"
+	Organization       Field = "O"
+	OrganizationalUnit Field = "OU"
+	Locality           Field = "L"
+	StateOrProvince    Field = "ST"
+	Country            Field = "C"
+)
+
+// The other fields of a certification request, and a certificate chain.
+const (
+	KeySize          Field = "key size"
+	KeyAlgorithm     Field = "key algorithm"
+	EmailAddress     Field = "e-mail address"
+	SubjectAltName   Field = "subject alternative name"
+	CertificateChain Field = "certificate"
+	DaysValid        Field = "days valid"
+)
+
+// Violation is one broken rule. Value is the offending value, shortened and
+// printable, where showing it helps; Limit is the bound or the choice of values
+// that the rule names.
+type Violation struct {
+	Field Field
+	Rule  Rule
+	Value string
+	Limit string
+}
+
+// Rule identifies a rule; it is stable, so that clients can act on it.
+type Rule string
+
 // The rules that a request for a certification request can break.
 const (
 	Empty            Rule = "empty"
@@ -119,16 +157,16 @@ func (v Violation) demand() string {
 	return "breaks the rule " + string(v.Rule)
 }
 
-// maxShown is how many characters of an offending value are shown.
-const maxShown = 64
+// maxPrintable is how many characters of an offending value are shown.
+const maxPrintable = 64
 
-// shown makes a value fit to be shown in a message or a log line: at most
-// maxShown characters, none of which moves the cursor or the text direction.
-func shown(value string) string {
+// printable makes a value fit to be shown in a message or a log line: at most
+// maxPrintable characters, none of which moves the cursor or the text direction.
+func printable(value string) string {
 	var b strings.Builder
 	n := 0
 	for _, r := range value { // a byte that is not UTF-8 comes as U+FFFD
-		if n == maxShown {
+		if n == maxPrintable {
 			b.WriteRune('…')
 			break
 		}
@@ -141,20 +179,29 @@ func shown(value string) string {
 	return b.String()
 }
 
-// violations collects broken rules, each once.
+// violations collects broken rules, each once. They are an error, which says no
+// values.
 type violations []Violation
 
+func (vs violations) Error() string {
+	parts := []string{"broken rules"}
+	for _, v := range vs {
+		parts = append(parts, string(v.Field)+" "+string(v.Rule))
+	}
+	return strings.Join(parts, ": ")
+}
+
 func (vs *violations) add(v Violation) {
-	v.Value = shown(v.Value)
+	v.Value = printable(v.Value)
 	if !slices.Contains(*vs, v) {
 		*vs = append(*vs, v)
 	}
 }
 
-// err returns the violations as an Invalid error, or nil when there are none.
+// err returns the violations, or nil when there are none.
 func (vs violations) err() error {
 	if len(vs) == 0 {
 		return nil
 	}
-	return &Error{Kind: Invalid, Violations: vs}
+	return vs
 }
