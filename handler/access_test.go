@@ -47,8 +47,8 @@ func newMatrix(t *testing.T) *matrix {
 		Privileges: func(user string) []csr.Privilege { return accessPrivileges[user] },
 		// The throttle has tests of its own, and would slow this one down.
 		// Verifying passwords again and again is not the point, though the clock moves.
-		RememberFor:  10_000 * time.Hour,
-		UserFailures: 1 << 20, AddressFailures: 1 << 20, Sessions: 1 << 20, SessionsPerUser: 1 << 20,
+		RememberFor: 10_000 * time.Hour,
+		Failures:    1 << 20, Sessions: 1 << 20, SessionsPerUser: 1 << 20,
 	})
 	m.stack = newStack(t, func(c *handler.Config) { c.Auth = m.auth })
 	return m

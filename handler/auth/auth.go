@@ -35,11 +35,8 @@ type Config struct {
 	SessionsPerUser int           // 1,000
 
 	RememberFor time.Duration // how long a right password is not compared again; 5 minutes
-	Remembered  int           // how many right passwords are remembered; 10,000
-
-	UserFailures    int // wrong passwords a minute for one user from one address; 20
-	AddressFailures int // wrong passwords a minute from one address; 20
-	Comparisons     int // bcrypt comparisons at once; half of GOMAXPROCS, at least 1
+	Failures    int           // wrong passwords a minute from one address; 20
+	Comparisons int           // bcrypt comparisons at once; half of GOMAXPROCS, at least 1
 }
 
 // withDefaults returns the configuration with a default for each zero value.
@@ -64,9 +61,7 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.Sessions, 10_000)
 	orDefault(&c.SessionsPerUser, 1_000)
 	orDefault(&c.RememberFor, 5*time.Minute)
-	orDefault(&c.Remembered, 10_000)
-	orDefault(&c.UserFailures, 20)
-	orDefault(&c.AddressFailures, 20)
+	orDefault(&c.Failures, 20)
 	orDefault(&c.Comparisons, max(1, runtime.GOMAXPROCS(0)/2))
 	return c
 }
@@ -92,7 +87,7 @@ type Realm struct {
 }
 
 // Authenticator is safe for concurrent use. It runs nothing in the background, apart
-// from password checks whose client has gone.
+// from password checks whose client has gone, and timers of wrong passwords.
 type Authenticator struct {
 	users      atomic.Pointer[Users]
 	privileges func(string) []csr.Privilege

@@ -6,7 +6,7 @@ var ParseBasic = parseBasic
 // The bounds that tests run into.
 const (
 	MaxQueue       = maxQueue
-	MaxCounters    = maxCounters
+	MaxSources     = maxSources
 	MaxComparisons = maxComparisons
 	ThrottleWait   = throttleWait
 	ComparisonWait = comparisonWait
@@ -20,18 +20,11 @@ func (a *Authenticator) Compare(compare func(hash, password []byte) error) {
 // Bcrypt is the comparison that a uses.
 func (a *Authenticator) Bcrypt() func(hash, password []byte) error { return a.passwords.compare }
 
-// Counters is how many sources failures are counted for.
-func (a *Authenticator) Counters() int {
+// Sources is how many sources failures are counted for.
+func (a *Authenticator) Sources() int {
 	a.passwords.throttle.mu.Lock()
 	defer a.passwords.throttle.mu.Unlock()
-	return len(a.passwords.throttle.counters.entries)
-}
-
-// Remembered is how many verified passwords are remembered.
-func (a *Authenticator) Remembered() int {
-	a.passwords.mu.Lock()
-	defer a.passwords.mu.Unlock()
-	return len(a.passwords.remembered.entries)
+	return len(a.passwords.throttle.sources)
 }
 
 // Sessions is how many sessions there are, ended ones too.

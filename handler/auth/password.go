@@ -22,6 +22,7 @@ import (
 const (
 	comparisonWait = 10 * time.Second // how long a comparison waits for a processor
 	maxComparisons = 256              // comparisons that wait for one
+	maxRemembered  = 10_000           // right passwords, as many as a users file has users
 )
 
 // errWrongPassword is also the error for an unknown user.
@@ -53,7 +54,7 @@ type passwords struct {
 
 	rememberFor time.Duration
 	mu          sync.Mutex
-	remembered  *lru[credential, time.Time] // until when
+	remembered  map[credential]time.Time // until when
 }
 
 func newPasswords(cfg Config, users *atomic.Pointer[Users]) *passwords {
@@ -65,7 +66,7 @@ func newPasswords(cfg Config, users *atomic.Pointer[Users]) *passwords {
 		throttle:    newThrottle(cfg),
 		slots:       semaphore.NewWeighted(int64(cfg.Comparisons)),
 		rememberFor: cfg.RememberFor,
-		remembered:  newLRU[credential, time.Time](cfg.Remembered, nil),
+		remembered:  make(map[credential]time.Time),
 	}
 	_, _ = rand.Read(p.key[:]) // never fails, by its documentation
 	return p
@@ -96,7 +97,7 @@ func (p *passwords) verify(ctx context.Context, user, password string, from neti
 	}
 	switch {
 	case errors.Is(err, errWrongPassword) && !ours:
-		if throttled := p.throttle.countFailure(user, from); throttled != nil {
+		if throttled := p.throttle.countFailure(from); throttled != nil {
 			return identity{}, throttled
 		}
 		return identity{}, err
@@ -112,7 +113,7 @@ func (p *passwords) verify(ctx context.Context, user, password string, from neti
 // check returns nil for the right password. It waits until there is room in the
 // count of failures, and counts a wrong one.
 func (p *passwords) check(c credential, who identity, password string, from netip.Prefix) error {
-	admitted, err := p.throttle.admit(who.user, from)
+	admitted, err := p.throttle.admit(from)
 	if err != nil {
 		return err
 	}
@@ -181,16 +182,16 @@ func (p *passwords) credential(who identity, password string) (c credential) {
 func (p *passwords) remembers(c credential) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	until, ok := p.remembered.get(c)
-	if ok && !p.now().Before(until) {
-		p.remembered.remove(c)
-		return false
-	}
-	return ok
+	return p.now().Before(p.remembered[c])
 }
 
+// remember keeps a right password. A full table, most of it out of date, is emptied:
+// then each user costs one comparison more.
 func (p *passwords) remember(c credential) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.remembered.put(c, p.now().Add(p.rememberFor))
+	if len(p.remembered) >= maxRemembered {
+		clear(p.remembered)
+	}
+	p.remembered[c] = p.now().Add(p.rememberFor)
 }

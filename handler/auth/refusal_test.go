@@ -97,7 +97,7 @@ func TestRefusals(t *testing.T) {
 func TestThrottledIsReported(t *testing.T) {
 	var reported refusals
 	users := usersOf(t, "amy", "secret")
-	inBubble(t, auth.Config{Users: users, UserFailures: 2, Refused: reported.add}, func(t *testing.T, a *auth.Authenticator) {
+	inBubble(t, auth.Config{Users: users, Failures: 2, Refused: reported.add}, func(t *testing.T, a *auth.Authenticator) {
 		guess(t, a, 2, "amy", here)
 		wantThrottled(t, a, "amy", "wrong", here)
 		all := reported.take()

@@ -260,7 +260,7 @@ func TestSetUsersDuringLogin(t *testing.T) {
 func TestSessionsConcurrently(t *testing.T) {
 	t.Parallel()
 	before, after := usersOf(t, "amy", "secret", "bob", "hidden"), usersOf(t, "bob", "hidden")
-	a := auth.New(auth.Config{Users: before, Sessions: 50, SessionsPerUser: 40, UserFailures: 1e6, AddressFailures: 1e6})
+	a := auth.New(auth.Config{Users: before, Sessions: 50, SessionsPerUser: 40, Failures: 1e6})
 	var workers sync.WaitGroup
 	for i := range 4 {
 		workers.Go(func() {

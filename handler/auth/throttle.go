@@ -1,11 +1,13 @@
 package auth
 
 import (
+	"context"
 	"errors"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"attestcsr/csr"
 )
@@ -13,238 +15,148 @@ import (
 const (
 	failureWindow = time.Minute
 	throttleWait  = 5 * time.Second // how long a check waits to be admitted
-	maxQueue      = 64              // checks that wait, per address
+	maxQueue      = 64              // checks that wait, per source
 	maxQueued     = 1024            // checks that wait, in all
-	maxCounters   = 8192            // a full one is about 1 kB
+	maxSources    = 8192            // a full one is about 1 kB, and its timers 3 kB
 )
 
 var errThrottled = errors.New("too many wrong passwords from this address")
 
-// throttle slows down guessing. Wrong passwords are counted per user and address,
-// and per address. They are never counted per user alone, so that nobody can lock out
-// a user from elsewhere. Up to a limit a minute they are answered at once; beyond it
-// further checks from there wait until older failures are a minute old. How many wait
-// is bounded, and how long.
-//
-// A check counts from before it starts until it is found right, so that guesses made
-// at the same time do not get past the limit together.
+// throttle slows down guessing. Wrong passwords are counted for the address that they
+// come from, and never for the user alone, so that nobody can lock out a user from
+// elsewhere. Up to a limit a minute they are answered at once. Beyond it further
+// checks from there wait until older failures are a minute old. How many wait is
+// bounded, and how long.
 type throttle struct {
-	now func() time.Time
-	// limits of failures a minute, for one user from one address and for an address
-	userLimit, addressLimit int
+	limit int // failures a minute from one source
 
-	mu       sync.Mutex
-	counters *lru[source, *counter] // strangers fill it
-	queued   int
+	mu      sync.Mutex
+	sources map[netip.Prefix]*source // those with checks or failures
+	queued  int
 }
 
-// source is what failures are counted for. The user is empty for all of a network.
+// source is an address or network that passwords come from.
 type source struct {
-	user    string
 	network netip.Prefix
-}
-
-// counter counts the failures of one source.
-type counter struct {
-	limit    int
-	failures []time.Time // within the last minute, oldest first; never more than limit
-	running  int         // checks that are admitted and not finished
-	checks   int         // that refer to this counter; it is not forgotten meanwhile
-	queue    []*check    // waiting to be admitted, first come first served; of networks only
-}
-
-// wait returns how long it takes until there is room for a check, 0 if there is room
-// now. Where running checks alone fill the counter, any of them may make room soon.
-func (c *counter) wait(now time.Time) time.Duration {
-	old := 0
-	for old < len(c.failures) && !now.Before(c.failures[old].Add(failureWindow)) {
-		old++
-	}
-	c.failures = slices.Delete(c.failures, 0, old)
-	switch {
-	case len(c.failures)+c.running < c.limit:
-		return 0
-	case len(c.failures) == 0:
-		return time.Second
-	}
-	return c.failures[0].Add(failureWindow).Sub(now)
-}
-
-// check is one password check. It is counted for its user at its address, and for
-// its address.
-type check struct {
-	user, address *counter
-	admitted      chan struct{} // closed on admission
-}
-
-func (c *check) wait(now time.Time) time.Duration {
-	return max(c.user.wait(now), c.address.wait(now))
-}
-
-func (c *check) isAdmitted() bool {
-	select {
-	case <-c.admitted:
-		return true
-	default:
-		return false
-	}
-}
-
-func (c *check) fail(now time.Time) {
-	c.user.failures = append(c.user.failures, now)
-	c.address.failures = append(c.address.failures, now)
+	// room is for checks. A check takes its part before it starts, so that guesses made
+	// at the same time do not get past the limit together. A right password gives it
+	// back at once, a wrong one after a minute.
+	room     *semaphore.Weighted
+	failures []time.Time // within the last minute, oldest first
+	queued   int         // checks that wait for room, first come first served
+	checks   int         // that wait or run; the source is not forgotten meanwhile
 }
 
 func newThrottle(cfg Config) *throttle {
-	return &throttle{
-		now:          cfg.Now,
-		userLimit:    cfg.UserFailures,
-		addressLimit: cfg.AddressFailures,
-		counters:     newLRU[source](maxCounters, func(c *counter) bool { return c.checks > 0 }),
-	}
+	return &throttle{limit: cfg.Failures, sources: make(map[netip.Prefix]*source)}
 }
 
-// admit returns once the check may run; the caller has to finish it. Otherwise the
+// admit returns once a check may run; the caller has to finish it. Otherwise the
 // error is csr.Busy, with the time until it is worth trying again.
-func (t *throttle) admit(user string, from netip.Prefix) (*check, error) {
-	c, err := t.enqueue(user, from)
-	if err != nil {
-		return nil, err
-	}
-	// A check that cannot be admitted in time waits nevertheless: so a guesser has
-	// no more attempts than there are places in the queue.
-	deadline := time.Now().Add(throttleWait)
-	for {
-		left := time.Until(deadline)
-		wait, err := t.poll(c, left)
-		if err != nil {
-			return nil, err
-		}
-		if wait == 0 {
-			return c, nil
-		}
-		timer := time.NewTimer(min(wait, left))
-		select {
-		case <-c.admitted:
-		case <-timer.C:
-		}
-		timer.Stop()
-	}
-}
-
-// finish ends an admitted check. A wrong one counts for a minute, any other makes
-// room for the next in the queue.
-func (t *throttle) finish(c *check, wrong bool) {
+//
+// A check that cannot be admitted in time waits nevertheless. So a guesser has no
+// more attempts at a time than may wait.
+func (t *throttle) admit(from netip.Prefix) (*source, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c.user.running--
-	c.address.running--
-	now := t.now()
-	if wrong {
-		c.fail(now)
+	s := t.sourceOf(from)
+	s.checks++
+	admitted := s.room.TryAcquire(1)
+	if !admitted && s.queued < maxQueue && t.queued < maxQueued {
+		admitted = t.wait(s)
 	}
-	t.drop(c)
-	t.admitQueued(c.address, now)
+	if !admitted {
+		s.checks--
+		return nil, s.throttled()
+	}
+	return s, nil
+}
+
+// wait reports whether there was room in time. The lock is held, but not while it
+// waits.
+func (t *throttle) wait(s *source) bool {
+	s.queued++
+	t.queued++
+	t.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), throttleWait)
+	defer cancel()
+	err := s.room.Acquire(ctx, 1)
+	t.mu.Lock()
+	s.queued--
+	t.queued--
+	return err == nil
+}
+
+// finish ends an admitted check.
+func (t *throttle) finish(s *source, wrong bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.checks--
+	if wrong {
+		t.fail(s)
+		return
+	}
+	s.room.Release(1)
+	t.forgetUnused(s)
 }
 
 // countFailure counts a wrong password that had no check of its own, because another
 // request from the same address sent the same one at the same time. Beyond the limit
 // the error is that of admit.
-func (t *throttle) countFailure(user string, from netip.Prefix) error {
+func (t *throttle) countFailure(from netip.Prefix) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c := t.newCheck(user, from)
-	defer t.drop(c)
-	now := t.now()
-	if wait := c.wait(now); wait > 0 {
-		return throttledFor(wait)
+	s := t.sourceOf(from)
+	if !s.room.TryAcquire(1) {
+		return s.throttled()
 	}
-	c.fail(now)
+	t.fail(s)
 	return nil
 }
 
-// enqueue admits a check or puts it into the queue. It refuses one that would have to
-// wait where too many do.
-func (t *throttle) enqueue(user string, from netip.Prefix) (*check, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	c := t.newCheck(user, from)
-	c.address.queue = append(c.address.queue, c)
-	t.queued++
-	now := t.now()
-	t.admitQueued(c.address, now)
-	if wait := c.wait(now); !c.isAdmitted() && (len(c.address.queue) > maxQueue || t.queued > maxQueued) {
-		t.leave(c)
-		return nil, throttledFor(wait)
-	}
-	return c, nil
-}
-
-// poll returns how long a check has to wait yet, 0 when it is admitted. A check with
-// no time left leaves the queue with an error.
-func (t *throttle) poll(c *check, left time.Duration) (time.Duration, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := t.now()
-	t.admitQueued(c.address, now)
-	if c.isAdmitted() {
-		return 0, nil
-	}
-	wait := c.wait(now)
-	if left <= 0 {
-		t.leave(c)
-		return 0, throttledFor(wait)
-	}
-	return wait, nil
-}
-
-// admitQueued admits the checks for which there is room, first come first served. One
-// whose own user has no room does not hold up those behind it.
-func (t *throttle) admitQueued(address *counter, now time.Time) {
-	address.queue = slices.DeleteFunc(address.queue, func(c *check) bool {
-		if c.wait(now) > 0 {
-			return false
-		}
-		c.user.running++
-		c.address.running++
-		t.queued--
-		close(c.admitted)
-		return true
+// fail counts a failure, whose room is taken already.
+func (t *throttle) fail(s *source) {
+	s.failures = append(s.failures, time.Now())
+	time.AfterFunc(failureWindow, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		s.failures = s.failures[1:]
+		s.room.Release(1)
+		t.forgetUnused(s)
 	})
 }
 
-// leave takes a check out of the queue.
-func (t *throttle) leave(c *check) {
-	c.address.queue = slices.DeleteFunc(c.address.queue, func(other *check) bool { return other == c })
-	t.queued--
-	t.drop(c)
-}
-
-// newCheck returns a check that has to be dropped.
-func (t *throttle) newCheck(user string, from netip.Prefix) *check {
-	return &check{
-		user:     t.counterOf(source{user, from}, t.userLimit),
-		address:  t.counterOf(source{"", from}, t.addressLimit),
-		admitted: make(chan struct{}),
+func (t *throttle) forgetUnused(s *source) {
+	if s.checks == 0 && len(s.failures) == 0 && t.sources[s.network] == s {
+		delete(t.sources, s.network)
 	}
 }
 
-func (t *throttle) drop(c *check) {
-	c.user.checks--
-	c.address.checks--
-}
-
-// counterOf returns the counter of a source, for one check more.
-func (t *throttle) counterOf(of source, limit int) *counter {
-	found, ok := t.counters.get(of)
-	if !ok {
-		found = &counter{limit: limit}
-		t.counters.put(of, found)
+// sourceOf returns the source of a network. While there are too many, it forgets
+// another one for a new one: strangers fill the table.
+func (t *throttle) sourceOf(network netip.Prefix) *source {
+	if known, ok := t.sources[network]; ok {
+		return known
 	}
-	found.checks++
-	return found
+	for other, s := range t.sources {
+		if len(t.sources) < maxSources {
+			break
+		}
+		if s.checks == 0 {
+			delete(t.sources, other)
+		}
+	}
+	s := &source{network: network, room: semaphore.NewWeighted(int64(t.limit))}
+	t.sources[network] = s
+	return s
 }
 
-func throttledFor(wait time.Duration) error {
+// throttled is the error of a check for which there is no room. Where running checks
+// alone take all of it, any of them may give it back soon.
+func (s *source) throttled() error {
+	wait := time.Second
+	if len(s.failures) > 0 {
+		wait = time.Until(s.failures[0].Add(failureWindow))
+	}
 	return &csr.Error{Kind: csr.Busy, RetryAfter: atLeastOneSecond(wait), Err: errThrottled}
 }

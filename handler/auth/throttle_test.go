@@ -50,50 +50,31 @@ func inBubble(t *testing.T, cfg auth.Config, test func(t *testing.T, a *auth.Aut
 	})
 }
 
+// Twenty wrong passwords a minute from one address are answered at once.
 func TestThrottle(t *testing.T) {
-	t.Parallel()
-	t.Run("twenty a minute", func(t *testing.T) {
-		inBubble(t, auth.Config{}, func(t *testing.T, a *auth.Authenticator) {
-			counted := count(a, 0)
-			guess(t, a, 20, "amy", here)
-			counted.runs()
-			// The right password is not checked either: it would tell a guesser.
-			busy := wantThrottled(t, a, "amy", "secret", here)
-			if busy.RetryAfter != time.Minute-auth.ThrottleWait {
-				t.Fatalf("retry after %s, want when the first failure is a minute old", busy.RetryAfter)
-			}
-			if n := len(counted.runs()); n != 0 {
-				t.Fatalf("%d comparisons while throttled", n)
-			}
-			if n := attempts(t, a, "basic", "throttled"); n != 1 {
-				t.Fatalf("%v throttled attempts counted, want 1", n)
-			}
-			time.Sleep(busy.RetryAfter)
-			guess(t, a, 20, "amy", here)
-			wantThrottled(t, a, "amy", "guess", here)
-		})
-	})
-	t.Run("limit of a user below that of an address", func(t *testing.T) {
-		inBubble(t, auth.Config{UserFailures: 5, AddressFailures: 12}, func(t *testing.T, a *auth.Authenticator) {
-			guess(t, a, 5, "amy", here)
-			wantThrottled(t, a, "amy", "secret", here)
-			if err := try(a, "bob", "hidden", here); err != nil {
-				t.Fatal(err)
-			}
-			guess(t, a, 5, "bob", here)
-			guess(t, a, 2, "mallory", here)
-			wantThrottled(t, a, "eve", "guess", here)
-		})
-	})
-	t.Run("one user's wait does not hold up another's", func(t *testing.T) {
-		inBubble(t, auth.Config{UserFailures: 5, AddressFailures: 12}, func(t *testing.T, a *auth.Authenticator) {
-			guess(t, a, 5, "amy", here)
-			waiting := make(chan error)
-			go func() { waiting <- try(a, "amy", "another", here) }()
-			synctest.Wait()
-			guess(t, a, 5, "bob", here)
-			wantKind(t, <-waiting, csr.Busy)
-		})
+	inBubble(t, auth.Config{}, func(t *testing.T, a *auth.Authenticator) {
+		counted := count(a, 0)
+		guess(t, a, 15, "amy", here)
+		guess(t, a, 5, "bob", here)
+		counted.runs()
+		// The right password is not checked either: it would tell a guesser.
+		busy := wantThrottled(t, a, "amy", "secret", here)
+		if busy.RetryAfter != time.Minute-auth.ThrottleWait {
+			t.Fatalf("retry after %s, want when the first failure is a minute old", busy.RetryAfter)
+		}
+		if n := len(counted.runs()); n != 0 {
+			t.Fatalf("%d comparisons while throttled", n)
+		}
+		if n := attempts(t, a, "basic", "throttled"); n != 1 {
+			t.Fatalf("%v throttled attempts counted, want 1", n)
+		}
+		time.Sleep(busy.RetryAfter)
+		guess(t, a, 20, "amy", here)
+		wantThrottled(t, a, "amy", "guess", here)
+		time.Sleep(2 * time.Minute)
+		if n := a.Sources(); n != 0 {
+			t.Fatalf("%d addresses are counted without a wrong password", n)
+		}
 	})
 }
 
@@ -202,7 +183,7 @@ func TestThrottleQueueIsBounded(t *testing.T) {
 		})
 	})
 	t.Run("full queues elsewhere block nobody", func(t *testing.T) {
-		inBubble(t, auth.Config{UserFailures: 1, AddressFailures: 1}, func(t *testing.T, a *auth.Authenticator) {
+		inBubble(t, auth.Config{Failures: 1}, func(t *testing.T, a *auth.Authenticator) {
 			all(100*auth.MaxQueue, func(i int) error {
 				if i == 0 {
 					time.Sleep(time.Second) // all queues are full
@@ -277,7 +258,7 @@ func TestThrottleAddresses(t *testing.T) {
 // Strangers cannot grow the memory, and a flood of other addresses does not let a
 // guess that is being checked be forgotten.
 func TestThrottleMemoryIsBounded(t *testing.T) {
-	inBubble(t, auth.Config{AddressFailures: 1, Comparisons: 2}, func(t *testing.T, a *auth.Authenticator) {
+	inBubble(t, auth.Config{Failures: 1, Comparisons: 2}, func(t *testing.T, a *auth.Authenticator) {
 		a.Compare(func(hash, password []byte) error {
 			if string(password) == "slow" {
 				time.Sleep(time.Second)
@@ -287,11 +268,11 @@ func TestThrottleMemoryIsBounded(t *testing.T) {
 		slow := make(chan error)
 		go func() { slow <- try(a, "amy", "slow", here) }()
 		synctest.Wait()
-		for i := range auth.MaxCounters/2 + 100 { // of a user and of an address each
+		for i := range auth.MaxSources + 100 {
 			guess(t, a, 1, "amy", fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&0xff, i&0xff))
 		}
-		if n := a.Counters(); n != auth.MaxCounters {
-			t.Fatalf("%d counters, want %d", n, auth.MaxCounters)
+		if n := a.Sources(); n != auth.MaxSources {
+			t.Fatalf("%d addresses are counted, want %d", n, auth.MaxSources)
 		}
 		wantKind(t, <-slow, csr.Unauthenticated)
 		wantThrottled(t, a, "amy", "secret", here)
