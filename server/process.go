@@ -3,15 +3,13 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
 	"log/slog"
+	"math"
 	"os"
-	"path"
 	"runtime"
 	"runtime/debug"
-	"strconv"
-	"strings"
+
+	"github.com/KimMachineGun/automemlimit/memlimit"
 
 	"attestcsr/config"
 )
@@ -29,7 +27,7 @@ const gcFloor = 16 << 20
 func PrepareProcess(cfg *config.Config, log *slog.Logger) (end func()) {
 	floor := make([]byte, gcFloor)
 	if _, given := os.LookupEnv("GOMEMLIMIT"); !given {
-		limitMemory(cfg.Limits.Memory, os.DirFS("/"), log)
+		limitMemory(cfg.Limits.Memory, log)
 	}
 	if !cfg.AllowCoreDumps {
 		if err := forbidDumps(); err != nil {
@@ -46,89 +44,27 @@ const memoryLimit = 160 << 20
 
 // limitMemory sets the limit of the garbage collector. It is not called where the
 // operator has set GOMEMLIMIT, which the runtime follows by itself.
-func limitMemory(limit int64, root fs.FS, log *slog.Logger) {
-	if limit == config.MemoryAuto {
-		found, err := cgroupMemory(root)
-		if err != nil {
-			log.Warn("the memory limit of the cgroup cannot be read: set limits.memory", "err", err)
-		}
-		limit = memoryLimit
-		if found > 0 {
-			// The rest is for what the collector does not see, and for the time it takes.
-			limit = min(limit, found/10*9)
-		}
-	}
+func limitMemory(limit int64, log *slog.Logger) {
 	if limit == config.MemoryOff {
 		return
+	}
+	if limit == config.MemoryAuto {
+		limit = min(memoryLimit, cgroupMemory(log)/10*9) // the rest is for what the collector does not see
 	}
 	debug.SetMemoryLimit(limit)
 	log.LogAttrs(context.Background(), slog.LevelInfo, "memory limit of the garbage collector", slog.Int64("bytes", limit))
 }
 
 // cgroupMemory returns the lowest memory limit of the process's cgroup and those
-// above it, in bytes, or 0 where there is none. root is the root of the file system.
-func cgroupMemory(root fs.FS) (int64, error) {
-	groups, err := fs.ReadFile(root, "proc/self/cgroup")
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil // not Linux, or no /proc
+// above it, in bytes, or the largest number where there is none.
+func cgroupMemory(log *slog.Logger) int64 {
+	limit, err := memlimit.FromCgroup()
+	switch {
+	case err == nil:
+		return int64(min(limit, math.MaxInt64)) //nolint:gosec // bounded
+	case errors.Is(err, memlimit.ErrNoLimit), errors.Is(err, memlimit.ErrNoCgroup), errors.Is(err, memlimit.ErrCgroupsNotSupported):
+	default:
+		log.Warn("the memory limit of the cgroup cannot be read: set limits.memory", "err", err)
 	}
-	if err != nil {
-		return 0, err
-	}
-	lowest := int64(0)
-	for line := range strings.Lines(string(groups)) {
-		// hierarchy:controllers:path (cgroups(7)); version 2 names no controllers.
-		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(fields) != 3 {
-			continue
-		}
-		mount, file := "sys/fs/cgroup", "memory.max"
-		if fields[1] == "memory" {
-			mount, file = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
-		} else if fields[1] != "" {
-			continue
-		}
-		// In a container the path may be that of the host, whose directories are not
-		// there; the container's own is the mount itself.
-		for at := path.Clean("/" + fields[2]); ; at = path.Dir(at) {
-			limit, err := readLimit(root, path.Join(mount, at, file))
-			if err != nil {
-				return 0, err
-			}
-			if limit > 0 && (lowest == 0 || limit < lowest) {
-				lowest = limit
-			}
-			if at == "/" {
-				break
-			}
-		}
-	}
-	return lowest, nil
-}
-
-// unlimited is what version 1 shows where nothing was set: the largest number of
-// whole pages.
-const unlimited = 1 << 62
-
-// readLimit returns 0 where the file is not there or sets no limit.
-func readLimit(root fs.FS, name string) (int64, error) {
-	text, err := fs.ReadFile(root, name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	word := strings.TrimSpace(string(text))
-	if word == "max" {
-		return 0, nil
-	}
-	limit, err := strconv.ParseInt(word, 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("%s: %w", name, err)
-	}
-	if limit >= unlimited {
-		return 0, nil
-	}
-	return limit, nil
+	return math.MaxInt64
 }
