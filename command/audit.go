@@ -10,7 +10,6 @@ import (
 )
 
 func (p process) auditCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "audit", Short: "Check the audit trail", Args: usageArgs(cobra.NoArgs), RunE: needsSubcommand}
 	verify := &cobra.Command{
 		Use:   "verify [DIRECTORY...]",
 		Short: "Say whether the audit trail is whole, and where it is not: exit status 0 or 1",
@@ -21,11 +20,10 @@ func (p process) auditCommand() *cobra.Command {
 	}
 	load := p.settings(verify)
 	verify.RunE = func(cmd *cobra.Command, dirs []string) error {
-		cfg, warnings, err := load()
+		cfg, err := load()
 		if err != nil {
 			return err
 		}
-		warn(p.stderr, warnings)
 		streams, err := server.VerifyTrail(cmd.Context(), cfg, dirs)
 		if err != nil {
 			return err
@@ -42,6 +40,5 @@ func (p process) auditCommand() *cobra.Command {
 		}
 		return nil
 	}
-	cmd.AddCommand(verify)
-	return cmd
+	return group("audit", "Check the audit trail", verify)
 }

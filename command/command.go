@@ -90,7 +90,13 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-// needsSubcommand is what a command does that is only a group of others.
+// group is a command that is only a group of others.
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: usageArgs(cobra.NoArgs), RunE: needsSubcommand}
+	cmd.AddCommand(commands...)
+	return cmd
+}
+
 func needsSubcommand(cmd *cobra.Command, _ []string) error {
 	return usage(cmd, fmt.Errorf("%s needs a command", cmd.CommandPath()))
 }

@@ -17,7 +17,7 @@ func (p process) healthcheckCommand() *cobra.Command {
 		Args: usageArgs(cobra.NoArgs),
 	}
 	wait := cmd.Flags().Duration("wait", 0, "keep asking for so long until the service is ready")
-	load := p.settings(cmd)
+	load := p.quietSettings(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, _, err := load()
 		if err != nil {

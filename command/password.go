@@ -41,11 +41,10 @@ func (p process) resetPasswordCommand() *cobra.Command {
 	}
 	load := p.settings(cmd)
 	cmd.RunE = func(*cobra.Command, []string) error {
-		cfg, warnings, err := load()
+		cfg, err := load()
 		if err != nil {
 			return err
 		}
-		warn(p.stderr, warnings)
 		known, err := server.ResetPassword(cfg, isTerminal(p.stderr))
 		if err != nil {
 			return err

@@ -17,7 +17,7 @@ func (p process) serveCommand() *cobra.Command {
 		Short: "Serve the API until SIGTERM or SIGINT",
 		Args:  usageArgs(cobra.NoArgs),
 	}
-	load := p.settings(cmd)
+	load := p.quietSettings(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, warnings, err := load()
 		if err != nil {

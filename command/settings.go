@@ -7,9 +7,19 @@ import (
 	"attestcsr/server"
 )
 
-// settings gives a command the flags of every setting and returns what loads
-// and checks them all, before anything is opened.
-func (p process) settings(cmd *cobra.Command) func() (*config.Config, []string, error) {
+// settings gives a command the flags of every setting. It returns what loads and
+// checks the settings, before anything is opened, and shows warnings.
+func (p process) settings(cmd *cobra.Command) func() (*config.Config, error) {
+	load := p.quietSettings(cmd)
+	return func() (*config.Config, error) {
+		cfg, warnings, err := load()
+		warn(p.stderr, warnings)
+		return cfg, err
+	}
+}
+
+// quietSettings leaves the warnings to the caller.
+func (p process) quietSettings(cmd *cobra.Command) func() (*config.Config, []string, error) {
 	config.AddFlags(cmd.Flags())
 	return func() (*config.Config, []string, error) {
 		cfg, warnings, err := config.Load(config.Source{Env: p.env, Flags: cmd.Flags(), Privileges: server.PrivilegeNames()})

@@ -10,7 +10,6 @@ import (
 )
 
 func (p process) storeCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "store", Short: "Maintain the store", Args: usageArgs(cobra.NoArgs), RunE: needsSubcommand}
 	discard := &cobra.Command{
 		Use:   "discard-keys",
 		Short: "Give up every key and certificate, and begin anew at the next start",
@@ -23,11 +22,10 @@ func (p process) storeCommand() *cobra.Command {
 	yes := discard.Flags().Bool("yes", false, "do not ask")
 	load := p.settings(discard)
 	discard.RunE = func(*cobra.Command, []string) error {
-		cfg, warnings, err := load()
+		cfg, err := load()
 		if err != nil {
 			return err
 		}
-		warn(p.stderr, warnings)
 		discarded, err := server.DiscardKeys(cfg, func() (bool, error) {
 			if *yes {
 				return true, nil
@@ -43,6 +41,5 @@ func (p process) storeCommand() *cobra.Command {
 		_, err = fmt.Fprintln(p.stderr, "discarded: the next start makes new keys and a new certificate")
 		return err
 	}
-	cmd.AddCommand(discard)
-	return cmd
+	return group("store", "Maintain the store", discard)
 }

@@ -9,7 +9,6 @@ import (
 type metrics struct {
 	events, failures *prometheus.CounterVec
 	pending          prometheus.GaugeFunc
-	folded           prometheus.CounterFunc
 }
 
 func newMetrics(l *Log) metrics {
@@ -32,10 +31,6 @@ func newMetrics(l *Log) metrics {
 			}
 			return float64(n)
 		}),
-		folded: prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "attestcsr_audit_refusals_folded_total",
-			Help: "Refusals that were counted in a line of others.",
-		}, func() float64 { return float64(l.refused.foldedTotal()) }),
 	}
 	for _, stream := range []string{Changes, Refusals} {
 		m.events.WithLabelValues(stream)
@@ -45,5 +40,5 @@ func newMetrics(l *Log) metrics {
 }
 
 func (m metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.events, m.failures, m.pending, m.folded}
+	return []prometheus.Collector{m.events, m.failures, m.pending}
 }

@@ -45,7 +45,6 @@ type refusalTable struct {
 
 	mu     sync.Mutex
 	groups map[refusalKey]*refusalGroup
-	folded int // refusals without a line of their own, ever
 }
 
 func newRefusalTable(now func() time.Time) *refusalTable {
@@ -76,14 +75,6 @@ func (t *refusalTable) add(r Refusal) {
 		group.since = now
 	}
 	group.count, group.last, group.lastID = group.count+1, now, id
-	t.folded++
-}
-
-// foldedTotal is the number of refusals that got no line of their own.
-func (t *refusalTable) foldedTotal() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.folded
 }
 
 // refusalLine is a line that is due.
