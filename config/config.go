@@ -60,6 +60,10 @@ type KeyPool struct {
 	// Targets is how many keys are kept ready, by modulus length in bits; each
 	// one is among Config.KeySizes. Empty turns the pool off.
 	Targets map[int]int
+	// Max is the largest number that a target may have. Load has applied it to
+	// Targets, so that nobody else needs it. It exists because Targets have no flag
+	// or variable: on a small machine, Max bounds the pool without a file.
+	Max int
 	// ReadyWhenWarm makes readiness wait until every target is reached once.
 	ReadyWhenWarm bool
 }
@@ -117,7 +121,7 @@ func defaults() *Config {
 		Auth:            Auth{Privileges: map[string][]string{}},
 		Session:         Session{IdleTimeout: 30 * time.Minute, Lifetime: 24 * time.Hour},
 		KeySizes:        []int{2048, 3072, 4096},
-		KeyPool:         KeyPool{Targets: map[int]int{2048: 32, 3072: 4, 4096: 4}},
+		KeyPool:         KeyPool{Targets: map[int]int{2048: 32, 3072: 4, 4096: 4}, Max: 256},
 		KeyQueue:        KeyQueue{Bound: 256, Deadline: 30 * time.Second},
 		Limits:          defaultLimits(),
 		Audit:           Audit{MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, OutboxBound: 10_000},

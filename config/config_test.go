@@ -118,6 +118,7 @@ trusted_proxies:
   - fd00::/8
 key_pool:
   targets: {2048: 512, 8192: 1}
+  max: 600
   ready_when_warm: true
 key_queue: {bound: 8, deadline: 5s}
 limits:
@@ -158,7 +159,7 @@ func everythingSettings() config.Config {
 		KeySizes:          []int{3072, 2048, 8192},
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.7/32"),
 			netip.MustParsePrefix("fd00::/8")},
-		KeyPool:  config.KeyPool{Targets: map[int]int{2048: 512, 8192: 1}, ReadyWhenWarm: true},
+		KeyPool:  config.KeyPool{Targets: map[int]int{2048: 512, 8192: 1}, Max: 600, ReadyWhenWarm: true},
 		KeyQueue: config.KeyQueue{Bound: 8, Deadline: 5 * time.Second},
 		Limits: config.Limits{CSRs: 7, Certificates: 8, Connections: 100, ConnectionsPerAddress: 10, HeaderBytes: 8192, BodyBytes: 4096,
 			ReadHeaderTimeout: 3 * time.Second, ReadTimeout: 4 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 20 * time.Second,
@@ -180,7 +181,7 @@ func TestSources(t *testing.T) {
 		{"auth-users-file", "users"}, {"admin-password-file", "admin password"}, {"session-idle-timeout", "90s"},
 		{"session-lifetime", "1h30m"}, {"key-sizes", "3072, 2048,8192"}, {"trusted-proxies", "10.0.0.0/8,192.0.2.7,fd00::/8"},
 		{"sealing-keyset-file", "/run/secrets/keyset"}, {"log-level", "debug"}, {"log-format", "text"}, {"shutdown-timeout", "1m"},
-		{"key-pool-ready-when-warm", "true"}, {"key-queue-bound", "8"}, {"key-queue-deadline", "5s"}, {"limits-csrs", "7"},
+		{"key-pool-max", "600"}, {"key-pool-ready-when-warm", "true"}, {"key-queue-bound", "8"}, {"key-queue-deadline", "5s"}, {"limits-csrs", "7"},
 		{"allow-core-dumps", "true"},
 		{"audit-max-file-size", "1536KiB"}, {"audit-refusals-max-size", "2GiB"}, {"audit-outbox-bound", "12"}, {"audit-copy-to-log", "true"},
 		{"limits-certificates", "8"}, {"limits-connections", "100"}, {"limits-connections-per-address", "10"},
@@ -284,6 +285,7 @@ key_pool:
     2048: 32
     3072: 4
     4096: 4
+  max: 256 # default
   ready_when_warm: false # default
 key_queue:
   bound: 256 # default

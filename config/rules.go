@@ -2,7 +2,10 @@ package config
 
 import (
 	"maps"
+	"net"
+	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -31,6 +34,10 @@ const (
 func (l *loader) rules() {
 	c, from := l.config, l.config.origins
 
+	if c.OpsListen != "" && samePort(c.Listen, c.OpsListen) {
+		l.problem("ops_listen", "%q needs the same port as listen, %q (%s); give them different ports, or leave ops_listen empty",
+			c.OpsListen, c.Listen, from["listen"])
+	}
 	switch {
 	case c.TLS.CertFile != "" && c.TLS.KeyFile == "":
 		l.problem("tls.cert_file", "is set without tls.key_file; set both or neither")
@@ -60,18 +67,24 @@ func (l *loader) rules() {
 	}
 }
 
-// poolRules checks that the pool makes only keys that may be asked for. Of the
-// default targets those for other sizes are left out.
+// poolRules checks that the pool makes only keys that may be asked for, and of
+// each size at most key_pool.max. Default targets are adapted instead.
 func (l *loader) poolRules() {
 	const key = "key_pool.targets"
 	c, from := l.config, l.config.origins
-	for _, bits := range slices.Sorted(maps.Keys(c.KeyPool.Targets)) {
+	targets, isDefault := c.KeyPool.Targets, from[key] == "default"
+	for _, bits := range slices.Sorted(maps.Keys(targets)) {
+		allowed := slices.Contains(c.KeySizes, bits)
 		switch {
-		case slices.Contains(c.KeySizes, bits):
-		case from[key] == "default":
-			delete(c.KeyPool.Targets, bits)
-		default:
+		case isDefault && !allowed:
+			delete(targets, bits)
+		case isDefault:
+			targets[bits] = min(targets[bits], c.KeyPool.Max)
+		case !allowed:
 			l.problem(key, "%d is not among key_sizes (%s), so that nobody can ask for such a key; add it there or remove it here", bits, from["key_sizes"])
+		case targets[bits] > c.KeyPool.Max:
+			l.problem(key, "%d keys of %d bits are more than key_pool.max, %d (%s); lower the target or raise key_pool.max",
+				targets[bits], bits, c.KeyPool.Max, from["key_pool.max"])
 		}
 	}
 }
@@ -82,4 +95,17 @@ func (l *loader) notLonger(key string, part time.Duration, wholeKey string, whol
 		l.problem(key, "%s is longer than %s, %s (%s); make it at most as long",
 			shortDuration(part), wholeKey, shortDuration(whole), l.config.origins[wholeKey])
 	}
+}
+
+// samePort reports whether two listen addresses cannot be open at the same time.
+// It does not resolve names: that two names mean one address shows when listening.
+func samePort(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	everywhere := func(host string) bool {
+		addr, err := netip.ParseAddr(host)
+		return host == "" || err == nil && addr.IsUnspecified()
+	}
+	return errA == nil && errB == nil && portA == portB && portA != "0" &&
+		(strings.EqualFold(hostA, hostB) || everywhere(hostA) || everywhere(hostB))
 }

@@ -74,10 +74,14 @@ func TestProblems(t *testing.T) {
 	checkProblems(t, map[string]problemCase{
 		"listen odd host":      {sources{args: []string{"--listen=a_b:1"}}, []string{`flag --listen: listen: "a_b" ` + labels}},
 		"listen mistyped IPv4": {sources{args: []string{"--listen=10.0.0.300:1"}}, []string{`flag --listen: listen: "10.0.0.300" ` + number}},
-		"file name long":       {sources{args: []string{"--data-dir=" + strings.Repeat("x", 4097)}}, []string{`flag --data-dir: data_dir: "` + strings.Repeat("x", 64) + `" is not a file name of 1 to 4096 bytes`}},
-		"file name control":    {sources{file: "admin_password_file: \"a\\0\"\n"}, []string{`f:1:22: admin_password_file: "a\x00" has a control character`}},
-		"certificate alone":    {sources{env: []string{"ATTESTCSR_TLS_CERT_FILE=c"}}, []string{`environment variable ATTESTCSR_TLS_CERT_FILE: tls.cert_file: is set without tls.key_file; set both or neither`}},
-		"key alone":            {sources{file: "tls:\n  key_file: k\n"}, []string{`f:2:3: tls.key_file: is set without tls.cert_file; set both or neither`}},
+		"ops_listen is listen": {sources{args: []string{"--ops-listen=:8443"}}, []string{
+			`flag --ops-listen: ops_listen: ":8443" needs the same port as listen, ":8443" (default); give them different ports, or leave ops_listen empty`}},
+		"ops_listen within listen": {sources{file: "listen: 0.0.0.0:1\nops_listen: 127.0.0.1:1\n"}, []string{
+			`f:2:1: ops_listen: "127.0.0.1:1" needs the same port as listen, "0.0.0.0:1" (f:1:1); give them different ports, or leave ops_listen empty`}},
+		"file name long":    {sources{args: []string{"--data-dir=" + strings.Repeat("x", 4097)}}, []string{`flag --data-dir: data_dir: "` + strings.Repeat("x", 64) + `" is not a file name of 1 to 4096 bytes`}},
+		"file name control": {sources{file: "admin_password_file: \"a\\0\"\n"}, []string{`f:1:22: admin_password_file: "a\x00" has a control character`}},
+		"certificate alone": {sources{env: []string{"ATTESTCSR_TLS_CERT_FILE=c"}}, []string{`environment variable ATTESTCSR_TLS_CERT_FILE: tls.cert_file: is set without tls.key_file; set both or neither`}},
+		"key alone":         {sources{file: "tls:\n  key_file: k\n"}, []string{`f:2:3: tls.key_file: is set without tls.cert_file; set both or neither`}},
 		"idle over lifetime": {sources{file: "session:\n  lifetime: 10m\n"}, []string{
 			`default: session.idle_timeout: 30m is longer than session.lifetime, 10m (f:2:3); make it at most as long`}},
 		"header timeout": {sources{args: []string{"--limits-read-header-timeout=31s"}}, []string{
@@ -98,7 +102,9 @@ func TestProblems(t *testing.T) {
 		"pool odd size":  {sources{file: "key_pool:\n  targets: {x: 1}\n"}, []string{`f:2:13: key_pool.targets: "x" ` + keySize}},
 		"pool keys":      {sources{file: "key_pool:\n  targets: {2048: 0}\n"}, []string{`f:2:19: key_pool.targets.2048: "0" is not a whole number from 1 to 10000`}},
 		"pool no number": {sources{file: "key_pool:\n  targets: {2048: many}\n"}, []string{"f:2:19: key_pool.targets.2048: must be a whole number (keys), not a string"}},
-		"boolean":        {sources{file: "key_pool: {ready_when_warm: yes}\n"}, []string{"f:1:29: key_pool.ready_when_warm: must be true or false (true|false), not a string"}},
+		"pool over max": {sources{file: "key_pool:\n  targets: {2048: 9}\n  max: 8\n"}, []string{
+			"f:2:3: key_pool.targets: 9 keys of 2048 bits are more than key_pool.max, 8 (f:3:3); lower the target or raise key_pool.max"}},
+		"boolean": {sources{file: "key_pool: {ready_when_warm: yes}\n"}, []string{"f:1:29: key_pool.ready_when_warm: must be true or false (true|false), not a string"}},
 
 		"privilege unknown":       {sources{file: "auth:\n  privileges:\n    al: [ROOT]\n"}, []string{`f:3:10: auth.privileges.al: "ROOT" is not a privilege: SECURITY_MGMT, policy_certificate:read, policy_certificate:crud are allowed`}},
 		"privilege twice":         {sources{file: "auth: {privileges: {al: [SECURITY_MGMT, SECURITY_MGMT]}}\n"}, []string{`f:1:41: auth.privileges.al: "SECURITY_MGMT" is listed twice`}},
@@ -135,6 +141,8 @@ func checkProblems(t *testing.T, cases map[string]problemCase) {
 func TestAccepted(t *testing.T) {
 	t.Parallel()
 	for name, args := range map[string][]string{
+		"any port twice":          {"--listen=:0", "--ops-listen=:0"},
+		"same port, other host":   {"--listen=127.0.0.1:1", "--ops-listen=127.0.0.2:1"},
 		"IPv6 with zone":          {"--listen=[fe80::1%eth0]:1"},
 		"container's host name":   {"--hostname=407219385516"},
 		"longest host name":       {"--hostname=" + strings.Repeat("a", 62) + ".b"},
@@ -157,17 +165,20 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
-// The default targets follow key_sizes; an empty mapping turns the pool off.
+// The default targets follow key_sizes and key_pool.max; an empty mapping turns
+// the pool off.
 func TestPoolTargets(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		in   sources
 		want map[int]int
 	}{
-		"fewer sizes": {sources{args: []string{"--key-sizes=2048,4096"}}, map[int]int{2048: 32, 4096: 4}},
-		"other sizes": {sources{args: []string{"--key-sizes=2048,8192"}}, map[int]int{2048: 32}},
-		"off":         {sources{file: "key_pool:\n  targets: {}\n"}, map[int]int{}},
-		"one size":    {sources{file: "key_pool:\n  targets: {4096: 2}\n"}, map[int]int{4096: 2}},
+		"fewer sizes":  {sources{args: []string{"--key-sizes=2048,4096"}}, map[int]int{2048: 32, 4096: 4}},
+		"other sizes":  {sources{args: []string{"--key-sizes=2048,8192"}}, map[int]int{2048: 32}},
+		"smaller pool": {sources{args: []string{"--key-pool-max=8"}}, map[int]int{2048: 8, 3072: 4, 4096: 4}},
+		"by variable":  {sources{env: []string{"ATTESTCSR_KEY_POOL_MAX=1"}}, map[int]int{2048: 1, 3072: 1, 4096: 1}},
+		"off":          {sources{file: "key_pool:\n  targets: {}\n"}, map[int]int{}},
+		"one size":     {sources{file: "key_pool:\n  targets: {4096: 2}\n"}, map[int]int{4096: 2}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

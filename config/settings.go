@@ -51,6 +51,8 @@ func (c *Config) serverSettings() []setting {
 			&list[netip.Prefix]{&c.TrustedProxies, aString, proxy}},
 		{"key_pool.targets", "a mapping of key sizes to numbers of keys", "how many RSA keys of each size are kept ready; {} turns the pool off",
 			poolTargets{&c.KeyPool.Targets}},
+		{"key_pool.max", "keys", "how many keys of one size may be kept ready; a larger default target is lowered to it, a larger target in the file is an error",
+			number(&c.KeyPool.Max, 1, maxPool)},
 		{"key_pool.ready_when_warm", "true|false", "whether /readyz waits until the pool has been filled once",
 			boolean(&c.KeyPool.ReadyWhenWarm)},
 		{"key_queue.bound", "requests", "how many requests may wait for a key; more get 503",
