@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -231,69 +232,57 @@ func (v *list[T]) yaml() (line string, below []string) {
 	return "[" + strings.Join(texts, ", ") + "]", nil
 }
 
-// userPrivileges is auth.privileges: a list of privileges for each user.
-type userPrivileges struct{ field *map[string][]string }
+// mapping has an entry for each user, or each key size.
+type mapping[K cmp.Ordered, V any] struct {
+	field     *map[K]V
+	parseName func(string) (K, error)
+	wants     string // what an entry looks like
+	entry     func(d document, field *V) value
+	quote     func(K) string
+}
 
-func (p userPrivileges) fromFile(d document, s setting, node ast.Node) {
-	users := map[string][]string{}
-	*p.field = users
+func (m mapping[K, V]) fromFile(d document, s setting, node ast.Node) {
+	*m.field = map[K]V{}
 	for _, e := range d.entries(s.key+".", node) {
-		if err := userName(e.name); err != nil {
-			d.problemAtNode(e.key, s.key, "%w", err)
-			continue
-		}
-		var granted []string
-		privileges := &list[string]{&granted, aString, d.privilege}
-		privileges.fromFile(d, setting{key: s.key + "." + e.name, wants: "privileges"}, e.value)
-		users[e.name] = granted
-	}
-}
-
-func (l *loader) privilege(name string) (string, error) {
-	if slices.Contains(l.privileges, name) {
-		return name, nil
-	}
-	return "", fmt.Errorf("%.64q is not a privilege: %s are allowed", name, strings.Join(l.privileges, ", "))
-}
-
-func (p userPrivileges) yaml() (line string, below []string) {
-	for _, user := range slices.Sorted(maps.Keys(*p.field)) {
-		granted := (*p.field)[user]
-		line, _ := (&list[string]{field: &granted, kind: aString}).yaml()
-		below = append(below, strconv.Quote(user)+": "+line)
-	}
-	return emptyMapping(below), below
-}
-
-// poolTargets is key_pool.targets: a number of keys for each size in bits.
-type poolTargets struct{ field *map[int]int }
-
-func (t poolTargets) fromFile(d document, s setting, node ast.Node) {
-	targets := map[int]int{}
-	*t.field = targets
-	for _, e := range d.entries(s.key+".", node) {
-		bits, err := keySize(e.name)
+		name, err := m.parseName(e.name)
 		if err != nil {
 			d.problemAtNode(e.key, s.key, "%w", err)
 			continue
 		}
-		var keys int
-		number(&keys, 1, maxPool).fromFile(d, setting{key: s.key + "." + e.name, wants: "keys"}, e.value)
-		targets[bits] = keys
+		var read V
+		m.entry(d, &read).fromFile(d, setting{key: s.key + "." + e.name, wants: m.wants}, e.value)
+		(*m.field)[name] = read
 	}
 }
 
-func (t poolTargets) yaml() (line string, below []string) {
-	for _, bits := range slices.Sorted(maps.Keys(*t.field)) {
-		below = append(below, fmt.Sprintf("%d: %d", bits, (*t.field)[bits]))
+func (m mapping[K, V]) yaml() (line string, below []string) {
+	for _, name := range slices.Sorted(maps.Keys(*m.field)) {
+		element := (*m.field)[name]
+		line, _ := m.entry(document{}, &element).yaml()
+		below = append(below, m.quote(name)+": "+line)
 	}
-	return emptyMapping(below), below
+	if len(below) == 0 {
+		return "{}", nil
+	}
+	return "", below
 }
 
-// emptyMapping writes what stands beside the key of a mapping.
-func emptyMapping(entries []string) string {
-	if len(entries) == 0 {
-		return "{}"
+// userPrivileges is a list of privileges for each user.
+func userPrivileges(field *map[string][]string) value {
+	parseName := func(s string) (string, error) { return s, userName(s) }
+	entry := func(d document, field *[]string) value { return &list[string]{field, aString, d.privilege} }
+	return mapping[string, []string]{field, parseName, "privileges", entry, strconv.Quote}
+}
+
+func (d document) privilege(name string) (string, error) {
+	if slices.Contains(d.privileges, name) {
+		return name, nil
 	}
-	return ""
+	return "", fmt.Errorf("%.64q is not a privilege: %s are allowed", name, strings.Join(d.privileges, ", "))
+}
+
+// poolTargets is a number of keys for each size in bits.
+func poolTargets(field *map[int]int) value {
+	entry := func(_ document, field *int) value { return number(field, 1, maxPool) }
+	return mapping[int, int]{field, keySize, "keys", entry, strconv.Itoa}
 }

@@ -66,10 +66,9 @@ type sessions struct {
 	lifetime      time.Duration
 	max, maxOfOne int
 
-	mu      sync.Mutex
-	byKey   map[digest]*session
-	byUser  map[string]int // how many of each user
-	expires time.Time      // no session expires before: until then a full store need not be searched
+	mu     sync.Mutex
+	byKey  map[digest]*session
+	byUser map[string]int // how many of each user
 }
 
 func newSessions(cfg Config, users *atomic.Pointer[Users]) *sessions {
@@ -143,21 +142,12 @@ func (s *sessions) create(who identity, realm Realm) (Login, error) {
 		return Login{}, wrongPassword()
 	}
 	if s.full(who.user) {
-		s.removeExpired(now)
-	}
-	if s.full(who.user) {
-		return Login{}, &csr.Error{
-			Kind:       csr.Unavailable,
-			RetryAfter: atLeastOneSecond(s.expires.Sub(now)),
-			Err:        errors.New("too many sessions"),
+		if next := s.removeExpired(now); s.full(who.user) {
+			return Login{}, &csr.Error{Kind: csr.Unavailable, RetryAfter: atLeastOneSecond(next.Sub(now)), Err: errors.New("too many sessions")}
 		}
 	}
-	created := &session{identity: who, dialect: realm.Dialect, xsrf: xsrf, created: now, accessed: now}
-	s.byKey[key] = created
+	s.byKey[key] = &session{identity: who, dialect: realm.Dialect, xsrf: xsrf, created: now, accessed: now}
 	s.byUser[who.user]++
-	if at := s.expiry(created); len(s.byKey) == 1 || at.Before(s.expires) {
-		s.expires = at
-	}
 	return made, nil
 }
 
@@ -245,20 +235,19 @@ func (s *sessions) expiry(one *session) time.Time {
 	return last
 }
 
-func (s *sessions) removeExpired(now time.Time) {
-	if now.Before(s.expires) {
-		return
-	}
-	s.expires = now.Add(s.idle)
+// removeExpired returns when the next session may expire.
+func (s *sessions) removeExpired(now time.Time) (next time.Time) {
+	next = now.Add(s.idle)
 	for key, one := range s.byKey {
 		at := s.expiry(one)
 		switch {
 		case !now.Before(at):
 			s.remove(key, one)
-		case at.Before(s.expires):
-			s.expires = at
+		case at.Before(next):
+			next = at
 		}
 	}
+	return next
 }
 
 func (s *sessions) full(user string) bool {
