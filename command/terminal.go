@@ -55,7 +55,7 @@ func showListening(w io.Writer, l server.Listening) error {
 	if l.Fingerprint == "" {
 		row("certificate", l.CertFile)
 	} else {
-		row("certificate", l.CertFile+" (self-signed: tell clients to trust it, or set tls.cert_file and tls.key_file)")
+		row("certificate", l.CertFile+" (self-signed: make clients trust it, or set tls.cert_file and tls.key_file)")
 		row("SHA-256", l.Fingerprint)
 	}
 	if l.User != "" {

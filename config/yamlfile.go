@@ -140,7 +140,7 @@ type entry struct {
 }
 
 // entries returns the entries of the mapping under prefix. It reports and leaves
-// out keys that are set twice: nobody could tell which of the two holds.
+// out keys that are set twice: it would not be clear which of the two holds.
 func (d document) entries(prefix string, node ast.Node) []entry {
 	section := cmp.Or(strings.TrimSuffix(prefix, "."), "the file")
 	mapping, ok := node.(ast.MapNode)

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"attestcsr/csr"
 	"attestcsr/csr/audit"
@@ -159,7 +158,7 @@ func sessionCallers() []caller {
 			l := nsx(m)
 			return together(esxHeader(l.Session), nsxCookie(esx(m), l.XSRF))
 		}},
-		{name: "idle sessions", make: func(m *matrix) http.Header { return m.bothThen(func() { m.clock.advance(m.idle) }) }},
+		{name: "idle sessions", make: func(m *matrix) http.Header { return m.bothThen(func() { m.clock.Advance(m.idle) }) }},
 		{name: "sessions at the end of their life", make: func(m *matrix) http.Header { return m.bothThen(m.liveOn) }},
 		{name: "logged-out sessions", make: func(m *matrix) http.Header { return m.bothThen(m.logOut) }},
 		{name: "sessions of a user who was removed", make: func(m *matrix) http.Header {
@@ -194,10 +193,10 @@ func (m *matrix) bothThen(happens func()) http.Header {
 // long.
 func (m *matrix) liveOn() {
 	for range m.lifetime/(m.idle/2) - 1 {
-		m.clock.advance(m.idle / 2)
+		m.clock.Advance(m.idle / 2)
 		m.use(m.made)
 	}
-	m.clock.advance(m.idle / 2)
+	m.clock.Advance(m.idle / 2)
 }
 
 // logOut ends the sessions just made.
@@ -246,20 +245,3 @@ func requestWith(t testing.TB, path string, h http.Header) *http.Request {
 	r.Header = h
 	return r
 }
-
-// handClock is a clock that only moves when told to.
-type handClock struct{ at chan time.Time }
-
-func newHandClock() *handClock {
-	c := &handClock{at: make(chan time.Time, 1)}
-	c.at <- time.Date(2026, 1, 2, 3, 4, 5, 678_000_000, time.UTC)
-	return c
-}
-
-func (c *handClock) now() time.Time {
-	t := <-c.at
-	c.at <- t
-	return t
-}
-
-func (c *handClock) advance(d time.Duration) { c.at <- (<-c.at).Add(d) }

@@ -1,8 +1,6 @@
 package handler_test
 
 import (
-	"attestcsr/test/kit"
-
 	"encoding/json"
 	"go/ast"
 	"go/parser"
@@ -19,6 +17,7 @@ import (
 	"attestcsr/csr"
 	"attestcsr/handler"
 	"attestcsr/handler/auth"
+	"attestcsr/test/kit"
 )
 
 // matrix is every route under every kind of caller.
@@ -26,7 +25,7 @@ type matrix struct {
 	*stack
 	t                *testing.T
 	auth             *auth.Authenticator
-	clock            *handClock
+	clock            *kit.Clock
 	idle, lifetime   time.Duration
 	users, remaining *auth.Users
 	made             http.Header // the sessions made last
@@ -34,7 +33,7 @@ type matrix struct {
 
 func newMatrix(t *testing.T) *matrix {
 	t.Helper()
-	m := &matrix{t: t, clock: newHandClock(), idle: time.Hour, lifetime: 4 * time.Hour}
+	m := &matrix{t: t, clock: kit.NewClock(), idle: time.Hour, lifetime: 4 * time.Hour}
 	var all []string
 	for user := range accessPrivileges {
 		all = append(all, user, passwordOf(user))
@@ -43,7 +42,7 @@ func newMatrix(t *testing.T) *matrix {
 	m.users = parseUsers(t, lines)
 	m.remaining = parseUsers(t, regexp.MustCompile(`(?m)^leaver:.*\n`).ReplaceAllString(lines, ""))
 	m.auth = auth.New(auth.Config{
-		Users: m.remaining, Now: m.clock.now, IdleTimeout: m.idle, Lifetime: m.lifetime,
+		Users: m.remaining, Now: m.clock.Now, IdleTimeout: m.idle, Lifetime: m.lifetime,
 		Privileges: func(user string) []csr.Privilege { return accessPrivileges[user] },
 		// The throttle has tests of its own, and would slow this one down.
 		// Verifying passwords again and again is not the point, though the clock moves.

@@ -1,8 +1,6 @@
 package handler_test
 
 import (
-	"attestcsr/test/kit"
-
 	"fmt"
 	"net/http"
 	"testing"
@@ -10,6 +8,7 @@ import (
 
 	"attestcsr/keystore"
 	"attestcsr/keystore/keystoretest"
+	"attestcsr/test/kit"
 )
 
 // firstSeed differs between runs, and stands in each failure.

@@ -3,8 +3,6 @@
 package handler_test
 
 import (
-	"attestcsr/test/kit"
-
 	"bytes"
 	"crypto/sha256"
 	"encoding/pem"
@@ -19,6 +17,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"attestcsr/test/kit"
 )
 
 // run runs a tool with the input on stdin and returns what it printed.

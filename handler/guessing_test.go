@@ -1,8 +1,6 @@
 package handler_test
 
 import (
-	"attestcsr/test/kit"
-
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -20,6 +18,7 @@ import (
 	"attestcsr/csr"
 	"attestcsr/handler"
 	"attestcsr/handler/auth"
+	"attestcsr/test/kit"
 )
 
 func newGuessed(t *testing.T) *stack {
@@ -140,7 +139,7 @@ func TestGuessingLocksNobodyOut(t *testing.T) {
 		// This one has not been seen before: it takes a comparison of its own.
 		atOnce("another address", good, basic(csrPath, "viewer", viewerPassword), http.StatusOK)
 	}
-	// The right password is not looked at either: its answer would tell a guesser.
+	// The right password is not looked at either: its answer would confirm it.
 	wantThrottled(t, bad(basic(csrPath, "hosts", hostsPassword)))
 	atOnce("the same from another address", good, basic(csrPath, "hosts", hostsPassword), http.StatusOK)
 	atOnce("a first wrong password from another address", good, guessAt(0), http.StatusUnauthorized)
@@ -182,7 +181,7 @@ func TestGuessingFromManyAddresses(t *testing.T) {
 	kit.Count(t, "guesses", addresses*20)
 }
 
-// TestTimingOfUnknownUsers: how long a refusal takes does not tell whether there
+// TestTimingOfUnknownUsers: how long a refusal takes does not show whether there
 // is such a user. It runs beside no other test of the package, for the sake of
 // the clock.
 func TestTimingOfUnknownUsers(t *testing.T) { //nolint:paralleltest // see above

@@ -81,8 +81,8 @@ func (h *Handler) bounded(c echo.Context) *http.Request {
 // framedAmbiguously reports whether a proxy may disagree about where the request
 // ends. RFC 9112 section 6.1 wants the connection closed after a request with both
 // Transfer-Encoding and Content-Length, and after one of HTTP/1.0 with
-// Transfer-Encoding. net/http does not close it, and hides the headers that tell
-// these requests from harmless ones.
+// Transfer-Encoding. net/http does not close it, and hides the headers in which
+// these requests differ from harmless ones.
 func framedAmbiguously(r *http.Request) bool {
 	return len(r.TransferEncoding) > 0 || !r.ProtoAtLeast(1, 1)
 }

@@ -1,8 +1,6 @@
 package handler_test
 
 import (
-	"attestcsr/test/kit"
-
 	"context"
 	"encoding/json"
 	"io"
@@ -26,6 +24,7 @@ import (
 	"attestcsr/keystore/bolt"
 	"attestcsr/keystore/pool"
 	"attestcsr/keystore/sealed"
+	"attestcsr/test/kit"
 )
 
 const (

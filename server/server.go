@@ -83,7 +83,7 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 		}
 	}()
 	if err := ownfile.Sweep(cfg.DataDir); err != nil {
-		log.Warn("temporary files that a crash has left behind stay", "error", err)
+		log.Warn("temporary files that a crash left cannot be removed", "error", err)
 	}
 	if err := s.openAudit(ctx, custodian); err != nil {
 		return nil, err
@@ -220,7 +220,7 @@ func (s *Server) Close() error {
 	case err := <-closed:
 		return errors.Join(auditErr, err)
 	case <-time.After(closeTimeout):
-		s.log.Debug("keys in the making are left behind")
+		s.log.Debug("the process ends while keys are being made")
 		return auditErr
 	}
 }
@@ -252,7 +252,7 @@ func (s *Server) listening(listeners []net.Listener) Listening {
 	return l
 }
 
-// newBuildInfo tells which build is running.
+// newBuildInfo is the metric that says which build is running.
 func newBuildInfo(version string) prometheus.Collector {
 	goVersion := "unknown"
 	if info, ok := debug.ReadBuildInfo(); ok {

@@ -1,8 +1,6 @@
 package audit_test
 
 import (
-	"attestcsr/test/kit"
-
 	"os"
 	"strings"
 	"sync"
@@ -13,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"attestcsr/csr/audit"
+	"attestcsr/test/kit"
 )
 
 func TestChanges(t *testing.T) {
@@ -87,7 +86,7 @@ attestcsr_audit_export_failures_total{stream="refusals"} 0
 # TYPE attestcsr_audit_outbox_notes gauge
 attestcsr_audit_outbox_notes 0
 `
-	eventually(t, "the metrics", func() bool { return testutil.GatherAndCompare(registry, strings.NewReader(want)) == nil })
+	kit.Eventually(t, "the metrics", func() bool { return testutil.GatherAndCompare(registry, strings.NewReader(want)) == nil })
 	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
 		t.Errorf("%v %v", problems, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"attestcsr/csr/audit"
+	"attestcsr/test/kit"
 )
 
 // goldenStart is when the golden trail was written.
@@ -24,7 +25,7 @@ func goldenEvent() audit.Event {
 // what ever was written stays readable and verifiable.
 func TestGolden(t *testing.T) {
 	t.Parallel()
-	note := read(t, "testdata/note-v1.json")
+	note := kit.Read(t, "", "testdata/note-v1.json")
 	want, err := goldenEvent().Note(goldenStart().Add(456 * time.Microsecond)) // is cut to milliseconds
 	if err != nil || !bytes.Equal(note, want) {
 		t.Errorf("the note is written as\n%s\nnot as\n%s, %v", want, note, err)
@@ -35,7 +36,7 @@ func TestGolden(t *testing.T) {
 
 	for _, stream := range []string{audit.Changes, audit.Refusals} {
 		prev := ""
-		lines := linesOf(read(t, "testdata/"+stream+"-v1.jsonl"))
+		lines := linesOf(kit.Read(t, "", "testdata/"+stream+"-v1.jsonl"))
 		for i, text := range lines {
 			again, mac, err := audit.RewriteLine(keys, prev, bytes.TrimSuffix(text, []byte("\n")))
 			if err != nil || !bytes.Equal(again, text) {
@@ -43,7 +44,7 @@ func TestGolden(t *testing.T) {
 			}
 			prev = mac
 		}
-		anchor := read(t, "testdata/"+stream+"-anchor-v1.json")
+		anchor := kit.Read(t, "", "testdata/"+stream+"-anchor-v1.json")
 		if again, err := audit.RewriteAnchor(keys, stream, anchor); err != nil || !bytes.Equal(again, anchor) {
 			t.Errorf("%s, %v", again, err)
 		}
@@ -56,7 +57,7 @@ func TestGolden(t *testing.T) {
 // What is read is written again byte for byte, and nothing else is read.
 func FuzzLine(f *testing.F) {
 	for _, name := range []string{"changes-v1.jsonl", "refusals-v1.jsonl"} {
-		for line := range bytes.Lines(read(f, "testdata/"+name)) {
+		for line := range bytes.Lines(kit.Read(f, "", "testdata/"+name)) {
 			f.Add(bytes.TrimSuffix(line, []byte("\n")))
 		}
 	}
@@ -80,7 +81,7 @@ func (anyKey) Primary() string                         { return "0" }
 func (anyKey) Sum(string, []byte) (s [32]byte, _ bool) { return s, true }
 
 func FuzzNote(f *testing.F) {
-	f.Add(read(f, "testdata/note-v1.json"))
+	f.Add(kit.Read(f, "", "testdata/note-v1.json"))
 	f.Add([]byte(`{"v":1,"event":"change","time":"2026-06-01T12:00:00Z","outcome":"committed"}`))
 	f.Add([]byte(`{"v":2}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -96,7 +97,7 @@ func FuzzNote(f *testing.F) {
 
 func FuzzAnchor(f *testing.F) {
 	for _, stream := range []string{audit.Changes, audit.Refusals} {
-		f.Add(read(f, "testdata/"+stream+"-anchor-v1.json"))
+		f.Add(kit.Read(f, "", "testdata/"+stream+"-anchor-v1.json"))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		for _, stream := range []string{audit.Changes, audit.Refusals} {

@@ -1,8 +1,6 @@
 package audit_test
 
 import (
-	"attestcsr/test/kit"
-
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -10,6 +8,7 @@ import (
 	"testing"
 
 	"attestcsr/csr/audit"
+	"attestcsr/test/kit"
 )
 
 // Each line of both streams is in the log, as it is in its file and in the same
@@ -40,7 +39,7 @@ func TestCopyToLog(t *testing.T) {
 		copied[line.Stream] += string(event.Line) + "\n"
 	}
 	for _, stream := range []string{audit.Changes, audit.Refusals} {
-		if want := string(read(t, tr.files(stream)[0])); copied[stream] != want {
+		if want := string(kit.Read(t, "", tr.files(stream)[0])); copied[stream] != want {
 			t.Errorf("the log has\n%s\nnot\n%s", copied[stream], want)
 		}
 	}

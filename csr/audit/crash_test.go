@@ -1,8 +1,6 @@
 package audit_test
 
 import (
-	"attestcsr/test/kit"
-
 	"bufio"
 	"context"
 	"errors"
@@ -22,6 +20,7 @@ import (
 	"attestcsr/csr/audit"
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
+	"attestcsr/test/kit"
 )
 
 const (
@@ -42,8 +41,8 @@ func crashOptions(dir string) audit.Options {
 	}
 }
 
-// crashChild is the victim: writers that make changes and are refused, each line of
-// its output an acknowledged change, until it is killed or kills itself.
+// crashChild makes changes and is refused, in some goroutines, until it is killed or
+// kills itself. Each line of its output is an acknowledged change.
 func crashChild(dir string) int {
 	ctx := context.Background()
 	store, err := bolt.Open(filepath.Join(dir, "store.db"), bolt.Options{})

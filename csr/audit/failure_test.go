@@ -1,8 +1,6 @@
 package audit_test
 
 import (
-	"attestcsr/test/kit"
-
 	"context"
 	"errors"
 	"fmt"
@@ -14,10 +12,11 @@ import (
 
 	"attestcsr/csr/audit"
 	"attestcsr/keystore"
+	"attestcsr/test/kit"
 )
 
-// Writing that fails loses nothing, is told once, and beyond the bound of the
-// outbox changes are refused until it works again.
+// Writing that fails loses nothing and is logged once. Beyond the bound of the outbox
+// changes are refused until it works again.
 func TestFailingWrites(t *testing.T) {
 	t.Parallel()
 	for _, step := range audit.Steps()[:4] {
@@ -39,7 +38,7 @@ func TestFailingWrites(t *testing.T) {
 			tr.changes(4)
 			// What comes after the flush fails once: the lines are durable then.
 			again := step == "write" || step == "written"
-			eventually(t, "attempts failed", func() bool { return fired.Load() >= 2 || !again && fired.Load() == 1 })
+			kit.Eventually(t, "attempts failed", func() bool { return fired.Load() >= 2 || !again && fired.Load() == 1 })
 			if again {
 				if err := tr.log.Admit(t.Context()); err != nil {
 					t.Errorf("refused with 4 of 5 notes: %v", err)
@@ -100,7 +99,7 @@ func TestFailingAnchors(t *testing.T) {
 		for range 3 {
 			tr.changes(4)
 			before := trims.Load()
-			eventually(t, "the anchor is tried", func() bool { return trims.Load() > before })
+			kit.Eventually(t, "the anchor is tried", func() bool { return trims.Load() > before })
 		}
 		tr.close() // which tries once more
 		tr.wantWhole()
@@ -121,7 +120,7 @@ func TestFileTakenAway(t *testing.T) {
 	t.Parallel()
 	for name, damage := range map[string]func(t *testing.T, file string){
 		"removed": func(t *testing.T, file string) {
-			remove(t, file)
+			kit.Remove(t, "", file)
 		},
 		"rotated by others": func(t *testing.T, file string) {
 			if err := os.Rename(file, file+".1"); err != nil {
@@ -135,7 +134,7 @@ func TestFileTakenAway(t *testing.T) {
 			}
 		},
 		"appended to": func(t *testing.T, file string) {
-			write(t, file, append(read(t, file), "more\n"...))
+			write(t, file, append(kit.Read(t, "", file), "more\n"...))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -182,9 +181,9 @@ func TestOpeningIsWritten(t *testing.T) {
 				})
 				tr.changes(3)
 				tr.flush()
-				remove(t, tr.files(audit.Changes)[0])
+				kit.Remove(t, "", tr.files(audit.Changes)[0])
 				tr.changes(1)
-				eventually(t, "the failure", func() bool { return fired.Load() > 0 })
+				kit.Eventually(t, "the failure", func() bool { return fired.Load() > 0 })
 				tr.changes(1)
 				if restart {
 					tr.close()

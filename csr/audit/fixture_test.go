@@ -1,8 +1,6 @@
 package audit_test
 
 import (
-	"attestcsr/test/kit"
-
 	"bytes"
 	"context"
 	"crypto/hmac"
@@ -23,6 +21,7 @@ import (
 	"attestcsr/csr/audit"
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
+	"attestcsr/test/kit"
 )
 
 func TestMain(m *testing.M) {
@@ -176,19 +175,10 @@ func (tr *trail) changesAlone(n int) {
 // flush waits until nothing waits.
 func (tr *trail) flush() {
 	tr.t.Helper()
-	eventually(tr.t, "the outbox is empty", func() bool {
+	kit.Eventually(tr.t, "the outbox is empty", func() bool {
 		n, err := tr.store.Pending(tr.t.Context())
 		return err == nil && n == 0
 	})
-}
-
-func eventually(t testing.TB, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
-	}
 }
 
 // files returns the paths of a stream's files, the oldest first.
@@ -240,7 +230,7 @@ func (tr *trail) lines(stream string) []parsed {
 	tr.t.Helper()
 	var all []parsed
 	for _, name := range tr.files(stream) {
-		all = append(all, parse(tr.t, read(tr.t, name))...)
+		all = append(all, parse(tr.t, kit.Read(tr.t, "", name))...)
 	}
 	return all
 }
@@ -250,7 +240,7 @@ func (tr *trail) lines(stream string) []parsed {
 func (tr *trail) wantContinued(sequence uint64, changes ...int) {
 	tr.t.Helper()
 	files := tr.files(audit.Changes)
-	lines := parse(tr.t, read(tr.t, files[len(files)-1]))
+	lines := parse(tr.t, kit.Read(tr.t, "", files[len(files)-1]))
 	right := len(lines) == len(changes)+1 && lines[0].Event == "broken" && lines[0].Seq == sequence && lines[0].Reason != ""
 	for i, n := range changes {
 		right = right && lines[i+1].RequestID == fmt.Sprint("r", n)
@@ -258,15 +248,6 @@ func (tr *trail) wantContinued(sequence uint64, changes ...int) {
 	if !right {
 		tr.t.Errorf("%d files, the newest has %+v", len(files), lines)
 	}
-}
-
-func read(t testing.TB, name string) []byte {
-	t.Helper()
-	content, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return content
 }
 
 func write(t testing.TB, name string, content []byte) {

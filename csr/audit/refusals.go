@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	// maxGroups is how many different refusals are told apart within a minute.
+	// maxGroups is how many different refusals are counted apart within a minute.
 	maxGroups = 2048
 	// groupWindow is how long equal refusals are counted in one line.
 	groupWindow = time.Minute
@@ -17,7 +17,7 @@ const (
 // refusals have in common.
 type refusalKey Event
 
-// others is the key of refusals that were not told apart.
+// others is the key of refusals that were not counted apart.
 func others() refusalKey { return refusalKey{Kind: Refused, Outcome: "others"} }
 
 func (k refusalKey) event(at time.Time, requestID string) Event {

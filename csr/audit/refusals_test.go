@@ -1,8 +1,6 @@
 package audit_test
 
 import (
-	"attestcsr/test/kit"
-
 	"bytes"
 	"context"
 	"encoding/json"
@@ -16,27 +14,8 @@ import (
 	"time"
 
 	"attestcsr/csr/audit"
+	"attestcsr/test/kit"
 )
-
-// clock is a time that a test moves.
-type clock struct {
-	mu sync.Mutex
-	at time.Time
-}
-
-func newClock() *clock { return &clock{at: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)} }
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.at
-}
-
-func (c *clock) forward(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at = c.at.Add(d)
-}
 
 func refusal(user, address, outcome string) audit.Refusal {
 	return audit.Refusal{
@@ -58,22 +37,22 @@ func (tr *trail) refusals() []parsed {
 // line a minute that counts them.
 func TestFolding(t *testing.T) {
 	t.Parallel()
-	c := newClock()
-	tr := newTrail(t, func(o *audit.Options) { o.Now = c.now })
+	c := kit.NewClock()
+	tr := newTrail(t, func(o *audit.Options) { o.Now = c.Now })
 	alice := refusal("alice", "192.0.2.1", "unauthenticated")
 	want := func(what string, n, count int) parsed {
 		t.Helper()
-		eventually(t, what, func() bool { return len(tr.refusals()) == n })
+		kit.Eventually(t, what, func() bool { return len(tr.refusals()) == n })
 		last := tr.refusals()[n-1]
 		if last.Count != count || last.User != "alice" || last.Route != "GET /x" || last.Event != "refusal" || last.RequestID != "r" {
 			t.Errorf("%s: %+v", what, last)
 		}
 		return last
 	}
-	start := c.now()
+	start := c.Now()
 	for range 5 {
 		tr.log.Refuse(alice)
-		c.forward(time.Second)
+		c.Advance(time.Second)
 	}
 	tr.log.Refuse(refusal("alice", "192.0.2.2", "unauthenticated"))
 	tr.log.Refuse(refusal("alice", "192.0.2.1", "throttled"))
@@ -82,16 +61,16 @@ func TestFolding(t *testing.T) {
 	if took := time.Since(refused); took > 3*time.Second { // a second, on a machine that has one to spare
 		t.Errorf("after %s", took)
 	}
-	c.forward(time.Minute)
+	c.Advance(time.Minute)
 	if l := want("the count", 4, 4); l.Address != "192.0.2.1" || l.Outcome != "unauthenticated" ||
 		!l.Since.Equal(start.Add(time.Second)) || !l.Time.Equal(start.Add(4*time.Second)) {
 		t.Errorf("%+v", l)
 	}
 	// The next window counts from there on, and ends when nothing comes.
 	tr.log.Refuse(alice)
-	c.forward(time.Minute)
+	c.Advance(time.Minute)
 	want("the next count", 5, 1)
-	c.forward(2 * time.Minute)
+	c.Advance(2 * time.Minute)
 	time.Sleep(1200 * time.Millisecond) // two looks
 	tr.log.Refuse(alice)
 	want("a line of its own again", 6, 0)
@@ -105,7 +84,7 @@ func TestFolding(t *testing.T) {
 }
 
 // observeRefusals reads the files of refusals. It returns how large they are, 0 where some
-// came and went meanwhile, and notes the counts of refusals that were not told apart,
+// came and went meanwhile, and notes the counts of refusals that were not counted apart,
 // by sequence: old lines go.
 func (tr *trail) observeRefusals(others map[uint64]int) (total int) {
 	names := tr.files(audit.Refusals)
@@ -133,8 +112,8 @@ func (tr *trail) observeRefusals(others map[uint64]int) (total int) {
 func TestFlood(t *testing.T) {
 	t.Parallel()
 	const bound = 256 << 10
-	c := newClock()
-	tr := newTrail(t, func(o *audit.Options) { o.Now, o.MaxRefusalsSize = c.now, bound })
+	c := kit.NewClock()
+	tr := newTrail(t, func(o *audit.Options) { o.Now, o.MaxRefusalsSize = c.Now, bound })
 	tr.changes(1)
 	sent, largest, others := 0, 0, map[uint64]int{}
 	for round := range kit.Effort(1, 60) {
@@ -152,7 +131,7 @@ func TestFlood(t *testing.T) {
 			time.Sleep(150 * time.Millisecond)
 			largest = max(largest, tr.observeRefusals(others))
 		}
-		c.forward(time.Minute)
+		c.Advance(time.Minute)
 	}
 	tr.changes(3)
 	tr.close()
@@ -163,7 +142,7 @@ func TestFlood(t *testing.T) {
 	for _, n := range others {
 		counted += n
 	}
-	// 2,048 of each round are told apart; a line may come and go between two looks.
+	// 2,048 of each round are counted apart; a line may come and go between two looks.
 	if counted < sent/2 || counted > sent {
 		t.Errorf("%d of %d are counted as others", counted, sent)
 	}
@@ -244,7 +223,7 @@ func TestTextOfStrangers(t *testing.T) {
 	odd := "a\n{\"v\":1}\x1b[2J\xff\u202e" + strings.Repeat("x", 5000)
 	tr.log.Refuse(audit.Refusal{Request: audit.Request{User: odd, Method: odd, RequestID: odd, Address: odd}, Operation: odd, Outcome: odd})
 	tr.close()
-	content := read(t, tr.files(audit.Refusals)[0])
+	content := kit.Read(t, "", tr.files(audit.Refusals)[0])
 	lines := parse(t, content)
 	if len(lines) != 2 || len(content) > 9000 || bytes.ContainsAny(content, "\x1b\u202e") {
 		t.Errorf("%d lines, %d bytes", len(lines), len(content))
@@ -272,7 +251,7 @@ func TestFailingRefusals(t *testing.T) {
 	for i := range audit.MaxGroups + 100 {
 		tr.log.Refuse(refusal("", fmt.Sprint(i), "unauthenticated"))
 	}
-	eventually(t, "the failure is logged", func() bool { return strings.Contains(tr.said.String(), "cannot be written") })
+	kit.Eventually(t, "the failure is logged", func() bool { return strings.Contains(tr.said.String(), "cannot be written") })
 	failing.Store(false)
 	tr.close()
 	lines := tr.refusals()

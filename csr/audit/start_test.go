@@ -10,6 +10,7 @@ import (
 
 	"attestcsr/csr/audit"
 	"attestcsr/keystore/bolt"
+	"attestcsr/test/kit"
 )
 
 // What a start finds that is not what the service left is left as it is, and the
@@ -23,10 +24,10 @@ func TestStartOnDamage(t *testing.T) {
 		broken  bool
 	}{
 		"nothing":              {func(c []byte) []byte { return c }, 0, false},
-		"torn line behind":     {func(c []byte) []byte { return append(c, `{"v":1,"stream":"cha`...) }, 0, false},
-		"zeros behind":         {func(c []byte) []byte { return append(c, make([]byte, 5000)...) }, 0, false},
-		"line behind":          {func(c []byte) []byte { return append(c, "{}\n"...) }, 0, true},
-		"line behind, one due": {func(c []byte) []byte { return append(c, "{}\n"...) }, 1, true},
+		"torn line at the end": {func(c []byte) []byte { return append(c, `{"v":1,"stream":"cha`...) }, 0, false},
+		"zeros at the end":     {func(c []byte) []byte { return append(c, make([]byte, 5000)...) }, 0, false},
+		"line added":           {func(c []byte) []byte { return append(c, "{}\n"...) }, 0, true},
+		"line added, one due":  {func(c []byte) []byte { return append(c, "{}\n"...) }, 1, true},
 		"last line again":      {func(c []byte) []byte { return append(c, c[lastLine(c):]...) }, 0, true},
 		"last line cut":        {func(c []byte) []byte { return c[:len(c)-10] }, 0, true},
 		"last line removed":    {func(c []byte) []byte { return c[:lastLine(c)] }, 0, true},
@@ -41,7 +42,7 @@ func TestStartOnDamage(t *testing.T) {
 			tr.close()
 			tr.changesAlone(test.waiting)
 			file := tr.files(audit.Changes)[0]
-			damaged := test.damage(read(t, file))
+			damaged := test.damage(kit.Read(t, "", file))
 			write(t, file, damaged)
 			tr.open()
 			tr.changes(2 - test.waiting)
@@ -51,7 +52,7 @@ func TestStartOnDamage(t *testing.T) {
 				tr.wantWhole()
 				return
 			}
-			if !bytes.Equal(read(t, file), damaged) {
+			if !bytes.Equal(kit.Read(t, "", file), damaged) {
 				t.Error("evidence was overwritten")
 			}
 			tr.wantContinued(5, 4, 5)
@@ -65,7 +66,7 @@ func TestStartOnDamage(t *testing.T) {
 				t.Errorf("reported %d times", n)
 			}
 			next := tr.files(audit.Changes)[1]
-			write(t, next, bytes.Replace(read(t, next), []byte(`"r5"`), []byte(`"r6"`), 1))
+			write(t, next, bytes.Replace(kit.Read(t, "", next), []byte(`"r5"`), []byte(`"r6"`), 1))
 			if found := tr.verify(); !strings.Contains(strings.Join(found, "\n"), "changes-000002.jsonl:3: line 7, or a line before it, was changed") {
 				t.Errorf("found %q", found)
 			}
@@ -90,12 +91,12 @@ func TestHole(t *testing.T) {
 			tr.changes(3)
 			tr.close()
 			file := tr.files(audit.Changes)[0]
-			size := len(read(t, file))
+			size := len(kit.Read(t, "", file))
 			tr.changesAlone(60) // their lines are longer than one may be
-			store := read(t, tr.storePath())
+			store := kit.Read(t, "", tr.storePath())
 			tr.open()
 			tr.close()
-			whole := read(t, file)
+			whole := kit.Read(t, "", file)
 
 			torn := bytes.Clone(whole)
 			hole(torn[size:])
@@ -104,7 +105,7 @@ func TestHole(t *testing.T) {
 			tr.wantWhole()
 			tr.open()
 			tr.close()
-			if !bytes.Equal(read(t, file), whole) {
+			if !bytes.Equal(kit.Read(t, "", file), whole) {
 				t.Error("the lines are not what they were without the power cut")
 			}
 			tr.wantWhole()
@@ -123,15 +124,15 @@ func TestDiscardedStore(t *testing.T) {
 	tr := newTrail(t)
 	tr.changes(3)
 	tr.close()
-	before := read(t, tr.files(audit.Changes)[0])
-	remove(t, tr.storePath())
+	before := kit.Read(t, "", tr.files(audit.Changes)[0])
+	kit.Remove(t, "", tr.storePath())
 	tr.open()
 	tr.changes(2)
 	tr.close()
-	if !bytes.Equal(read(t, tr.files(audit.Changes)[0]), before) {
+	if !bytes.Equal(kit.Read(t, "", tr.files(audit.Changes)[0]), before) {
 		t.Error("a file of the other store was overwritten")
 	}
-	lines := parse(t, read(t, tr.files(audit.Changes)[1]))
+	lines := parse(t, kit.Read(t, "", tr.files(audit.Changes)[1]))
 	if len(lines) != 3 || lines[0].Event != "begin" || lines[0].Seq != 1 || lines[0].Reason == "" {
 		t.Errorf("%+v", lines)
 	}
@@ -154,7 +155,7 @@ func TestRestoredStore(t *testing.T) {
 			tr := newTrail(t)
 			tr.changes(2)
 			tr.close()
-			backup := read(t, tr.storePath())
+			backup := kit.Read(t, "", tr.storePath())
 			tr.open()
 			tr.changes(5)
 			tr.close()
@@ -221,8 +222,8 @@ func TestGoldenTrailGoesOn(t *testing.T) {
 	tr.close()
 	tr.withStore(func(store *bolt.Store) error {
 		for _, stream := range []string{audit.Changes, audit.Refusals} {
-			write(t, tr.files(stream)[0], read(t, "testdata/"+stream+"-v1.jsonl"))
-			if err := store.Trim(t.Context(), 0, stream, read(t, "testdata/"+stream+"-anchor-v1.json")); err != nil {
+			write(t, tr.files(stream)[0], kit.Read(t, "", "testdata/"+stream+"-v1.jsonl"))
+			if err := store.Trim(t.Context(), 0, stream, kit.Read(t, "", "testdata/"+stream+"-anchor-v1.json")); err != nil {
 				return err
 			}
 		}

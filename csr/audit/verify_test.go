@@ -12,6 +12,7 @@ import (
 
 	"attestcsr/csr/audit"
 	"attestcsr/keystore/bolt"
+	"attestcsr/test/kit"
 )
 
 // tampered is a trail of 20 changes in several files, closed.
@@ -33,7 +34,7 @@ func linesOf(content []byte) [][]byte {
 }
 
 // tampering changes a trail, and says what is found and where. An empty place is
-// behind the last line that is left.
+// after the last line that is left.
 type tampering struct {
 	do          func(*testing.T, *trail)
 	place, what string
@@ -43,7 +44,7 @@ type tampering struct {
 func edit(file int, change func([][]byte) [][]byte) func(*testing.T, *trail) {
 	return func(t *testing.T, tr *trail) {
 		name := tr.files(audit.Changes)[file]
-		write(t, name, bytes.Join(change(linesOf(read(t, name))), nil))
+		write(t, name, bytes.Join(change(linesOf(kit.Read(t, "", name))), nil))
 	}
 }
 
@@ -92,37 +93,37 @@ func changedLines() map[string]tampering {
 func changedFiles() map[string]tampering {
 	last := func(tr *trail) string { files := tr.files(audit.Changes); return files[len(files)-1] }
 	removed := func(file int) func(*testing.T, *trail) {
-		return func(t *testing.T, tr *trail) { remove(t, tr.files(audit.Changes)[file]) }
+		return func(t *testing.T, tr *trail) { kit.Remove(t, "", tr.files(audit.Changes)[file]) }
 	}
 	return map[string]tampering{
 		"text at the end of an older file": {func(t *testing.T, tr *trail) {
 			name := tr.files(audit.Changes)[0]
-			write(t, name, append(read(t, name), "x"...))
+			write(t, name, append(kit.Read(t, "", name), "x"...))
 		}, "changes-000001.jsonl:6", "is not a line"},
 		"cut off at the end": {func(t *testing.T, tr *trail) {
-			lines := linesOf(read(t, last(tr)))
+			lines := linesOf(kit.Read(t, "", last(tr)))
 			write(t, last(tr), bytes.Join(lines[:len(lines)-1], nil))
 		}, "", "lines were cut off"},
 		"cut off within the last line": {func(t *testing.T, tr *trail) {
-			content := read(t, last(tr))
+			content := kit.Read(t, "", last(tr))
 			write(t, last(tr), content[:len(content)-5])
 		}, "", "lines were cut off"},
-		"last file deleted":   {func(t *testing.T, tr *trail) { remove(t, last(tr)) }, "", "lines were cut off, or a file is missing"},
+		"last file deleted":   {func(t *testing.T, tr *trail) { kit.Remove(t, "", last(tr)) }, "", "lines were cut off, or a file is missing"},
 		"middle file deleted": {removed(1), "changes-000003.jsonl:1", "lines are missing"},
 		"first file deleted":  {removed(0), "changes-000002.jsonl:1", "lines are missing"},
 		"all files deleted": {func(t *testing.T, tr *trail) {
 			for _, name := range tr.files(audit.Changes) {
-				remove(t, name)
+				kit.Remove(t, "", name)
 			}
 		}, "changes-000001.jsonl:1", "the lines end at sequence 0"},
 		"files swapped": {func(t *testing.T, tr *trail) {
 			a, b := tr.files(audit.Changes)[0], tr.files(audit.Changes)[1]
-			x, y := read(t, a), read(t, b)
+			x, y := kit.Read(t, "", a), kit.Read(t, "", b)
 			write(t, a, y)
 			write(t, b, x)
 		}, "changes-000001.jsonl:1", "lines are missing, or in another order"},
 		"lines of the other stream": {func(t *testing.T, tr *trail) {
-			write(t, tr.files(audit.Refusals)[0], linesOf(read(t, tr.files(audit.Changes)[0]))[0])
+			write(t, tr.files(audit.Refusals)[0], linesOf(kit.Read(t, "", tr.files(audit.Changes)[0]))[0])
 		}, "refusals-000001.jsonl:1", "another stream"},
 		"anchor newer":           {func(_ *testing.T, tr *trail) { forgeAnchor(tr, 1, true) }, "", "the store has 22 on record: lines were cut off"},
 		"anchor older":           {func(_ *testing.T, tr *trail) { forgeAnchor(tr, -3, true) }, "", "is not the one that the store has on record"},
@@ -144,17 +145,10 @@ func TestTampering(t *testing.T) {
 			if place == "" {
 				files := tr.files(audit.Changes)
 				last := files[len(files)-1]
-				place = fmt.Sprintf("%s:%d", filepath.Base(last), len(linesOf(read(t, last)))+1)
+				place = fmt.Sprintf("%s:%d", filepath.Base(last), len(linesOf(kit.Read(t, "", last)))+1)
 			}
 			tr.wantProblem(place, test.what)
 		})
-	}
-}
-
-func remove(t *testing.T, name string) {
-	t.Helper()
-	if err := os.Remove(name); err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -211,6 +205,6 @@ func TestRemovedRefusals(t *testing.T) {
 	if tr.said.String() != "" {
 		t.Errorf("the log says %s", tr.said)
 	}
-	remove(t, files[0])
+	kit.Remove(t, "", files[0])
 	tr.wantProblem(filepath.Base(files[1])+":1", "lines are missing")
 }

@@ -12,7 +12,7 @@ const (
 	ComparisonWait = comparisonWait
 )
 
-// Compare puts another comparison in the place of bcrypt's, before a's first use.
+// Compare replaces bcrypt's comparison, before a's first use.
 func (a *Authenticator) Compare(compare func(hash, password []byte) error) {
 	a.passwords.compare = compare
 }

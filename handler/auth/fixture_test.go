@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -64,18 +63,6 @@ func parse(t testing.TB, file string) *auth.Users {
 	}
 	return users
 }
-
-// clock is a clock that only moves when told to.
-type clock struct{ ns atomic.Int64 }
-
-func newClock() *clock {
-	c := &clock{}
-	c.ns.Store(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).UnixNano())
-	return c
-}
-
-func (c *clock) now() time.Time          { return time.Unix(0, c.ns.Load()).UTC() }
-func (c *clock) advance(d time.Duration) { c.ns.Add(int64(d)) }
 
 // comparisons counts bcrypt's runs and how many there are at once. Each takes
 // takes: only for use in a synctest bubble, where that costs no time.
@@ -205,7 +192,7 @@ func authenticateEach(t *testing.T, a *auth.Authenticator, cases []authCase) {
 	}
 }
 
-// ended tells whether an id authenticates no longer; if it does, that is an access.
+// ended reports whether an id authenticates no longer; if it does, that is an access.
 func ended(t testing.TB, a *auth.Authenticator, id string, realm auth.Realm) bool {
 	t.Helper()
 	_, err := a.Authenticate(context.Background(), request("Cookie: "+realm.SessionCookie+"="+id), from(here), realm)

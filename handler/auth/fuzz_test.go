@@ -14,7 +14,7 @@ import (
 // FuzzSessionHeaders: whatever headers a request has, it belongs to a session only
 // where it carries that session's id in the way that the dialect has, and once;
 // in a cookie, a change needs the token of that session beside it. Everything else
-// is refused, in a kind, and tells nobody's name.
+// is refused with a *csr.Error, and without anybody's name.
 func FuzzSessionHeaders(f *testing.F) {
 	a := auth.New(auth.Config{Users: usersOf(f, "amy", "secret", "bob", "hidden")})
 	ofESX, ofNSX, other := begin(f, a, "amy", "secret", esx), begin(f, a, "amy", "secret", nsx), begin(f, a, "bob", "hidden", nsx)

@@ -15,6 +15,7 @@ import (
 
 	"attestcsr/csr"
 	"attestcsr/handler/auth"
+	"attestcsr/test/kit"
 )
 
 // all calls f for 0 to n-1 at once and returns the errors in that order.
@@ -44,8 +45,7 @@ func byKind(errs []error) map[csr.Kind]int {
 const succeeded csr.Kind = -1
 
 // An unknown user costs what the file's most expensive hash costs, so that time
-// does not tell names that exist from names that do not. Not even a comparison that
-// says yes lets one in.
+// does not show which names exist. Not even a comparison that succeeds lets one in.
 func TestUnknownUserCostsAComparison(t *testing.T) {
 	t.Parallel()
 	known := map[string]int{"amy": 4, "bob": 6, "eve": 5}
@@ -113,24 +113,24 @@ func TestLongPassword(t *testing.T) {
 
 func TestRemembered(t *testing.T) {
 	t.Parallel()
-	clock := newClock()
-	var told []string
+	clock := kit.NewClock()
+	var called []string
 	a := auth.New(auth.Config{
-		Users: usersOf(t, "amy", "secret", "bob", "hidden"), Now: clock.now,
-		OnPassword: func(user string) { told = append(told, user) },
+		Users: usersOf(t, "amy", "secret", "bob", "hidden"), Now: clock.Now,
+		OnPassword: func(user string) { called = append(called, user) },
 	})
 	counted := count(a, 0)
 	right := func(user, password, address string, compared int) {
 		t.Helper()
-		told = nil
+		called = nil
 		if err := try(a, user, password, address); err != nil {
 			t.Fatal(err)
 		}
 		if n := len(counted.runs()); n != compared {
 			t.Fatalf("%d comparisons, want %d", n, compared)
 		}
-		if len(told) != compared {
-			t.Fatalf("OnPassword was called for %v", told)
+		if len(called) != compared {
+			t.Fatalf("OnPassword was called for %v", called)
 		}
 	}
 	right("amy", "secret", here, 1)
@@ -142,9 +142,9 @@ func TestRemembered(t *testing.T) {
 			t.Fatalf("a wrong password took %d comparisons, want 1", n)
 		}
 	}
-	clock.advance(5*time.Minute - time.Nanosecond)
+	clock.Advance(5*time.Minute - time.Nanosecond)
 	right("amy", "secret", here, 0)
-	clock.advance(time.Nanosecond) // use does not prolong it
+	clock.Advance(time.Nanosecond) // use does not prolong it
 	right("amy", "secret", here, 1)
 
 	right("bob", "hidden", here, 1)
@@ -301,7 +301,7 @@ func TestComparisonQueueIsBounded(t *testing.T) {
 			if waited := time.Since(start); waited > auth.ComparisonWait+4*time.Second {
 				t.Fatalf("waited %s", waited)
 			}
-			// Three places of 20 are taken: those refused took none.
+			// Three of 20 are counted: those refused were no guesses.
 			a.Compare(plainly)
 			guess(t, a, 17, "amy", here)
 			wantThrottled(t, a, "amy", "secret", here)

@@ -14,7 +14,7 @@ import (
 	"attestcsr/csr"
 )
 
-// Session is what a session tells about itself.
+// Session is what others may know of a session.
 type Session struct {
 	User         string
 	Created      time.Time

@@ -16,6 +16,7 @@ import (
 	"attestcsr/csr"
 	"attestcsr/csr/audit"
 	"attestcsr/handler/auth"
+	"attestcsr/test/kit"
 )
 
 func bySession(id string) *http.Request { return request("vmware-api-session-id: " + id) }
@@ -94,19 +95,19 @@ func TestSessionExpiry(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			clock := newClock()
-			a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret"), Now: clock.now, IdleTimeout: tt.idle, Lifetime: tt.lifetime})
-			start := clock.now()
+			clock := kit.NewClock()
+			a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret"), Now: clock.Now, IdleTimeout: tt.idle, Lifetime: tt.lifetime})
+			start := clock.Now()
 			id := login(t, a, "amy", "secret", esx)
 			for i, at := range tt.accesses {
-				clock.advance(start.Add(at).Sub(clock.now()))
+				clock.Advance(start.Add(at).Sub(clock.Now()))
 				var err error
 				if i%2 == 0 { // both ways to use a session count
 					_, err = a.Authenticate(t.Context(), bySession(id), from(here), esx)
 				} else {
 					var session auth.Session
 					session, err = a.Session(bySession(id), from(here), esx)
-					if err == nil && (session.User != "amy" || !session.Created.Equal(start) || !session.LastAccessed.Equal(clock.now())) {
+					if err == nil && (session.User != "amy" || !session.Created.Equal(start) || !session.LastAccessed.Equal(clock.Now())) {
 						t.Fatalf("session %+v", session)
 					}
 				}
@@ -114,7 +115,7 @@ func TestSessionExpiry(t *testing.T) {
 					t.Fatalf("after %s: alive %v, want %v", at, alive, tt.alive[i])
 				}
 			}
-			clock.advance(48 * time.Hour)
+			clock.Advance(48 * time.Hour)
 			if n := testutil.ToFloat64(a.Collectors()[1]); n != 0 || a.Sessions() != 0 {
 				t.Fatalf("%v sessions counted, %d kept, after all expired", n, a.Sessions())
 			}
@@ -154,9 +155,9 @@ func TestSessionAndLogoutFollowPrecedence(t *testing.T) {
 
 func TestSessionBounds(t *testing.T) {
 	t.Parallel()
-	clock := newClock()
+	clock := kit.NewClock()
 	a := auth.New(auth.Config{
-		Users: usersOf(t, "amy", "a", "bob", "b", "eve", "e"), Now: clock.now,
+		Users: usersOf(t, "amy", "a", "bob", "b", "eve", "e"), Now: clock.Now,
 		Sessions: 5, SessionsPerUser: 3, RememberFor: 24 * time.Hour,
 	})
 	full := func(user, password string) {
@@ -168,7 +169,7 @@ func TestSessionBounds(t *testing.T) {
 		}
 	}
 	first := login(t, a, "amy", "a", esx)
-	clock.advance(time.Minute)
+	clock.Advance(time.Minute)
 	login(t, a, "amy", "a", nsx)
 	login(t, a, "amy", "a", esx)
 	full("amy", "a") // of one user, over both dialects
@@ -181,13 +182,13 @@ func TestSessionBounds(t *testing.T) {
 	if !errors.As(e, &err) || err.RetryAfter != 29*time.Minute {
 		t.Fatalf("%v: retry after %s, want when the first session expires", e, err.RetryAfter)
 	}
-	clock.advance(29 * time.Minute) // the first expires and makes room
+	clock.Advance(29 * time.Minute) // the first expires and makes room
 	login(t, a, "eve", "e", esx)
 	if !ended(t, a, first, esx) {
 		t.Fatal("the expired session lives")
 	}
 	full("bob", "b")
-	clock.advance(time.Minute) // all but the last expire
+	clock.Advance(time.Minute) // all but the last expire
 	for range 3 {
 		login(t, a, "bob", "b", esx)
 	}
@@ -238,7 +239,7 @@ func TestSetUsersEndsSessions(t *testing.T) {
 	}
 }
 
-// A login that overlaps with the removal of its user leaves no session behind.
+// A login that overlaps with the removal of its user leaves no session.
 func TestSetUsersDuringLogin(t *testing.T) {
 	t.Parallel()
 	before, after := usersOf(t, "amy", "secret"), usersOf(t, "bob", "hidden")

@@ -57,7 +57,7 @@ func TestThrottle(t *testing.T) {
 		guess(t, a, 15, "amy", here)
 		guess(t, a, 5, "bob", here)
 		counted.runs()
-		// The right password is not checked either: it would tell a guesser.
+		// The right password is not checked either: the answer would confirm it.
 		busy := wantThrottled(t, a, "amy", "secret", here)
 		if busy.RetryAfter != time.Minute-auth.ThrottleWait {
 			t.Fatalf("retry after %s, want when the first failure is a minute old", busy.RetryAfter)

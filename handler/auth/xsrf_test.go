@@ -9,6 +9,7 @@ import (
 	"attestcsr/csr"
 	"attestcsr/csr/audit"
 	"attestcsr/handler/auth"
+	"attestcsr/test/kit"
 )
 
 func TestXSRF(t *testing.T) {
@@ -56,8 +57,8 @@ func TestXSRF(t *testing.T) {
 // a session alive nor ends it.
 func TestForgedRequestsChangeNothing(t *testing.T) {
 	t.Parallel()
-	clock := newClock()
-	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret"), Now: clock.now})
+	clock := kit.NewClock()
+	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret"), Now: clock.Now})
 	id := login(t, a, "amy", "secret", nsx)
 	forged := as(http.MethodPost, request("Cookie: JSESSIONID="+id))
 	refused := func() {
@@ -71,15 +72,15 @@ func TestForgedRequestsChangeNothing(t *testing.T) {
 			wantKind(t, err, csr.Unauthenticated)
 		}
 	}
-	clock.advance(20 * time.Minute)
+	clock.Advance(20 * time.Minute)
 	refused()
-	clock.advance(10*time.Minute - time.Millisecond)
+	clock.Advance(10*time.Minute - time.Millisecond)
 	if ended(t, a, id, nsx) {
 		t.Fatal("a refused request ended the session")
 	}
-	clock.advance(20 * time.Minute)
+	clock.Advance(20 * time.Minute)
 	refused()
-	clock.advance(10 * time.Minute)
+	clock.Advance(10 * time.Minute)
 	_, err := a.Authenticate(t.Context(), forged, from(here), nsx)
 	wantKind(t, err, csr.Unauthenticated) // the session's end is found before the token is looked at
 }

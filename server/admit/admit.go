@@ -48,7 +48,7 @@ type Bounds struct {
 	Trusted        []netip.Prefix // proxies that carry connections of others
 }
 
-// clientKey tells clients apart.
+// clientKey identifies a client.
 type clientKey struct {
 	network netip.Prefix
 	port    uint16 // of a trusted proxy, else 0

@@ -298,7 +298,7 @@ func TestBoundsUnderConcurrency(t *testing.T) {
 	close(stop)
 	wg.Wait()
 	server.CloseClientConnections()
-	kit.Eventually(t, "every place is given back", func() bool {
+	kit.Eventually(t, "no connection is counted", func() bool {
 		bounded.mu.Lock()
 		defer bounded.mu.Unlock()
 		return len(bounded.open) == 0 && len(bounded.clients) == 0
