@@ -22,7 +22,7 @@ type checker struct {
 	pageSize int
 	seen     []bool // by page id
 	bucket   []byte // the name of the top bucket that is checked; nil: none
-	item     func(bucket, key, value []byte)
+	found    *contents
 }
 
 const (
@@ -38,26 +38,21 @@ const (
 	maxDepth   = 64
 )
 
-// checkStructure checks what bbolt will rely on in the state that transaction id
-// committed: its whole tree, also after a clean close. A page that points to one
-// above it would make bbolt follow it for ever, with more memory at every turn. A
-// page that is also in the free list would be overwritten. item is called with each
-// key that is in a bucket, or in a bucket in that.
-func checkStructure(file []byte, id, pageSize int, item func(bucket, key, value []byte)) error {
-	c := &checker{file: file, pageSize: pageSize, seen: make([]bool, len(file)/pageSize), item: item}
-	if len(c.seen) < 4 {
-		return errStructure
+// checkStructure checks what bbolt will rely on in the state that a meta page shows:
+// its whole tree, also after a clean close. A page that points to one above it would
+// make bbolt follow it for ever, with more memory at every turn. A page that is also
+// in the free list would be overwritten. What is in the buckets goes to found.
+func checkStructure(file []byte, m *meta, found *contents) error {
+	if m.pages > uint64(len(file)/m.pageSize) {
+		return fmt.Errorf("%w: it is cut short (%d bytes, not %d pages)", errStructure, len(file), m.pages)
 	}
-	meta := parseMeta(file[id%2*pageSize+headerSize:])
-	if meta == nil {
-		return errStructure
-	}
-	if meta.freeList != noFreeList { // written by the last clean close
-		if err := c.freeList(meta.freeList); err != nil {
+	c := &checker{file: file, pageSize: m.pageSize, seen: make([]bool, m.pages), found: found}
+	if m.freeList != noFreeList { // written by the last clean close
+		if err := c.freeList(m.freeList); err != nil {
 			return err
 		}
 	}
-	return c.tree(meta.root, 0, nil, nil)
+	return c.tree(m.root, 0, nil, nil)
 }
 
 // page returns a page with its overflow. Each is used once.
@@ -185,7 +180,7 @@ func (c *checker) leaf(page []byte, level int, from, to []byte) error {
 		case c.bucket == nil: // at the top are buckets only
 			err = errStructure
 		default:
-			c.item(c.bucket, key, value)
+			c.found.item(c.bucket, key, value)
 		}
 		if err != nil {
 			return err
@@ -200,6 +195,9 @@ func (c *checker) below(bucket, value []byte, level int) error {
 		return errStructure
 	}
 	if c.bucket == nil {
+		if !c.found.enter(bucket) {
+			return nil
+		}
 		c.bucket = bucket
 		defer func() { c.bucket = nil }()
 	}

@@ -70,12 +70,7 @@ func PeekBetween(path string, between func()) (found OutboxState, same bool, err
 		return OutboxState{}, false, err
 	}
 	defer f.Close()
-	s, err := newestMeta(f)
-	if err != nil {
-		return OutboxState{}, false, err
-	}
-	between()
-	return s.read(f)
+	return peek(f, between)
 }
 
 // EncodeRecord and RecodeRecord are the codec: the second decodes and encodes again.

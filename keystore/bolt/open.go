@@ -35,18 +35,6 @@ const (
 	reserve = 48 << 20
 )
 
-// options are those of the database itself. The free list is not written with
-// every commit (its cost grows with the store); a clean Close writes it once.
-func (s *Store) options() *bbolt.Options {
-	return &bbolt.Options{
-		Timeout:         lockTimeout,
-		FreelistType:    bbolt.FreelistMapType,
-		NoFreelistSync:  true,
-		InitialMmapSize: s.maxSize,
-		MaxSize:         s.maxSize,
-	}
-}
-
 // openDatabase opens the file, after looking at it without writing: whether it
 // is ours, of a format known here, and whole. The caller guards it.
 func (s *Store) openDatabase() error {
@@ -64,19 +52,26 @@ func (s *Store) openDatabase() error {
 	if err != nil {
 		return err
 	}
-	o := s.options()
-	o.OpenFile = s.openFile
-	db, err := bbolt.Open(s.path, 0o600, o)
-	if err != nil {
-		return s.explain(err)
+	// The free list is not written with every commit (its cost grows with the store);
+	// a clean Close writes it once.
+	db, err := bbolt.Open(s.path, 0o600, &bbolt.Options{
+		Timeout:         lockTimeout,
+		FreelistType:    bbolt.FreelistMapType,
+		NoFreelistSync:  true,
+		InitialMmapSize: s.maxSize,
+		MaxSize:         s.maxSize,
+		OpenFile:        s.openFile,
+	})
+	switch {
+	case errors.Is(err, berrors.ErrTimeout):
+		return s.locked()
+	case err != nil:
+		return fmt.Errorf("opening %s: %w", s.path, err)
 	}
 	s.db = db
 	s.viewLock.Lock()
 	s.pending = notes
 	s.viewLock.Unlock()
-	if err := releaseMapping(db, info.Size()); err != nil {
-		s.log.Warn("memory used to open the key store was not given back", "error", err)
-	}
 	return nil
 }
 
@@ -98,92 +93,40 @@ func (s *Store) openFile(name string, flag int, mode os.FileMode) (*os.File, err
 	return f, nil
 }
 
-// inspect opens the database for reading only and finds out whether it can be
-// opened for writing. It returns the number of notes in the outbox.
+// inspect finds out, without writing, whether the file can be opened: before bbolt
+// relies on it and searches it. It returns the number of notes in the outbox.
 func (s *Store) inspect() (notes int, err error) {
-	o := s.options()
-	o.ReadOnly = true
-	o.InitialMmapSize = 0
-	db, err := bbolt.Open(s.path, 0o600, o)
-	if err != nil {
-		return 0, s.explain(err)
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	tx, err := db.Begin(false)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, tx.Rollback()) }()
-	found, err := s.checkPages(tx, db.Info().PageSize)
-	if err != nil {
-		return 0, err
-	}
-	if err := s.checkFormat(tx); err != nil {
-		return 0, err
-	}
-	return found.notes, found.check()
-}
-
-// checkFormat finds out whether this is a store of ours, in the format that is read
-// here.
-func (s *Store) checkFormat(tx *bbolt.Tx) error {
-	for _, name := range [][]byte{bucketMeta, bucketSlots, bucketCounts, bucketOutbox} {
-		if tx.Bucket(name) == nil {
-			return s.foreign()
-		}
-	}
-	meta := tx.Bucket(bucketMeta)
-	text := meta.Get(keyFormat)
-	if len(text) != 4 || len(meta.Get(keyRevision)) != 8 {
-		return s.foreign()
-	}
-	switch format := binary.BigEndian.Uint32(text); {
-	case format > storeFormat:
-		return fmt.Errorf("%s was written by a newer attestcsr (format %d, this one reads %d): upgrade, or restore a backup",
-			s.path, format, storeFormat)
-	case format < storeFormat:
-		return s.foreign()
-	}
-	return nil
-}
-
-// checkPages checks the whole file, before bbolt relies on it and searches it. It
-// maps the file for itself: it may read all of it.
-func (s *Store) checkPages(tx *bbolt.Tx, pageSize int) (_ *contents, err error) {
 	f, err := os.Open(s.path)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if tx.Size() > info.Size() {
-		return nil, fmt.Errorf("%w: it is cut short (%d of %d bytes)", errStructure, info.Size(), tx.Size())
-	}
-	file, err := unix.Mmap(int(f.Fd()), 0, int(tx.Size()), unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		return nil, os.NewSyscallError("mmap", err)
-	}
-	defer func() { err = errors.Join(err, unix.Munmap(file)) }()
-	found := &contents{missing: map[string]int64{}}
-	return found, checkStructure(file, tx.ID(), pageSize, found.item)
-}
-
-func (s *Store) foreign() error {
-	return fmt.Errorf("%s is not a key store of attestcsr: name another file, or restore a backup", s.path)
-}
-
-// explain turns an error of bbolt.Open into a sentence that says what to do.
-func (s *Store) explain(err error) error {
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) // until f is closed
 	switch {
-	case errors.Is(err, berrors.ErrTimeout):
-		return fmt.Errorf("%s is %w: stop that one first", s.path, ErrLocked)
-	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, berrors.ErrChecksum):
-		return s.foreign()
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return 0, s.locked()
+	case err != nil:
+		return 0, os.NewSyscallError("flock", err)
 	}
-	return fmt.Errorf("opening %s: %w", s.path, err)
+	found := newContents()
+	err = withMapping(f, func(file []byte) error {
+		m := newestMeta(file)
+		if m == nil {
+			return errForeign
+		}
+		if err := checkStructure(file, m, found); err != nil {
+			return err
+		}
+		return found.check()
+	})
+	if err != nil && !errors.Is(err, errDamaged) { // Open says the path of a damaged one
+		err = fmt.Errorf("%s %w", s.path, err)
+	}
+	return found.notes, err
+}
+
+func (s *Store) locked() error {
+	return fmt.Errorf("%s is %w: stop that one first", s.path, ErrLocked)
 }
 
 // create makes an empty store, complete under another name first: a crash before

@@ -2,12 +2,6 @@
 
 package bolt
 
-import (
-	"os"
-
-	"go.etcd.io/bbolt"
-)
-
-func releaseMapping(*bbolt.DB, int64) error { return nil }
+import "os"
 
 func dropPageCache(*os.File) error { return nil }
