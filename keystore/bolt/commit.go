@@ -144,7 +144,7 @@ func (s *Store) commitBatch(jobs []*job) {
 	var applied []*job
 	unknown := false // whether the commit happened, if there is an error
 	err := s.watched(func() error {
-		tx, err := s.begin()
+		tx, err := s.db.Begin(true)
 		if err != nil {
 			return err
 		}
@@ -156,7 +156,7 @@ func (s *Store) commitBatch(jobs []*job) {
 		id := tx.ID()
 		unknown = true // also if bbolt panics
 		if err := s.finish(tx); err != nil {
-			unknown = s.shows(id)
+			unknown = s.mayShow(id)
 			if errors.Is(err, berrors.ErrMaxSizeReached) {
 				err = s.errFull()
 			}
@@ -185,28 +185,15 @@ func (s *Store) commitBatch(jobs []*job) {
 	}
 }
 
-// begin begins a transaction for writing. Where the newer of the two meta pages is
-// damaged, bbolt takes the older one, and the commit would undo the one before it.
-func (s *Store) begin() (*bbolt.Tx, error) {
-	tx, err := s.db.Begin(true)
-	if err != nil {
-		return nil, err
-	}
-	if tx.ID() <= s.view.ID() {
-		rollBack(tx)
-		return nil, fmt.Errorf("%w: the last commit is gone", errStructure)
-	}
-	return tx, nil
-}
-
-// shows reports whether bbolt shows new transactions the one with that id, or may.
-func (s *Store) shows(id int) bool {
-	shown := true
+// mayShow reports whether bbolt shows the transaction with that id to new ones. If it
+// cannot be found out, the answer is yes.
+func (s *Store) mayShow(id int) bool {
+	newest := id
 	err := s.db.View(func(tx *bbolt.Tx) error {
-		shown = tx.ID() >= id
+		newest = tx.ID()
 		return nil
 	})
-	return err != nil || shown
+	return err != nil || newest >= id
 }
 
 func notCommitted(cause error) error {

@@ -9,6 +9,9 @@ import (
 	"attestcsr/keystore"
 )
 
+// OpenSmall opens a store whose file may grow to that many bytes.
+func OpenSmall(path string, maxSize int) (*Store, error) { return open(path, Options{}, maxSize) }
+
 // Finish replaces the last step of every commit, or restores it with nil.
 func (s *Store) Finish(fn func(*bbolt.Tx) error) {
 	s.lead <- struct{}{}

@@ -23,11 +23,10 @@ const (
 
 	lockTimeout = 100 * time.Millisecond
 
-	// defaultMaxSize is also how much address space is mapped, once, at open. It
-	// costs no memory. Readers hold a transaction across commits, and bbolt
-	// cannot map more while they do: a commit that would need it is refused.
-	defaultMaxSize = 64 << 30
-	minMaxSize     = 128 << 20
+	// maxSize is how large the file may grow, and how much address space is mapped,
+	// once, at open. It costs no memory. Readers hold a transaction across commits,
+	// and bbolt cannot map more while they do: a commit that would need it is refused.
+	maxSize = 64 << 30
 
 	// reserve is the room in the file that only deletions may use: they need new
 	// pages too, and a full store that could not delete would stay full. A third

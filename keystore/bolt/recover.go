@@ -22,8 +22,8 @@ func (s *Store) inPlace() error {
 	at, err := os.Stat(s.path)
 	switch {
 	case err == nil && os.SameFile(s.identity, at):
-		if s.outOfPlace {
-			s.outOfPlace = false
+		if s.missing {
+			s.missing = false
 			s.log.Info("the file of the key store is back in its place; changes go on", "file", s.path)
 		}
 		return nil
@@ -35,8 +35,8 @@ func (s *Store) inPlace() error {
 	default:
 		err = fmt.Errorf("%w: %w", keystore.ErrUnavailable, err)
 	}
-	if !s.outOfPlace {
-		s.outOfPlace = true
+	if !s.missing {
+		s.missing = true
 		s.log.Error("the key store takes no changes, reads go on", "file", s.path, "error", err)
 	}
 	return err

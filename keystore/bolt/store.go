@@ -57,10 +57,6 @@ var (
 // Options says how a store is opened.
 type Options struct {
 	Logger *slog.Logger // nil discards
-	// MaxSize is how large the file may grow, in bytes; default 64 GiB, at least
-	// 128 MiB. Close to it commits that write records are refused, and those that
-	// only delete go on.
-	MaxSize int
 }
 
 // Store implements keystore.Store and keystore.Outbox.
@@ -76,15 +72,15 @@ type Store struct {
 
 	// lead is the right to write. Whoever sends to it leads: one commit writes all
 	// that are in the queue. It guards the fields below.
-	lead       chan struct{}
-	db         *bbolt.DB   // nil after a recovery that failed half-way
-	file       *os.File    // the one that db has open, or had
-	identity   fs.FileInfo // of the file, for os.SameFile
-	outOfPlace bool        // the file was not at its path when that was last checked
-	broken     error       // why commits are refused until recover succeeds; nil: they are not
-	attempted  time.Time   // last attempt to recover
-	closed     bool
-	finish     func(*bbolt.Tx) error // (*bbolt.Tx).Commit; tests make it fail
+	lead      chan struct{}
+	db        *bbolt.DB   // nil after a recovery that failed half-way
+	file      *os.File    // the one that db has open, or had
+	identity  fs.FileInfo // of the file, for os.SameFile
+	missing   bool        // the file was not at its path when that was last checked
+	broken    error       // why commits are refused until recover succeeds; nil: they are not
+	attempted time.Time   // last attempt to recover
+	closed    bool
+	finish    func(*bbolt.Tx) error // (*bbolt.Tx).Commit; tests make it fail
 
 	// view is the published snapshot; nil after Close and while recovering.
 	viewLock sync.Mutex
@@ -102,17 +98,13 @@ var (
 // that another process has it open. A file that is not a store, is damaged, of a
 // newer format or accessible to others is refused with an error that says what
 // to do.
-func Open(path string, o Options) (*Store, error) {
+func Open(path string, o Options) (*Store, error) { return open(path, o, maxSize) }
+
+func open(path string, o Options, maxSize int) (*Store, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.MaxSize == 0 {
-		o.MaxSize = defaultMaxSize
-	}
-	if o.MaxSize < minMaxSize {
-		return nil, fmt.Errorf("the largest size of the key store is at least %d bytes", minMaxSize)
-	}
-	s := &Store{path: path, log: o.Logger, maxSize: o.MaxSize, lead: make(chan struct{}, 1), finish: (*bbolt.Tx).Commit}
+	s := &Store{path: path, log: o.Logger, maxSize: maxSize, lead: make(chan struct{}, 1), finish: (*bbolt.Tx).Commit}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := s.create(); err != nil {
 			return nil, fmt.Errorf("creating the key store: %w", err)
