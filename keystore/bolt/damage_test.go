@@ -21,54 +21,6 @@ import (
 
 const pageSize = 4096
 
-// Damage is an error, whichever page it hits: not a panic, not the end of the
-// process, and never a record with other bytes than were written.
-func TestDamage(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	s := open(t, dir)
-	payload := func(id int) string { return strings.Repeat(fmt.Sprintf("payload of %d.", id), 100) }
-	const records = 60
-	slot := func(id int) keystore.Slot { return keystore.Slot{Collection: "c", ID: fmt.Sprint(id)} }
-	for i := range records {
-		op := put(slot(i), payload(i))
-		op.Index = []keystore.IndexEntry{{Name: "n", Value: []byte(op.Slot.ID)}}
-		mustCommit(t, s, op)
-	}
-	unclean := filepath.Join(dir, "crashed.db")
-	crashed(t, s, filepath.Join(dir, "store.db"), unclean)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	refused := 0
-	for _, file := range []string{unclean, filepath.Join(dir, "store.db")} {
-		whole := usedPart(t, file)
-		used := len(whole)/pageSize - 8
-		for page := range used {
-			// Page header and element table, then the middle of the page.
-			for _, damage := range []func([]byte){
-				func(p []byte) { clear(p[:64]) },
-				func(p []byte) { copy(p, bytes.Repeat([]byte{0xA5}, 24)) },
-				func(p []byte) { p[len(p)/2] ^= 0xFF },
-			} {
-				content := bytes.Clone(whole)
-				damage(content[page*pageSize : (page+1)*pageSize])
-				if !probe(t, content, slot, payload, records) {
-					refused++
-				}
-			}
-		}
-		for _, size := range []int{pageSize, 2 * pageSize, 4*pageSize + 1, (used - 1) * pageSize} {
-			if probe(t, whole[:size], slot, payload, records) {
-				t.Errorf("a store cut to %d bytes opens", size)
-			}
-		}
-	}
-	if refused == 0 {
-		t.Error("no damage was found: the test damages nothing")
-	}
-}
-
 // usedPart returns a file up to eight pages after the last one that holds something:
 // bbolt makes files larger than they need to be.
 func usedPart(t *testing.T, file string) []byte {
@@ -79,30 +31,6 @@ func usedPart(t *testing.T, file string) []byte {
 	}
 	used := (len(bytes.TrimRight(content, "\x00"))-1)/pageSize + 1
 	return content[:min(len(content), (used+8)*pageSize)]
-}
-
-// probe opens a damaged store and uses it; it returns whether it opened.
-func probe(t *testing.T, content []byte, slot func(int) keystore.Slot, payload func(int) string, records int) bool {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "damaged.db")
-	if err := os.WriteFile(file, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s, err := bolt.Open(file, bolt.Options{})
-	if err != nil {
-		return false
-	}
-	defer func() { _ = s.Close() }() // may fail, must not panic
-	for i := range records {
-		r, err := s.Get(t.Context(), slot(i))
-		if err == nil && string(r.Payload) != payload(i) {
-			t.Fatalf("record %d has other bytes than were written", i)
-		}
-	}
-	_, _ = s.List(t.Context(), keystore.Query{Collection: "c", Index: "n", Limit: 1000})
-	_ = s.Refs(t.Context(), func(keystore.Slot, keystore.Ref) error { return nil })
-	_, _ = s.Commit(t.Context(), nil, put(slot(3), "new"))
-	return true
 }
 
 // A record of which any bit is wrong, in its key or its value, is found by Open: it

@@ -96,7 +96,10 @@ func FuzzDamage(f *testing.F) {
 		{20, 4, 0xff, 0xff, 0xff, 0x7f}, {24, 8, 5, 0, 0, 0, 0, 0, 0, 0}, {200, 1, 0x80}, // of elements, keys and values
 	}
 	for page := range byte(len(live) / 4096) {
-		f.Add(page%3 > 0, append([]byte{0, page, 0}, patches[int(page)%len(patches)]...))
+		for _, patch := range patches {
+			f.Add(true, append([]byte{0, page, 0}, patch...))
+			f.Add(false, append([]byte{0, page, 0}, patch...))
+		}
 	}
 	f.Add(true, branchInACircle(f, live))
 	f.Fuzz(func(t *testing.T, large bool, patches []byte) {

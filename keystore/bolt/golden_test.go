@@ -3,21 +3,15 @@ package bolt_test
 import (
 	"bytes"
 	"encoding/hex"
-	"errors"
-	"flag"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"go.etcd.io/bbolt"
-
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
 )
-
-var update = flag.Bool("update", false, "write the golden files that are missing")
 
 // The golden stores hold goldenOps and notes. The first has three notes and no
 // anchor, the second was trimmed after that.
@@ -47,9 +41,6 @@ func TestGolden(t *testing.T) {
 	}{{golden, 3, ""}, {goldenTrimmed, 1, "an anchor"}} {
 		t.Run(filepath.Base(test.file), func(t *testing.T) {
 			t.Parallel()
-			if *update {
-				writeGolden(t, test.file, test.anchor)
-			}
 			content, err := os.ReadFile(test.file)
 			if err != nil {
 				t.Fatal(err)
@@ -96,39 +87,6 @@ func wantGoldenRecords(t *testing.T, s *bolt.Store) {
 	}
 	if n, err := s.Count(t.Context(), "nsx/csrs"); err != nil || n != 2 {
 		t.Errorf("Count: %d, %v", n, err)
-	}
-}
-
-// writeGolden writes a golden store, unless it is there.
-func writeGolden(t *testing.T, golden, anchor string) {
-	t.Helper()
-	if _, err := os.Stat(golden); err == nil {
-		return
-	}
-	dir := t.TempDir()
-	s := open(t, dir)
-	for _, op := range goldenOps() {
-		if _, err := s.Commit(t.Context(), []byte("note"), op); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if anchor != "" {
-		if err := s.Trim(t.Context(), 2, "changes", []byte(anchor)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	// Without the room that a store keeps at the end of its file.
-	db, err := bbolt.Open(filepath.Join(dir, "store.db"), 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var content bytes.Buffer
-	err = db.View(func(tx *bbolt.Tx) error { _, err := tx.WriteTo(&content); return err })
-	if err := errors.Join(err, db.Close(), os.WriteFile(golden, content.Bytes(), 0o644)); err != nil {
-		t.Fatal(err)
 	}
 }
 

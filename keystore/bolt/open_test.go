@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,7 +11,6 @@ import (
 
 	"go.etcd.io/bbolt"
 
-	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
 )
 
@@ -43,34 +40,6 @@ func TestCreate(t *testing.T) {
 	}
 	if _, err := bolt.Open(filepath.Join(dir, "no", "such", "folder"), bolt.Options{}); err == nil {
 		t.Error("a store in a folder that does not exist")
-	}
-}
-
-func TestFileModes(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		mode            os.FileMode
-		refused, warned bool
-	}{{0o600, false, false}, {0o640, false, true}, {0o660, false, true}, {0o604, true, false}, {0o602, true, false}} {
-		dir := t.TempDir()
-		if err := open(t, dir).Close(); err != nil {
-			t.Fatal(err)
-		}
-		file := filepath.Join(dir, "store.db")
-		if err := os.Chmod(file, test.mode); err != nil {
-			t.Fatal(err)
-		}
-		var log bytes.Buffer
-		s, err := bolt.Open(file, bolt.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
-		if (err != nil) != test.refused {
-			t.Errorf("%#o: %v", test.mode, err)
-		}
-		if warned := strings.Contains(log.String(), "level=WARN"); warned != test.warned {
-			t.Errorf("%#o: log %q", test.mode, log.String())
-		}
-		if s != nil {
-			closing(t, s)
-		}
 	}
 }
 
@@ -124,6 +93,16 @@ func TestRefusedFiles(t *testing.T) {
 		{"no revision", inBolt(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Delete([]byte("revision")) }), "is not a key store"},
 		{"newer", format(4), "was written by a newer attestcsr (format 4, this one reads 3): upgrade"},
 		{"older", format(2), "is not a key store"},
+		{"cut short", func(t *testing.T, file string) {
+			if err := os.Truncate(file, 3*pageSize); err != nil {
+				t.Fatal(err)
+			}
+		}, "is damaged: restore a backup"},
+		{"readable by others", func(t *testing.T, file string) {
+			if err := os.Chmod(file, 0o604); err != nil {
+				t.Fatal(err)
+			}
+		}, "is accessible to others"},
 		{"folder", func(t *testing.T, file string) {
 			if err := errors.Join(os.Remove(file), os.Mkdir(file, 0o700)); err != nil {
 				t.Fatal(err)
@@ -147,69 +126,5 @@ func TestRefusedFiles(t *testing.T) {
 				t.Error("the file was changed")
 			}
 		})
-	}
-}
-
-// crashed copies a store as a crash leaves it: without the free list that a clean
-// Close writes.
-func crashed(t *testing.T, s *bolt.Store, from, to string) {
-	t.Helper()
-	release := s.Hold()
-	defer release()
-	content, err := os.ReadFile(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(to, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// After a crash, and after a clean stop, the store opens with all it had.
-func TestOpenAfterCrash(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	s := open(t, dir)
-	for i := range 50 {
-		mustCommit(t, s, put(keystore.Slot{Collection: "c", ID: fmt.Sprint(i % 20)}, fmt.Sprint(i)))
-	}
-	file := filepath.Join(dir, "crashed.db")
-	crashed(t, s, filepath.Join(dir, "store.db"), file)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		c, err := bolt.Open(file, bolt.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i := 30; i < 50; i++ {
-			wantPayload(t, c, keystore.Slot{Collection: "c", ID: fmt.Sprint(i % 20)}, fmt.Sprint(i))
-		}
-		if err := c.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// A clean stop writes the free list, and pages are used again after the next open.
-func TestFileDoesNotGrow(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	var sizes []int64
-	for range 6 {
-		s := open(t, dir)
-		for i := range 40 {
-			mustCommit(t, s, put(a, strings.Repeat("x", 3000+i)))
-		}
-		if err := s.DB().View(func(tx *bbolt.Tx) error { sizes = append(sizes, tx.Size()); return nil }); err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if last := sizes[len(sizes)-1]; last > sizes[1]+4*4096 {
-		t.Errorf("the store grows although it holds one record: %v", sizes)
 	}
 }
