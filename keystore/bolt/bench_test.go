@@ -1,20 +1,16 @@
 package bolt_test
 
 import (
-	"encoding/binary"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
 
-	"go.etcd.io/bbolt"
-
 	"attestcsr/keystore"
 )
 
-// BenchmarkCommit commits records of the size of a sealed RSA-2048 pair, grouped
-// by leader hand-over and, for comparison, with one plain bbolt transaction each.
+// BenchmarkCommit commits records of the size of a sealed RSA-2048 pair. BenchmarkFloor
+// and test/bench measure plain transactions of bbolt.
 func BenchmarkCommit(b *testing.B) {
 	payload := make([]byte, 2500)
 	for _, callers := range []int{1, 8, 32} {
@@ -26,29 +22,7 @@ func BenchmarkCommit(b *testing.B) {
 				return err
 			})
 		})
-		b.Run(fmt.Sprintf("plain/%d", callers), func(b *testing.B) {
-			db := plain(b)
-			atOnce(b, callers, func(n uint64) error {
-				return db.Update(func(tx *bbolt.Tx) error {
-					return tx.Bucket([]byte("c")).Put(binary.BigEndian.AppendUint64(nil, n%100), payload)
-				})
-			})
-		})
 	}
-}
-
-// plain opens a bare database with the options that the store uses.
-func plain(b *testing.B) *bbolt.DB {
-	b.Helper()
-	db, err := bbolt.Open(filepath.Join(b.TempDir(), "plain.db"), 0o600, &bbolt.Options{FreelistType: bbolt.FreelistMapType, NoFreelistSync: true, NoStatistics: true})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = db.Close() })
-	if err := db.Update(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("c")); return err }); err != nil {
-		b.Fatal(err)
-	}
-	return db
 }
 
 // atOnce has that many callers share b.N calls of fn.

@@ -1,6 +1,8 @@
 package bolt_test
 
 import (
+	"attestcsr/test/kit"
+
 	"context"
 	"errors"
 	"fmt"
@@ -103,8 +105,8 @@ func TestOutcomeUnknown(t *testing.T) {
 			s := open(t, dir)
 			closing(t, s)
 			old := mustCommit(t, s, put(a, "old"))
-			const metaPages = 2 * 4096
-			before := readAt(t, file, metaPages)
+			var before []byte
+			change(t, file, func(_ *os.File, content []byte) error { before = content[:2*pageSize]; return nil }) // the meta pages
 			s.Finish(func(tx *bbolt.Tx) error { return errors.Join(tx.Commit(), errDisk) })
 			_, err := s.Commit(t.Context(), nil, put(a, "new"))
 			wantError(t, "Commit", err, keystore.ErrOutcomeUnknown)
@@ -123,7 +125,8 @@ func TestOutcomeUnknown(t *testing.T) {
 			wantError(t, "Refs", s.Refs(t.Context(), func(keystore.Slot, keystore.Ref) error { return nil }), keystore.ErrUnavailable)
 
 			if !persisted {
-				writeAt(t, file, before) // what the disk has
+				// what the disk has
+				change(t, file, func(f *os.File, _ []byte) error { _, err := f.WriteAt(before, 0); return err })
 			}
 			s.Finish(nil)
 			s.RecoverNow()
@@ -160,27 +163,6 @@ func TestCloseWhileBroken(t *testing.T) {
 	wantPayload(t, s, a, "new")
 }
 
-func readAt(t *testing.T, file string, n int) []byte {
-	t.Helper()
-	content, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return content[:n]
-}
-
-func writeAt(t *testing.T, file string, b []byte) {
-	t.Helper()
-	f, err := os.OpenFile(file, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = f.WriteAt(b, 0)
-	if err := errors.Join(err, f.Close()); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // Commits that arrive while another is written go to disk together.
 func TestGroupCommit(t *testing.T) {
 	t.Parallel()
@@ -209,13 +191,9 @@ func TestGroupCommit(t *testing.T) {
 			}
 		})
 	}
-	for s.Queued() != callers {
-		time.Sleep(time.Millisecond)
-	}
+	kit.Eventually(t, "queued commits", func() bool { return s.Queued() == callers })
 	withdraw()
-	for s.Queued() != callers-1 {
-		time.Sleep(time.Millisecond)
-	}
+	kit.Eventually(t, "queued commits", func() bool { return s.Queued() == callers-1 })
 	release()
 	wg.Wait()
 	if n, err := s.Count(t.Context(), "c"); err != nil || n != callers-2 {
@@ -234,47 +212,28 @@ func TestGroupCommit(t *testing.T) {
 	}
 }
 
-// Jobs of one batch see what those before them did.
-func TestBatchConditions(t *testing.T) {
+// Jobs of one batch see what those before them did. When the batch fails, a conflict
+// with what did not happen is none.
+func TestFailedBatch(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir())
 	closing(t, s)
-	for _, commitFails := range []bool{true, false} {
-		if commitFails {
-			s.Finish(func(*bbolt.Tx) error { return errDisk })
-		} else {
-			s.Finish(nil)
-		}
-		release := s.Hold()
-		errs := make([]error, 8)
-		var wg sync.WaitGroup
-		for i := range errs {
-			wg.Go(func() {
-				op := put(a, fmt.Sprint(i))
-				op.Expect = keystore.Absent
-				_, errs[i] = s.Commit(t.Context(), nil, op)
-			})
-		}
-		for s.Queued() != len(errs) {
-			time.Sleep(time.Millisecond)
-		}
-		release()
-		wg.Wait()
-		won := 0
-		for _, err := range errs {
-			switch {
-			case err == nil:
-				won++
-			case commitFails: // a conflict with what did not happen is none
-				wantError(t, "in a failed batch", err, keystore.ErrNotCommitted)
-			default:
-				wantError(t, "a loser", err, keystore.ErrConflict)
-			}
-		}
-		if want := map[bool]int{true: 0, false: 1}[commitFails]; won != want {
-			t.Errorf("commit fails %t: %d won, want %d", commitFails, won, want)
-		}
+	s.Finish(func(*bbolt.Tx) error { return errDisk })
+	release := s.Hold()
+	const callers = 8
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			op := put(a, fmt.Sprint(i))
+			op.Expect = keystore.Absent
+			_, err := s.Commit(t.Context(), nil, op)
+			wantError(t, "in a failed batch", err, keystore.ErrNotCommitted)
+		})
 	}
+	kit.Eventually(t, "queued commits", func() bool { return s.Queued() == callers })
+	release()
+	wg.Wait()
+	s.Finish(nil)
 }
 
 // Close lets the commit under way end and refuses the queue.
