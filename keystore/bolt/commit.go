@@ -144,7 +144,7 @@ func (s *Store) commitBatch(jobs []*job) {
 	var applied []*job
 	unknown := false // whether the commit happened, if there is an error
 	err := s.watched(func() error {
-		tx, err := s.db.Begin(true)
+		tx, err := s.begin()
 		if err != nil {
 			return err
 		}
@@ -183,6 +183,20 @@ func (s *Store) commitBatch(jobs []*job) {
 		// they were checked against has not come about.
 		fail(jobs, notCommitted(err))
 	}
+}
+
+// begin begins a transaction for writing. Where the newer of the two meta pages is
+// damaged, bbolt takes the older one, and the commit would undo the one before it.
+func (s *Store) begin() (*bbolt.Tx, error) {
+	tx, err := s.db.Begin(true)
+	if err != nil {
+		return nil, err
+	}
+	if tx.ID() <= s.view.ID() {
+		rollBack(tx)
+		return nil, fmt.Errorf("%w: the last commit is gone", errStructure)
+	}
+	return tx, nil
 }
 
 // mayShow reports whether bbolt shows the transaction with that id to new ones. If it

@@ -159,6 +159,29 @@ func TestDamageInUse(t *testing.T) {
 	}
 }
 
+// Where the page that shows the newest commit is damaged, bbolt goes on from the
+// commit before. A store in use refuses to undo what was acknowledged.
+func TestNewestCommitGone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := open(t, dir)
+	mustCommit(t, s, put(a, "old"))
+	mustCommit(t, s, put(a, "new"))
+	id := 0
+	if err := s.DB().View(func(tx *bbolt.Tx) error { id = tx.ID(); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	change(t, filepath.Join(dir, "store.db"), func(f *os.File, _ []byte) error {
+		_, err := f.WriteAt(make([]byte, 512), int64(id%2*pageSize))
+		return err
+	})
+	_, err := s.Commit(t.Context(), nil, put(b, "x"))
+	wantError(t, "Commit", err, keystore.ErrNotCommitted)
+	wantError(t, "Check", s.Check(t.Context()), keystore.ErrUnavailable)
+	wantPayload(t, s, a, "new")
+	_ = s.Close() // may fail, must return
+}
+
 // change changes a file that may be open elsewhere.
 func change(t *testing.T, file string, fn func(f *os.File, content []byte) error) {
 	t.Helper()
