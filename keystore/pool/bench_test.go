@@ -26,8 +26,7 @@ func openSealed(t testing.TB, dir string) keystore.Custodian {
 	return c
 }
 
-// BenchmarkHit measures what the pool adds to a key that is ready, and what a
-// key costs in memory while it waits.
+// BenchmarkHit measures what the pool adds to a key that is ready.
 func BenchmarkHit(b *testing.B) {
 	p, err := pool.New(pool.Options{Custodian: keystoretest.NewHandedIn(openSealed(b, b.TempDir())), Targets: map[int]int{2048: 512}})
 	if err != nil {
@@ -43,36 +42,6 @@ func BenchmarkHit(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-}
-
-func BenchmarkMemory(b *testing.B) {
-	for _, bits := range []int{2048, 3072, 4096} {
-		b.Run(keystore.KeySpec{Algorithm: keystore.RSA, Bits: bits}.String(), func(b *testing.B) {
-			const keys = 16
-			for b.Loop() {
-				custodian := openSealed(b, b.TempDir())
-				before := heap()
-				p, err := pool.New(pool.Options{Custodian: custodian, Targets: map[int]int{bits: keys}})
-				if err != nil {
-					b.Fatal(err)
-				}
-				if err := p.Warm(b.Context()); err != nil {
-					b.Fatal(err)
-				}
-				b.ReportMetric(float64(heap()-before)/keys, "B/key")
-				if err := p.Close(); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
-}
-
-func heap() int64 {
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc)
 }
 
 // BenchmarkRefill measures what a request feels of keys that are being made: an

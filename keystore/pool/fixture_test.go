@@ -83,7 +83,7 @@ func (f *fixture) mustWarm(t testing.TB) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	if err := f.Warm(ctx); err != nil {
-		t.Fatalf("Warm: %v, %v", err, f.Ready())
+		t.Fatal(err)
 	}
 }
 

@@ -37,7 +37,7 @@ type Options struct {
 	Targets map[int]int
 	// Workers is how many keys are made at once in the background. By default as many
 	// as there are processors; one fewer, but at least one, where workers would take
-	// time from requests (see procs.workers).
+	// time from requests (see workers).
 	Workers int
 	// Processors is how many keys are made at once for those who wait. By default
 	// GOMAXPROCS, as the runtime sets it.
@@ -72,7 +72,6 @@ type Pool struct {
 
 	life  context.Context // ends with Close
 	tasks sync.WaitGroup
-	warm  chan struct{} // closed once every target was reached
 	close func() error
 
 	mu         sync.Mutex // never held while a key is made, discarded or logged about
@@ -80,7 +79,6 @@ type Pool struct {
 	closed     bool
 	sizes      map[int]*size // by bits; also those without a target
 	pooled     []*size       // those with a target, in ascending order
-	cold       int           // how many of them have not reached it yet
 	turns      uint64        // keys begun in the background
 	queue      []*waiter     // in order of arrival
 	foreground int           // keys in the making for those who wait
@@ -102,7 +100,6 @@ type size struct {
 	background int    // keys in the making for the pool
 	turn       uint64 // when the last of them was begun
 	failing    bool   // the last of them failed
-	resting    bool   // until the next is tried
 }
 
 var _ keystore.Custodian = (*Pool)(nil)
@@ -121,25 +118,16 @@ func New(o Options) (*Pool, error) {
 		custodian: o.Custodian, log: o.Logger,
 		queueBound: o.QueueBound, queueDeadline: o.QueueDeadline,
 		procs: newProcs(o.Processors), metrics: newMetrics(),
-		life: life, warm: make(chan struct{}),
-		sizes: map[int]*size{},
+		life: life, sizes: map[int]*size{},
 	}
 	p.close = sync.OnceValue(func() error { return p.shutDown(end) })
 	p.work = sync.NewCond(&p.mu)
 	for _, bits := range slices.Sorted(maps.Keys(o.Targets)) {
 		p.pooled = append(p.pooled, p.addSize(bits, o.Targets[bits]))
 	}
-	p.cold = len(p.pooled)
-	if p.cold == 0 {
-		close(p.warm)
-		return p, nil
+	if len(p.pooled) > 0 {
+		p.startWorkers(o.Workers)
 	}
-	p.startWorkers(o.Workers)
-	p.tasks.Go(func() {
-		if p.Warm(p.life) == nil {
-			p.log.Info("key pool is full")
-		}
-	})
 	return p, nil
 }
 
@@ -197,7 +185,6 @@ func (p *Pool) Generate(ctx context.Context, spec keystore.KeySpec) (keystore.Ke
 	p.mu.Unlock()
 	p.work.Signal()
 	s.hits.Inc()
-	p.metrics.wait.Observe(0)
 	return key, nil
 }
 
@@ -212,13 +199,7 @@ func (p *Pool) handOver(s *size, key keystore.Key) (surplus keystore.Key) {
 		return key
 	}
 	s.ready = append(s.ready, key)
-	if len(s.ready) == s.target && !s.full {
-		s.full = true
-		p.cold--
-		if p.cold == 0 {
-			close(p.warm)
-		}
-	}
+	s.full = s.full || len(s.ready) == s.target
 	return nil
 }
 
@@ -245,19 +226,6 @@ func (p *Pool) Ready() error {
 		}
 	}
 	return errors.Join(missing...)
-}
-
-// Warm waits until Ready is nil. It returns the error of ctx if that ends before, and
-// keystore.ErrUnavailable if the pool is closed before.
-func (p *Pool) Warm(ctx context.Context) error {
-	select {
-	case <-p.warm:
-		return nil
-	case <-p.life.Done():
-		return errClosed()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // Close turns away those who wait, discards the keys that are ready, and closes the

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"io"
@@ -86,38 +85,6 @@ func TestNeverTwice(t *testing.T) {
 	if len(seen) < callers*requests/20 {
 		t.Errorf("only %d keys were taken", len(seen))
 	}
-}
-
-func TestNeverTwiceRSA(t *testing.T) {
-	t.Parallel()
-	// How long real keys take is the machine's business, not this test's.
-	p, err := pool.New(pool.Options{Custodian: openSealed(t, t.TempDir()), Targets: map[int]int{2048: 4}, Workers: 1, QueueDeadline: 10 * time.Minute})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
-	var mu sync.Mutex
-	seen := map[string]bool{}
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			for range 3 {
-				key, err := p.Generate(t.Context(), rsaSpec(2048))
-				if err != nil {
-					t.Errorf("Generate: %v", err)
-					return
-				}
-				public := key.Public().(*rsa.PublicKey)
-				mu.Lock()
-				if seen[public.N.String()] || public.N.BitLen() != 2048 {
-					t.Errorf("a key of %d bits that was handed out before: %t", public.N.BitLen(), seen[public.N.String()])
-				}
-				seen[public.N.String()] = true
-				mu.Unlock()
-			}
-		})
-	}
-	wg.Wait()
 }
 
 // A key whose change failed goes nowhere near the pool again.
@@ -264,7 +231,6 @@ func TestClose(t *testing.T) {
 	closed := make(chan error)
 	go func() { closed <- f.Close() }()
 	wg.Wait() // at once
-	wantError(t, "Warm", f.Warm(t.Context()), keystore.ErrUnavailable)
 	select {
 	case <-closed:
 		t.Error("Close leaves keys in the making behind")
@@ -285,7 +251,7 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// A burst is logged once a minute, and that the pool is full once.
+// A burst is logged once a minute.
 func TestLog(t *testing.T) {
 	t.Parallel()
 	gate := newGated()
@@ -306,11 +272,8 @@ func TestLog(t *testing.T) {
 		background.finish <- nil
 		f.wantLevel(t, 2048, 1, 1)
 	}
-	if !eventually(func() bool { return strings.Contains(f.log.String(), "is full") }) {
-		t.Error("it was not said that the pool is full")
-	}
-	if dry, full := strings.Count(f.log.String(), "ran dry"), strings.Count(f.log.String(), "is full"); dry != 1 || full != 1 {
-		t.Errorf("said %d times that it ran dry and %d times that it is full, want 1 and 1\n%s", dry, full, f.log.String())
+	if n := strings.Count(f.log.String(), "ran dry"); n != 1 {
+		t.Errorf("said %d times that it ran dry, want once\n%s", n, f.log)
 	}
 }
 
@@ -391,9 +354,6 @@ func TestMetrics(t *testing.T) {
 		"attestcsr_key_pool_misses_total 2048":                 1,
 		"attestcsr_key_pool_misses_total 4096":                 0,
 		"attestcsr_key_pool_misses_total other":                1,
-		"attestcsr_key_wait_seconds":                           4,
-		"attestcsr_key_requests_shed_total queue_full":         0,
-		"attestcsr_key_requests_shed_total deadline":           0,
 		"attestcsr_key_generation_seconds RSA background 2048": 3,
 		"attestcsr_key_generation_seconds RSA foreground 2048": 1,
 		"attestcsr_key_generation_seconds RSA foreground 8192": 1,

@@ -5,7 +5,6 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -26,11 +25,9 @@ import (
 // affinity masks. SetDefaultGOMAXPROCS makes it look again: before each raise, and to
 // lower.
 type procs struct {
+	count int  // processors at the start: so many keys are made at once for the queue
 	fixed bool // GOMAXPROCS is in the environment: it is the operator's word and stays
 	quota bool // a cgroup limits processor time rather than processors
-	given bool // by Options.Processors
-
-	processors atomic.Int64 // without what is added while keys are made
 
 	mu      sync.Mutex
 	allowed int // workers
@@ -43,18 +40,14 @@ type procs struct {
 // of GOMAXPROCS stops all goroutines for some ten microseconds.
 const quietTime = time.Second
 
+// newProcs takes the processors that the runtime found, where none are given.
 func newProcs(given int) *procs {
 	found := runtime.GOMAXPROCS(0)
 	n, err := strconv.Atoi(os.Getenv("GOMAXPROCS"))
-	p := &procs{
-		fixed: err == nil && n > 0,
-		quota: found < runtime.NumCPU(),
-		given: given > 0,
+	p := &procs{count: found, fixed: err == nil && n > 0, quota: found < runtime.NumCPU()}
+	if given > 0 {
+		p.count = given
 	}
-	if p.given {
-		found = given
-	}
-	p.processors.Store(int64(found))
 	p.quiet = time.AfterFunc(quietTime, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -65,18 +58,14 @@ func newProcs(given int) *procs {
 	return p
 }
 
-// count returns how many processors there are: so many keys are made at once for the
-// queue. It changes only when GOMAXPROCS is raised.
-func (p *procs) count() int { return int(p.processors.Load()) }
-
-// workers returns how many workers suit threads of that priority. One processor is left
-// to requests without SCHED_IDLE, with GOMAXPROCS in the environment, and under a
-// cgroup's quota of processor time, which idle threads use up too.
-func (p *procs) workers(threads priority) int {
-	if threads == idle && !p.fixed && !p.quota {
-		return p.count()
+// workers returns how many workers there are by default. One processor is left to
+// requests without SCHED_IDLE, with GOMAXPROCS in the environment, and under a cgroup's
+// quota of processor time, which idle threads use up too.
+func (p *procs) workers(idle bool) int {
+	if idle && !p.fixed && !p.quota {
+		return p.count
 	}
-	return max(1, p.count()-1)
+	return max(1, p.count-1)
 }
 
 // allow says how many workers there are.
@@ -96,11 +85,7 @@ func (p *procs) begin() {
 	}
 	p.raised = true
 	runtime.SetDefaultGOMAXPROCS()
-	found := runtime.GOMAXPROCS(0)
-	if !p.given {
-		p.processors.Store(int64(found))
-	}
-	runtime.GOMAXPROCS(found + p.allowed + p.count())
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + p.allowed + p.count)
 }
 
 func (p *procs) end() {

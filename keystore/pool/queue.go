@@ -33,10 +33,9 @@ type outcome struct {
 
 // miss waits for a key. It is called with the lock held and releases it.
 func (p *Pool) miss(ctx context.Context, s *size) (keystore.Key, error) {
-	start := time.Now()
-	dry := s.full && start.Sub(s.dryAt) >= dryLogInterval
+	dry := s.full && time.Since(s.dryAt) >= dryLogInterval
 	if dry {
-		s.dryAt = start
+		s.dryAt = time.Now()
 	}
 	w, err := p.enqueue(s)
 	p.mu.Unlock()
@@ -45,19 +44,14 @@ func (p *Pool) miss(ctx context.Context, s *size) (keystore.Key, error) {
 		p.log.WarnContext(ctx, "key pool ran dry: callers wait while their key is made", "size", s.spec.Bits)
 	}
 	if err != nil {
-		p.metrics.shed.WithLabelValues(shedQueueFull).Inc()
 		return nil, err
 	}
-	key, err := p.await(ctx, w)
-	if err == nil {
-		p.metrics.wait.Observe(time.Since(start).Seconds())
-	}
-	return key, err
+	return p.await(ctx, w)
 }
 
 // enqueue makes the caller wait for a key of that size, unless too many wait.
 func (p *Pool) enqueue(s *size) (*waiter, error) {
-	if len(p.queue) >= p.queueBound+p.procs.count() {
+	if len(p.queue) >= p.queueBound+p.procs.count {
 		return nil, p.busy("the queue is full")
 	}
 	w := &waiter{size: s, served: make(chan outcome, 1)}
@@ -103,7 +97,6 @@ func (p *Pool) await(ctx context.Context, w *waiter) (keystore.Key, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	p.metrics.shed.WithLabelValues(shedDeadline).Inc()
 	return nil, busy
 }
 
@@ -111,7 +104,7 @@ func (p *Pool) await(ctx context.Context, w *waiter) (keystore.Key, error) {
 // begun: that of the first waiter for whom no key is in the making. It returns nil if
 // there is no such waiter or no processor is free.
 func (p *Pool) nextMiss() *size {
-	if p.foreground >= p.procs.count() {
+	if p.foreground >= p.procs.count {
 		return nil
 	}
 	waiting := map[*size]int{}
@@ -127,11 +120,11 @@ func (p *Pool) nextMiss() *size {
 }
 
 // serveMisses makes a key of that size, and then whatever is next, until nobody waits.
+// An error goes to the first who waits for that size.
 func (p *Pool) serveMisses(s *size) {
 	for s != nil {
 		key, took, err := p.generate(p.life, s.spec, nil)
 		var surplus keystore.Key
-		unheard := false // an error that no waiter gets
 		p.mu.Lock()
 		s.foreground--
 		p.foreground--
@@ -139,18 +132,14 @@ func (p *Pool) serveMisses(s *size) {
 			s.measured(took)
 			surplus = p.handOver(s, key)
 		} else {
-			unheard = !p.serve(s, outcome{err: err})
+			p.serve(s, outcome{err: err})
 		}
-		spec := s.spec
 		s = p.nextMiss()
 		p.mu.Unlock()
 		if s == nil {
 			p.work.Broadcast() // a processor is free for the background
 		}
 		p.discard(surplus)
-		if unheard && p.life.Err() == nil {
-			p.log.Error("a key that nobody waits for any more could not be made", "key", spec.String(), "error", err)
-		}
 	}
 }
 
@@ -170,6 +159,6 @@ func (p *Pool) busy(reason string) error {
 	for _, w := range p.queue {
 		work += w.size.took
 	}
-	after := min(work/time.Duration(p.procs.count()), p.queueDeadline)
+	after := min(work/time.Duration(p.procs.count), p.queueDeadline)
 	return &keystore.BusyError{Reason: reason, RetryAfter: max(after, time.Second)}
 }

@@ -6,21 +6,22 @@ import (
 	"attestcsr/keystore"
 )
 
-// restTime is the pause of a size after a background key that could not be made.
+// restTime is the pause of a worker after a key that could not be made.
 const restTime = time.Second
 
 // startWorkers starts n workers. 0: as many as suit the priority that a thread can be
 // given here.
 func (p *Pool) startWorkers(n int) {
 	threads := []*thread{startThread(&p.tasks)}
+	idle := threads[0].idle
 	if n <= 0 {
-		n = p.procs.workers(threads[0].priority)
+		n = p.procs.workers(idle)
 	}
 	for len(threads) < n {
 		threads = append(threads, startThread(&p.tasks))
 	}
 	p.procs.allow(n)
-	p.log.Debug("key pool refills in the background", "workers", n, "priority", threads[0].priority.String())
+	p.log.Debug("key pool refills in the background", "workers", n, "idle_priority", idle)
 	for _, t := range threads {
 		p.tasks.Go(func() { p.refill(t) })
 	}
@@ -45,7 +46,7 @@ func (p *Pool) nextRefill() *size {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for ; !p.closed; p.work.Wait() {
-		if p.foreground >= p.procs.count() {
+		if p.foreground >= p.procs.count {
 			continue
 		}
 		if s := p.belowTarget(); s != nil {
@@ -64,7 +65,7 @@ func (p *Pool) nextRefill() *size {
 func (p *Pool) belowTarget() *size {
 	var next *size
 	for _, s := range p.pooled {
-		if !s.resting && len(s.ready)+s.background < s.target && (next == nil || s.turn < next.turn) {
+		if len(s.ready)+s.background < s.target && (next == nil || s.turn < next.turn) {
 			next = s
 		}
 	}
@@ -72,33 +73,27 @@ func (p *Pool) belowTarget() *size {
 }
 
 // fill has a key of that size made on the thread. A failure is logged once, until one
-// succeeds.
+// succeeds, and the worker pauses.
 func (p *Pool) fill(t *thread, s *size) {
 	key, _, err := p.generate(p.life, s.spec, t)
 	var surplus keystore.Key
 	p.mu.Lock()
 	s.background--
-	news := err != nil && !s.failing
+	failedBefore := s.failing
 	s.failing = err != nil
 	if err == nil {
 		surplus = p.handOver(s, key)
-	} else {
-		p.rest(s)
 	}
 	p.mu.Unlock()
 	p.discard(surplus)
-	if news && p.life.Err() == nil {
+	if err == nil {
+		return
+	}
+	if !failedBefore && p.life.Err() == nil {
 		p.log.Error("key pool cannot be refilled", "size", s.spec.Bits, "error", err)
 	}
-}
-
-// rest keeps workers from a size that cannot be made just now.
-func (p *Pool) rest(s *size) {
-	s.resting = true
-	time.AfterFunc(restTime, func() { // after Close it does no harm
-		p.mu.Lock()
-		s.resting = false
-		p.mu.Unlock()
-		p.work.Broadcast()
-	})
+	select {
+	case <-time.After(restTime):
+	case <-p.life.Done():
+	}
 }

@@ -5,27 +5,16 @@ import (
 	"sync"
 )
 
-// priority is what a thread of the pool competes with for processors.
-type priority int
-
-const (
-	normal priority = iota // as everything else: the system offers nothing lower
-	nice                   // nice 19: a small share even of busy processors
-	idle                   // SCHED_IDLE: next to nothing of busy processors
-)
-
-func (p priority) String() string { return [...]string{"normal", "nice 19", "SCHED_IDLE"}[p] }
-
-// thread runs functions, one at a time, on an operating system thread of its own at low
-// priority.
+// thread runs functions, one at a time, on an operating system thread of its own, under
+// SCHED_IDLE: next to nothing of busy processors.
 //
 // SCHED_IDLE gives way to every other process too. The garbage collector waits until
 // each such thread has stopped: where others of the same cgroup take all processors for
 // long, requests are slower while the pool refills.
 type thread struct {
-	priority priority
-	calls    chan func()
-	done     chan struct{} // one for each call
+	idle  bool // it has the priority; a system or a seccomp filter may refuse it
+	calls chan func()
+	done  chan struct{} // one for each call
 }
 
 // startThread returns once the thread has its priority.
@@ -70,7 +59,7 @@ func (t *thread) lock(started func(), tasks *sync.WaitGroup) {
 }
 
 func (t *thread) serve(started func()) {
-	t.priority = lowerPriority()
+	t.idle = makeIdle()
 	started()
 	for f := range t.calls {
 		f()

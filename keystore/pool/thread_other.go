@@ -4,4 +4,4 @@ package pool
 
 func onMainThread() bool { return false }
 
-func lowerPriority() priority { return normal }
+func makeIdle() bool { return false }
