@@ -185,6 +185,7 @@ func (p *Pool) Generate(ctx context.Context, spec keystore.KeySpec) (keystore.Ke
 	p.mu.Unlock()
 	p.work.Signal()
 	s.hits.Inc()
+	p.metrics.wait.Observe(0)
 	return key, nil
 }
 

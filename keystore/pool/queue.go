@@ -44,9 +44,15 @@ func (p *Pool) miss(ctx context.Context, s *size) (keystore.Key, error) {
 		p.log.WarnContext(ctx, "key pool ran dry: callers wait while their key is made", "size", s.spec.Bits)
 	}
 	if err != nil {
+		p.metrics.shed.WithLabelValues(shedQueueFull).Inc()
 		return nil, err
 	}
-	return p.await(ctx, w)
+	begun := time.Now()
+	key, err := p.await(ctx, w)
+	if err == nil {
+		p.metrics.wait.Observe(time.Since(begun).Seconds())
+	}
+	return key, err
 }
 
 // enqueue makes the caller wait for a key of that size, unless too many wait.
@@ -97,6 +103,7 @@ func (p *Pool) await(ctx context.Context, w *waiter) (keystore.Key, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	p.metrics.shed.WithLabelValues(shedDeadline).Inc()
 	return nil, busy
 }
 

@@ -115,6 +115,9 @@ func TestQueueBound(t *testing.T) {
 	for _, answered := range answers {
 		wantAnswer(t, answered)
 	}
+	if n := f.metric(t, "attestcsr_key_requests_shed_total queue_full"); n != 4 {
+		t.Errorf("%v were shed", n)
+	}
 }
 
 func TestQueueDeadline(t *testing.T) {
@@ -132,6 +135,9 @@ func TestQueueDeadline(t *testing.T) {
 	}
 	background.finish <- nil
 	f.mustWarm(t)
+	if n := f.metric(t, "attestcsr_key_requests_shed_total deadline"); n != 1 {
+		t.Errorf("%v were shed", n)
+	}
 }
 
 // The key in the making of a caller who went goes to the next of his size, and
