@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"attestcsr/csr/audit"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
 )
 
@@ -49,10 +50,10 @@ func (g *Grant) ImportCertificate(ctx context.Context, id string, in Import) (Na
 	if err := g.permitsChange(ctx, ImportCertificate); err != nil {
 		return NamedCertificate{}, err
 	}
-	var broken violations
+	var broken pkcs10.Violations
 	checkID(id, &broken)
 	in.Labels.check(&broken)
-	if err := broken.err(); err != nil {
+	if err := broken.Err(); err != nil {
 		return NamedCertificate{}, classify(err)
 	}
 	made, err := g.promote(ctx, id, func(key crypto.Signer, r NamedRequest) (Labels, string, error) {
@@ -63,16 +64,16 @@ func (g *Grant) ImportCertificate(ctx context.Context, id string, in Import) (Na
 		if r.Spec.CA {
 			usage = x509.KeyUsageCertSign
 		}
-		c, err := acceptChain(in.PEM, g.service.now(), usage)
+		c, err := pkcs10.AcceptChain(in.PEM, g.service.now(), usage)
 		if err != nil {
 			return Labels{}, "", err
 		}
-		if !sameKey(key.Public(), c.leaf().PublicKey) {
-			return Labels{}, "", violations{{Field: CertificateChain, Rule: KeyMismatch}}.err()
+		if !pkcs10.SameKey(key.Public(), c.Leaf().PublicKey) {
+			return Labels{}, "", pkcs10.Violations{{Field: pkcs10.CertificateChain, Rule: pkcs10.KeyMismatch}}.Err()
 		}
 		labels := in.Labels
 		labels.DisplayName = cmp.Or(labels.DisplayName, r.DisplayName)
-		return labels, c.pem(), nil
+		return labels, c.PEM(), nil
 	})
 	return made, classify(err)
 }
@@ -89,18 +90,18 @@ func (g *Grant) SelfSign(ctx context.Context, id string, days *int64) (NamedCert
 	if err := g.permitsChange(ctx, SelfSign); err != nil {
 		return NamedCertificate{}, err
 	}
-	var broken violations
+	var broken pkcs10.Violations
 	checkID(id, &broken)
-	checkDays(days, &broken)
-	if err := broken.err(); err != nil {
+	pkcs10.CheckDays(days, &broken)
+	if err := broken.Err(); err != nil {
 		return NamedCertificate{}, classify(err)
 	}
 	made, err := g.promote(ctx, id, func(key crypto.Signer, r NamedRequest) (Labels, string, error) {
-		parsed, err := parseRequest(r.PEM)
+		parsed, err := pkcs10.ParseRequest(r.PEM)
 		if err != nil {
 			return Labels{}, "", err
 		}
-		text, err := templateOf(parsed, r.Spec.CA).selfSignDays(key, days, g.service.timestamp())
+		text, err := pkcs10.TemplateOf(parsed, r.Spec.CA).SelfSignDays(key, days, g.service.timestamp())
 		return r.Labels, text, err
 	})
 	return made, classify(err)
@@ -121,8 +122,8 @@ func (g *Grant) SelfSignNew(ctx context.Context, r NewRequest, days *int64) (Nam
 
 func (g *Grant) selfSignNew(ctx context.Context, r NewRequest, days *int64) (NamedCertificate, error) {
 	s := g.service
-	var broken violations
-	checkDays(days, &broken)
+	var broken pkcs10.Violations
+	pkcs10.CheckDays(days, &broken)
 	spec, t, err := r.resolve(s.policy, &broken)
 	if err != nil {
 		return NamedCertificate{}, err
@@ -138,7 +139,7 @@ func (g *Grant) selfSignNew(ctx context.Context, r NewRequest, days *int64) (Nam
 	id := uuid.NewString()
 	at := keystore.Target{Slot: certificateSlot(id), Expect: keystore.Absent}
 	record, err := s.keys.Replace(ctx, at, keySpec(spec), func(key crypto.Signer) (keystore.Change, error) {
-		text, err := t.selfSignDays(key, days, s.timestamp())
+		text, err := t.SelfSignDays(key, days, s.timestamp())
 		if err != nil {
 			return keystore.Change{}, err
 		}
@@ -229,7 +230,7 @@ func (g *Grant) promote(ctx context.Context, id string, build func(crypto.Signer
 
 // certificateChange is what is stored of a certificate that was made.
 func (g *Grant) certificateChange(p payload, event audit.Event) (keystore.Change, error) {
-	chain, err := parseCertificates(p.PEM)
+	chain, err := pkcs10.ParseCertificates(p.PEM)
 	if err != nil {
 		return keystore.Change{}, err
 	}

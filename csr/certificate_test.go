@@ -2,23 +2,21 @@ package csr_test
 
 import (
 	"bytes"
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
-	"math/big"
 	"reflect"
 	"slices"
 	"testing"
-	"time"
 
 	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
+	"attestcsr/test/kit"
 )
 
 func TestImportRules(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	root := newAuthority(t, "root", nil)
+	root := kit.NewCA(t, "root", noon())
 	usage := func(u x509.KeyUsage) func(*x509.Certificate) { return func(c *x509.Certificate) { c.KeyUsage = u } }
 	for _, c := range []struct {
 		name   string
@@ -53,10 +51,10 @@ func TestImportRules(t *testing.T) {
 				Labels: csr.Labels{DisplayName: "the request", Description: "its own", Tags: []csr.Tag{{Tag: "its own"}}}})
 			key := parseRequest(t, made.PEM).PublicKey
 			if c.other {
-				key = testKey().Public()
+				key = kit.NewKey(t).Public()
 			}
 			if !c.noPEM {
-				c.in.PEM = pemOf(root.issue(t, "x", key, usage(c.usage)))
+				c.in.PEM = pemOf(root.Issue(t, "x", key, usage(c.usage)))
 			}
 			got, err := b.importNamed(t, c.name, c.in)
 			switch {
@@ -89,40 +87,40 @@ func TestSelfSign(t *testing.T) {
 	b := openBench(t, t.TempDir(), func(c keystore.Custodian) keystore.Custodian { return c })
 	for _, c := range []struct {
 		name      string
-		algorithm csr.Algorithm
+		algorithm pkcs10.Algorithm
 		ca        bool
 		days      *int64
 		valid     int // days; 0: refused
 		usage     x509.KeyUsage
 	}{
-		{"default", csr.ECDSA, false, nil, 825, leaf},
-		{"RSA", csr.RSA, false, nil, 825, leaf | x509.KeyUsageKeyEncipherment},
-		{"RSA CA", csr.RSA, true, nil, 825, authority},
-		{"one day", csr.ECDSA, false, new(int64(1)), 1, leaf},
-		{"825 days", csr.ECDSA, false, new(int64(825)), 825, leaf},
-		{"826 days", csr.ECDSA, false, new(int64(826)), 825, leaf},
-		{"10,000 days", csr.ECDSA, false, new(int64(10000)), 825, leaf},
-		{"CA, 10,000 days", csr.ECDSA, true, new(int64(10000)), 10000, authority},
-		{"CA, one day", csr.ECDSA, true, new(int64(1)), 1, authority},
-		{"no days", csr.ECDSA, true, new(int64(0)), 0, 0},
-		{"negative", csr.ECDSA, true, new(int64(-1)), 0, 0},
-		{"10,001 days", csr.ECDSA, true, new(int64(10001)), 0, 0},
-		{"beyond 32 bits", csr.ECDSA, true, new(int64(1)<<32 | 1), 0, 0},
+		{"default", pkcs10.ECDSA, false, nil, 825, leaf},
+		{"RSA", pkcs10.RSA, false, nil, 825, leaf | x509.KeyUsageKeyEncipherment},
+		{"RSA CA", pkcs10.RSA, true, nil, 825, authority},
+		{"one day", pkcs10.ECDSA, false, new(int64(1)), 1, leaf},
+		{"825 days", pkcs10.ECDSA, false, new(int64(825)), 825, leaf},
+		{"826 days", pkcs10.ECDSA, false, new(int64(826)), 825, leaf},
+		{"10,000 days", pkcs10.ECDSA, false, new(int64(10000)), 825, leaf},
+		{"CA, 10,000 days", pkcs10.ECDSA, true, new(int64(10000)), 10000, authority},
+		{"CA, one day", pkcs10.ECDSA, true, new(int64(1)), 1, authority},
+		{"no days", pkcs10.ECDSA, true, new(int64(0)), 0, 0},
+		{"negative", pkcs10.ECDSA, true, new(int64(-1)), 0, 0},
+		{"10,001 days", pkcs10.ECDSA, true, new(int64(10001)), 0, 0},
+		{"beyond 32 bits", pkcs10.ECDSA, true, new(int64(1)<<32 | 1), 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			r := csr.NewRequest{ID: c.name, Labels: csr.Labels{DisplayName: "kept", Tags: []csr.Tag{{Scope: "s"}}}, Spec: csr.Spec{
+			r := csr.NewRequest{ID: c.name, Labels: csr.Labels{DisplayName: "kept", Tags: []csr.Tag{{Scope: "s"}}}, Spec: pkcs10.Spec{
 				Algorithm: c.algorithm, CA: c.ca,
-				Subject: []csr.Attribute{{Type: csr.OrganizationalUnit, Value: "B"}, {Type: csr.OrganizationalUnit, Value: "A"},
-					{Type: csr.CommonName, Value: "self"}},
-				AltNames: []csr.AltName{{Kind: csr.DNSName, Value: "self.example.com"}, {Kind: csr.IPAddress, Value: "2001:db8::1"}},
+				Subject: []pkcs10.Attribute{{Type: pkcs10.OrganizationalUnit, Value: "B"}, {Type: pkcs10.OrganizationalUnit, Value: "A"},
+					{Type: pkcs10.CommonName, Value: "self"}},
+				AltNames: []pkcs10.AltName{{Kind: pkcs10.DNSName, Value: "self.example.com"}, {Kind: pkcs10.IPAddress, Value: "2001:db8::1"}},
 			}}
 			made := b.createNamed(t, r)
 			fromStored, err := b.selfSign(t, c.name, c.days)
 			fresh, freshErr := b.namedGrant(t, csr.SelfSignNew).SelfSignNew(t.Context(), csr.NewRequest{Labels: r.Labels, Spec: r.Spec}, c.days)
 			if c.valid == 0 {
 				for _, err := range []error{err, freshErr} {
-					if vs := violationsOf(t, err); len(vs) != 1 || vs[0].Field != csr.DaysValid || vs[0].Rule != csr.OutOfRange || vs[0].Limit != "1 to 10000" {
+					if vs := violationsOf(t, err); len(vs) != 1 || vs[0].Field != pkcs10.DaysValid || vs[0].Rule != pkcs10.OutOfRange || vs[0].Limit != "1 to 10000" {
 						t.Errorf("violations %+v", vs)
 					}
 				}
@@ -132,10 +130,10 @@ func TestSelfSign(t *testing.T) {
 				t.Fatal(err, freshErr)
 			}
 			request := parseRequest(t, made.PEM)
-			if !equalKeys(fromStored.Chain[0].PublicKey, request.PublicKey) {
+			if !kit.SameKey(fromStored.Chain[0].PublicKey, request.PublicKey) {
 				t.Error("the certificate is not for the request's key")
 			}
-			if equalKeys(fresh.Chain[0].PublicKey, request.PublicKey) {
+			if kit.SameKey(fresh.Chain[0].PublicKey, request.PublicKey) {
 				t.Error("the request's key was used again")
 			}
 			for _, got := range []csr.NamedCertificate{fromStored, fresh} {
@@ -143,7 +141,7 @@ func TestSelfSign(t *testing.T) {
 				if !reflect.DeepEqual(got.Labels, r.Labels) {
 					t.Errorf("labels %+v", got.Labels)
 				}
-				if !equalKeys(b.privateAt(t, csr.CertificateSlot(got.ID)), got.Chain[0].PublicKey) {
+				if !kit.SameKey(b.privateAt(t, csr.CertificateSlot(got.ID)), got.Chain[0].PublicKey) {
 					t.Error("the stored key is not the certified one")
 				}
 			}
@@ -192,7 +190,7 @@ func TestSelfSignNewRules(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	g := b.namedGrant(t, csr.SelfSignNew)
-	_, err := g.SelfSignNew(t.Context(), csr.NewRequest{Labels: csr.Labels{Description: "\x00"}, Spec: csr.Spec{Algorithm: "x"}}, new(int64(0)))
+	_, err := g.SelfSignNew(t.Context(), csr.NewRequest{Labels: csr.Labels{Description: "\x00"}, Spec: pkcs10.Spec{Algorithm: "x"}}, new(int64(0)))
 	if got := rules(violationsOf(t, err)); !slices.Equal(got, []string{"days valid: out_of_range", "description: control_character", "key algorithm: not_allowed"}) {
 		t.Errorf("violations %q", got)
 	}
@@ -207,56 +205,21 @@ func TestSelfSignNewRules(t *testing.T) {
 	}
 }
 
-// hugeIssuer returns a leaf and an issuer whose RSA modulus has more bits than a
-// signature is checked with. Nobody can sign with such a key; the name is right.
-func hugeIssuer(t *testing.T, key any, bits int) (leaf, issuer *x509.Certificate) {
-	t.Helper()
-	modulus, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), uint(bits-1)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	modulus.SetBit(modulus.SetBit(modulus, bits-1, 1), 0, 1)
-	root := newAuthority(t, "huge", nil)
-	issuer = root.issue(t, "huge", &rsa.PublicKey{N: modulus, E: 65537}, func(c *x509.Certificate) {
-		c.IsCA, c.BasicConstraintsValid, c.KeyUsage = true, true, x509.KeyUsageCertSign
-	})
-	return root.issue(t, "leaf", key), issuer
-}
-
-func TestHugeIssuerKey(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		bits int
-		want csr.Rule
-	}{{16384, csr.BrokenChain}, {16385, csr.KeyTooLarge}, {200_000, csr.KeyTooLarge}} {
-		leaf, issuer := hugeIssuer(t, testKey().Public(), c.bits)
-		start := time.Now()
-		_, _, err := csr.AcceptChain(pemOf(leaf, issuer), noon())
-		vs := violationsOf(t, err)
-		if len(vs) != 1 || vs[0].Rule != c.want {
-			t.Errorf("%d bits: violations %+v, want %s", c.bits, vs, c.want)
-		}
-		if took := time.Since(start); took > time.Second {
-			t.Errorf("%d bits took %v", c.bits, took)
-		}
-	}
-}
-
 // A request is for the key that signs it and no other.
 func TestRequestsOfEveryKind(t *testing.T) {
 	t.Parallel()
 	b := openBench(t, t.TempDir(), func(c keystore.Custodian) keystore.Custodian { return c })
 	for _, c := range []struct {
 		name      string
-		algorithm csr.Algorithm
+		algorithm pkcs10.Algorithm
 		size      int64
 		signature x509.SignatureAlgorithm
 	}{
-		{"RSA 2048", csr.RSA, 2048, x509.SHA256WithRSA},
-		{"RSA 3072", csr.RSA, 3072, x509.SHA256WithRSA},
-		{"P-256", csr.ECDSA, 256, x509.ECDSAWithSHA256},
-		{"P-384", csr.ECDSA, 384, x509.ECDSAWithSHA384},
-		{"P-521", csr.ECDSA, 521, x509.ECDSAWithSHA512},
+		{"RSA 2048", pkcs10.RSA, 2048, x509.SHA256WithRSA},
+		{"RSA 3072", pkcs10.RSA, 3072, x509.SHA256WithRSA},
+		{"P-256", pkcs10.ECDSA, 256, x509.ECDSAWithSHA256},
+		{"P-384", pkcs10.ECDSA, 384, x509.ECDSAWithSHA384},
+		{"P-521", pkcs10.ECDSA, 521, x509.ECDSAWithSHA512},
 	} {
 		for _, ca := range []bool{false, true} {
 			spec := commonName("x")
@@ -266,7 +229,7 @@ func TestRequestsOfEveryKind(t *testing.T) {
 				id += " CA"
 			}
 			r := parseRequest(t, b.createNamed(t, csr.NewRequest{ID: id, Spec: spec}).PEM)
-			if r.SignatureAlgorithm != c.signature || !equalKeys(r.PublicKey, b.privateAt(t, csr.RequestSlot(id))) {
+			if r.SignatureAlgorithm != c.signature || !kit.SameKey(r.PublicKey, b.privateAt(t, csr.RequestSlot(id))) {
 				t.Errorf("%s: signature %v, or another key", id, r.SignatureAlgorithm)
 			}
 			var extensions []string
@@ -293,9 +256,9 @@ func TestFullOfCertificates(t *testing.T) {
 	t.Parallel()
 	b, made := newCountingBench(t)
 	b = b.with(t, func(c *csr.Config) { c.MaxCertificates = 1 })
-	root := newAuthority(t, "root", nil)
+	root := kit.NewCA(t, "root", noon())
 	kept := b.createNamed(t, csr.NewRequest{ID: "kept", Spec: commonName("x")})
-	chain := pemOf(root.issue(t, "x", parseRequest(t, kept.PEM).PublicKey))
+	chain := pemOf(root.Issue(t, "x", parseRequest(t, kept.PEM).PublicKey))
 	b.createNamed(t, csr.NewRequest{ID: "first", Spec: commonName("x")})
 	first, err := b.selfSign(t, "first", nil)
 	if err != nil {
@@ -310,7 +273,7 @@ func TestFullOfCertificates(t *testing.T) {
 		"self-sign":     errorOf(b.selfSign(t, "kept", nil)),
 		"self-sign new": fresh(),
 	} {
-		want := csr.Violation{Field: csr.CertificateCollection, Rule: csr.Full, Limit: "1"}
+		want := pkcs10.Violation{Field: csr.CertificateCollection, Rule: pkcs10.Full, Limit: "1"}
 		if vs := violationsOf(t, err); len(vs) != 1 || vs[0] != want {
 			t.Errorf("%s: violations %+v", what, vs)
 		}

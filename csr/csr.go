@@ -1,6 +1,6 @@
 // Package csr is the core of the service: who may do what (Caller, Privilege,
-// Grant), what a certification request may say (Spec), how it is built (PKCS#10,
-// RFC 2986) and which certificates are accepted for it.
+// Grant), the operations on the attestation key and on named objects, and what is
+// stored of them. Package pkcs10 below it has the rules and the encodings.
 //
 // It knows nothing of HTTP, of the names that fields have on the wire, or of
 // where keys and records live. Every operation is reached through a Grant, which
@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"attestcsr/csr/audit"
+	"attestcsr/csr/pkcs10"
 )
 
 // Privilege is something a caller may be allowed to do.
@@ -81,8 +82,8 @@ func Kinds() []Kind {
 // for the log and never shown to a client.
 type Error struct {
 	Kind       Kind
-	Violations []Violation   // with Invalid: every broken rule
-	RetryAfter time.Duration // with Busy and Unavailable: when to try again
+	Violations []pkcs10.Violation // with Invalid: every broken rule
+	RetryAfter time.Duration      // with Busy and Unavailable: when to try again
 	Err        error
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"attestcsr/csr"
 	"attestcsr/csr/audit"
+	"attestcsr/test/kit"
 )
 
 // auditKey stands for the keys that package sealed derives.
@@ -131,7 +132,7 @@ func TestEveryChangeIsAudited(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	root := newAuthority(t, "root", nil)
+	root := kit.NewCA(t, "root", noon())
 	var want []auditLine
 	expect := func(o csr.Operation, slot, from, request, certificate string) {
 		l := auditLine{
@@ -161,7 +162,7 @@ func TestEveryChangeIsAudited(t *testing.T) {
 	expect(csr.CreateCSR, pending, "", second, "")
 	key := parseRequest(t, second).PublicKey
 	for i, from := range []string{pending, ""} { // the second is a renewal
-		chain := pemOf(root.issue(t, fmt.Sprint("leaf", i), key), root.certificate)
+		chain := pemOf(root.Issue(t, fmt.Sprint("leaf", i), key), root.Cert)
 		must(grant(csr.SetCertificate).SetCertificate(ctx, chain))
 		request := second
 		if from == "" {
@@ -170,7 +171,7 @@ func TestEveryChangeIsAudited(t *testing.T) {
 		expect(csr.SetCertificate, installed, from, request, string(chain))
 		must(grant(csr.SetCertificate).SetCertificate(ctx, chain)) // changes nothing, leaves no line
 	}
-	if err := grant(csr.SetCertificate).SetCertificate(ctx, pemOf(root.issue(t, "other", newKey(t).Public()))); !isMismatch(err) {
+	if err := grant(csr.SetCertificate).SetCertificate(ctx, pemOf(root.Issue(t, "other", kit.NewKey(t).Public()))); !isMismatch(err) {
 		t.Errorf("a certificate for another key: %v", err)
 	}
 
@@ -186,7 +187,7 @@ func TestEveryChangeIsAudited(t *testing.T) {
 	must(grant(csr.DeleteNamedCSR).DeleteNamedCSR(ctx, "wéb"))
 	expect(csr.DeleteNamedCSR, "nsx/csrs/wéb", "", made["wéb"].PEM, "")
 	imported, err := grant(csr.ImportCertificate).ImportCertificate(ctx, "web/1",
-		csr.Import{PEM: pemOf(root.issue(t, "web", parseRequest(t, made["web/1"].PEM).PublicKey))})
+		csr.Import{PEM: pemOf(root.Issue(t, "web", parseRequest(t, made["web/1"].PEM).PublicKey))})
 	must(err)
 	expect(csr.ImportCertificate, "nsx/certificates/"+imported.ID, "nsx/csrs/web/1", made["web/1"].PEM, imported.PEM)
 	signed, err := grant(csr.SelfSign).SelfSign(ctx, "web 2", nil)

@@ -2,48 +2,24 @@ package csr
 
 import (
 	"crypto"
-	"crypto/x509"
 	"time"
 
 	"attestcsr/csr/audit"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
 )
 
 // What the tests of the parts below the Service see of them.
 
-type (
-	Template = template
-	Payload  = payload
-)
-
-func Resolve(spec Spec, hostname string, keySizes ...int) (keystore.KeySpec, Template, error) {
-	resolved, t, err := policy{keySizes, hostname}.resolve(spec)
-	if err != nil {
-		return keystore.KeySpec{}, Template{}, classify(err)
-	}
-	return keySpec(resolved), t, nil
-}
-
-func (t template) Sign(key crypto.Signer) (string, error) { return t.sign(key) }
-
-func AcceptChain(text []byte, now time.Time) (pem string, certificates []*x509.Certificate, err error) {
-	c, err := acceptChain(text, now, x509.KeyUsageDigitalSignature)
-	if err != nil {
-		return "", nil, classify(err)
-	}
-	return c.pem(), c, nil
-}
+type Payload = payload
 
 func EncodePayload(p Payload) ([]byte, error) { return p.encode() }
 
 func DecodePayload(r keystore.Record) (Payload, error) { return decodePayload(r) }
 
-func (p payload) PublicKey() (crypto.PublicKey, error) { return publicKey(p.PEM) }
+func (p payload) PublicKey() (crypto.PublicKey, error) { return pkcs10.PublicKey(p.PEM) }
 
-const (
-	MaxAttempts = maxAttempts
-	MaxAhead    = maxAhead
-)
+const MaxAttempts = maxAttempts
 
 func PendingSlot() keystore.Slot { return pendingSlot() }
 
@@ -57,10 +33,10 @@ func CertificateIn(r keystore.Record) (NamedCertificate, error) { return certifi
 
 // StoreObject checks an id and labels and returns what would be stored of them.
 func StoreObject(id string, l Labels) (keystore.Change, error) {
-	var broken violations
+	var broken pkcs10.Violations
 	checkID(id, &broken)
 	l.check(&broken)
-	if err := broken.err(); err != nil {
+	if err := broken.Err(); err != nil {
 		return keystore.Change{}, classify(err)
 	}
 	g := Grant{service: &Service{now: time.Now}, caller: Caller{Request: audit.Request{User: "u"}}}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"attestcsr/csr/audit"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
 )
 
@@ -87,12 +88,12 @@ func (g *Grant) permits(o Operation) error {
 // installed pair stays. On error the pending pair is as it was.
 //
 // Errors: Invalid with every rule that spec breaks, Busy, Unavailable, Internal.
-func (g *Grant) CreateCSR(ctx context.Context, spec Spec) (string, error) {
+func (g *Grant) CreateCSR(ctx context.Context, spec pkcs10.Spec) (string, error) {
 	if err := g.permitsChange(ctx, CreateCSR); err != nil {
 		return "", err
 	}
 	s := g.service
-	resolved, t, err := s.policy.resolve(spec)
+	resolved, t, err := s.policy.Resolve(spec)
 	if err != nil {
 		return "", classify(err)
 	}
@@ -101,7 +102,7 @@ func (g *Grant) CreateCSR(ctx context.Context, spec Spec) (string, error) {
 	// new pair, which nobody was told of: the next create replaces it.
 	at := keystore.Target{Slot: pendingSlot(), Expect: keystore.Any}
 	_, err = s.keys.Replace(ctx, at, keySpec(resolved), func(key crypto.Signer) (keystore.Change, error) {
-		made, err = t.sign(key)
+		made, err = t.Sign(key)
 		if err != nil {
 			return keystore.Change{}, err
 		}
@@ -173,7 +174,7 @@ func (g *Grant) SetCertificate(ctx context.Context, pem []byte) error {
 		return err
 	}
 	s := g.service
-	c, err := acceptChain(pem, s.now(), x509.KeyUsageDigitalSignature)
+	c, err := pkcs10.AcceptChain(pem, s.now(), x509.KeyUsageDigitalSignature)
 	if err != nil {
 		return classify(err)
 	}
@@ -194,10 +195,10 @@ func (g *Grant) SetCertificate(ctx context.Context, pem []byte) error {
 //
 // A crash leaves the old state or the new one; setting the same chain again
 // succeeds in both.
-func (g *Grant) install(ctx context.Context, c chain) error {
+func (g *Grant) install(ctx context.Context, c pkcs10.Chain) error {
 	s := g.service
-	next := payload{Object: g.newObject("", "", Labels{}), PEM: c.pem()}
-	_, revision, err := s.holding(ctx, pendingSlot(), c.leaf().PublicKey)
+	next := payload{Object: g.newObject("", "", Labels{}), PEM: c.PEM()}
+	_, revision, err := s.holding(ctx, pendingSlot(), c.Leaf().PublicKey)
 	if err != nil {
 		return err
 	}
@@ -205,7 +206,7 @@ func (g *Grant) install(ctx context.Context, c chain) error {
 		from := keystore.Target{Slot: pendingSlot(), Expect: keystore.At(revision)}
 		to := keystore.Target{Slot: installedSlot(), Expect: keystore.Any}
 		_, err = s.keys.Move(ctx, from, to, func(key crypto.Signer, old keystore.Record) (keystore.Change, error) {
-			if !sameKey(key.Public(), c.leaf().PublicKey) {
+			if !pkcs10.SameKey(key.Public(), c.Leaf().PublicKey) {
 				return keystore.Change{}, errors.New("the stored CSR is not for the stored key")
 			}
 			request, err := decodePayload(old)
@@ -220,12 +221,12 @@ func (g *Grant) install(ctx context.Context, c chain) error {
 		return err
 	}
 
-	installed, revision, err := s.holding(ctx, installedSlot(), c.leaf().PublicKey)
+	installed, revision, err := s.holding(ctx, installedSlot(), c.Leaf().PublicKey)
 	switch {
 	case err != nil:
 		return err
 	case revision == 0:
-		return violations{{Field: CertificateChain, Rule: KeyMismatch}}.err()
+		return pkcs10.Violations{{Field: pkcs10.CertificateChain, Rule: pkcs10.KeyMismatch}}.Err()
 	case installed.PEM == next.PEM:
 		return nil // an equal set was first, and its commit is durable
 	}
@@ -254,11 +255,11 @@ func (s *Service) holding(ctx context.Context, slot keystore.Slot, key crypto.Pu
 	if err != nil {
 		return payload{}, 0, err
 	}
-	held, err := publicKey(p.PEM)
+	held, err := pkcs10.PublicKey(p.PEM)
 	if err != nil {
 		return payload{}, 0, fmt.Errorf("%s: %w", slot, err)
 	}
-	if !sameKey(held, key) {
+	if !pkcs10.SameKey(held, key) {
 		return payload{}, 0, nil
 	}
 	return p, record.Revision, nil

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
 )
 
@@ -118,7 +119,7 @@ func (c timestampCollector) read(ctx context.Context) (time.Time, error) {
 func created(p payload) (time.Time, error) { return p.Created, nil }
 
 func notAfter(p payload) (time.Time, error) {
-	chain, err := parseCertificates(p.PEM)
+	chain, err := pkcs10.ParseCertificates(p.PEM)
 	if err != nil {
 		return time.Time{}, err
 	}

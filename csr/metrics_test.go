@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
 )
 
 func TestCollectors(t *testing.T) {
@@ -34,7 +35,7 @@ attestcsr_csr_created_timestamp_seconds 1.7803152e+09
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(notAfter), ofKey...); err != nil {
 		t.Error(err)
 	}
-	b.create(t, csr.Spec{})
+	b.create(t, pkcs10.Spec{})
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(notAfter+created), ofKey...); err != nil {
 		t.Error(err)
 	}

@@ -11,13 +11,14 @@ import (
 	"pgregory.net/rapid"
 
 	"attestcsr/csr"
+	"attestcsr/test/kit"
 )
 
 // model is what the named objects must be: two maps.
 type model struct {
 	t    *testing.T
 	b    bench
-	root *authority
+	root *kit.CA
 	now  time.Time
 
 	requests     map[string]csr.NamedRequest
@@ -29,7 +30,7 @@ const modelLimit = 3
 // Any sequence of operations on named objects does what it does to two maps.
 func TestNamedObjectsModel(t *testing.T) {
 	t.Parallel()
-	root := newAuthority(t, "root", nil)
+	root := kit.NewCA(t, "root", noon())
 	rapid.Check(t, func(rt *rapid.T) {
 		m := &model{t: t, b: newBench(t), root: root, now: noon(),
 			requests: map[string]csr.NamedRequest{}, certificates: map[string]csr.NamedCertificate{}}
@@ -139,7 +140,7 @@ func (m *model) remove(rt *rapid.T) {
 func (m *model) importCertificate(rt *rapid.T) {
 	id := drawID(rt)
 	request, ok := m.requests[id]
-	key := testKey().Public()
+	key := kit.NewKey(m.t).Public()
 	mine := ok && rapid.Bool().Draw(rt, "for this key")
 	if mine {
 		key = parseRequest(m.t, request.PEM).PublicKey
@@ -149,7 +150,7 @@ func (m *model) importCertificate(rt *rapid.T) {
 		usage = x509.KeyUsageCertSign
 	}
 	in := csr.Import{Labels: drawLabels(rt), Revision: drawRevision(rt)}
-	in.PEM = pemOf(m.root.issue(m.t, "x", key, func(c *x509.Certificate) { c.KeyUsage = usage }))
+	in.PEM = pemOf(m.root.Issue(m.t, "x", key, func(c *x509.Certificate) { c.KeyUsage = usage }))
 	made, err := m.b.importNamed(m.t, id, in)
 	switch {
 	case !ok:
@@ -183,7 +184,7 @@ func (m *model) selfSign(rt *rapid.T) {
 
 // promoted notes that a request became a certificate.
 func (m *model) promoted(rt *rapid.T, id string, made csr.NamedCertificate, labels csr.Labels) {
-	if !equalKeys(made.Chain[0].PublicKey, parseRequest(m.t, m.requests[id].PEM).PublicKey) {
+	if !kit.SameKey(made.Chain[0].PublicKey, parseRequest(m.t, m.requests[id].PEM).PublicKey) {
 		rt.Fatal("the certificate is not for the request's key")
 	}
 	delete(m.requests, id)
@@ -207,7 +208,7 @@ func (m *model) made(rt *rapid.T, c csr.NamedCertificate, labels csr.Labels) {
 	if !reflect.DeepEqual(c.Object, want) {
 		rt.Fatalf("made %+v, want %+v", c.Object, want)
 	}
-	if !equalKeys(m.b.privateAt(m.t, csr.CertificateSlot(c.ID)), c.Chain[0].PublicKey) {
+	if !kit.SameKey(m.b.privateAt(m.t, csr.CertificateSlot(c.ID)), c.Chain[0].PublicKey) {
 		rt.Fatal("the key is not the certified one")
 	}
 	m.certificates[c.ID] = c

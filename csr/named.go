@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
 )
 
@@ -21,7 +22,7 @@ func requestSlot(id string) keystore.Slot {
 type NewRequest struct {
 	ID string // 1 to 255 bytes of UTF-8, no control characters, not "." or ".."
 	Labels
-	Spec Spec
+	Spec pkcs10.Spec
 	// Revision is what the caller believes is stored: nil or 0, since nothing is.
 	Revision *int64
 }
@@ -32,7 +33,7 @@ type NamedRequest struct {
 	PEM string
 	// Spec is as it was resolved: algorithm and key size are set, the subject is
 	// in the order given and has a common name, and a country is in upper case.
-	Spec Spec
+	Spec pkcs10.Spec
 }
 
 // CreateNamedCSR makes a fresh key and a certification request for it. What it
@@ -51,7 +52,7 @@ func (g *Grant) CreateNamedCSR(ctx context.Context, r NewRequest) (NamedRequest,
 
 func (g *Grant) createNamedCSR(ctx context.Context, r NewRequest) (NamedRequest, error) {
 	s := g.service
-	var broken violations
+	var broken pkcs10.Violations
 	checkID(r.ID, &broken)
 	spec, t, err := r.resolve(s.policy, &broken)
 	if err != nil {
@@ -73,7 +74,7 @@ func (g *Grant) createNamedCSR(ctx context.Context, r NewRequest) (NamedRequest,
 	// nobody was told of: the caller finds it under the id it chose.
 	at := keystore.Target{Slot: slot, Expect: keystore.Absent}
 	record, err := s.keys.Replace(ctx, at, keySpec(spec), func(key crypto.Signer) (keystore.Change, error) {
-		text, err := t.sign(key)
+		text, err := t.Sign(key)
 		if err != nil {
 			return keystore.Change{}, err
 		}
@@ -93,9 +94,9 @@ func (g *Grant) createNamedCSR(ctx context.Context, r NewRequest) (NamedRequest,
 
 // resolve checks labels and spec, beside what is broken already, and completes
 // the spec.
-func (r NewRequest) resolve(p policy, broken *violations) (Spec, template, error) {
+func (r NewRequest) resolve(p pkcs10.Policy, broken *pkcs10.Violations) (pkcs10.Spec, pkcs10.Template, error) {
 	r.Labels.check(broken)
-	return p.resolve(r.Spec, *broken...)
+	return p.Resolve(r.Spec, *broken...)
 }
 
 // NamedCSR returns a certification request.

@@ -2,11 +2,9 @@ package csr_test
 
 import (
 	"context"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -18,103 +16,10 @@ import (
 
 	"attestcsr/csr"
 	"attestcsr/csr/audit"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
+	"attestcsr/test/kit"
 )
-
-// namedGrant is a grant of one who may do all with named objects.
-func (b bench) namedGrant(t testing.TB, o csr.Operation) *csr.Grant {
-	t.Helper()
-	g, err := b.Authorise(csr.Caller{Request: audit.Request{User: "nora"}, Privileges: []csr.Privilege{csr.PolicyCertificateCRUD}}, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return g
-}
-
-func (b bench) tryNamed(t testing.TB, r csr.NewRequest) (csr.NamedRequest, error) {
-	t.Helper()
-	return b.namedGrant(t, csr.CreateNamedCSR).CreateNamedCSR(t.Context(), r)
-}
-
-func (b bench) createNamed(t testing.TB, r csr.NewRequest) csr.NamedRequest {
-	t.Helper()
-	made, err := b.tryNamed(t, r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return made
-}
-
-func (b bench) named(t testing.TB, id string) (csr.NamedRequest, error) {
-	t.Helper()
-	return b.namedGrant(t, csr.GetNamedCSR).NamedCSR(t.Context(), id)
-}
-
-func (b bench) importNamed(t testing.TB, id string, in csr.Import) (csr.NamedCertificate, error) {
-	t.Helper()
-	return b.namedGrant(t, csr.ImportCertificate).ImportCertificate(t.Context(), id, in)
-}
-
-func (b bench) selfSign(t testing.TB, id string, days *int64) (csr.NamedCertificate, error) {
-	t.Helper()
-	return b.namedGrant(t, csr.SelfSign).SelfSign(t.Context(), id, days)
-}
-
-func (b bench) namedCertificate(t testing.TB, id string) (csr.NamedCertificate, error) {
-	t.Helper()
-	return b.namedGrant(t, csr.GetNamedCertificate).NamedCertificate(t.Context(), id)
-}
-
-func (b bench) requests(t testing.TB) []csr.NamedRequest {
-	t.Helper()
-	items, next, total, err := b.namedGrant(t, csr.ListNamedCSRs).ListNamedCSRs(t.Context(), csr.Page{Sort: csr.SortByID, Limit: 1000})
-	if err != nil || next != nil || total != len(items) {
-		t.Fatalf("%d items, total %d, next %q, error %v", len(items), total, next, err)
-	}
-	return items
-}
-
-func (b bench) certificates(t testing.TB) []csr.NamedCertificate {
-	t.Helper()
-	items, next, total, err := b.namedGrant(t, csr.ListNamedCertificates).ListNamedCertificates(t.Context(), csr.Page{Sort: csr.SortByID, Limit: 1000})
-	if err != nil || next != nil || total != len(items) {
-		t.Fatalf("%d items, total %d, next %q, error %v", len(items), total, next, err)
-	}
-	return items
-}
-
-// with returns the bench with another service on the same keys.
-func (b bench) with(t testing.TB, edit func(*csr.Config)) bench {
-	t.Helper()
-	c := csr.Config{Keys: b.keys, KeySizes: sizes(), Hostname: hostname, Now: noon}
-	edit(&c)
-	service, err := csr.New(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.Service = service
-	return b
-}
-
-// privateAt returns the public half of the private key that a slot holds.
-func (b bench) privateAt(t testing.TB, slot keystore.Slot) crypto.PublicKey {
-	t.Helper()
-	stop := errors.New("only looking")
-	var public crypto.PublicKey
-	to := keystore.Target{Slot: keystore.Slot{Collection: "test", ID: "never"}}
-	_, err := b.keys.Move(t.Context(), keystore.Target{Slot: slot}, to, func(key crypto.Signer, _ keystore.Record) (keystore.Change, error) {
-		public = key.Public()
-		return keystore.Change{}, stop
-	})
-	if !errors.Is(err, stop) {
-		t.Fatal(err)
-	}
-	return public
-}
-
-func commonName(name string) csr.Spec {
-	return csr.Spec{Subject: []csr.Attribute{{Type: csr.CommonName, Value: name}}}
-}
 
 func TestAuthoriseNamed(t *testing.T) {
 	t.Parallel()
@@ -179,11 +84,11 @@ func TestLifeOfANamedCertificate(t *testing.T) {
 	request := csr.NewRequest{
 		ID:     "web/1 ü",
 		Labels: csr.Labels{DisplayName: "Web", Description: "line\n\tline", Tags: []csr.Tag{{Scope: "s", Tag: "t"}, {}}},
-		Spec: csr.Spec{
-			Algorithm: csr.ECDSA, KeySize: new(int64(384)), CA: true,
-			Subject: []csr.Attribute{{Type: csr.OrganizationalUnit, Value: "B"}, {Type: csr.CommonName, Value: "web"},
-				{Type: csr.OrganizationalUnit, Value: "A"}, {Type: csr.Country, Value: "de"}},
-			AltNames: []csr.AltName{{Kind: csr.DNSName, Value: "web.example.com"}, {Kind: csr.IPAddress, Value: "192.0.2.1"}},
+		Spec: pkcs10.Spec{
+			Algorithm: pkcs10.ECDSA, KeySize: new(int64(384)), CA: true,
+			Subject: []pkcs10.Attribute{{Type: pkcs10.OrganizationalUnit, Value: "B"}, {Type: pkcs10.CommonName, Value: "web"},
+				{Type: pkcs10.OrganizationalUnit, Value: "A"}, {Type: pkcs10.Country, Value: "de"}},
+			AltNames: []pkcs10.AltName{{Kind: pkcs10.DNSName, Value: "web.example.com"}, {Kind: pkcs10.IPAddress, Value: "192.0.2.1"}},
 		},
 	}
 	made := b.createNamed(t, request)
@@ -205,17 +110,17 @@ func TestLifeOfANamedCertificate(t *testing.T) {
 		t.Errorf("key %T, signature %v", parsed.PublicKey, parsed.SignatureAlgorithm)
 	}
 	second := b.createNamed(t, csr.NewRequest{ID: "rsa", Spec: commonName("rsa")})
-	if key, ok := parseRequest(t, second.PEM).PublicKey.(*rsa.PublicKey); !ok || key.N.BitLen() != 2048 || *second.Spec.KeySize != 2048 || second.Spec.Algorithm != csr.RSA {
+	if key, ok := parseRequest(t, second.PEM).PublicKey.(*rsa.PublicKey); !ok || key.N.BitLen() != 2048 || *second.Spec.KeySize != 2048 || second.Spec.Algorithm != pkcs10.RSA {
 		t.Errorf("default key %+v", second.Spec)
 	}
 	if second.DisplayName != "rsa" {
 		t.Errorf("default display name %q", second.DisplayName)
 	}
 
-	root := newAuthority(t, "root", nil)
-	issued := root.issue(t, "web", parsed.PublicKey, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCertSign })
+	root := kit.NewCA(t, "root", noon())
+	issued := root.Issue(t, "web", parsed.PublicKey, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCertSign })
 	now = now.Add(time.Hour)
-	imported, err := b.importNamed(t, made.ID, csr.Import{PEM: pemOf(issued, root.certificate), Revision: new(int64(0))})
+	imported, err := b.importNamed(t, made.ID, csr.Import{PEM: pemOf(issued, root.Cert), Revision: new(int64(0))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +128,7 @@ func TestLifeOfANamedCertificate(t *testing.T) {
 		t.Errorf("what the request said became %+v", got)
 	}
 	if imported.DisplayName != "Web" || imported.Description != "" || imported.Tags != nil || imported.ID != imported.UniqueID || len(imported.ID) != 36 ||
-		!imported.Created.Equal(want.Created.Add(time.Hour)) || imported.PEM != string(pemOf(issued, root.certificate)) ||
+		!imported.Created.Equal(want.Created.Add(time.Hour)) || imported.PEM != kit.PEM(issued, root.Cert) ||
 		len(imported.Chain) != 2 || !imported.Chain[0].Equal(issued) {
 		t.Errorf("imported %+v", imported.Object)
 	}
@@ -241,7 +146,7 @@ func TestLifeOfANamedCertificate(t *testing.T) {
 	if got, err := b.named(t, "rsa"); err != nil || !reflect.DeepEqual(got, second) {
 		t.Errorf("stored %+v, error %v, want %+v", got, err, second)
 	}
-	if !equalKeys(b.privateAt(t, csr.CertificateSlot(imported.ID)), parsed.PublicKey) {
+	if !kit.SameKey(b.privateAt(t, csr.CertificateSlot(imported.ID)), parsed.PublicKey) {
 		t.Error("the key of the certificate is not that of the request")
 	}
 	if err := b.namedGrant(t, csr.DeleteNamedCertificate).DeleteNamedCertificate(t.Context(), imported.ID); err != nil {
@@ -276,9 +181,9 @@ func TestNamedRules(t *testing.T) {
 	b := newBench(t)
 	text := func(n int) string { return strings.Repeat("ü", n) }
 	tags := func(n int) csr.Labels { return csr.Labels{Tags: make([]csr.Tag, n)} }
-	dns := func(n int) (names []csr.AltName) {
+	dns := func(n int) (names []pkcs10.AltName) {
 		for i := range n {
-			names = append(names, csr.AltName{Kind: csr.DNSName, Value: fmt.Sprintf("h%d.example.com", i)})
+			names = append(names, pkcs10.AltName{Kind: pkcs10.DNSName, Value: fmt.Sprintf("h%d.example.com", i)})
 		}
 		return names
 	}
@@ -313,24 +218,24 @@ func TestNamedRules(t *testing.T) {
 		{"long scope", func(r *csr.NewRequest) { r.Tags = []csr.Tag{{Scope: text(129)}} }, []string{"tags: too_long"}},
 		{"long tag", func(r *csr.NewRequest) { r.Tags = []csr.Tag{{}, {Tag: text(257)}} }, []string{"tags: too_long"}},
 		{"tag with newline", func(r *csr.NewRequest) { r.Tags = []csr.Tag{{Tag: "\n"}} }, []string{"tags: control_character"}},
-		{"curve of no size", func(r *csr.NewRequest) { r.Spec.Algorithm = csr.ECDSA }, nil},
-		{"curve 521", func(r *csr.NewRequest) { r.Spec.Algorithm, r.Spec.KeySize = csr.ECDSA, new(int64(521)) }, nil},
-		{"curve 512", func(r *csr.NewRequest) { r.Spec.Algorithm, r.Spec.KeySize = csr.ECDSA, new(int64(512)) }, []string{"key size: not_allowed"}},
-		{"curve 2048", func(r *csr.NewRequest) { r.Spec.Algorithm, r.Spec.KeySize = csr.ECDSA, new(int64(2048)) }, []string{"key size: not_allowed"}},
-		{"RSA 256", func(r *csr.NewRequest) { r.Spec.Algorithm, r.Spec.KeySize = csr.RSA, new(int64(256)) }, []string{"key size: not_allowed"}},
+		{"curve of no size", func(r *csr.NewRequest) { r.Spec.Algorithm = pkcs10.ECDSA }, nil},
+		{"curve 521", func(r *csr.NewRequest) { r.Spec.Algorithm, r.Spec.KeySize = pkcs10.ECDSA, new(int64(521)) }, nil},
+		{"curve 512", func(r *csr.NewRequest) { r.Spec.Algorithm, r.Spec.KeySize = pkcs10.ECDSA, new(int64(512)) }, []string{"key size: not_allowed"}},
+		{"curve 2048", func(r *csr.NewRequest) { r.Spec.Algorithm, r.Spec.KeySize = pkcs10.ECDSA, new(int64(2048)) }, []string{"key size: not_allowed"}},
+		{"RSA 256", func(r *csr.NewRequest) { r.Spec.Algorithm, r.Spec.KeySize = pkcs10.RSA, new(int64(256)) }, []string{"key size: not_allowed"}},
 		{"DSA", func(r *csr.NewRequest) { r.Spec.Algorithm = "DSA" }, []string{"key algorithm: not_allowed"}},
 		{"100 names", func(r *csr.NewRequest) { r.Spec.AltNames = dns(100) }, nil},
 		{"101 names", func(r *csr.NewRequest) { r.Spec.AltNames = dns(101) }, []string{"subject alternative name: too_many"}},
 		{"192 names where they are allowed", func(r *csr.NewRequest) { r.Spec.AltNames, r.Spec.MaxAltNames = dns(192), 192 }, nil},
 		{"193 names", func(r *csr.NewRequest) { r.Spec.AltNames, r.Spec.MaxAltNames = dns(193), 192 }, []string{"subject alternative name: too_many"}},
 		{"a DNS name that is an address", func(r *csr.NewRequest) {
-			r.Spec.AltNames = []csr.AltName{{Kind: csr.DNSName, Value: "192.0.2.1"}}
+			r.Spec.AltNames = []pkcs10.AltName{{Kind: pkcs10.DNSName, Value: "192.0.2.1"}}
 		}, []string{"subject alternative name: not_a_dns_name"}},
 		{"an address that is a DNS name", func(r *csr.NewRequest) {
-			r.Spec.AltNames = []csr.AltName{{Kind: csr.IPAddress, Value: "a.example.com"}}
+			r.Spec.AltNames = []pkcs10.AltName{{Kind: pkcs10.IPAddress, Value: "a.example.com"}}
 		}, []string{"subject alternative name: not_an_ip_address"}},
 		{"all at once", func(r *csr.NewRequest) {
-			r.ID, r.DisplayName, r.Tags, r.Spec = "", "\n", make([]csr.Tag, 31), csr.Spec{Algorithm: "x", Subject: []csr.Attribute{{Type: csr.CommonName}}}
+			r.ID, r.DisplayName, r.Tags, r.Spec = "", "\n", make([]csr.Tag, 31), pkcs10.Spec{Algorithm: "x", Subject: []pkcs10.Attribute{{Type: pkcs10.CommonName}}}
 			r.Revision = new(int64(7)) // a broken rule comes before a stale revision
 		}, []string{"id: not_an_id", "display name: control_character", "tags: too_many", "key algorithm: not_allowed", "CN: empty"}},
 	} {
@@ -415,7 +320,7 @@ func TestRefusalsMakeNoKey(t *testing.T) {
 			t.Errorf("%s: error %v, want kind %v", c.name, err, c.want)
 		}
 		if c.want == csr.Invalid {
-			if vs := violationsOf(t, err); len(vs) != 1 || vs[0] != (csr.Violation{Field: csr.Collection, Rule: csr.Full, Limit: "2"}) {
+			if vs := violationsOf(t, err); len(vs) != 1 || vs[0] != (pkcs10.Violation{Field: csr.Collection, Rule: pkcs10.Full, Limit: "2"}) {
 				t.Errorf("violations %+v", vs)
 			}
 		}
@@ -464,11 +369,11 @@ func TestOneOfManyCreates(t *testing.T) {
 func TestOneOfManyUsesTheRequest(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	root := newAuthority(t, "root", nil)
+	root := kit.NewCA(t, "root", noon())
 	for round := range 20 {
 		id := fmt.Sprint(round)
 		made := b.createNamed(t, csr.NewRequest{ID: id, Spec: commonName("x")})
-		issued := root.issue(t, "x", parseRequest(t, made.PEM).PublicKey)
+		issued := root.Issue(t, "x", parseRequest(t, made.PEM).PublicKey)
 		before := len(b.certificates(t))
 		var certificates, deletions atomic.Int64
 		use := []func() error{
@@ -514,9 +419,9 @@ func TestOneOfManyUsesTheRequest(t *testing.T) {
 func TestImportIsOvertaken(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	root := newAuthority(t, "root", nil)
+	root := kit.NewCA(t, "root", noon())
 	made := b.createNamed(t, csr.NewRequest{ID: "x", Spec: commonName("x")})
-	issued := root.issue(t, "x", parseRequest(t, made.PEM).PublicKey)
+	issued := root.Issue(t, "x", parseRequest(t, made.PEM).PublicKey)
 	b.afterLook(csr.RequestSlot("x"), func() error {
 		err := b.namedGrant(t, csr.DeleteNamedCSR).DeleteNamedCSR(t.Context(), "x")
 		made = b.createNamed(t, csr.NewRequest{ID: "x", Spec: commonName("x")})
@@ -528,7 +433,7 @@ func TestImportIsOvertaken(t *testing.T) {
 	if got, err := b.named(t, "x"); err != nil || !reflect.DeepEqual(got, made) {
 		t.Errorf("the new request was touched: %v", err)
 	}
-	if !equalKeys(b.privateAt(t, csr.RequestSlot("x")), parseRequest(t, made.PEM).PublicKey) {
+	if !kit.SameKey(b.privateAt(t, csr.RequestSlot("x")), parseRequest(t, made.PEM).PublicKey) {
 		t.Error("the key is not that of the request")
 	}
 	if n := len(b.certificates(t)); n != 0 {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
 )
 
@@ -28,30 +29,30 @@ func TestToolsReadNamedRequests(t *testing.T) {
 	b := onRealKeys(t)
 	for _, c := range []struct {
 		name      string
-		algorithm csr.Algorithm
+		algorithm pkcs10.Algorithm
 		size      int64
 		openssl   []string
 		certtool  []string
 	}{
-		{"RSA 2048", csr.RSA, 2048, []string{"Public-Key: (2048 bit)", "sha256WithRSAEncryption"}, []string{"Algorithm: RSA\n", "(2048 bits)", "RSA-SHA256"}},
-		{"RSA 3072", csr.RSA, 3072, []string{"Public-Key: (3072 bit)", "sha256WithRSAEncryption"}, []string{"Algorithm: RSA\n", "(3072 bits)", "RSA-SHA256"}},
-		{"RSA 4096", csr.RSA, 4096, []string{"Public-Key: (4096 bit)", "sha256WithRSAEncryption"}, []string{"Algorithm: RSA\n", "(4096 bits)", "RSA-SHA256"}},
-		{"P-256", csr.ECDSA, 256, []string{"ASN1 OID: prime256v1", "ecdsa-with-SHA256"}, []string{"SECP256R1", "ECDSA-SHA256"}},
-		{"P-384", csr.ECDSA, 384, []string{"ASN1 OID: secp384r1", "ecdsa-with-SHA384"}, []string{"SECP384R1", "ECDSA-SHA384"}},
-		{"P-521", csr.ECDSA, 521, []string{"ASN1 OID: secp521r1", "ecdsa-with-SHA512"}, []string{"SECP521R1", "ECDSA-SHA512"}},
+		{"RSA 2048", pkcs10.RSA, 2048, []string{"Public-Key: (2048 bit)", "sha256WithRSAEncryption"}, []string{"Algorithm: RSA\n", "(2048 bits)", "RSA-SHA256"}},
+		{"RSA 3072", pkcs10.RSA, 3072, []string{"Public-Key: (3072 bit)", "sha256WithRSAEncryption"}, []string{"Algorithm: RSA\n", "(3072 bits)", "RSA-SHA256"}},
+		{"RSA 4096", pkcs10.RSA, 4096, []string{"Public-Key: (4096 bit)", "sha256WithRSAEncryption"}, []string{"Algorithm: RSA\n", "(4096 bits)", "RSA-SHA256"}},
+		{"P-256", pkcs10.ECDSA, 256, []string{"ASN1 OID: prime256v1", "ecdsa-with-SHA256"}, []string{"SECP256R1", "ECDSA-SHA256"}},
+		{"P-384", pkcs10.ECDSA, 384, []string{"ASN1 OID: secp384r1", "ecdsa-with-SHA384"}, []string{"SECP384R1", "ECDSA-SHA384"}},
+		{"P-521", pkcs10.ECDSA, 521, []string{"ASN1 OID: secp521r1", "ecdsa-with-SHA512"}, []string{"SECP521R1", "ECDSA-SHA512"}},
 	} {
 		for _, ca := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, CA %v", c.name, ca), func(t *testing.T) {
 				t.Parallel()
-				spec := csr.Spec{Algorithm: c.algorithm, KeySize: &c.size, CA: ca, MaxAltNames: 192, Subject: []csr.Attribute{
-					{Type: csr.OrganizationalUnit, Value: "Zwei"}, {Type: csr.CommonName, Value: "Jürgen Größe 漢字"},
-					{Type: csr.OrganizationalUnit, Value: "Eins"}, {Type: csr.Country, Value: "de"},
+				spec := pkcs10.Spec{Algorithm: c.algorithm, KeySize: &c.size, CA: ca, MaxAltNames: 192, Subject: []pkcs10.Attribute{
+					{Type: pkcs10.OrganizationalUnit, Value: "Zwei"}, {Type: pkcs10.CommonName, Value: "Jürgen Größe 漢字"},
+					{Type: pkcs10.OrganizationalUnit, Value: "Eins"}, {Type: pkcs10.Country, Value: "de"},
 				}}
 				for i := range 128 {
-					spec.AltNames = append(spec.AltNames, csr.AltName{Kind: csr.DNSName, Value: fmt.Sprintf("h%d.example.com", i)})
+					spec.AltNames = append(spec.AltNames, pkcs10.AltName{Kind: pkcs10.DNSName, Value: fmt.Sprintf("h%d.example.com", i)})
 				}
 				for i := range 64 {
-					spec.AltNames = append(spec.AltNames, csr.AltName{Kind: csr.IPAddress, Value: fmt.Sprintf("2001:db8::%x", i+1)})
+					spec.AltNames = append(spec.AltNames, pkcs10.AltName{Kind: pkcs10.IPAddress, Value: fmt.Sprintf("2001:db8::%x", i+1)})
 				}
 				text := []byte(b.createNamed(t, csr.NewRequest{ID: t.Name(), Spec: spec}).PEM)
 
@@ -90,24 +91,24 @@ func TestOpenSSLSignsNamedRequests(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name       string
-		algorithm  csr.Algorithm
+		algorithm  pkcs10.Algorithm
 		ca         bool
 		extensions string
 		args       []string
-		want       csr.Rule
+		want       pkcs10.Rule
 	}{
-		{"RSA", csr.RSA, false, "keyUsage=critical,digitalSignature,keyEncipherment\n", nil, ""},
-		{"for key transport alone", csr.RSA, false, "keyUsage=critical,keyEncipherment\n", nil, ""},
-		{"curve", csr.ECDSA, false, "", nil, ""},
-		{"CA with what the request asks for", csr.RSA, true, "", []string{"-copy_extensions", "copyall"}, ""},
-		{"CA on a curve", csr.ECDSA, true, "basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign,cRLSign\n", nil, ""},
-		{"CA that was made a leaf", csr.ECDSA, true, "keyUsage=digitalSignature\n", nil, csr.KeyUsage},
-		{"expired", csr.ECDSA, false, "", []string{"-days", "-1"}, csr.Expired},
+		{"RSA", pkcs10.RSA, false, "keyUsage=critical,digitalSignature,keyEncipherment\n", nil, ""},
+		{"for key transport alone", pkcs10.RSA, false, "keyUsage=critical,keyEncipherment\n", nil, ""},
+		{"curve", pkcs10.ECDSA, false, "", nil, ""},
+		{"CA with what the request asks for", pkcs10.RSA, true, "", []string{"-copy_extensions", "copyall"}, ""},
+		{"CA on a curve", pkcs10.ECDSA, true, "basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign,cRLSign\n", nil, ""},
+		{"CA that was made a leaf", pkcs10.ECDSA, true, "keyUsage=digitalSignature\n", nil, pkcs10.KeyUsage},
+		{"expired", pkcs10.ECDSA, false, "", []string{"-days", "-1"}, pkcs10.Expired},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			spec := commonName(c.name)
 			spec.Algorithm, spec.CA = c.algorithm, c.ca
-			spec.AltNames = []csr.AltName{{Kind: csr.DNSName, Value: "a.example.com"}}
+			spec.AltNames = []pkcs10.AltName{{Kind: pkcs10.DNSName, Value: "a.example.com"}}
 			request := b.createNamed(t, csr.NewRequest{ID: c.name, Spec: spec})
 			text := append(ca.issue(t, request.PEM, c.extensions, c.args...), issuer...)
 			imported, err := b.importNamed(t, c.name, csr.Import{PEM: text})
@@ -137,19 +138,19 @@ func TestToolsReadSelfSigned(t *testing.T) {
 	b := onRealKeys(t)
 	for _, c := range []struct {
 		name      string
-		algorithm csr.Algorithm
+		algorithm pkcs10.Algorithm
 		ca        bool
 		want      []string
 	}{
-		{"RSA", csr.RSA, false, []string{"CA:FALSE", "Digital Signature, Key Encipherment\n"}},
-		{"curve", csr.ECDSA, false, []string{"CA:FALSE", "Digital Signature\n"}},
-		{"CA", csr.ECDSA, true, []string{"CA:TRUE", "Digital Signature, Certificate Sign, CRL Sign\n"}},
+		{"RSA", pkcs10.RSA, false, []string{"CA:FALSE", "Digital Signature, Key Encipherment\n"}},
+		{"curve", pkcs10.ECDSA, false, []string{"CA:FALSE", "Digital Signature\n"}},
+		{"CA", pkcs10.ECDSA, true, []string{"CA:TRUE", "Digital Signature, Certificate Sign, CRL Sign\n"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			spec := commonName("Jürgen")
 			spec.Algorithm, spec.CA = c.algorithm, c.ca
-			spec.AltNames = []csr.AltName{{Kind: csr.DNSName, Value: "a.example.com"}, {Kind: csr.IPAddress, Value: "192.0.2.1"}}
+			spec.AltNames = []pkcs10.AltName{{Kind: pkcs10.DNSName, Value: "a.example.com"}, {Kind: pkcs10.IPAddress, Value: "192.0.2.1"}}
 			b.createNamed(t, csr.NewRequest{ID: c.name, Spec: spec})
 			made, err := b.selfSign(t, c.name, nil)
 			if err != nil {

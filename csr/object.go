@@ -10,6 +10,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
 )
 
@@ -27,14 +28,14 @@ const (
 // The fields of named objects and of pages of them, beside those of certification
 // requests.
 const (
-	ObjectID              Field = "id"
-	DisplayName           Field = "display name"
-	Description           Field = "description"
-	Tags                  Field = "tags"
-	Collection            Field = "collection" // of named certification requests
-	CertificateCollection Field = "certificate_collection"
-	PageLimit             Field = "page limit"
-	SortOrder             Field = "sort order"
+	ObjectID              pkcs10.Field = "id"
+	DisplayName           pkcs10.Field = "display name"
+	Description           pkcs10.Field = "description"
+	Tags                  pkcs10.Field = "tags"
+	Collection            pkcs10.Field = "collection" // of named certification requests
+	CertificateCollection pkcs10.Field = "certificate_collection"
+	PageLimit             pkcs10.Field = "page limit"
+	SortOrder             pkcs10.Field = "sort order"
 )
 
 // Labels is what a caller may write on an object. The characters that a subject
@@ -68,9 +69,9 @@ type Object struct {
 
 // collection is a collection of named objects.
 type collection struct {
-	name  string // in the key store
-	field Field  // names the collection in an error
-	limit int    // how many objects it may have
+	name  string       // in the key store
+	field pkcs10.Field // names the collection in an error
+	limit int          // how many objects it may have
 }
 
 // hasRoom returns an Invalid error when the collection is full. It counts before
@@ -83,55 +84,55 @@ func (c collection) hasRoom(ctx context.Context, keys *keystore.Keystore) error 
 		return err
 	}
 	if n >= c.limit {
-		return violations{{Field: c.field, Rule: Full, Limit: strconv.Itoa(c.limit)}}.err()
+		return pkcs10.Violations{{Field: c.field, Rule: pkcs10.Full, Limit: strconv.Itoa(c.limit)}}.Err()
 	}
 	return nil
 }
 
 // checkID reports whether an object can have the id. A slash is fine; what would
 // be another path once it stands in a URL is not.
-func checkID(id string, broken *violations) {
+func checkID(id string, broken *pkcs10.Violations) {
 	if id == "" || len(id) > maxObjectID || !utf8.ValidString(id) || id == "." || id == ".." ||
 		strings.ContainsFunc(id, unicode.IsControl) {
-		broken.add(Violation{ObjectID, NotAnID, id, "1 to " + strconv.Itoa(maxObjectID)})
+		broken.Add(pkcs10.Violation{Field: ObjectID, Rule: pkcs10.NotAnID, Value: id, Limit: "1 to " + strconv.Itoa(maxObjectID)})
 	}
 }
 
 // validID is checkID where the id is all there is to check.
 func validID(id string) error {
-	var broken violations
+	var broken pkcs10.Violations
 	checkID(id, &broken)
-	return broken.err()
+	return broken.Err()
 }
 
 // check reports the rules that the labels break.
-func (l Labels) check(broken *violations) {
-	checkText(DisplayName, l.DisplayName, maxDisplayName, isControlOrBidi, broken)
+func (l Labels) check(broken *pkcs10.Violations) {
+	checkText(DisplayName, l.DisplayName, maxDisplayName, pkcs10.IsControlOrBidi, broken)
 	checkText(Description, l.Description, maxDescription, func(r rune) bool {
-		return isControlOrBidi(r) && r != '\n' && r != '\r' && r != '\t'
+		return pkcs10.IsControlOrBidi(r) && r != '\n' && r != '\r' && r != '\t'
 	}, broken)
 	if len(l.Tags) > maxTags {
-		broken.add(Violation{Field: Tags, Rule: TooMany, Limit: strconv.Itoa(maxTags)})
+		broken.Add(pkcs10.Violation{Field: Tags, Rule: pkcs10.TooMany, Limit: strconv.Itoa(maxTags)})
 		return
 	}
 	for _, t := range l.Tags {
-		checkText(Tags, t.Scope, maxTagScope, isControlOrBidi, broken)
-		checkText(Tags, t.Tag, maxTag, isControlOrBidi, broken)
+		checkText(Tags, t.Scope, maxTagScope, pkcs10.IsControlOrBidi, broken)
+		checkText(Tags, t.Tag, maxTag, pkcs10.IsControlOrBidi, broken)
 	}
 }
 
 // checkText reports the rules that a value breaks. It is not shown: the field
 // says enough, and what breaks these rules is long or cannot be read.
-func checkText(f Field, value string, upperBound int, refused func(rune) bool, broken *violations) {
+func checkText(f pkcs10.Field, value string, upperBound int, refused func(rune) bool, broken *pkcs10.Violations) {
 	if !utf8.ValidString(value) {
-		broken.add(Violation{Field: f, Rule: InvalidUTF8})
+		broken.Add(pkcs10.Violation{Field: f, Rule: pkcs10.InvalidUTF8})
 		return
 	}
 	if utf8.RuneCountInString(value) > upperBound {
-		broken.add(Violation{Field: f, Rule: TooLong, Limit: strconv.Itoa(upperBound)})
+		broken.Add(pkcs10.Violation{Field: f, Rule: pkcs10.TooLong, Limit: strconv.Itoa(upperBound)})
 	}
 	if strings.ContainsFunc(value, refused) {
-		broken.add(Violation{Field: f, Rule: ControlCharacter})
+		broken.Add(pkcs10.Violation{Field: f, Rule: pkcs10.ControlCharacter})
 	}
 }
 

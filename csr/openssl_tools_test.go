@@ -4,8 +4,6 @@ package csr_test
 
 import (
 	"bytes"
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
 	"os"
@@ -16,6 +14,8 @@ import (
 	"time"
 
 	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
+	"attestcsr/test/kit"
 )
 
 // run runs a tool with the input on stdin and returns what it printed.
@@ -40,80 +40,23 @@ func contains(t testing.TB, out string, parts ...string) {
 	}
 }
 
-func everything() csr.Spec {
-	return csr.Spec{
-		Subject: []csr.Attribute{
-			{Type: csr.Country, Value: "de"},
-			{Type: csr.StateOrProvince, Value: "Bayern"},
-			{Type: csr.Locality, Value: "München"},
-			{Type: csr.Organization, Value: "Müller & Söhne, KG"},
-			{Type: csr.OrganizationalUnit, Value: "Zwei"},
-			{Type: csr.OrganizationalUnit, Value: "Eins"},
-			{Type: csr.CommonName, Value: "esx-01.example.com"},
+func everything() pkcs10.Spec {
+	return pkcs10.Spec{
+		Subject: []pkcs10.Attribute{
+			{Type: pkcs10.Country, Value: "de"},
+			{Type: pkcs10.StateOrProvince, Value: "Bayern"},
+			{Type: pkcs10.Locality, Value: "München"},
+			{Type: pkcs10.Organization, Value: "Müller & Söhne, KG"},
+			{Type: pkcs10.OrganizationalUnit, Value: "Zwei"},
+			{Type: pkcs10.OrganizationalUnit, Value: "Eins"},
+			{Type: pkcs10.CommonName, Value: "esx-01.example.com"},
 		},
 		Email: "ops@example.com",
-		AltNames: []csr.AltName{
+		AltNames: []pkcs10.AltName{
 			{Value: "z.example.com"}, {Value: "192.0.2.1"}, {Value: "https://example.com/%7Ea?b"},
 			{Value: "2001:db8::1"}, {Value: "a.example.com"}, {Value: "dev@example.com"}, {Value: "urn:example:x"},
 		},
 	}
-}
-
-// OpenSSL and GnuTLS judge the CSRs.
-func TestToolsReadTheCSR(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		name string
-		bits int
-	}{{"2048", 2048}, {"3072", 3072}, {"4096", 4096}} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			key, err := rsa.GenerateKey(rand.Reader, c.bits)
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, template, err := csr.Resolve(everything(), hostname, sizes()...)
-			if err != nil {
-				t.Fatal(err)
-			}
-			text, err := template.Sign(key)
-			if err != nil {
-				t.Fatal(err)
-			}
-
-			out := run(t, []byte(text), "openssl", "req", "-verify", "-noout", "-text", "-nameopt", "oneline,utf8,-esc_msb,show_type")
-			contains(t, out,
-				"verify OK", "Public-Key: ("+c.name+" bit)", "Signature Algorithm: sha256WithRSAEncryption", "Version: 1 (0x0)",
-				"Subject: C = PRINTABLESTRING:DE, ST = PRINTABLESTRING:Bayern, L = UTF8STRING:München, "+
-					"O = UTF8STRING:\"Müller & Söhne, KG\", OU = PRINTABLESTRING:Zwei, OU = PRINTABLESTRING:Eins, CN = PRINTABLESTRING:esx-01.example.com",
-				"email:ops@example.com, DNS:z.example.com, IP Address:192.0.2.1, URI:https://example.com/%7Ea?b, "+
-					"IP Address:2001:DB8:0:0:0:0:0:1, DNS:a.example.com, email:dev@example.com, URI:urn:example:x",
-				"X509v3 Subject Alternative Name: \n")
-
-			out = run(t, []byte(text), "certtool", "--crq-info")
-			contains(t, out,
-				// certtool prints the last RDN first, as RFC 4514 has it.
-				"Subject: CN=esx-01.example.com,OU=Eins,OU=Zwei,O=Müller & Söhne\\, KG,L=München,ST=Bayern,C=DE",
-				"Self signature: verified", "Subject Public Key Algorithm: RSA\n", "("+c.name+" bits)", "Signature Algorithm: RSA-SHA256\n", "Subject Alternative Name (not critical):",
-				"RFC822Name: ops@example.com", "DNSname: z.example.com", "IPAddress: 192.0.2.1", "URI: https://example.com/%7Ea?b",
-				"IPAddress: 2001:db8::1", "RFC822Name: dev@example.com")
-		})
-	}
-}
-
-func TestToolsReadTheCSROfACurve(t *testing.T) {
-	t.Parallel()
-	_, template, err := csr.Resolve(everything(), hostname, sizes()...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := template.Sign(testKey())
-	if err != nil {
-		t.Fatal(err)
-	}
-	contains(t, run(t, []byte(text), "openssl", "req", "-verify", "-noout", "-text"),
-		"verify OK", "ASN1 OID: prime256v1", "Signature Algorithm: ecdsa-with-SHA256")
-	contains(t, run(t, []byte(text), "certtool", "--crq-info"), "Self signature: verified", "SECP256R1")
 }
 
 func TestToolsReadTheInitialCertificate(t *testing.T) {
@@ -175,7 +118,7 @@ func TestOpenSSLIssuesTheCertificate(t *testing.T) {
 		extensions string
 		args       []string
 		withIssuer bool
-		want       csr.Rule
+		want       pkcs10.Rule
 	}{
 		{"leaf alone", "keyUsage=critical,digitalSignature\nbasicConstraints=CA:FALSE\n", nil, false, ""},
 		{"with its issuer", "keyUsage=digitalSignature\n", nil, true, ""},
@@ -183,9 +126,9 @@ func TestOpenSSLIssuesTheCertificate(t *testing.T) {
 		{"names copied from the CSR", "keyUsage=digitalSignature\n", []string{"-copy_extensions", "copyall"}, true, ""},
 		{"version 1", "", nil, true, ""},
 		{"no usages", "basicConstraints=CA:FALSE\n", nil, true, ""},
-		{"other usage", "keyUsage=keyEncipherment\n", nil, true, csr.KeyUsage},
-		{"expired", "keyUsage=digitalSignature\n", []string{"-days", "-1"}, false, csr.Expired},
-		{"SHA-1", "keyUsage=digitalSignature\n", []string{"-sha1"}, true, csr.WeakSignature},
+		{"other usage", "keyUsage=keyEncipherment\n", nil, true, pkcs10.KeyUsage},
+		{"expired", "keyUsage=digitalSignature\n", []string{"-days", "-1"}, false, pkcs10.Expired},
+		{"SHA-1", "keyUsage=digitalSignature\n", []string{"-sha1"}, true, pkcs10.WeakSignature},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			request := b.create(t, everything())
@@ -213,7 +156,7 @@ func TestOpenSSLIssuesTheCertificate(t *testing.T) {
 				t.Errorf("openssl issued version %d: this case is to try version 1", leaf.Version)
 			}
 			contains(t, run(t, []byte(installed), "openssl", "verify", "-CAfile", ca.path("ca.pem")), "OK")
-			if private, certified := b.pair(t); !equalKeys(private, certified) {
+			if private, certified := b.pair(t); !kit.SameKey(private, certified) {
 				t.Error("the installed key is not the certified one")
 			}
 		})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 
+	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
 )
 
@@ -57,15 +58,15 @@ type Page struct {
 }
 
 func (p Page) query(collection string) (keystore.Query, error) {
-	var broken violations
+	var broken pkcs10.Violations
 	index, ok := p.Sort.index()
 	if !ok {
-		broken.add(Violation{SortOrder, NotAllowed, string(p.Sort), "the sort orders"})
+		broken.Add(pkcs10.Violation{Field: SortOrder, Rule: pkcs10.NotAllowed, Value: string(p.Sort), Limit: "the sort orders"})
 	}
 	if p.Limit < 1 || p.Limit > maxPage {
-		broken.add(Violation{PageLimit, OutOfRange, strconv.Itoa(p.Limit), "1 to " + strconv.Itoa(maxPage)})
+		broken.Add(pkcs10.Violation{Field: PageLimit, Rule: pkcs10.OutOfRange, Value: strconv.Itoa(p.Limit), Limit: "1 to " + strconv.Itoa(maxPage)})
 	}
-	return keystore.Query{Collection: collection, Index: index, After: p.After, Descending: p.Descending, Limit: p.Limit}, broken.err()
+	return keystore.Query{Collection: collection, Index: index, After: p.After, Descending: p.Descending, Limit: p.Limit}, broken.Err()
 }
 
 // listPage reads a page of a collection. Items and total are read one after the

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
 )
 
 // compareBy is the order of a list, as it is documented.
@@ -186,7 +187,7 @@ func TestPagesOfLongObjects(t *testing.T) {
 	spec := commonName("x")
 	for i := range 100 {
 		label := strings.Repeat(string(rune('a'+i%26)), 60)
-		spec.AltNames = append(spec.AltNames, csr.AltName{Value: fmt.Sprintf("%s.%s.%s.x%d.example", label, label, label, i)})
+		spec.AltNames = append(spec.AltNames, pkcs10.AltName{Value: fmt.Sprintf("%s.%s.%s.x%d.example", label, label, label, i)})
 	}
 	for i := range objects {
 		b.createNamed(t, csr.NewRequest{ID: fmt.Sprintf("%03d", i), Spec: spec})

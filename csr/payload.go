@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
 )
 
@@ -23,9 +24,9 @@ const payloadFormat = "1"
 //
 // A read of the PEM alone opens no key and parses neither JSON nor ASN.1.
 type payload struct {
-	Object        // in the attestation slots only who made it and when
-	PEM    string `json:"-"`       // the CSR, or the chain with the leaf first
-	Spec   Spec   `json:"request"` // what the CSR says; kept beside its certificate
+	Object             // in the attestation slots only who made it and when
+	PEM    string      `json:"-"`       // the CSR, or the chain with the leaf first
+	Spec   pkcs10.Spec `json:"request"` // what the CSR says; kept beside its certificate
 }
 
 func (p payload) encode() ([]byte, error) {
@@ -119,7 +120,7 @@ func certificateIn(r keystore.Record) (NamedCertificate, error) {
 	if err != nil {
 		return NamedCertificate{}, err
 	}
-	chain, err := parseCertificates(text)
+	chain, err := pkcs10.ParseCertificates(text)
 	if err != nil {
 		return NamedCertificate{}, fmt.Errorf("%s: %w", r.Slot, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
 )
 
@@ -37,30 +38,30 @@ func TestGoldenPayloads(t *testing.T) {
 	named.Labels = csr.Labels{DisplayName: "Web", Description: "two\nlines", Tags: []csr.Tag{{Scope: "env", Tag: "prod"}, {}}}
 	request, certificate := named, named
 	request.UniqueID, certificate.UniqueID = "0e92e1d1-9530-46f5-ae3a-a096bd707c82", "efbe7eb9-72d7-49b2-8ccd-e9dba46741b9"
-	spec := csr.Spec{
-		Algorithm: csr.ECDSA, KeySize: new(int64(256)), CA: true,
-		Subject: []csr.Attribute{
-			{Type: csr.CommonName, Value: "web"}, {Type: csr.Organization, Value: "Müller & <Söhne>"},
-			{Type: csr.OrganizationalUnit, Value: "B"}, {Type: csr.OrganizationalUnit, Value: "A"},
-			{Type: csr.Country, Value: "DE"}, {Type: csr.StateOrProvince, Value: "BY"}, {Type: csr.Locality, Value: "M"},
+	spec := pkcs10.Spec{
+		Algorithm: pkcs10.ECDSA, KeySize: new(int64(256)), CA: true,
+		Subject: []pkcs10.Attribute{
+			{Type: pkcs10.CommonName, Value: "web"}, {Type: pkcs10.Organization, Value: "Müller & <Söhne>"},
+			{Type: pkcs10.OrganizationalUnit, Value: "B"}, {Type: pkcs10.OrganizationalUnit, Value: "A"},
+			{Type: pkcs10.Country, Value: "DE"}, {Type: pkcs10.StateOrProvince, Value: "BY"}, {Type: pkcs10.Locality, Value: "M"},
 		},
 		Email: "ops@example.com",
-		AltNames: []csr.AltName{
-			{Kind: csr.DNSName, Value: "web.example.com"}, {Kind: csr.IPAddress, Value: "192.0.2.1"}, {Kind: csr.URI, Value: "urn:example:x"},
-			{Kind: csr.Mailbox, Value: "a@example.com"}, {Value: "content.example.com"},
+		AltNames: []pkcs10.AltName{
+			{Kind: pkcs10.DNSName, Value: "web.example.com"}, {Kind: pkcs10.IPAddress, Value: "192.0.2.1"}, {Kind: pkcs10.URI, Value: "urn:example:x"},
+			{Kind: pkcs10.Mailbox, Value: "a@example.com"}, {Value: "content.example.com"},
 		},
 	}
 	for _, c := range []struct {
 		file   string
 		object csr.Object
-		spec   csr.Spec
+		spec   pkcs10.Spec
 		block  string
 	}{
-		{"pending", object, csr.Spec{Algorithm: csr.ECDSA, KeySize: new(int64(256)), Email: "ops@example.com", Subject: []csr.Attribute{
-			{Type: csr.Country, Value: "US"}, {Type: csr.Organization, Value: "ACME"}, {Type: csr.CommonName, Value: hostname},
+		{"pending", object, pkcs10.Spec{Algorithm: pkcs10.ECDSA, KeySize: new(int64(256)), Email: "ops@example.com", Subject: []pkcs10.Attribute{
+			{Type: pkcs10.Country, Value: "US"}, {Type: pkcs10.Organization, Value: "ACME"}, {Type: pkcs10.CommonName, Value: hostname},
 		}}, "CERTIFICATE REQUEST"},
-		{"installed", csr.Object{ID: "web/1", Created: made}, csr.Spec{Algorithm: csr.ECDSA, KeySize: new(int64(256)),
-			Subject: []csr.Attribute{{Type: csr.CommonName, Value: hostname}}}, "CERTIFICATE"},
+		{"installed", csr.Object{ID: "web/1", Created: made}, pkcs10.Spec{Algorithm: pkcs10.ECDSA, KeySize: new(int64(256)),
+			Subject: []pkcs10.Attribute{{Type: pkcs10.CommonName, Value: hostname}}}, "CERTIFICATE"},
 		{"named-request", request, spec, "CERTIFICATE REQUEST"},
 		{"named-certificate", certificate, spec, "CERTIFICATE"},
 	} {

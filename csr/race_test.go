@@ -8,7 +8,9 @@ import (
 	"testing"
 
 	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
+	"attestcsr/test/kit"
 )
 
 // afterLook runs f once, after the store was next read for the slot and before
@@ -26,14 +28,14 @@ func (b bench) afterLook(at keystore.Slot, f func() error) {
 
 func TestSetIsOvertaken(t *testing.T) {
 	t.Parallel()
-	root := newAuthority(t, "root", nil)
+	root := kit.NewCA(t, "root", noon())
 	for _, c := range []struct {
 		name string
 		by   func(t *testing.T, b bench, issued *x509.Certificate) error
 		ok   bool // else: does not answer the current CSR
 	}{
 		{"by a create", func(t *testing.T, b bench, _ *x509.Certificate) error {
-			b.create(t, csr.Spec{})
+			b.create(t, pkcs10.Spec{})
 			return nil
 		}, false},
 		{"by a delete", func(t *testing.T, b bench, _ *x509.Certificate) error {
@@ -43,23 +45,23 @@ func TestSetIsOvertaken(t *testing.T) {
 			return b.set(t, issued)
 		}, true},
 		{"by another set for the same key", func(t *testing.T, b bench, issued *x509.Certificate) error {
-			return b.set(t, root.issue(t, "other", issued.PublicKey))
+			return b.set(t, root.Issue(t, "other", issued.PublicKey))
 		}, true},
 		{"by an equal set and a create", func(t *testing.T, b bench, issued *x509.Certificate) error {
 			err := b.set(t, issued)
-			b.create(t, csr.Spec{})
+			b.create(t, pkcs10.Spec{})
 			return err
 		}, true},
 		{"by two full rounds", func(t *testing.T, b bench, issued *x509.Certificate) error {
 			err := b.set(t, issued)
-			next := parseRequest(t, b.create(t, csr.Spec{}))
-			return errors.Join(err, b.set(t, root.issue(t, "next", next.PublicKey)))
+			next := parseRequest(t, b.create(t, pkcs10.Spec{}))
+			return errors.Join(err, b.set(t, root.Issue(t, "next", next.PublicKey)))
 		}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b := newBench(t)
-			issued := root.issue(t, "attestation", parseRequest(t, b.create(t, csr.Spec{})).PublicKey)
+			issued := root.Issue(t, "attestation", parseRequest(t, b.create(t, pkcs10.Spec{})).PublicKey)
 			ran := false
 			b.afterLook(csr.PendingSlot(), func() error {
 				ran = true
@@ -72,10 +74,10 @@ func TestSetIsOvertaken(t *testing.T) {
 			if c.ok && err != nil || !c.ok && !isMismatch(err) {
 				t.Errorf("error %v", err)
 			}
-			if c.ok && b.certificate(t) != string(pemOf(issued)) {
+			if c.ok && b.certificate(t) != kit.PEM(issued) {
 				t.Error("another certificate is installed")
 			}
-			if private, certified := b.pair(t); !equalKeys(private, certified) {
+			if private, certified := b.pair(t); !kit.SameKey(private, certified) {
 				t.Error("the installed key is not the certified one")
 			}
 		})
@@ -87,17 +89,17 @@ func TestSetIsOvertaken(t *testing.T) {
 func TestRenewalIsOvertaken(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	root := newAuthority(t, "root", nil)
+	root := kit.NewCA(t, "root", noon())
 	old, _ := b.pair(t)
-	next := root.issue(t, "next", parseRequest(t, b.create(t, csr.Spec{})).PublicKey)
+	next := root.Issue(t, "next", parseRequest(t, b.create(t, pkcs10.Spec{})).PublicKey)
 	b.afterLook(csr.InstalledSlot(), func() error { return b.set(t, next) })
-	if err := b.set(t, root.issue(t, "renewal", old)); !isMismatch(err) {
+	if err := b.set(t, root.Issue(t, "renewal", old)); !isMismatch(err) {
 		t.Errorf("error %v", err)
 	}
-	if b.certificate(t) != string(pemOf(next)) {
+	if b.certificate(t) != kit.PEM(next) {
 		t.Error("another certificate is installed")
 	}
-	if private, certified := b.pair(t); !equalKeys(private, certified) {
+	if private, certified := b.pair(t); !kit.SameKey(private, certified) {
 		t.Error("the installed key is not the certified one")
 	}
 }
@@ -106,12 +108,12 @@ func TestRenewalIsOvertaken(t *testing.T) {
 func TestSetGivesUp(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	root := newAuthority(t, "root", nil)
+	root := kit.NewCA(t, "root", noon())
 	private, _ := b.pair(t)
 	tries := 0
 	hook := func() error { tries++; return keystore.ErrConflict }
 	b.store.onCommit.Store(&hook)
-	if err := b.set(t, root.issue(t, "renewal", private)); kindOf(err) != csr.Conflict || tries != csr.MaxAttempts {
+	if err := b.set(t, root.Issue(t, "renewal", private)); kindOf(err) != csr.Conflict || tries != csr.MaxAttempts {
 		t.Errorf("error %v after %d tries, want conflict after %d", err, tries, csr.MaxAttempts)
 	}
 }
@@ -122,14 +124,14 @@ func TestCreateAndSetRace(t *testing.T) {
 	t.Parallel()
 	const rounds = 250 // 1,000 in all
 	b := newBench(t)
-	root := newAuthority(t, "root", nil)
+	root := kit.NewCA(t, "root", noon())
 	var installed, overtaken atomic.Int64
 
 	done := make(chan struct{})
 	var reader, writers sync.WaitGroup
 	reader.Go(func() {
 		for {
-			if private, certified := b.pair(t); !equalKeys(private, certified) {
+			if private, certified := b.pair(t); !kit.SameKey(private, certified) {
 				t.Error("the installed key is not the certified one")
 				return
 			}
@@ -143,7 +145,7 @@ func TestCreateAndSetRace(t *testing.T) {
 	for range 4 {
 		writers.Go(func() {
 			for range rounds {
-				issued := root.issue(t, "attestation", parseRequest(t, b.create(t, csr.Spec{})).PublicKey)
+				issued := root.Issue(t, "attestation", parseRequest(t, b.create(t, pkcs10.Spec{})).PublicKey)
 				switch err := b.set(t, issued); {
 				case err == nil:
 					installed.Add(1)
@@ -166,9 +168,9 @@ func TestCreateAndSetRace(t *testing.T) {
 func TestEqualSetsAllSucceed(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	root := newAuthority(t, "root", nil)
+	root := kit.NewCA(t, "root", noon())
 	for range 20 {
-		issued := root.issue(t, "attestation", parseRequest(t, b.create(t, csr.Spec{})).PublicKey)
+		issued := root.Issue(t, "attestation", parseRequest(t, b.create(t, pkcs10.Spec{})).PublicKey)
 		var sets sync.WaitGroup
 		for range 8 {
 			sets.Go(func() {
@@ -178,7 +180,7 @@ func TestEqualSetsAllSucceed(t *testing.T) {
 			})
 		}
 		sets.Wait()
-		if b.certificate(t) != string(pemOf(issued)) {
+		if b.certificate(t) != kit.PEM(issued) {
 			t.Fatal("another certificate is installed")
 		}
 	}

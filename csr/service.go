@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"attestcsr/csr/audit"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
 )
 
@@ -67,7 +68,7 @@ type Config struct {
 // Service is the core. It is safe for concurrent use.
 type Service struct {
 	keys         *keystore.Keystore
-	policy       policy
+	policy       pkcs10.Policy
 	requests     collection
 	certificates collection
 	audit        *audit.Log
@@ -76,15 +77,17 @@ type Service struct {
 
 // New returns a Service, or an error that names the setting to change.
 func New(c Config) (*Service, error) {
-	if !slices.Contains(c.KeySizes, defaultKeySize) {
-		return nil, fmt.Errorf("key_sizes: %d, the size of a CSR that names none, must be among them", defaultKeySize)
+	if !slices.Contains(c.KeySizes, pkcs10.DefaultKeySize) {
+		return nil, fmt.Errorf("key_sizes: %d, the size of a CSR that names none, must be among them", pkcs10.DefaultKeySize)
 	}
-	var broken violations
-	name := Attribute{CommonName, c.Hostname}
-	name.check(&broken)
-	if len(broken) > 0 {
+	policy := pkcs10.Policy{KeySizes: slices.Clone(c.KeySizes), Hostname: c.Hostname}
+	_, _, err := policy.Resolve(pkcs10.Spec{}) // its common name is the hostname
+	if broken, ok := errors.AsType[pkcs10.Violations](err); ok {
 		return nil, fmt.Errorf("hostname: %s: it is the default common name; set hostname to another name",
 			broken[0].Describe(fmt.Sprintf("%.64q", c.Hostname)))
+	}
+	if err != nil {
+		return nil, err
 	}
 	if c.MaxRequests < 0 {
 		return nil, fmt.Errorf("limits.csrs: %d: it must be positive", c.MaxRequests)
@@ -94,7 +97,7 @@ func New(c Config) (*Service, error) {
 	}
 	s := &Service{
 		keys:         c.Keys,
-		policy:       policy{slices.Clone(c.KeySizes), c.Hostname},
+		policy:       policy,
 		requests:     collection{collectionRequests, Collection, cmp.Or(c.MaxRequests, defaultMaxObjects)},
 		certificates: collection{collectionCertificates, CertificateCollection, cmp.Or(c.MaxCertificates, defaultMaxObjects)},
 		audit:        c.Audit,
@@ -117,14 +120,14 @@ func (s *Service) Prepare(ctx context.Context) error {
 	if !errors.Is(err, keystore.ErrNotFound) {
 		return classify(err)
 	}
-	spec, t, err := s.policy.resolve(Spec{})
+	spec, t, err := s.policy.Resolve(pkcs10.Spec{})
 	if err != nil {
 		return classify(err)
 	}
 	at := keystore.Target{Slot: installedSlot(), Expect: keystore.Absent}
 	_, err = s.keys.Replace(ctx, at, keySpec(spec), func(key crypto.Signer) (keystore.Change, error) {
 		notBefore := s.timestamp()
-		text, err := t.selfSign(key, x509.KeyUsageDigitalSignature, notBefore, notBefore.AddDate(initialLifetimeYears, 0, 0))
+		text, err := t.SelfSign(key, x509.KeyUsageDigitalSignature, notBefore, notBefore.AddDate(initialLifetimeYears, 0, 0))
 		if err != nil {
 			return keystore.Change{}, err
 		}
@@ -147,7 +150,7 @@ func (s *Service) Ready(ctx context.Context) error {
 }
 
 // keySpec says which key a resolved spec asks for.
-func keySpec(s Spec) keystore.KeySpec {
+func keySpec(s pkcs10.Spec) keystore.KeySpec {
 	return keystore.KeySpec{Algorithm: keystore.Algorithm(s.Algorithm), Bits: int(*s.KeySize)}
 }
 
@@ -175,7 +178,7 @@ func classify(err error) error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	if broken, ok := errors.AsType[violations](err); ok {
+	if broken, ok := errors.AsType[pkcs10.Violations](err); ok {
 		return &Error{Kind: Invalid, Violations: broken}
 	}
 	e := &Error{Err: err}

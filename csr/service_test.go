@@ -8,191 +8,18 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"attestcsr/csr"
 	"attestcsr/csr/audit"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
-	"attestcsr/keystore/bolt"
-	"attestcsr/keystore/sealed"
+	"attestcsr/test/kit"
 )
-
-// curveOnly makes a P-256 key whatever is asked for, so that a test of many
-// rounds does not wait for RSA. All else is the real custodian.
-type curveOnly struct{ keystore.Custodian }
-
-func (c curveOnly) Generate(ctx context.Context, _ keystore.KeySpec) (keystore.Key, error) {
-	return c.Custodian.Generate(ctx, keystore.KeySpec{Algorithm: keystore.ECDSA, Bits: 256})
-}
-
-// faultyStore puts hooks before a real store; a nil hook does nothing.
-type faultyStore struct {
-	*bolt.Store
-	onGet    atomic.Pointer[func(keystore.Slot) error] // after the real Get, whose record an error discards
-	onCommit atomic.Pointer[func() error]              // before the real Commit, which an error prevents
-}
-
-func (f *faultyStore) Get(ctx context.Context, slot keystore.Slot) (keystore.Record, error) {
-	r, err := f.Store.Get(ctx, slot)
-	if hook := f.onGet.Load(); hook != nil {
-		if injected := (*hook)(slot); injected != nil {
-			return keystore.Record{}, injected
-		}
-	}
-	return r, err
-}
-
-func (f *faultyStore) Commit(ctx context.Context, note []byte, ops ...keystore.Op) (keystore.Commit, error) {
-	if hook := f.onCommit.Load(); hook != nil {
-		if err := (*hook)(); err != nil {
-			return keystore.Commit{}, err
-		}
-	}
-	return f.Store.Commit(ctx, note, ops...)
-}
-
-// bench is a service over a real store and custodian in a folder of its own.
-type bench struct {
-	*csr.Service
-	keys  *keystore.Keystore
-	store *faultyStore
-	close func() error // once
-}
-
-func openBench(t testing.TB, dir string, wrap func(keystore.Custodian) keystore.Custodian) bench {
-	t.Helper()
-	store, err := bolt.Open(filepath.Join(dir, "store.db"), bolt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	custodian, err := sealed.Open(sealed.Options{KeysetFile: filepath.Join(dir, "keyset.json"), Create: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := bench{store: &faultyStore{Store: store}}
-	b.keys, err = keystore.Open(t.Context(), keystore.Options{Store: b.store, Custodian: wrap(custodian)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.close = sync.OnceValue(b.keys.Close)
-	t.Cleanup(func() {
-		if err := b.close(); err != nil {
-			t.Error(err)
-		}
-	})
-	b.Service, err = csr.New(csr.Config{Keys: b.keys, KeySizes: sizes(), Hostname: hostname, Now: noon})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.Prepare(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-func newBench(t testing.TB) bench {
-	t.Helper()
-	return openBench(t, t.TempDir(), func(c keystore.Custodian) keystore.Custodian { return curveOnly{c} })
-}
-
-func admin() csr.Caller {
-	return csr.Caller{Request: audit.Request{User: "admin"}, Privileges: []csr.Privilege{csr.SecurityManagement}}
-}
-
-func (b bench) grant(t testing.TB, o csr.Operation) *csr.Grant {
-	t.Helper()
-	g, err := b.Authorise(admin(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return g
-}
-
-func (b bench) create(t testing.TB, spec csr.Spec) string {
-	t.Helper()
-	r, err := b.grant(t, csr.CreateCSR).CreateCSR(t.Context(), spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
-func (b bench) set(t testing.TB, certificates ...*x509.Certificate) error {
-	t.Helper()
-	return b.grant(t, csr.SetCertificate).SetCertificate(t.Context(), pemOf(certificates...))
-}
-
-func (b bench) certificate(t testing.TB) string {
-	t.Helper()
-	c, err := b.grant(t, csr.GetCertificate).Certificate(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-// stored returns what a slot holds beside its key.
-func (b bench) stored(t testing.TB, slot keystore.Slot) csr.Payload {
-	t.Helper()
-	record, err := b.keys.Get(t.Context(), slot)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := csr.DecodePayload(record)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
-// pair returns the public key of the installed private key and that of the
-// installed certificate, read as one record.
-func (b bench) pair(t testing.TB) (private, certified crypto.PublicKey) {
-	t.Helper()
-	stop := errors.New("only looking")
-	from := keystore.Target{Slot: csr.InstalledSlot()}
-	to := keystore.Target{Slot: keystore.Slot{Collection: "test", ID: "never"}}
-	_, err := b.keys.Move(t.Context(), from, to, func(key crypto.Signer, old keystore.Record) (keystore.Change, error) {
-		p, err := csr.DecodePayload(old)
-		if err != nil {
-			return keystore.Change{}, err
-		}
-		certified, err = p.PublicKey()
-		if err != nil {
-			return keystore.Change{}, err
-		}
-		private = key.Public()
-		return keystore.Change{}, stop
-	})
-	if !errors.Is(err, stop) {
-		t.Fatal(err)
-	}
-	return private, certified
-}
-
-func equalKeys(a, b crypto.PublicKey) bool {
-	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })
-	return ok && k.Equal(b)
-}
-
-func kindOf(err error) csr.Kind {
-	if e, ok := errors.AsType[*csr.Error](err); ok {
-		return e.Kind
-	}
-	return csr.Internal
-}
-
-func isMismatch(err error) bool {
-	e, ok := errors.AsType[*csr.Error](err)
-	return ok && e.Kind == csr.Invalid && len(e.Violations) == 1 && e.Violations[0].Rule == csr.KeyMismatch
-}
 
 func TestNewNamesTheSetting(t *testing.T) {
 	t.Parallel()
@@ -240,7 +67,7 @@ func TestAuthorise(t *testing.T) {
 		}
 		g := b.grant(t, o)
 		calls := map[csr.Operation]func() error{
-			csr.CreateCSR:      func() error { _, err := g.CreateCSR(t.Context(), csr.Spec{}); return err },
+			csr.CreateCSR:      func() error { _, err := g.CreateCSR(t.Context(), pkcs10.Spec{}); return err },
 			csr.GetCSR:         func() error { _, err := g.CSR(t.Context()); return err },
 			csr.DeleteCSR:      func() error { return g.DeleteCSR(t.Context()) },
 			csr.GetCertificate: func() error { _, err := g.Certificate(t.Context()); return err },
@@ -265,7 +92,7 @@ func TestLifeOfACertificate(t *testing.T) {
 	b := openBench(t, dir, asGiven)
 
 	initial := b.certificate(t)
-	_, chain, err := csr.AcceptChain([]byte(initial), noon())
+	chain, err := kit.ParseChain(initial)
 	if err != nil || len(chain) != 1 {
 		t.Fatal(err)
 	}
@@ -291,7 +118,7 @@ func TestLifeOfACertificate(t *testing.T) {
 	}
 
 	size := int64(3072)
-	made := b.create(t, csr.Spec{KeySize: &size, Subject: []csr.Attribute{{Type: csr.Organization, Value: "ACME"}}, Email: "ops@example.com"})
+	made := b.create(t, pkcs10.Spec{KeySize: &size, Subject: []pkcs10.Attribute{{Type: pkcs10.Organization, Value: "ACME"}}, Email: "ops@example.com"})
 	request := parseRequest(t, made)
 	if key, ok := request.PublicKey.(*rsa.PublicKey); !ok || key.N.BitLen() != 3072 || request.SignatureAlgorithm != x509.SHA256WithRSA {
 		t.Errorf("key %T, signature %v", request.PublicKey, request.SignatureAlgorithm)
@@ -303,12 +130,12 @@ func TestLifeOfACertificate(t *testing.T) {
 		t.Error("a create changed the installed certificate")
 	}
 
-	root := newAuthority(t, "root", nil)
-	issued := root.issue(t, "attestation", request.PublicKey)
-	if err := b.set(t, issued, root.certificate); err != nil {
+	root := kit.NewCA(t, "root", noon())
+	issued := root.Issue(t, "attestation", request.PublicKey)
+	if err := b.set(t, issued, root.Cert); err != nil {
 		t.Fatal(err)
 	}
-	if got := b.certificate(t); got != string(pemOf(issued, root.certificate)) {
+	if got := b.certificate(t); got != kit.PEM(issued, root.Cert) {
 		t.Errorf("installed %s", got)
 	}
 	said := b.stored(t, csr.InstalledSlot()).Spec
@@ -320,8 +147,8 @@ func TestLifeOfACertificate(t *testing.T) {
 	}
 
 	// A renewal for the installed key leaves the next pending CSR alone.
-	pending := b.create(t, csr.Spec{})
-	renewed := root.issue(t, "attestation", request.PublicKey)
+	pending := b.create(t, pkcs10.Spec{})
+	renewed := root.Issue(t, "attestation", request.PublicKey)
 	if err := b.set(t, renewed); err != nil {
 		t.Fatal(err)
 	}
@@ -330,7 +157,7 @@ func TestLifeOfACertificate(t *testing.T) {
 	}
 
 	b = openBench(t, dir, asGiven) // Prepare finds a certificate and leaves it
-	if got := b.certificate(t); got != string(pemOf(renewed)) {
+	if got := b.certificate(t); got != kit.PEM(renewed) {
 		t.Error("the renewal is not what a restart finds")
 	}
 	if got, err := b.grant(t, csr.GetCSR).CSR(t.Context()); err != nil || got != pending {
@@ -339,7 +166,7 @@ func TestLifeOfACertificate(t *testing.T) {
 	if got := b.stored(t, csr.InstalledSlot()).Spec; !reflect.DeepEqual(got, said) {
 		t.Errorf("after a renewal the CSR said %+v", got)
 	}
-	if private, certified := b.pair(t); !equalKeys(private, certified) || !equalKeys(private, request.PublicKey) {
+	if private, certified := b.pair(t); !kit.SameKey(private, certified) || !kit.SameKey(private, request.PublicKey) {
 		t.Error("the installed key is not the certified one")
 	}
 	if err := b.Ready(t.Context()); err != nil {
@@ -348,7 +175,7 @@ func TestLifeOfACertificate(t *testing.T) {
 	if err := b.grant(t, csr.DeleteCSR).DeleteCSR(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := b.set(t, root.issue(t, "late", parseRequest(t, pending).PublicKey)); !isMismatch(err) {
+	if err := b.set(t, root.Issue(t, "late", parseRequest(t, pending).PublicKey)); !isMismatch(err) {
 		t.Errorf("a certificate for a deleted CSR: %v", err)
 	}
 }
@@ -356,21 +183,21 @@ func TestLifeOfACertificate(t *testing.T) {
 func TestBadInputChangesNothing(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	pending := b.create(t, csr.Spec{})
+	pending := b.create(t, pkcs10.Spec{})
 	installed := b.certificate(t)
 
-	_, err := b.grant(t, csr.CreateCSR).CreateCSR(t.Context(), csr.Spec{Email: "nobody"})
+	_, err := b.grant(t, csr.CreateCSR).CreateCSR(t.Context(), pkcs10.Spec{Email: "nobody"})
 	violationsOf(t, err)
-	root := newAuthority(t, "root", nil)
-	if err := b.set(t, root.issue(t, "stranger", newKey(t).Public())); !isMismatch(err) {
+	root := kit.NewCA(t, "root", noon())
+	if err := b.set(t, root.Issue(t, "stranger", kit.NewKey(t).Public())); !isMismatch(err) {
 		t.Errorf("a certificate for another key: %v", err)
 	}
 	if err := b.set(t); kindOf(err) != csr.Invalid {
 		t.Errorf("no certificate: %v", err)
 	}
 	replaced := parseRequest(t, pending).PublicKey
-	pending = b.create(t, csr.Spec{})
-	if err := b.set(t, root.issue(t, "late", replaced)); !isMismatch(err) {
+	pending = b.create(t, pkcs10.Spec{})
+	if err := b.set(t, root.Issue(t, "late", replaced)); !isMismatch(err) {
 		t.Errorf("a certificate for a CSR that was replaced: %v", err)
 	}
 	if got, err := b.grant(t, csr.GetCSR).CSR(t.Context()); err != nil || got != pending {
@@ -384,7 +211,7 @@ func TestBadInputChangesNothing(t *testing.T) {
 func TestKindsOfStoreErrors(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	before := b.create(t, csr.Spec{})
+	before := b.create(t, pkcs10.Spec{})
 	for _, c := range []struct {
 		cause error
 		want  csr.Kind
@@ -402,7 +229,7 @@ func TestKindsOfStoreErrors(t *testing.T) {
 	} {
 		onCommit := func() error { return fmt.Errorf("injected: %w", c.cause) }
 		b.store.onCommit.Store(&onCommit)
-		_, err := b.grant(t, csr.CreateCSR).CreateCSR(t.Context(), csr.Spec{})
+		_, err := b.grant(t, csr.CreateCSR).CreateCSR(t.Context(), pkcs10.Spec{})
 		e, ok := errors.AsType[*csr.Error](err)
 		if !ok || e.Kind != c.want || !errors.Is(err, c.cause) || (e.RetryAfter > 0) != c.retry || e.RetryAfter > time.Minute {
 			t.Errorf("%v: %#v", c.cause, err)
@@ -436,8 +263,8 @@ func TestUnreadablePayload(t *testing.T) {
 		if _, err := b.grant(t, csr.GetCSR).CSR(t.Context()); err == nil || kindOf(err) != csr.Internal {
 			t.Errorf("%q: %v", text, err)
 		}
-		root := newAuthority(t, "root", nil)
-		if err := b.set(t, root.issue(t, "x", testKey().Public())); err == nil || kindOf(err) != csr.Internal {
+		root := kit.NewCA(t, "root", noon())
+		if err := b.set(t, root.Issue(t, "x", kit.NewKey(t).Public())); err == nil || kindOf(err) != csr.Internal {
 			t.Errorf("set beside %q: %v", text, err)
 		}
 	}
@@ -448,7 +275,7 @@ func TestFreshKeyEachTime(t *testing.T) {
 	b := newBench(t)
 	var seen [][]byte
 	for range 20 {
-		spki := parseRequest(t, b.create(t, csr.Spec{})).RawSubjectPublicKeyInfo
+		spki := parseRequest(t, b.create(t, pkcs10.Spec{})).RawSubjectPublicKeyInfo
 		if slices.ContainsFunc(seen, func(s []byte) bool { return bytes.Equal(s, spki) }) {
 			t.Fatal("a key came twice")
 		}

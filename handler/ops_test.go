@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/handler"
 	"attestcsr/handler/policy"
 	"attestcsr/handler/vapi"
@@ -139,7 +140,7 @@ func TestErrorDocuments(t *testing.T) {
 			}
 			e := &csr.Error{Kind: kind, Err: errors.New(secret)}
 			if kind == csr.Invalid {
-				e.Violations = []csr.Violation{{Field: csr.KeySize, Rule: "not_allowed", Value: "1", Limit: "2048"}}
+				e.Violations = []pkcs10.Violation{{Field: pkcs10.KeySize, Rule: "not_allowed", Value: "1", Limit: "2048"}}
 			}
 			recorder := httptest.NewRecorder()
 			c := echo.New().NewContext(httptest.NewRequest("GET", "/", nil), recorder)

@@ -7,13 +7,14 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/handler/strict"
 )
 
 // maxAltNames is the sum of the bounds in the tags of altNames.
 const maxAltNames = 128 + 64
 
-// wireEC is this dialect's word for csr.ECDSA.
+// wireEC is this dialect's word for pkcs10.ECDSA.
 const wireEC = "EC"
 
 // csrBody is TlsCsr as a client sends it. Pointers tell absent and null from a
@@ -56,25 +57,25 @@ type altNames struct {
 
 // newRequest says the same in the core's terms.
 func (b csrBody) newRequest(id string) (csr.NewRequest, error) {
-	spec := csr.Spec{KeySize: b.KeySize, CA: value(b.IsCA), MaxAltNames: maxAltNames}
+	spec := pkcs10.Spec{KeySize: b.KeySize, CA: value(b.IsCA), MaxAltNames: maxAltNames}
 	if value(b.Algorithm) == wireEC {
-		spec.Algorithm = csr.ECDSA
+		spec.Algorithm = pkcs10.ECDSA
 	}
 	named := false
 	for _, a := range b.Subject.Attributes {
-		field := csr.Field(*a.Key)
-		named = named || field == csr.CommonName
-		spec.Subject = append(spec.Subject, csr.Attribute{Type: field, Value: *a.Value})
+		field := pkcs10.Field(*a.Key)
+		named = named || field == pkcs10.CommonName
+		spec.Subject = append(spec.Subject, pkcs10.Attribute{Type: field, Value: *a.Value})
 	}
 	if !named { // the core would put the hostname
 		return csr.NewRequest{}, invalid("subject.attributes must have one with the key CN")
 	}
 	if b.Extensions != nil && b.Extensions.AltNames != nil {
 		for _, name := range b.Extensions.AltNames.DNSNames {
-			spec.AltNames = append(spec.AltNames, csr.AltName{Kind: csr.DNSName, Value: name})
+			spec.AltNames = append(spec.AltNames, pkcs10.AltName{Kind: pkcs10.DNSName, Value: name})
 		}
 		for _, address := range b.Extensions.AltNames.IPAddresses {
-			spec.AltNames = append(spec.AltNames, csr.AltName{Kind: csr.IPAddress, Value: address})
+			spec.AltNames = append(spec.AltNames, pkcs10.AltName{Kind: pkcs10.IPAddress, Value: address})
 		}
 	}
 	return csr.NewRequest{ID: id, Labels: b.labels(), Spec: spec, Revision: b.Revision}, nil
@@ -101,7 +102,7 @@ func newTLSCSR(r csr.NamedRequest) tlsCSR {
 		IsCA:       r.Spec.CA,
 		tail:       newTail(r.Object),
 	}
-	if r.Spec.Algorithm == csr.ECDSA {
+	if r.Spec.Algorithm == pkcs10.ECDSA {
 		c.Algorithm = wireEC
 	}
 	for _, a := range r.Spec.Subject {
@@ -111,7 +112,7 @@ func newTLSCSR(r csr.NamedRequest) tlsCSR {
 	if len(r.Spec.AltNames) > 0 {
 		names := &altNames{}
 		for _, n := range r.Spec.AltNames {
-			if n.Kind == csr.IPAddress {
+			if n.Kind == pkcs10.IPAddress {
 				names.IPAddresses = append(names.IPAddresses, n.Value)
 			} else {
 				names.DNSNames = append(names.DNSNames, n.Value)

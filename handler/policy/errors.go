@@ -12,6 +12,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/handler/strict"
 )
 
@@ -183,7 +184,7 @@ func fieldErrors(problems []string) document {
 	return document{ErrorCode: codeValidation, ErrorMessage: text, Details: text}
 }
 
-func violations(broken []csr.Violation) []string {
+func violations(broken []pkcs10.Violation) []string {
 	sentences := make([]string, len(broken))
 	for i, v := range broken {
 		sentences[i] = v.Describe(wireName(v.Field))
@@ -192,17 +193,17 @@ func violations(broken []csr.Violation) []string {
 }
 
 // wireName is what this dialect calls the field of a violation.
-func wireName(f csr.Field) string {
+func wireName(f pkcs10.Field) string {
 	switch f {
-	case csr.CommonName, csr.Organization, csr.OrganizationalUnit, csr.Locality, csr.StateOrProvince, csr.Country:
+	case pkcs10.CommonName, pkcs10.Organization, pkcs10.OrganizationalUnit, pkcs10.Locality, pkcs10.StateOrProvince, pkcs10.Country:
 		return "subject.attributes " + string(f)
-	case csr.KeySize:
+	case pkcs10.KeySize:
 		return "key_size"
-	case csr.KeyAlgorithm:
+	case pkcs10.KeyAlgorithm:
 		return "algorithm"
-	case csr.SubjectAltName:
+	case pkcs10.SubjectAltName:
 		return "extensions.subject_alt_names"
-	case csr.CertificateChain:
+	case pkcs10.CertificateChain:
 		return "pem_encoded"
 	case csr.ObjectID:
 		return "id"
@@ -212,7 +213,7 @@ func wireName(f csr.Field) string {
 		return "description"
 	case csr.Tags:
 		return "tags"
-	case csr.DaysValid:
+	case pkcs10.DaysValid:
 		return "days_valid"
 	case csr.Collection:
 		return "csrs"

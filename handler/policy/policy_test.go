@@ -25,6 +25,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/handler/policy"
 )
 
@@ -59,7 +60,7 @@ func FuzzTLSCSR(f *testing.F) {
 			return
 		}
 		spec := &request.Spec
-		if !slices.ContainsFunc(spec.Subject, func(a csr.Attribute) bool { return a.Type == csr.CommonName }) {
+		if !slices.ContainsFunc(spec.Subject, func(a pkcs10.Attribute) bool { return a.Type == pkcs10.CommonName }) {
 			t.Fatal("no common name")
 		}
 		// What the core sets in the spec that it returns.
@@ -67,7 +68,7 @@ func FuzzTLSCSR(f *testing.F) {
 			spec.KeySize = new(int64)
 		}
 		if spec.Algorithm == "" {
-			spec.Algorithm = csr.RSA
+			spec.Algorithm = pkcs10.RSA
 		}
 		zero := int64(0)
 		request.Revision = &zero
@@ -80,7 +81,7 @@ func FuzzTLSCSR(f *testing.F) {
 			t.Fatalf("%v: %s", err, answered)
 		}
 		if again.Spec.Algorithm == "" {
-			again.Spec.Algorithm = csr.RSA
+			again.Spec.Algorithm = pkcs10.RSA
 		}
 		if !reflect.DeepEqual(again, request) {
 			t.Fatalf("%+v came back as %+v", request, again)
@@ -202,14 +203,14 @@ func TestErrorPaths(t *testing.T) {
 // Each field that a request of this dialect can break has a word of its own.
 func TestFieldsHaveWireNames(t *testing.T) {
 	t.Parallel()
-	seen := map[string]csr.Field{}
-	for _, f := range []csr.Field{
-		csr.KeySize, csr.KeyAlgorithm, csr.CommonName, csr.Organization, csr.OrganizationalUnit, csr.Locality, csr.StateOrProvince, csr.Country,
-		csr.SubjectAltName, csr.CertificateChain, csr.DaysValid, csr.ObjectID, csr.DisplayName, csr.Description, csr.Tags, csr.Collection, csr.CertificateCollection,
+	seen := map[string]pkcs10.Field{}
+	for _, f := range []pkcs10.Field{
+		pkcs10.KeySize, pkcs10.KeyAlgorithm, pkcs10.CommonName, pkcs10.Organization, pkcs10.OrganizationalUnit, pkcs10.Locality, pkcs10.StateOrProvince, pkcs10.Country,
+		pkcs10.SubjectAltName, pkcs10.CertificateChain, pkcs10.DaysValid, csr.ObjectID, csr.DisplayName, csr.Description, csr.Tags, csr.Collection, csr.CertificateCollection,
 	} {
 		recorder := httptest.NewRecorder()
 		c := echo.New().NewContext(httptest.NewRequest(http.MethodPost, "/", nil), recorder)
-		if err := policy.WriteError(c, "rid", &csr.Error{Kind: csr.Invalid, Violations: []csr.Violation{{Field: f, Rule: csr.Empty}}}); err != nil {
+		if err := policy.WriteError(c, "rid", &csr.Error{Kind: csr.Invalid, Violations: []pkcs10.Violation{{Field: f, Rule: pkcs10.Empty}}}); err != nil {
 			t.Fatal(err)
 		}
 		body := recorder.Body.String()

@@ -13,10 +13,11 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/handler/vapi"
 )
 
-func decode(body []byte) (csr.Spec, error) {
+func decode(body []byte) (pkcs10.Spec, error) {
 	r := httptest.NewRequest("POST", "/", bytes.NewReader(body))
 	r.Header.Set("Content-Type", "application/json")
 	return vapi.DecodeCreateSpec(echo.New().NewContext(r, httptest.NewRecorder()))
@@ -45,7 +46,7 @@ func FuzzCreateSpec(f *testing.F) {
 			if !errors.As(err, &kind) || kind.Kind != csr.Invalid {
 				t.Fatalf("not the client's fault: %v", err)
 			}
-			if !reflect.DeepEqual(spec, csr.Spec{}) {
+			if !reflect.DeepEqual(spec, pkcs10.Spec{}) {
 				t.Fatalf("refused and yet %+v", spec)
 			}
 			return

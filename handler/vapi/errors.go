@@ -10,6 +10,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
 )
 
 const invalidArgument = "INVALID_ARGUMENT"
@@ -103,7 +104,7 @@ func describeKind(requestID string, err *csr.Error) (int, document) {
 }
 
 // violations says every broken rule in a message of its own.
-func violations(broken []csr.Violation) document {
+func violations(broken []pkcs10.Violation) document {
 	doc := document{ErrorType: invalidArgument, Messages: make([]message, 0, len(broken))}
 	for _, v := range broken {
 		name := wireName(v.Field)

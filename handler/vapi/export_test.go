@@ -3,14 +3,14 @@ package vapi
 import (
 	"github.com/labstack/echo/v4"
 
-	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
 )
 
 // DecodeCreateSpec is what csr create does with a request before the core sees it.
-func DecodeCreateSpec(c echo.Context) (csr.Spec, error) {
+func DecodeCreateSpec(c echo.Context) (pkcs10.Spec, error) {
 	body, err := decode(c, newDecoder[createSpec]())
 	if err != nil {
-		return csr.Spec{}, err
+		return pkcs10.Spec{}, err
 	}
 	return body.spec(), nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/handler/strict"
 )
 
@@ -69,53 +70,53 @@ type createSpec struct {
 // spec says the same in the core's terms. An empty string leaves its attribute
 // out: clients in typed languages cannot omit a required field. An empty common
 // name is not among them, since it can be omitted; the core refuses it.
-func (s createSpec) spec() csr.Spec {
-	spec := csr.Spec{KeySize: s.KeySize, Email: *s.EmailAddress}
+func (s createSpec) spec() pkcs10.Spec {
+	spec := pkcs10.Spec{KeySize: s.KeySize, Email: *s.EmailAddress}
 	for _, a := range []struct {
-		field csr.Field
+		field pkcs10.Field
 		value *string
 	}{
-		{csr.Country, s.Country},
-		{csr.StateOrProvince, s.StateOrProvince},
-		{csr.Locality, s.Locality},
-		{csr.Organization, s.Organization},
-		{csr.OrganizationalUnit, s.OrganizationUnit},
+		{pkcs10.Country, s.Country},
+		{pkcs10.StateOrProvince, s.StateOrProvince},
+		{pkcs10.Locality, s.Locality},
+		{pkcs10.Organization, s.Organization},
+		{pkcs10.OrganizationalUnit, s.OrganizationUnit},
 	} {
 		if *a.value != "" {
-			spec.Subject = append(spec.Subject, csr.Attribute{Type: a.field, Value: *a.value})
+			spec.Subject = append(spec.Subject, pkcs10.Attribute{Type: a.field, Value: *a.value})
 		}
 	}
 	if s.CommonName != nil {
-		spec.Subject = append(spec.Subject, csr.Attribute{Type: csr.CommonName, Value: *s.CommonName})
+		spec.Subject = append(spec.Subject, pkcs10.Attribute{Type: pkcs10.CommonName, Value: *s.CommonName})
 	}
 	for _, name := range s.SubjectAltName {
-		spec.AltNames = append(spec.AltNames, csr.AltName{Value: name})
+		spec.AltNames = append(spec.AltNames, pkcs10.AltName{Value: name})
 	}
 	return spec
 }
 
 // wireName is what this dialect calls the field of a violation.
-func wireName(f csr.Field) string {
+func wireName(f pkcs10.Field) string {
 	switch f {
-	case csr.KeySize:
+	case pkcs10.KeySize:
 		return "key_size"
-	case csr.CommonName:
+	case pkcs10.CommonName:
 		return "common_name"
-	case csr.Organization:
+	case pkcs10.Organization:
 		return "organization"
-	case csr.OrganizationalUnit:
+	case pkcs10.OrganizationalUnit:
 		return "organization_unit"
-	case csr.Locality:
+	case pkcs10.Locality:
 		return "locality"
-	case csr.StateOrProvince:
+	case pkcs10.StateOrProvince:
 		return "state_or_province"
-	case csr.Country:
+	case pkcs10.Country:
 		return "country"
-	case csr.EmailAddress:
+	case pkcs10.EmailAddress:
 		return "email_address"
-	case csr.SubjectAltName:
+	case pkcs10.SubjectAltName:
 		return "subject_alt_name"
-	case csr.CertificateChain:
+	case pkcs10.CertificateChain:
 		return "certificate"
 	}
 	return string(f)

@@ -1,4 +1,4 @@
-package csr
+package pkcs10
 
 import (
 	"cmp"
@@ -56,14 +56,14 @@ type generalName struct {
 
 // generalNames returns the names of the extension in their order, the e-mail
 // address first, and reports the rules they break.
-func (s Spec) generalNames(broken *violations) []generalName {
+func (s Spec) generalNames(broken *Violations) []generalName {
 	var names []generalName
 	seen := map[generalName]bool{}
 	add := func(field Field, a AltName) {
 		name, broke := a.resolve()
 		if broke != nil {
 			broke.Field = field
-			broken.add(*broke)
+			broken.Add(*broke)
 			return
 		}
 		folded := name
@@ -80,7 +80,7 @@ func (s Spec) generalNames(broken *violations) []generalName {
 		add(EmailAddress, AltName{Mailbox, s.Email})
 	}
 	if limit := cmp.Or(s.MaxAltNames, defaultAltNames); len(s.AltNames) > limit {
-		broken.add(Violation{Field: SubjectAltName, Rule: TooMany, Limit: strconv.Itoa(limit)})
+		broken.Add(Violation{Field: SubjectAltName, Rule: TooMany, Limit: strconv.Itoa(limit)})
 		return names
 	}
 	for _, a := range s.AltNames {

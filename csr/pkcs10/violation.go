@@ -1,4 +1,4 @@
-package csr
+package pkcs10
 
 import (
 	"slices"
@@ -179,11 +179,11 @@ func printable(value string) string {
 	return b.String()
 }
 
-// violations collects broken rules, each once. They are an error, which says no
+// Violations collects broken rules, each once. They are an error, which says no
 // values.
-type violations []Violation
+type Violations []Violation
 
-func (vs violations) Error() string {
+func (vs Violations) Error() string {
 	parts := []string{"broken rules"}
 	for _, v := range vs {
 		parts = append(parts, string(v.Field)+" "+string(v.Rule))
@@ -191,15 +191,16 @@ func (vs violations) Error() string {
 	return strings.Join(parts, ": ")
 }
 
-func (vs *violations) add(v Violation) {
+// Add adds a rule unless it is there. Its value is made printable.
+func (vs *Violations) Add(v Violation) {
 	v.Value = printable(v.Value)
 	if !slices.Contains(*vs, v) {
 		*vs = append(*vs, v)
 	}
 }
 
-// err returns the violations, or nil when there are none.
-func (vs violations) err() error {
+// Err returns the violations, or nil when there are none.
+func (vs Violations) Err() error {
 	if len(vs) == 0 {
 		return nil
 	}

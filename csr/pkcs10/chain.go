@@ -1,4 +1,4 @@
-package csr
+package pkcs10
 
 import (
 	"bytes"
@@ -22,13 +22,14 @@ const (
 	maxIssuerKey = 16384
 )
 
-// chain is one to ten certificates, the leaf first.
-type chain []*x509.Certificate
+// Chain is one to ten certificates, the leaf first.
+type Chain []*x509.Certificate
 
-func (c chain) leaf() *x509.Certificate { return c[0] }
+// Leaf returns the certificate that the others vouch for.
+func (c Chain) Leaf() *x509.Certificate { return c[0] }
 
-// pem returns the chain as PEM, with nothing of the text it was read from.
-func (c chain) pem() string {
+// PEM returns the chain as PEM, with nothing of the text it was read from.
+func (c Chain) PEM() string {
 	var b strings.Builder
 	for _, cert := range c {
 		b.WriteString(encodePEM(blockCertificate, cert.Raw))
@@ -36,24 +37,24 @@ func (c chain) pem() string {
 	return b.String()
 }
 
-// acceptChain reads a chain of certificates in PEM and checks all that can be
+// AcceptChain reads a chain of certificates in PEM and checks all that can be
 // said of it without a trust anchor: that each certificate is issued by the one
 // that follows it, that all are valid now, and that the leaf has the given key
 // usage, where there is one. The caller bounds the size of text and compares the
-// leaf's key. The error is an *Error of kind Invalid.
-func acceptChain(text []byte, now time.Time, usage x509.KeyUsage) (chain, error) {
+// leaf's key. The error is Violations.
+func AcceptChain(text []byte, now time.Time, usage x509.KeyUsage) (Chain, error) {
 	c, rule := parseChain(text)
 	if rule != "" {
 		broken := Violation{Field: CertificateChain, Rule: rule}
 		if rule == TooMany {
 			broken.Limit = strconv.Itoa(maxChain)
 		}
-		return nil, violations{broken}.err()
+		return nil, Violations{broken}.Err()
 	}
 
-	var broken violations
+	var broken Violations
 	report := func(rule Rule, cert *x509.Certificate, limit string) {
-		broken.add(Violation{CertificateChain, rule, cert.Subject.String(), limit})
+		broken.Add(Violation{CertificateChain, rule, cert.Subject.String(), limit})
 	}
 	for i, cert := range c {
 		if cert.NotBefore.After(now.Add(maxAhead)) {
@@ -78,16 +79,16 @@ func acceptChain(text []byte, now time.Time, usage x509.KeyUsage) (chain, error)
 		}
 	}
 	// No usages at all leave the key free for every use (RFC 5280 section 4.2.1.3).
-	if has := c.leaf().KeyUsage; has != 0 && has&usage != usage {
-		report(KeyUsage, c.leaf(), usageName(usage))
+	if has := c.Leaf().KeyUsage; has != 0 && has&usage != usage {
+		report(KeyUsage, c.Leaf(), usageName(usage))
 	}
-	if err := broken.err(); err != nil {
+	if err := broken.Err(); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// usageName is the name of a key usage that acceptChain is asked for, as RFC 5280
+// usageName is the name of a key usage that AcceptChain is asked for, as RFC 5280
 // section 4.2.1.3 has it.
 func usageName(usage x509.KeyUsage) string {
 	if usage == x509.KeyUsageCertSign {
@@ -100,9 +101,9 @@ func usageName(usage x509.KeyUsage) string {
 // broken. It is stricter than encoding/pem, which skips in silence what it
 // cannot read: a private key beside the certificate, or an intermediate that
 // was cut off, must not go unnoticed.
-func parseChain(text []byte) (chain, Rule) {
+func parseChain(text []byte) (Chain, Rule) {
 	var (
-		c       chain
+		c       Chain
 		body    []byte
 		inBlock bool
 	)

@@ -1,4 +1,4 @@
-package csr
+package pkcs10
 
 import (
 	"crypto"
@@ -26,9 +26,9 @@ const (
 	blockRequest     = "CERTIFICATE REQUEST"
 )
 
-// template is what a certification request or a self-signed certificate says
+// Template is what a certification request or a self-signed certificate says
 // besides its key, encoded.
-type template struct {
+type Template struct {
 	subject []byte           // DER of Name
 	names   []pkix.Extension // the subject alternative name, or nothing
 	ca      bool
@@ -37,16 +37,16 @@ type template struct {
 // newTemplate encodes a checked subject and checked names. Both are built here,
 // since crypto/x509 sorts attributes, joins repeated ones into one RDN, groups
 // names by kind and writes URIs its own way.
-func newTemplate(spec Spec, names []generalName) (template, error) {
+func newTemplate(spec Spec, names []generalName) (Template, error) {
 	der, err := encodeSubject(spec.Subject)
 	if err != nil {
-		return template{}, fmt.Errorf("encode the subject: %w", err)
+		return Template{}, fmt.Errorf("encode the subject: %w", err)
 	}
-	t := template{subject: der, ca: spec.CA}
+	t := Template{subject: der, ca: spec.CA}
 	if len(names) > 0 {
 		san, err := encodeNames(names)
 		if err != nil {
-			return template{}, fmt.Errorf("encode the subject alternative name: %w", err)
+			return Template{}, fmt.Errorf("encode the subject alternative name: %w", err)
 		}
 		// Not critical, since the subject is never empty (RFC 5280 section 4.2.1.6).
 		t.names = []pkix.Extension{{Id: oidSubjectAltName(), Value: san}}
@@ -54,9 +54,9 @@ func newTemplate(spec Spec, names []generalName) (template, error) {
 	return t, nil
 }
 
-// templateOf returns the template that a certification request was made from.
-func templateOf(r *x509.CertificateRequest, ca bool) template {
-	t := template{subject: r.RawSubject, ca: ca}
+// TemplateOf returns the template that a certification request was made from.
+func TemplateOf(r *x509.CertificateRequest, ca bool) Template {
+	t := Template{subject: r.RawSubject, ca: ca}
 	for _, e := range r.Extensions {
 		if e.Id.Equal(oidSubjectAltName()) {
 			t.names = append(t.names, e)
@@ -69,7 +69,7 @@ func templateOf(r *x509.CertificateRequest, ca bool) template {
 func oidSubjectAltName() asn1.ObjectIdentifier { return asn1.ObjectIdentifier{2, 5, 29, 17} }
 
 // extensions is what a certification request asks for.
-func (t template) extensions() []pkix.Extension {
+func (t Template) extensions() []pkix.Extension {
 	if !t.ca {
 		return t.names
 	}
@@ -121,8 +121,8 @@ func encodeNames(names []generalName) ([]byte, error) {
 	return b.Bytes()
 }
 
-// sign returns the certification request (RFC 2986) as PEM.
-func (t template) sign(key crypto.Signer) (string, error) {
+// Sign returns the certification request (RFC 2986) as PEM.
+func (t Template) Sign(key crypto.Signer) (string, error) {
 	algorithm, err := signatureAlgorithm(key.Public())
 	if err != nil {
 		return "", err
@@ -145,19 +145,19 @@ const (
 	maxLeafDays  = 825
 )
 
-// checkDays reports whether a self-signed certificate can be asked for that is valid
+// CheckDays reports whether a self-signed certificate can be asked for that is valid
 // for so many days; nil is the default.
-func checkDays(days *int64, broken *violations) {
+func CheckDays(days *int64, broken *Violations) {
 	if days != nil && (*days < 1 || *days > maxDaysValid) {
-		broken.add(Violation{DaysValid, OutOfRange, strconv.FormatInt(*days, 10), fmt.Sprintf("1 to %d", maxDaysValid)})
+		broken.Add(Violation{DaysValid, OutOfRange, strconv.FormatInt(*days, 10), fmt.Sprintf("1 to %d", maxDaysValid)})
 	}
 }
 
-// selfSignDays returns a self-signed certificate, valid for the days as checkDays has
+// SelfSignDays returns a self-signed certificate, valid for the days as checkDays has
 // them. Its key usages are those that fit (RFC 5280 section 4.2.1.3): a CA signs
 // certificates, lists and, for OCSP, answers; keyEncipherment is for RSA key
 // transport.
-func (t template) selfSignDays(key crypto.Signer, days *int64, notBefore time.Time) (string, error) {
+func (t Template) SelfSignDays(key crypto.Signer, days *int64, notBefore time.Time) (string, error) {
 	valid := maxLeafDays
 	if days != nil && (t.ca || *days < maxLeafDays) {
 		valid = int(*days)
@@ -168,11 +168,11 @@ func (t template) selfSignDays(key crypto.Signer, days *int64, notBefore time.Ti
 	} else if _, ok := key.Public().(*rsa.PublicKey); ok {
 		usage |= x509.KeyUsageKeyEncipherment
 	}
-	return t.selfSign(key, usage, notBefore, notBefore.AddDate(0, 0, valid))
+	return t.SelfSign(key, usage, notBefore, notBefore.AddDate(0, 0, valid))
 }
 
-// selfSign returns a certificate that is signed by its own key, as PEM.
-func (t template) selfSign(key crypto.Signer, usage x509.KeyUsage, notBefore, notAfter time.Time) (string, error) {
+// SelfSign returns a certificate that is signed by its own key, as PEM.
+func (t Template) SelfSign(key crypto.Signer, usage x509.KeyUsage, notBefore, notAfter time.Time) (string, error) {
 	algorithm, err := signatureAlgorithm(key.Public())
 	if err != nil {
 		return "", err

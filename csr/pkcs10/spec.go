@@ -1,4 +1,7 @@
-package csr
+// Package pkcs10 holds the rules of certification requests (PKCS#10, RFC 2986) and of
+// the certificates that answer them, and how both are encoded. It is pure: it knows
+// no store and no request, and no time but what it is given.
+package pkcs10
 
 import (
 	"cmp"
@@ -13,7 +16,7 @@ import (
 
 // The key sizes in bits of a Spec that names none.
 const (
-	defaultKeySize   = 2048
+	DefaultKeySize   = 2048
 	defaultCurveSize = 256
 )
 
@@ -89,20 +92,20 @@ func fieldOrder(f Field) int {
 		StateOrProvince, Country, EmailAddress, SubjectAltName}, f)
 }
 
-// policy is what a Spec is checked against and completed from.
-type policy struct {
-	keySizes []int
-	hostname string
+// Policy is what a Spec is checked against and completed from.
+type Policy struct {
+	KeySizes []int
+	Hostname string
 }
 
-// resolve checks all of spec and completes it from the policy. known are rules that
+// Resolve checks all of spec and completes it from the policy. known are rules that
 // are broken beside it. Broken rules are all in the error.
-func (p policy) resolve(spec Spec, known ...Violation) (Spec, template, error) {
-	var broken violations
+func (p Policy) Resolve(spec Spec, known ...Violation) (Spec, Template, error) {
+	var broken Violations
 	spec.Algorithm, spec.KeySize = p.key(spec, &broken)
 	spec.Subject = slices.Clone(spec.Subject)
 	if !slices.ContainsFunc(spec.Subject, func(a Attribute) bool { return a.Type == CommonName }) {
-		spec.Subject = append(spec.Subject, Attribute{CommonName, p.hostname})
+		spec.Subject = append(spec.Subject, Attribute{CommonName, p.Hostname})
 	}
 	for i := range spec.Subject {
 		spec.Subject[i].check(&broken)
@@ -112,69 +115,69 @@ func (p policy) resolve(spec Spec, known ...Violation) (Spec, template, error) {
 	slices.SortStableFunc(broken, func(a, b Violation) int {
 		return cmp.Compare(fieldOrder(a.Field), fieldOrder(b.Field))
 	})
-	if err := violations(slices.Concat(known, broken)).err(); err != nil {
-		return Spec{}, template{}, err
+	if err := slices.Concat(known, broken).Err(); err != nil {
+		return Spec{}, Template{}, err
 	}
 	t, err := newTemplate(spec, names)
 	return spec, t, err
 }
 
 // key returns the algorithm and the size of the key that spec asks for.
-func (p policy) key(spec Spec, broken *violations) (Algorithm, *int64) {
-	algorithm, sizes, size := cmp.Or(spec.Algorithm, RSA), p.keySizes, int64(defaultKeySize)
+func (p Policy) key(spec Spec, broken *Violations) (Algorithm, *int64) {
+	algorithm, sizes, size := cmp.Or(spec.Algorithm, RSA), p.KeySizes, int64(DefaultKeySize)
 	switch algorithm {
 	case RSA:
 	case ECDSA:
 		sizes, size = []int{256, 384, 521}, defaultCurveSize
 	default:
-		broken.add(Violation{KeyAlgorithm, NotAllowed, string(algorithm), string(RSA + ", " + ECDSA)})
+		broken.Add(Violation{KeyAlgorithm, NotAllowed, string(algorithm), string(RSA + ", " + ECDSA)})
 		return algorithm, &size
 	}
 	if spec.KeySize != nil {
 		size = *spec.KeySize
 	}
 	if !slices.ContainsFunc(sizes, func(allowed int) bool { return int64(allowed) == size }) {
-		broken.add(Violation{KeySize, NotAllowed, strconv.FormatInt(size, 10), list(sizes)})
+		broken.Add(Violation{KeySize, NotAllowed, strconv.FormatInt(size, 10), list(sizes)})
 	}
 	return algorithm, &size
 }
 
 // check reports the rules that the attribute breaks and brings its value into
 // the form that is encoded.
-func (a *Attribute) check(broken *violations) {
+func (a *Attribute) check(broken *Violations) {
 	_, upperBound, known := attributeType(a.Type)
 	switch {
 	case !known:
-		broken.add(Violation{Field: a.Type, Rule: NotAllowed, Limit: "the subject attributes"})
+		broken.Add(Violation{Field: a.Type, Rule: NotAllowed, Limit: "the subject attributes"})
 		return
 	case a.Value == "":
-		broken.add(Violation{Field: a.Type, Rule: Empty})
+		broken.Add(Violation{Field: a.Type, Rule: Empty})
 		return
 	case !utf8.ValidString(a.Value):
-		broken.add(Violation{Field: a.Type, Rule: InvalidUTF8})
+		broken.Add(Violation{Field: a.Type, Rule: InvalidUTF8})
 		return
 	case a.Type == Country:
 		given := a.Value
 		a.Value = upperASCII(given)
 		if !isCountry(a.Value) {
-			broken.add(Violation{Field: Country, Rule: UnknownCountry, Value: given})
+			broken.Add(Violation{Field: Country, Rule: UnknownCountry, Value: given})
 		}
 		return
 	}
 	if utf8.RuneCountInString(a.Value) > upperBound {
-		broken.add(Violation{Field: a.Type, Rule: TooLong, Limit: strconv.Itoa(upperBound)})
+		broken.Add(Violation{Field: a.Type, Rule: TooLong, Limit: strconv.Itoa(upperBound)})
 	}
-	if strings.ContainsFunc(a.Value, isControlOrBidi) {
-		broken.add(Violation{Field: a.Type, Rule: ControlCharacter})
+	if strings.ContainsFunc(a.Value, IsControlOrBidi) {
+		broken.Add(Violation{Field: a.Type, Rule: ControlCharacter})
 	}
 }
 
-// isControlOrBidi reports whether a character lets a subject look like something
+// IsControlOrBidi reports whether a character lets a subject look like something
 // that it does not say: controls and line breaks forge lines in a terminal
 // or a log, direction characters reorder the text around them. Other invisible
 // characters stay allowed: scripts need the joiners, and look-alike letters
 // would remain anyway.
-func isControlOrBidi(r rune) bool {
+func IsControlOrBidi(r rune) bool {
 	return unicode.IsControl(r) || unicode.In(r, unicode.Bidi_Control, unicode.Zl, unicode.Zp)
 }
 

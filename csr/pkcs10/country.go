@@ -1,4 +1,4 @@
-package csr
+package pkcs10
 
 import "strings"
 

@@ -1,26 +1,26 @@
-package csr_test
+package pkcs10_test
 
 import (
 	"strings"
 	"testing"
 
-	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
 )
 
 func TestDescribe(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name string
-		spec csr.Spec
+		spec pkcs10.Spec
 		want string
 	}{
-		{"too long", subject(csr.Organization, strings.Repeat("o", 65)), "f must be at most 64 characters"},
-		{"empty", subject(csr.CommonName, ""), "f must not be empty"},
-		{"key size", csr.Spec{KeySize: new(int64)}, `f "0" must be one of 2048, 3072, 4096`},
-		{"country", subject(csr.Country, "Germany"), `f "Germany" must be an ISO 3166-1 alpha-2 country code`},
-		{"control", subject(csr.Locality, "a\nb"), "f must not contain control or text direction characters"},
-		{"UTF-8", subject(csr.Locality, "\xff"), "f must be valid UTF-8"},
-		{"mailbox", csr.Spec{Email: "a\"\n\x00\u202e@"}, `f "a\"` + "\uFFFD\uFFFD\uFFFD" + `@" must be an e-mail address (RFC 5321, ASCII)`},
+		{"too long", subject(pkcs10.Organization, strings.Repeat("o", 65)), "f must be at most 64 characters"},
+		{"empty", subject(pkcs10.CommonName, ""), "f must not be empty"},
+		{"key size", pkcs10.Spec{KeySize: new(int64)}, `f "0" must be one of 2048, 3072, 4096`},
+		{"country", subject(pkcs10.Country, "Germany"), `f "Germany" must be an ISO 3166-1 alpha-2 country code`},
+		{"control", subject(pkcs10.Locality, "a\nb"), "f must not contain control or text direction characters"},
+		{"UTF-8", subject(pkcs10.Locality, "\xff"), "f must be valid UTF-8"},
+		{"mailbox", pkcs10.Spec{Email: "a\"\n\x00\u202e@"}, `f "a\"` + "\uFFFD\uFFFD\uFFFD" + `@" must be an e-mail address (RFC 5321, ASCII)`},
 		{"name", names("a_b"), `f "a_b" must be a DNS name, IP address, e-mail address or URI`},
 		{"not UTF-8", names("a\xff"), `f "a` + "\uFFFD" + `" must be a DNS name, IP address, e-mail address or URI`},
 		{"empty name", names(""), "f must not have an empty entry"},
@@ -32,7 +32,7 @@ func TestDescribe(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			_, _, err := csr.Resolve(c.spec, hostname, sizes()...)
+			_, _, err := resolve(c.spec)
 			vs := violationsOf(t, err)
 			if len(vs) != 1 {
 				t.Fatalf("violations %+v", vs)
@@ -44,14 +44,14 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-func subject(f csr.Field, value string) csr.Spec {
-	return csr.Spec{Subject: []csr.Attribute{{Type: f, Value: value}}}
+func subject(f pkcs10.Field, value string) pkcs10.Spec {
+	return pkcs10.Spec{Subject: []pkcs10.Attribute{{Type: f, Value: value}}}
 }
 
-func names(values ...string) csr.Spec {
-	var spec csr.Spec
+func names(values ...string) pkcs10.Spec {
+	var spec pkcs10.Spec
 	for _, v := range values {
-		spec.AltNames = append(spec.AltNames, csr.AltName{Value: v})
+		spec.AltNames = append(spec.AltNames, pkcs10.AltName{Value: v})
 	}
 	return spec
 }
@@ -59,8 +59,8 @@ func names(values ...string) csr.Spec {
 // A rule without a sentence of its own would be described by its name.
 func TestEveryRuleHasASentence(t *testing.T) {
 	t.Parallel()
-	for _, rule := range csr.Rules() {
-		if s := (csr.Violation{Rule: rule, Limit: "9"}).Describe("f"); strings.Contains(s, "breaks the rule") {
+	for _, rule := range pkcs10.Rules() {
+		if s := (pkcs10.Violation{Rule: rule, Limit: "9"}).Describe("f"); strings.Contains(s, "breaks the rule") {
 			t.Errorf("%s: %q", rule, s)
 		}
 	}

@@ -1,4 +1,4 @@
-package csr
+package pkcs10
 
 import (
 	"crypto"
@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// parseCertificates reads a chain in PEM that was accepted or made here.
-func parseCertificates(text string) ([]*x509.Certificate, error) {
+// ParseCertificates reads a chain in PEM that was accepted or made here.
+func ParseCertificates(text string) ([]*x509.Certificate, error) {
 	var chain []*x509.Certificate
 	for block, rest := pem.Decode([]byte(text)); block != nil; block, rest = pem.Decode(rest) {
 		certificate, err := x509.ParseCertificate(block.Bytes)
@@ -25,8 +25,8 @@ func parseCertificates(text string) ([]*x509.Certificate, error) {
 	return chain, nil
 }
 
-// parseRequest reads a certification request in PEM that was made here.
-func parseRequest(text string) (*x509.CertificateRequest, error) {
+// ParseRequest reads a certification request in PEM that was made here.
+func ParseRequest(text string) (*x509.CertificateRequest, error) {
 	block, _ := pem.Decode([]byte(text))
 	if block == nil || block.Type != blockRequest {
 		return nil, errors.New("there is no CSR")
@@ -38,25 +38,25 @@ func parseRequest(text string) (*x509.CertificateRequest, error) {
 	return r, nil
 }
 
-// publicKey returns the key of a CSR, or of the leaf of a chain, in PEM.
-func publicKey(text string) (crypto.PublicKey, error) {
+// PublicKey returns the key of a CSR, or of the leaf of a chain, in PEM.
+func PublicKey(text string) (crypto.PublicKey, error) {
 	if strings.HasPrefix(text, "-----BEGIN "+blockRequest) {
-		request, err := parseRequest(text)
+		request, err := ParseRequest(text)
 		if err != nil {
 			return nil, err
 		}
 		return request.PublicKey, nil
 	}
-	chain, err := parseCertificates(text)
+	chain, err := ParseCertificates(text)
 	if err != nil {
 		return nil, err
 	}
 	return chain[0].PublicKey, nil
 }
 
-// sameKey reports whether two public keys are the same. It compares keys, not
+// SameKey reports whether two public keys are the same. It compares keys, not
 // their encodings, because a CA may encode the parameters in another way.
-func sameKey(a, b crypto.PublicKey) bool {
+func SameKey(a, b crypto.PublicKey) bool {
 	equal, ok := a.(interface{ Equal(crypto.PublicKey) bool })
 	return ok && equal.Equal(b)
 }

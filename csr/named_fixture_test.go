@@ -1,0 +1,70 @@
+package csr_test
+
+import (
+	"testing"
+
+	"attestcsr/csr"
+	"attestcsr/csr/audit"
+)
+
+// namedGrant is a grant of one who may do all with named objects.
+func (b bench) namedGrant(t testing.TB, o csr.Operation) *csr.Grant {
+	t.Helper()
+	g, err := b.Authorise(csr.Caller{Request: audit.Request{User: "nora"}, Privileges: []csr.Privilege{csr.PolicyCertificateCRUD}}, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func (b bench) tryNamed(t testing.TB, r csr.NewRequest) (csr.NamedRequest, error) {
+	t.Helper()
+	return b.namedGrant(t, csr.CreateNamedCSR).CreateNamedCSR(t.Context(), r)
+}
+
+func (b bench) createNamed(t testing.TB, r csr.NewRequest) csr.NamedRequest {
+	t.Helper()
+	made, err := b.tryNamed(t, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made
+}
+
+func (b bench) named(t testing.TB, id string) (csr.NamedRequest, error) {
+	t.Helper()
+	return b.namedGrant(t, csr.GetNamedCSR).NamedCSR(t.Context(), id)
+}
+
+func (b bench) importNamed(t testing.TB, id string, in csr.Import) (csr.NamedCertificate, error) {
+	t.Helper()
+	return b.namedGrant(t, csr.ImportCertificate).ImportCertificate(t.Context(), id, in)
+}
+
+func (b bench) selfSign(t testing.TB, id string, days *int64) (csr.NamedCertificate, error) {
+	t.Helper()
+	return b.namedGrant(t, csr.SelfSign).SelfSign(t.Context(), id, days)
+}
+
+func (b bench) namedCertificate(t testing.TB, id string) (csr.NamedCertificate, error) {
+	t.Helper()
+	return b.namedGrant(t, csr.GetNamedCertificate).NamedCertificate(t.Context(), id)
+}
+
+func (b bench) requests(t testing.TB) []csr.NamedRequest {
+	t.Helper()
+	items, next, total, err := b.namedGrant(t, csr.ListNamedCSRs).ListNamedCSRs(t.Context(), csr.Page{Sort: csr.SortByID, Limit: 1000})
+	if err != nil || next != nil || total != len(items) {
+		t.Fatalf("%d items, total %d, next %q, error %v", len(items), total, next, err)
+	}
+	return items
+}
+
+func (b bench) certificates(t testing.TB) []csr.NamedCertificate {
+	t.Helper()
+	items, next, total, err := b.namedGrant(t, csr.ListNamedCertificates).ListNamedCertificates(t.Context(), csr.Page{Sort: csr.SortByID, Limit: 1000})
+	if err != nil || next != nil || total != len(items) {
+		t.Fatalf("%d items, total %d, next %q, error %v", len(items), total, next, err)
+	}
+	return items
+}

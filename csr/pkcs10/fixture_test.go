@@ -1,0 +1,106 @@
+package pkcs10_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"unicode"
+
+	"attestcsr/csr/pkcs10"
+	"attestcsr/test/kit"
+)
+
+const hostname = "esx-01.example.com"
+
+// noon is the time that the tests run at.
+func noon() time.Time { return time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC) }
+
+func policy() pkcs10.Policy {
+	return pkcs10.Policy{KeySizes: []int{2048, 3072, 4096}, Hostname: hostname}
+}
+
+func resolve(spec pkcs10.Spec) (pkcs10.Spec, pkcs10.Template, error) { return policy().Resolve(spec) }
+
+// acceptChain returns what is stored of a chain, and the chain.
+func acceptChain(text []byte) (string, []*x509.Certificate, error) {
+	c, err := pkcs10.AcceptChain(text, noon(), x509.KeyUsageDigitalSignature)
+	if err != nil {
+		return "", nil, err
+	}
+	return c.PEM(), c, nil
+}
+
+// violationsOf returns the broken rules of an error and fails on any other error.
+func violationsOf(t testing.TB, err error) pkcs10.Violations {
+	t.Helper()
+	if err == nil {
+		return nil
+	}
+	broken, ok := errors.AsType[pkcs10.Violations](err)
+	if !ok || len(broken) == 0 {
+		t.Fatalf("error %v, want violations", err)
+	}
+	return broken
+}
+
+// rules is a compact form of violations: "field: rule".
+func rules(vs []pkcs10.Violation) []string {
+	var s []string
+	for _, v := range vs {
+		s = append(s, string(v.Field)+": "+string(v.Rule))
+	}
+	return s
+}
+
+// checkSentences fails unless every violation can be shown to a client and
+// written to a log as one line.
+func checkSentences(t testing.TB, vs []pkcs10.Violation) {
+	t.Helper()
+	for _, v := range vs {
+		sentence := v.Describe("some_field")
+		if !strings.HasPrefix(sentence, "some_field ") || len(sentence) > 600 ||
+			strings.ContainsFunc(sentence, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			t.Fatalf("%+v: %q", v, sentence)
+		}
+	}
+}
+
+// testKey is one P-256 key for all tests that need no fresh one.
+var testKey = sync.OnceValue(func() *ecdsa.PrivateKey {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
+// build resolves and signs a spec and returns what crypto/x509 reads of it.
+func build(t testing.TB, spec pkcs10.Spec) *x509.CertificateRequest {
+	t.Helper()
+	_, template, err := resolve(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := template.Sign(testKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parseRequest(t, text)
+}
+
+func pemOf(certificates ...*x509.Certificate) []byte { return []byte(kit.PEM(certificates...)) }
+
+func parseRequest(t testing.TB, text string) *x509.CertificateRequest {
+	t.Helper()
+	request, err := kit.ParseCSR(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return request
+}
