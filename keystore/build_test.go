@@ -1,6 +1,8 @@
 package keystore_test
 
 import (
+	"attestcsr/test/kit"
+
 	"context"
 	"crypto"
 	"errors"
@@ -46,9 +48,9 @@ func TestBuildsAreBounded(t *testing.T) {
 		})
 		wantError(t, "who waits for his turn", err, context.Canceled)
 	})
-	eventually(t, "its key is made", func() bool { return f.vault.Account().Made > made })
+	kit.Eventually(t, "its key is made", func() bool { return f.vault.Account().Made > made })
 	cancel()
-	eventually(t, "its key is discarded", func() bool { return len(f.vault.Account().Discarded) == 1 })
+	kit.Eventually(t, "its key is discarded", func() bool { return len(f.vault.Account().Discarded) == 1 })
 	close(release)
 	wg.Wait()
 

@@ -13,7 +13,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -299,14 +298,4 @@ func TestConcurrentReplace(t *testing.T) {
 		}
 	}
 	f.wantKeys(t, 0, slots...)
-}
-
-// eventually waits for a condition that other goroutines bring about.
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !condition(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
-		}
-	}
 }

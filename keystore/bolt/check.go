@@ -191,7 +191,7 @@ func (c *checker) leaf(page []byte, level int, from, to []byte) error {
 
 // below checks the tree of a bucket, given the value that stands for it.
 func (c *checker) below(bucket, value []byte, level int) error {
-	if len(value) < 16 {
+	if len(value) < 16 || level > maxDepth {
 		return errStructure
 	}
 	if c.bucket == nil {
@@ -204,21 +204,12 @@ func (c *checker) below(bucket, value []byte, level int) error {
 	if root := binary.NativeEndian.Uint64(value); root != 0 {
 		return c.tree(root, level+1, nil, nil)
 	}
-	return c.inline(value[16:])
-}
-
-// inline checks the page of a bucket that is small enough to be kept in place.
-// It holds no buckets.
-func (c *checker) inline(page []byte) error {
+	// A bucket that is small enough is kept in place, and holds no other.
+	page := value[16:]
 	if len(page) < headerSize || binary.NativeEndian.Uint16(page[8:]) != flagLeaf {
 		return errStructure
 	}
-	for i := range elements(page) { // none if they do not fit: leaf says so
-		if binary.NativeEndian.Uint32(page[headerSize+i*elementSize:]) != 0 {
-			return errStructure
-		}
-	}
-	return c.leaf(page, maxDepth, nil, nil)
+	return c.leaf(page, maxDepth+1, nil, nil)
 }
 
 // elements returns the number of elements of a page, or -1 if they do not fit.

@@ -71,39 +71,19 @@ func (s span) within(k, v []byte) ([]byte, []byte) {
 	return rest, v
 }
 
-func (s span) first() (k, v []byte) { return s.within(s.c.Seek(s.prefix)) }
-
-func (s span) next() (k, v []byte) { return s.within(s.c.Next()) }
-
-// last is for a prefix that ends with a NUL byte.
-func (s span) last() (k, v []byte) {
-	after := append(bytes.Clone(s.prefix[:len(s.prefix)-1]), 1)
-	return s.before(s.c.Seek(after))
-}
-
-// before returns the item before the cursor, which is at k.
-func (s span) before(k, _ []byte) ([]byte, []byte) {
-	if k == nil { // at the end
-		return s.within(s.c.Last())
-	}
-	return s.within(s.c.Prev())
-}
-
-// seek moves to the first item after q.After, whether or not that still exists.
+// seek moves to the first item after q.After, whether or not that still exists. The
+// prefix ends with a NUL byte.
 func (s span) seek(q keystore.Query) (k, v []byte) {
-	switch {
-	case len(q.After) == 0 && q.Descending:
-		return s.last()
-	case len(q.After) == 0:
-		return s.first()
+	from := append(bytes.Clone(s.prefix), q.After...)
+	if q.Descending && len(q.After) == 0 {
+		from[len(from)-1]++ // after all keys with the prefix
 	}
-	after := append(bytes.Clone(s.prefix), q.After...)
-	k, v = s.c.Seek(after)
+	k, v = s.c.Seek(from)
 	switch {
-	case q.Descending:
-		return s.before(k, v)
-	case bytes.Equal(k, after):
-		return s.next()
+	case q.Descending && k == nil: // at the end
+		return s.within(s.c.Last())
+	case q.Descending, len(q.After) > 0 && bytes.Equal(k, from):
+		return s.step(q)
 	}
 	return s.within(k, v)
 }
@@ -112,5 +92,5 @@ func (s span) step(q keystore.Query) (k, v []byte) {
 	if q.Descending {
 		return s.within(s.c.Prev())
 	}
-	return s.next()
+	return s.within(s.c.Next())
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/crypto/cryptobyte"
+
 	"attestcsr/keystore"
 )
 
@@ -57,26 +59,23 @@ func newRecord(revision uint64, op keystore.Op) record {
 	return record{revision: revision, ref: op.Ref, payload: op.Payload, index: index}
 }
 
+// encode does not panic for a record that passed Op.Validate, which bounds all lengths.
 func (r record) encode(slot keystore.Slot) []byte {
-	size := 1 + 8 + 4 + len(r.ref) + 4 + len(r.payload) + 1 + 4
-	for _, e := range r.index {
-		size += 1 + len(e.Name) + 2 + len(e.Value)
+	b := cryptobyte.NewBuilder(make([]byte, 0, 64+len(r.ref)+len(r.payload)))
+	add := func(bytes []byte) cryptobyte.BuilderContinuation {
+		return func(b *cryptobyte.Builder) { b.AddBytes(bytes) }
 	}
-	b := make([]byte, 0, size)
-	b = append(b, recordFormat)
-	b = binary.BigEndian.AppendUint64(b, r.revision)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(r.ref))) //nolint:gosec // bounded by Op.Validate, as are all lengths here
-	b = append(b, r.ref...)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(r.payload))) //nolint:gosec // bounded
-	b = append(b, r.payload...)
-	b = append(b, byte(len(r.index))) //nolint:gosec // bounded
+	b.AddUint8(recordFormat)
+	b.AddUint64(r.revision)
+	b.AddUint32LengthPrefixed(add(r.ref))
+	b.AddUint32LengthPrefixed(add(r.payload))
+	b.AddUint8(uint8(len(r.index))) //nolint:gosec // at most keystore.MaxIndexEntries
 	for _, e := range r.index {
-		b = append(b, byte(len(e.Name))) //nolint:gosec // bounded
-		b = append(b, e.Name...)
-		b = binary.BigEndian.AppendUint16(b, uint16(len(e.Value))) //nolint:gosec // bounded
-		b = append(b, e.Value...)
+		b.AddUint8LengthPrefixed(add([]byte(e.Name)))
+		b.AddUint16LengthPrefixed(add(e.Value))
 	}
-	return binary.BigEndian.AppendUint32(b, checksum(b, slot))
+	content := b.BytesOrPanic()
+	return binary.BigEndian.AppendUint32(content, checksum(content, slot))
 }
 
 // decodeRecord reads the record of a slot. It is strict: what it accepts, encode
@@ -85,56 +84,29 @@ func decodeRecord(slot keystore.Slot, b []byte) (record, error) {
 	if !isIntact(b, slot) {
 		return record{}, errDamagedRecord
 	}
-	p := parser{rest: bytes.Clone(b[:len(b)-trailer])}
-	format := p.number(1)
-	r := record{revision: p.number(8)}
-	r.ref = p.bytes(p.number(4), keystore.MaxRefLen)
-	r.payload = p.bytes(p.number(4), keystore.MaxPayloadLen)
-	for n := p.number(1); n > 0 && !p.failed; n-- {
-		e := keystore.IndexEntry{Name: string(p.bytes(p.number(1), keystore.MaxIndexNameLen))}
-		e.Value = p.bytes(p.number(2), keystore.MaxIndexValueLen)
-		if len(r.index) > 0 && r.index[len(r.index)-1].Name >= e.Name {
-			p.failed = true
-		}
-		r.index = append(r.index, e)
+	p := cryptobyte.String(bytes.Clone(b[:len(b)-trailer]))
+	var r record
+	var format, entries uint8
+	ok := p.ReadUint8(&format) && p.ReadUint64(&r.revision) &&
+		readLong(&p, (*[]byte)(&r.ref)) && readLong(&p, &r.payload) && p.ReadUint8(&entries)
+	for ; ok && entries > 0; entries-- {
+		var name, value cryptobyte.String
+		ok = p.ReadUint8LengthPrefixed(&name) && p.ReadUint16LengthPrefixed(&value) &&
+			(len(r.index) == 0 || r.index[len(r.index)-1].Name < string(name))
+		r.index = append(r.index, keystore.IndexEntry{Name: string(name), Value: slices.Clip([]byte(value))})
 	}
-	op := keystore.Op{Slot: keystore.Slot{Collection: "c", ID: "i"}, Ref: r.ref, Payload: r.payload, Index: r.index}
-	if p.failed || len(p.rest) != 0 || format != recordFormat || r.revision == 0 || op.Validate() != nil {
+	op := keystore.Op{Slot: slot, Ref: r.ref, Payload: r.payload, Index: r.index}
+	if !ok || !p.Empty() || format != recordFormat || r.revision == 0 || op.Validate() != nil {
 		return record{}, errDamagedRecord
 	}
 	return r, nil
 }
 
-// parser takes fields off the front of a record and remembers whether one of
-// them was not there.
-type parser struct {
-	rest   []byte
-	failed bool
-}
-
-func (p *parser) take(n uint64) []byte {
-	if p.failed || n > uint64(len(p.rest)) {
-		p.failed = true
-		return nil
-	}
-	b := p.rest[:n]
-	p.rest = p.rest[n:]
-	return b
-}
-
-// number takes a big-endian number of at most 8 bytes.
-func (p *parser) number(size uint64) (n uint64) {
-	for _, c := range p.take(size) {
-		n = n<<8 | uint64(c)
-	}
-	return n
-}
-
-// bytes takes n bytes, to which nothing can be appended in place; more than limit
-// is a failure.
-func (p *parser) bytes(n uint64, limit int) []byte {
-	if n > uint64(limit) { //nolint:gosec // limits are positive constants
-		p.failed = true
-	}
-	return slices.Clip(p.take(n))
+// readLong reads a length of 4 bytes and as many bytes, to which nothing can be appended
+// in place.
+func readLong(p *cryptobyte.String, out *[]byte) bool {
+	var n uint32
+	ok := p.ReadUint32(&n) && p.ReadBytes(out, int(n))
+	*out = slices.Clip(*out)
+	return ok
 }

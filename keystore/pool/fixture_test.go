@@ -5,6 +5,7 @@ import (
 
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"runtime"
 	"strings"
@@ -55,8 +56,6 @@ func open(t testing.TB, o pool.Options) *fixture {
 		o.Custodian = f.vault
 	case *gated:
 		c.Custodian = f.vault
-	case panicking:
-		o.Custodian = panicking{f.vault}
 	}
 	o.Logger = slog.New(slog.NewTextHandler(f.log, nil))
 	p, err := pool.New(o)
@@ -99,29 +98,17 @@ func (f *fixture) take(t testing.TB, bits int) {
 	}
 }
 
-func (f *fixture) wantLevel(t testing.TB, bits, ready, target int) {
+func (f *fixture) wantLevel(t *testing.T, bits, ready, target int) {
 	t.Helper()
-	var gotReady, gotTarget int
-	if !eventually(func() bool { gotReady, gotTarget = f.Level(bits); return gotReady == ready && gotTarget == target }) {
-		t.Fatalf("RSA-%d: %d of %d keys, want %d of %d", bits, gotReady, gotTarget, ready, target)
-	}
+	kit.Eventually(t, fmt.Sprintf("RSA-%d: %d of %d keys", bits, ready, target), func() bool {
+		gotReady, gotTarget := f.Level(bits)
+		return gotReady == ready && gotTarget == target
+	})
 }
 
-func (f *fixture) wantWaiting(t testing.TB, n int) {
+func (f *fixture) wantWaiting(t *testing.T, n int) {
 	t.Helper()
-	if !eventually(func() bool { return f.Waiting() == n }) {
-		t.Fatalf("%d wait, want %d", f.Waiting(), n)
-	}
-}
-
-// eventually waits for a condition that other goroutines bring about.
-func eventually(condition func() bool) bool {
-	for deadline := time.Now().Add(10 * time.Second); !condition(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			return false
-		}
-	}
-	return true
+	kit.Eventually(t, fmt.Sprintf("%d who wait", n), func() bool { return f.Waiting() == n })
 }
 
 func wantError(t testing.TB, what string, err, want error) {

@@ -274,21 +274,10 @@ func (p *Pool) generate(ctx context.Context, spec keystore.KeySpec, t *thread) (
 		defer p.procs.end()
 	}
 	start := time.Now()
-	run(func() { key, err = p.attempt(ctx, spec) })
+	run(func() { key, err = p.custodian.Generate(ctx, spec) })
 	took = time.Since(start)
 	if err == nil {
 		p.metrics.generated(spec, from, took)
 	}
 	return key, took, err
-}
-
-// attempt turns a panic of the custodian into an error: no request's recovery covers
-// the goroutines of the pool.
-func (p *Pool) attempt(ctx context.Context, spec keystore.KeySpec) (key keystore.Key, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%s: the custodian panicked: %v", spec, r)
-		}
-	}()
-	return p.custodian.Generate(ctx, spec)
 }

@@ -1,6 +1,8 @@
 package pool_test
 
 import (
+	"attestcsr/test/kit"
+
 	"os"
 	"runtime"
 	"strconv"
@@ -30,9 +32,7 @@ func TestGOMAXPROCS(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			runtime.GOMAXPROCS(1) // the pool counts one, and finds the runtime's own value again
 			whileMaking(t, c.o, c.want)
-			if !eventually(func() bool { return runtime.GOMAXPROCS(0) == before }) {
-				t.Errorf("when nothing has been made for a while it is %d, want %d", runtime.GOMAXPROCS(0), before)
-			}
+			kit.Eventually(t, "GOMAXPROCS as before", func() bool { return runtime.GOMAXPROCS(0) == before })
 		})
 	}
 	t.Run("set in the environment", func(t *testing.T) {

@@ -1,8 +1,11 @@
 package pool_test
 
 import (
+	"attestcsr/test/kit"
+
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -14,7 +17,7 @@ import (
 )
 
 // ask starts a caller who waits, and returns what ends with his answer.
-func (f *fixture) ask(ctx context.Context, t testing.TB, bits int, want error) <-chan struct{} {
+func (f *fixture) ask(ctx context.Context, t *testing.T, bits int, want error) <-chan struct{} {
 	t.Helper()
 	before := f.Waiting()
 	answered := make(chan struct{})
@@ -58,9 +61,7 @@ func TestFirstComeFirstServed(t *testing.T) {
 	}
 	for i, bits := range sizes {
 		gate.next(t, bits).finish <- nil
-		if !eventually(func() bool { mu.Lock(); defer mu.Unlock(); return len(order) == i+1 }) {
-			t.Fatalf("caller %d was not served", i)
-		}
+		kit.Eventually(t, fmt.Sprintf("caller %d is served", i), func() bool { mu.Lock(); defer mu.Unlock(); return len(order) == i+1 })
 	}
 	wg.Wait()
 	if !slices.IsSorted(order) {
@@ -130,9 +131,7 @@ func TestQueueDeadline(t *testing.T) {
 	wantAnswer(t, answered)
 	f.wantWaiting(t, 0)
 	late.finish <- nil // nobody wants it, and the pool does not hold that size
-	if !eventually(func() bool { return len(f.vault.Account().Discarded) == 1 }) {
-		t.Error("the key was not discarded")
-	}
+	kit.Eventually(t, "the key is discarded", func() bool { return len(f.vault.Account().Discarded) == 1 })
 	background.finish <- nil
 	f.mustWarm(t)
 	if n := f.metric(t, "attestcsr_key_requests_shed_total deadline"); n != 1 {
@@ -192,9 +191,7 @@ func TestSurplus(t *testing.T) {
 	foreground.finish <- nil
 	f.wantLevel(t, 2048, 1, 1)
 	background.finish <- nil
-	if !eventually(func() bool { return len(f.vault.Account().Discarded) == 1 }) {
-		t.Error("the key was not discarded")
-	}
+	kit.Eventually(t, "the key is discarded", func() bool { return len(f.vault.Account().Discarded) == 1 })
 	f.wantLevel(t, 2048, 1, 1)
 	gate.none(t)
 }
@@ -256,20 +253,5 @@ func TestCustodianFails(t *testing.T) {
 	f.mustWarm(t)
 	if n := strings.Count(f.log.String(), "cannot be refilled"); n != 1 {
 		t.Errorf("it was said %d times that the pool cannot be refilled: %s", n, f.log.String())
-	}
-}
-
-// panicking is a custodian with a defect.
-type panicking struct{ keystore.Custodian }
-
-func (panicking) Generate(context.Context, keystore.KeySpec) (keystore.Key, error) { panic("defect") }
-
-func TestCustodianPanics(t *testing.T) {
-	t.Parallel()
-	f := open(t, pool.Options{Custodian: panicking{}, Targets: map[int]int{2048: 1}})
-	for _, spec := range []keystore.KeySpec{rsaSpec(2048), ec256} {
-		if key, err := f.Generate(t.Context(), spec); key != nil || err == nil || !strings.Contains(err.Error(), "defect") {
-			t.Errorf("%s: %v", spec, err)
-		}
 	}
 }

@@ -1,6 +1,8 @@
 package pool_test
 
 import (
+	"attestcsr/test/kit"
+
 	"context"
 	"os"
 	"path/filepath"
@@ -51,9 +53,7 @@ func idleThreads(t testing.TB) []int {
 
 // Not parallel: what it looks at belongs to the process.
 func TestThreadsAreIdle(t *testing.T) {
-	if !eventually(func() bool { return len(idleThreads(t)) == 0 }) { // those of earlier tests end
-		t.Fatalf("threads %v are idle already", idleThreads(t))
-	}
+	kit.Eventually(t, "no idle threads", func() bool { return len(idleThreads(t)) == 0 })
 	made := &where{Custodian: keystoretest.NewVault()}
 	p, err := pool.New(pool.Options{Custodian: made, Targets: map[int]int{2048: 20}, Workers: 3})
 	if err != nil {
@@ -95,9 +95,7 @@ func TestThreadsAreIdle(t *testing.T) {
 	if err := p.Close(); err != nil {
 		t.Error(err)
 	}
-	if !eventually(func() bool { return len(idleThreads(t)) == 0 }) {
-		t.Errorf("threads %v are left idle", idleThreads(t))
-	}
+	kit.Eventually(t, "no idle threads", func() bool { return len(idleThreads(t)) == 0 })
 }
 
 // A worker that the runtime puts on the main thread looks for another.
@@ -119,9 +117,7 @@ func TestMainThreadIsSpared(t *testing.T) {
 	}
 	end()
 	tasks.Wait()
-	if !eventually(func() bool { return len(idleThreads(t)) == 0 }) {
-		t.Errorf("threads %v are left idle", idleThreads(t))
-	}
+	kit.Eventually(t, "no idle threads", func() bool { return len(idleThreads(t)) == 0 })
 }
 
 // where is a custodian that notes on which threads it makes keys.
