@@ -11,6 +11,9 @@ import (
 	"testing"
 )
 
+// repository is the root of the repository.
+func repository() fs.FS { return os.DirFS("../..") }
+
 // TestDocsNameTests: each test that a page names as evidence exists, so that no
 // claim outlives its test.
 func TestDocsNameTests(t *testing.T) {
@@ -34,11 +37,11 @@ func TestDocsNameTests(t *testing.T) {
 func testNames(t *testing.T) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}
-	err := fs.WalkDir(os.DirFS("."), ".", func(file string, _ fs.DirEntry, err error) error {
+	err := fs.WalkDir(repository(), ".", func(file string, _ fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(file, "_test.go") {
 			return err
 		}
-		source, err := os.ReadFile(file)
+		source, err := fs.ReadFile(repository(), file)
 		for _, found := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`).FindAllSubmatch(source, -1) {
 			names[string(found[1])] = true
 		}
@@ -73,7 +76,7 @@ func TestDocsLinks(t *testing.T) {
 				continue
 			}
 			target := filepath.Join(filepath.Dir(page), string(link[1]))
-			if _, err := os.Stat(target); errors.Is(err, fs.ErrNotExist) {
+			if _, err := fs.Stat(repository(), filepath.ToSlash(target)); errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("%s links to %s, which does not exist", page, link[1])
 			}
 			if page == "README.md" {
@@ -91,7 +94,7 @@ func TestDocsLinks(t *testing.T) {
 // docPages returns the pages under docs, in alphabetical order.
 func docPages(t *testing.T) []string {
 	t.Helper()
-	pages, err := filepath.Glob("docs/*.md")
+	pages, err := fs.Glob(repository(), "docs/*.md")
 	if err != nil || len(pages) == 0 {
 		t.Fatalf("no pages in docs: %v", err)
 	}
@@ -100,7 +103,7 @@ func docPages(t *testing.T) []string {
 
 func readPage(t *testing.T, name string) []byte {
 	t.Helper()
-	text, err := os.ReadFile(name)
+	text, err := fs.ReadFile(repository(), name)
 	if err != nil {
 		t.Fatal(err)
 	}

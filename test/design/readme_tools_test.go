@@ -215,7 +215,7 @@ func docsEnv(port string) []string {
 func clone(t *testing.T) string {
 	t.Helper()
 	to := t.TempDir()
-	err := fs.WalkDir(os.DirFS("."), ".", func(name string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(repository(), ".", func(name string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
@@ -226,7 +226,7 @@ func clone(t *testing.T) string {
 		case !d.Type().IsRegular():
 			return nil
 		}
-		data, err := os.ReadFile(name)
+		data, err := fs.ReadFile(repository(), name)
 		if err != nil {
 			return err
 		}
