@@ -213,8 +213,8 @@ func put(at Target, ref Ref, c Change) Op {
 	return Op{Slot: at.Slot, Expect: at.Expect, Ref: ref, Payload: c.Payload, Index: c.Index}
 }
 
-// onlyIfNew returns ref, or nothing if a record refers to it already: Rebind may
-// return the reference that it was given.
+// onlyIfNew returns ref, or nothing if it is the old one: Rebind may return the
+// reference that it was given, and a record has that.
 func onlyIfNew(ref, old Ref) Ref {
 	if bytes.Equal(ref, old) {
 		return nil

@@ -63,7 +63,7 @@ func (s Slot) String() string { return s.Collection + "/" + s.ID }
 
 // Ref is how a custodian finds a key again: the sealed key itself, an object
 // label, a key URI. It is stored in the slot's record and is not secret by
-// itself, but is never shown outside the store either.
+// itself, but does not leave this package either.
 type Ref []byte
 
 // Algorithm is the kind of a key pair.

@@ -61,7 +61,6 @@ func Open(ctx context.Context, o Options) (*Keystore, error) {
 		log:       o.Logger,
 		building:  semaphore.NewWeighted(int64(o.Processors)),
 		metrics:   newMetrics(),
-		check:     newStoreCheck(),
 	}
 	if err := k.start(ctx); err != nil {
 		return nil, errors.Join(err, k.Close())
@@ -214,22 +213,16 @@ const (
 // storeCheck remembers the result of Store.Check for checkLifetime: a check
 // costs a disk flush, and readiness is asked without authentication.
 type storeCheck struct {
-	turn chan struct{} // holds one token; guards the fields below
-	at   time.Time
-	err  error
+	mu  sync.Mutex
+	at  time.Time
+	err error
 }
 
-func newStoreCheck() storeCheck { return storeCheck{turn: make(chan struct{}, 1)} }
-
 func (c *storeCheck) run(ctx context.Context, store Store) error {
-	select {
-	case c.turn <- struct{}{}:
-		defer func() { <-c.turn }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.at.IsZero() || time.Since(c.at) >= checkLifetime {
-		// Others will be told this result: it must not be that one prober gave up.
+		// Others get this result: that one prober gave up must not be it.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)
 		defer cancel()
 		c.err = store.Check(ctx)

@@ -132,7 +132,7 @@ type Outbox interface {
 	// Outbox calls fn with the notes of commits after a revision, in the order of
 	// their commits, limit of them at most, until fn returns an error, which it
 	// returns. A note belongs to fn. What fn sees is durable, and later commits
-	// have higher revisions: whoever has seen a note has seen all before it.
+	// have higher revisions. So notes cannot come up before one that fn has seen.
 	Outbox(ctx context.Context, after uint64, limit int, fn func(revision uint64, note []byte) error) error
 	// Pending returns the number of notes in the outbox. It is cheap enough to
 	// be asked before every change.

@@ -127,8 +127,8 @@ func fail(jobs []*job, err error) {
 //
 // and then readers are given the new state. A crash before 3 leaves the old
 // state, whose pages are untouched; the new ones are free again at the next open.
-// A crash between 3 and the end of 4 leaves the old or the new state, and nobody
-// has been told either; a meta page that was torn fails its checksum and counts
+// A crash between 3 and the end of 4 leaves the old or the new state, and no
+// caller has an answer yet; a meta page that was torn fails its checksum and counts
 // as not written. A crash after 4 leaves the new state.
 //
 // An error up to 3 is ErrNotCommitted: the old state is in place and commits go
@@ -179,8 +179,8 @@ func (s *Store) commitBatch(jobs []*job) {
 			"file", s.path, "error", err)
 		fail(applied, fmt.Errorf("%w: %w", keystore.ErrOutcomeUnknown, err))
 	default:
-		// Jobs whose conditions failed are refused with the others: the state that
-		// they were checked against has not come about.
+		// That includes the jobs that failed their conditions: they were checked
+		// against a state that did not come about.
 		fail(jobs, notCommitted(err))
 	}
 }

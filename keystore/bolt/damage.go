@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-
-	"attestcsr/keystore"
 )
 
 // Damage is looked for when the file is opened: the structure of all its pages, the
@@ -57,9 +55,4 @@ func (s *Store) watched(fn func() error) error {
 			attributes...)
 	}
 	return err
-}
-
-// errDamagedInUse refuses commits after damage was found.
-func (s *Store) errDamagedInUse() error {
-	return fmt.Errorf("%w: %s is damaged: restart the service, and restore a backup if the start refuses it", keystore.ErrUnavailable, s.path)
 }

@@ -146,8 +146,8 @@ func (s *Store) Refs(ctx context.Context, fn func(keystore.Slot, keystore.Ref) e
 	})
 }
 
-// snapshot begins a transaction of the caller's own on the published state: while
-// nobody writes and no outcome is unknown, that is the state that bbolt shows.
+// snapshot begins a transaction of the caller's own on the published state. bbolt has
+// no newer state while the caller leads and no outcome is unknown.
 func (s *Store) snapshot(ctx context.Context) (*bbolt.Tx, error) {
 	select {
 	case s.lead <- struct{}{}:

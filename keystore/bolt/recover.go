@@ -57,7 +57,7 @@ func (s *Store) usable() error {
 	case s.closed:
 		return fmt.Errorf("%w: the store is closed", keystore.ErrUnavailable)
 	case s.damaged.Load():
-		return s.errDamagedInUse()
+		return fmt.Errorf("%w: %s is damaged: restart the service, and restore a backup if the start refuses it", keystore.ErrUnavailable, s.path)
 	case s.broken == nil:
 		return nil
 	case time.Since(s.attempted) < recoveryInterval:

@@ -30,7 +30,7 @@ type procs struct {
 	quota bool // a cgroup limits processor time rather than processors
 
 	mu      sync.Mutex
-	allowed int // workers
+	allowed int // workers, set before the first key is made
 	making  int // keys
 	raised  bool
 	quiet   *time.Timer // lowers, unless keys are made
@@ -66,13 +66,6 @@ func (p *procs) workers(idle bool) int {
 		return p.count
 	}
 	return max(1, p.count-1)
-}
-
-// allow says how many workers there are.
-func (p *procs) allow(workers int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.allowed = workers
 }
 
 // begin is called before a key is made, and end after.

@@ -20,7 +20,7 @@ func (p *Pool) startWorkers(n int) {
 	for len(threads) < n {
 		threads = append(threads, startThread(&p.tasks))
 	}
-	p.procs.allow(n)
+	p.procs.allowed = n
 	p.log.Debug("key pool refills in the background", "workers", n, "idle_priority", idle)
 	for _, t := range threads {
 		p.tasks.Go(func() { p.refill(t) })
