@@ -13,6 +13,19 @@ import (
 	"attestcsr/keystore/sealed"
 )
 
+// closeToStore closes the Keystore and opens its store alone.
+func (f *fixture) closeToStore(t *testing.T) keystore.Store {
+	t.Helper()
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	store, err := bolt.Open(f.file, bolt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
 func TestSweepAtOpen(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t, nil)
@@ -35,13 +48,7 @@ func TestForeignCustodian(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t, nil)
 	f.mustReplace(t, a)
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	store, err := bolt.Open(f.file, bolt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	store := f.closeToStore(t)
 	foreign := keystoretest.NewVault()
 	for range 9 { // names beyond those that the store refers to
 		key, err := foreign.Generate(t.Context(), spec)
@@ -57,7 +64,7 @@ func TestForeignCustodian(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, err = keystore.Open(t.Context(), keystore.Options{Store: store, Custodian: foreign})
+	_, err := keystore.Open(t.Context(), keystore.Options{Store: store, Custodian: foreign})
 	if err == nil || !strings.Contains(err.Error(), "cannot be opened") {
 		t.Errorf("Open: %v", err)
 	}
@@ -102,15 +109,9 @@ func TestSweepNeedsRefs(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t, nil)
 	f.mustReplace(t, a)
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	store, err := bolt.Open(f.file, bolt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	store := f.closeToStore(t)
 	unreadable := errors.New("unreadable")
-	_, err = keystore.Open(t.Context(), keystore.Options{Store: noRefs{store, unreadable}, Custodian: f.vault.Reopen()})
+	_, err := keystore.Open(t.Context(), keystore.Options{Store: noRefs{store, unreadable}, Custodian: f.vault.Reopen()})
 	wantError(t, "Open", err, unreadable)
 	openAt(t, f.file, f.vault.Reopen(), nil).wantKeys(t, 0, a)
 }

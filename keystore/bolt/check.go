@@ -43,7 +43,7 @@ const (
 // make bbolt follow it for ever, with more memory at every turn. A page that is also
 // in the free list would be overwritten. What is in the buckets goes to found.
 func checkStructure(file []byte, m *meta, found *contents) error {
-	if m.pages > uint64(len(file)/m.pageSize) {
+	if m.pages > uint64(len(file)/m.pageSize) { //nolint:gosec // positive
 		return fmt.Errorf("%w: it is cut short (%d bytes, not %d pages)", errStructure, len(file), m.pages)
 	}
 	c := &checker{file: file, pageSize: m.pageSize, seen: make([]bool, m.pages), found: found}

@@ -124,7 +124,7 @@ func TestQueueBound(t *testing.T) {
 func TestQueueDeadline(t *testing.T) {
 	t.Parallel()
 	gate := newGated()
-	f := open(t, pool.Options{Custodian: gate, Targets: map[int]int{4096: 1}, Workers: 1, Processors: 1, QueueDeadline: 20 * time.Millisecond})
+	f := open(t, pool.Options{Custodian: gate, Targets: map[int]int{4096: 1}, Workers: 1, Processors: 1, QueueDeadline: 300 * time.Millisecond})
 	background := gate.next(t, 4096)
 	answered := f.ask(t.Context(), t, 2048, keystore.ErrBusy)
 	late := gate.next(t, 2048)
