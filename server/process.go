@@ -61,7 +61,7 @@ func cgroupMemory(log *slog.Logger) int64 {
 	limit, err := memlimit.FromCgroup()
 	switch {
 	case err == nil:
-		return int64(min(limit, math.MaxInt64)) //nolint:gosec // bounded
+		return int64(min(limit, math.MaxInt64))
 	case errors.Is(err, memlimit.ErrNoLimit), errors.Is(err, memlimit.ErrNoCgroup), errors.Is(err, memlimit.ErrCgroupsNotSupported):
 	default:
 		log.Warn("the memory limit of the cgroup cannot be read: set limits.memory", "err", err)
