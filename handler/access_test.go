@@ -1,11 +1,9 @@
 package handler_test
 
 import (
-	"encoding/json"
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io"
 	"net/http"
 	"regexp"
 	"slices"
@@ -62,12 +60,8 @@ func TestAccess(t *testing.T) {
 	m.createCSR(validSpec)
 	csrID := "matrix"
 	m.nsxMake(csrID, quickSpec)
-	a := m.do(call{method: "POST", path: nsxCSRs + "?action=self_sign", body: quickSpec})
-	var certificate struct{ ID string }
-	if err := json.Unmarshal(a.body, &certificate); err != nil || certificate.ID == "" {
-		t.Fatalf("%d %s", a.status, a.body)
-	}
-	rows := accessRows(csrID, certificate.ID)
+	certificate := decode[nsxCertificate](t, m.do(call{method: "POST", path: nsxCSRs + "?action=self_sign", body: quickSpec}))
+	rows := accessRows(csrID, *certificate.ID)
 	api, _ := m.handler.Routes()
 	compareRoutes(t, api, rows)
 	compareOperations(t, rows)
@@ -205,40 +199,24 @@ func (r row) expected(c caller) want {
 func (m *matrix) try(t *testing.T, r row, c caller) {
 	t.Helper()
 	method, _, _ := strings.Cut(r.name(), " ")
-	req, err := http.NewRequestWithContext(t.Context(), method, m.url+r.path, strings.NewReader(r.body))
-	if err != nil {
-		t.Fatal(err)
+	contentType := asJSON
+	if r.form {
+		contentType = formType
 	}
 	sent := c.make(m)
-	req.Header = sent.Clone()
-	if req.Header == nil {
-		req.Header = http.Header{}
-	}
-	req.Header.Set("Content-Type", asJSON)
-	if r.form {
-		req.Header.Set("Content-Type", formType)
-	}
-	resp, err := m.client.Do(req)
-	if err != nil {
-		t.Fatalf("%s: %v", c.name, err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatalf("%s: %v", c.name, err)
-	}
-	if problem := r.expected(c).differs(resp, string(body)); problem != "" {
+	a := m.do(call{method: method, path: r.path, body: r.body, raw: true, anonymous: true, header: map[string]string{"Content-Type": contentType}, lines: sent})
+	if problem := r.expected(c).differs(method, a); problem != "" {
 		t.Errorf("%s: %s", c.name, problem)
 	}
 	for _, values := range sent {
 		for _, value := range values {
-			if len(value) >= 16 && strings.Contains(string(body), value) {
-				t.Errorf("%s: the answer tells the credentials: %s", c.name, body)
+			if len(value) >= 16 && strings.Contains(string(a.body), value) {
+				t.Errorf("%s: the answer tells the credentials: %s", c.name, a.body)
 			}
 		}
 	}
-	if r.kind == operation && resp.StatusCode == http.StatusForbidden && !c.in(r.dialect).guarded {
-		m.wantLogged(t, resp.Header.Get("X-Request-Id"), string(r.op)+" needs the privilege "+string(r.needs))
+	if r.kind == operation && a.status == http.StatusForbidden && !c.in(r.dialect).guarded {
+		m.wantLogged(t, a.header.Get("X-Request-Id"), string(r.op)+" needs the privilege "+string(r.needs))
 	}
 }
 
@@ -249,16 +227,16 @@ var (
 )
 
 // differs says what of an answer is not as wanted.
-func (w want) differs(resp *http.Response, body string) string {
-	h := resp.Header
+func (w want) differs(method string, a answer) string {
+	h, body := a.header, string(a.body)
 	challenge := ""
 	if w.status == http.StatusUnauthorized {
 		challenge = `Basic realm="attestcsr"`
 	}
 	switch {
-	case resp.StatusCode != w.status:
-		return "status " + resp.Status + ", want " + strconv.Itoa(w.status) + ": " + body
-	case w.pattern != nil && !w.pattern.MatchString(body), w.pattern == nil && body != w.body && resp.Request.Method != http.MethodHead:
+	case a.status != w.status:
+		return "status " + strconv.Itoa(a.status) + ", want " + strconv.Itoa(w.status) + ": " + body
+	case w.pattern != nil && !w.pattern.MatchString(body), w.pattern == nil && body != w.body && method != http.MethodHead:
 		return "body " + body + ", want " + w.body
 	case h.Get("Content-Type") != w.contentType:
 		return "Content-Type " + h.Get("Content-Type") + ", want " + w.contentType

@@ -19,21 +19,11 @@ import (
 // input for one that hangs when a key is made for it.
 func newFuzzed(f *testing.F, options ...option) *stack {
 	f.Helper()
-	s := newStackOver(f, handingIn, options...)
+	s := newStack(f, options...)
 	for _, size := range []int{2048, 3072, 4096} {
-		body := strings.Replace(validSpec, "{", fmt.Sprintf(`{"key_size":%d,`, size), 1)
-		if a := s.serve(s.request(http.MethodPost, csrPath, body)); a.status != http.StatusCreated {
-			f.Fatalf("%d %s", a.status, a.body)
-		}
+		s.createCSR(strings.Replace(validSpec, "{", fmt.Sprintf(`{"key_size":%d,`, size), 1))
 	}
 	return s
-}
-
-// serve answers a request without a socket.
-func (s *stack) serve(r *http.Request) answer {
-	recorder := httptest.NewRecorder()
-	s.handler.ServeHTTP(recorder, r)
-	return answer{recorder.Code, recorder.Header(), recorder.Body.Bytes()}
 }
 
 // wantOf is what a CSR has to say for a body that was accepted, read by another
@@ -152,12 +142,10 @@ func FuzzCreate(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte, nsx bool) {
 		defer s.log.Reset()
 		spec := generated{nsx: nsx, body: string(body)}
-		path := csrPath
 		if nsx {
-			path = nsxPath("fuzzed", "action=create")
-			defer s.serve(s.request(http.MethodDelete, nsxPath("fuzzed"), ""))
+			defer s.serve(call{method: http.MethodDelete, path: nsxPath("fuzzed")})
 		}
-		a := s.serve(s.request(http.MethodPost, path, string(body)))
+		a := s.serve(spec.call("fuzzed"))
 		switch a.status {
 		case http.StatusCreated:
 			text, err := spec.pem(a)
@@ -205,14 +193,6 @@ func checkReason(t *testing.T, a answer, nsx bool) {
 	}
 }
 
-// request is a request of the admin's.
-func (s *stack) request(method, path, body string) *http.Request {
-	r := httptest.NewRequest(method, path, strings.NewReader(body))
-	r.Header.Set("Content-Type", "application/json")
-	r.SetBasicAuth("admin", adminPassword)
-	return r
-}
-
 // FuzzRequest: whatever somebody who may do everything sends, it is answered, in
 // the words of the dialect that the path belongs to, it is no fault of the
 // service's, and it is one line of the log that holds nothing unprintable.
@@ -254,7 +234,7 @@ func FuzzRequest(f *testing.F) {
 			}
 		}
 		s.log.Reset()
-		a := s.serve(r)
+		a := s.serveRequest(r)
 		checkLog(t, s.log.String(), a)
 		switch {
 		case a.status == http.StatusServiceUnavailable && a.header.Get("Retry-After") != "": // too many sessions

@@ -1,8 +1,6 @@
 package handler_test
 
 import (
-	"bytes"
-	"encoding/json"
 	"net/http"
 	"net/url"
 	"strings"
@@ -100,12 +98,12 @@ type nsxError struct {
 	Details    *string `json:"details"`
 }
 
-func (a answer) nsxError(t *testing.T) nsxError {
+func (a answer) nsxError(t testing.TB) nsxError {
 	t.Helper()
-	if got := a.header.Get("Content-Type"); got != "application/json" {
+	if got := a.header.Get("Content-Type"); got != asJSON {
 		t.Errorf("error with Content-Type %q", got)
 	}
-	e := decodeNSX[nsxError](t, a.body)
+	e := decode[nsxError](t, a)
 	if e.HTTPStatus == nil || e.Code == nil || e.Module == nil || e.Message == nil {
 		t.Fatalf("incomplete error: %d %s", a.status, a.body)
 	}
@@ -119,17 +117,14 @@ func (a answer) nsxError(t *testing.T) nsxError {
 	return e
 }
 
-// decodeNSX reads an answer strictly: a member that the SDK's type does not have
-// is an error here.
-func decodeNSX[T any](t *testing.T, body []byte) T {
+// wantNSXError checks status and code of an answer, and returns its message.
+func (a answer) wantNSXError(t testing.TB, status int, code int64) string {
 	t.Helper()
-	var v T
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&v); err != nil {
-		t.Fatalf("%v: %s", err, body)
+	e := a.nsxError(t)
+	if a.status != status || *e.Code != code {
+		t.Fatalf("%d with code %d, want %d with %d: %s", a.status, *e.Code, status, code, a.body)
 	}
-	return v
+	return *e.Message
 }
 
 // nsxPath builds a URL as the SDK does: the id escaped, its slashes too, and the
@@ -156,5 +151,5 @@ func (s *stack) nsxMake(id, body string) nsxCSR {
 	if a.status != http.StatusCreated {
 		s.t.Fatalf("create %q: %d %s", id, a.status, a.body)
 	}
-	return decodeNSX[nsxCSR](s.t.(*testing.T), a.body)
+	return decode[nsxCSR](s.t, a)
 }

@@ -1,6 +1,7 @@
 package handler_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -8,9 +9,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +25,7 @@ import (
 	"attestcsr/handler/auth"
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/keystoretest"
 	"attestcsr/keystore/pool"
 	"attestcsr/keystore/sealed"
 	"attestcsr/test/kit"
@@ -49,7 +53,7 @@ type stack struct {
 	url      string
 	client   *http.Client
 	handler  *handler.Handler
-	keys     *keystore.Keystore
+	store    keystore.Store
 	auth     *auth.Authenticator
 	registry *prometheus.Registry
 	log      *kit.Buffer
@@ -58,19 +62,25 @@ type stack struct {
 
 type option func(*handler.Config)
 
+// newStack has one RSA key of each size, which it hands out again and again: most
+// tests do not ask whether a key is fresh, and an RSA key takes long to make.
 func newStack(t testing.TB, options ...option) *stack {
 	t.Helper()
-	return newStackOver(t, func(c keystore.Custodian) keystore.Custodian { return c }, options...)
+	return newStackOf(t, setup{}, options...)
 }
 
-// newStackOver wraps the custodian of the key store.
-func newStackOver(t testing.TB, wrap func(keystore.Custodian) keystore.Custodian, options ...option) *stack {
+// setup is what only a few tests have otherwise.
+type setup struct {
+	freshKeys bool // each key is made when it is asked for
+	requests  int  // that the collection of NSX takes; 0: the default
+}
+
+func newStackOf(t testing.TB, of setup, options ...option) *stack {
 	t.Helper()
-	dir := t.TempDir()
 	s := &stack{t: t, log: &kit.Buffer{}, registry: prometheus.NewRegistry(), hostname: "esx-01.example.com"}
 	logger := slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	s.keys = openKeystore(t, dir, wrap, logger)
-	service, err := csr.New(csr.Config{Keys: s.keys, KeySizes: []int{2048, 3072, 4096}, Hostname: s.hostname})
+	keys := s.openKeystore(of.freshKeys, logger)
+	service, err := csr.New(csr.Config{Keys: keys, KeySizes: []int{2048, 3072, 4096}, Hostname: s.hostname, MaxRequests: of.requests})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +93,7 @@ func newStackOver(t testing.TB, wrap func(keystore.Custodian) keystore.Custodian
 		IdleTimeout: 30 * time.Minute,
 		Lifetime:    24 * time.Hour,
 	})
-	for _, c := range slices.Concat(s.keys.Collectors(), service.Collectors(), s.auth.Collectors()) {
+	for _, c := range slices.Concat(keys.Collectors(), service.Collectors(), s.auth.Collectors()) {
 		s.registry.MustRegister(c)
 	}
 	cfg := handler.Config{
@@ -104,32 +114,59 @@ func newStackOver(t testing.TB, wrap func(keystore.Custodian) keystore.Custodian
 	return s
 }
 
-func openKeystore(t testing.TB, dir string, wrap func(keystore.Custodian) keystore.Custodian, logger *slog.Logger) *keystore.Keystore {
-	t.Helper()
-	store, err := bolt.Open(filepath.Join(dir, "attestcsr.db"), bolt.Options{Logger: logger})
-	if err != nil {
-		t.Fatal(err)
+func (s *stack) openKeystore(freshKeys bool, logger *slog.Logger) *keystore.Keystore {
+	s.t.Helper()
+	var err error
+	if s.store, err = bolt.Open(filepath.Join(s.t.TempDir(), "attestcsr.db"), bolt.Options{Logger: logger}); err != nil {
+		s.t.Fatal(err)
 	}
-	custodian, err := sealed.Open(sealed.Options{KeysetFile: filepath.Join(dir, "keyset.json"), Create: true, Logger: logger})
+	var custodian keystore.Custodian
+	if freshKeys {
+		custodian, err = newCustodian()
+	} else {
+		custodian, err = sharedCustodian()
+	}
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	// No targets: keys are made when they are asked for.
-	maker, err := pool.New(pool.Options{Custodian: custodian, Logger: logger})
+	maker, err := pool.New(pool.Options{Custodian: staysOpen{custodian}, Logger: logger})
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	keys, err := keystore.Open(t.Context(), keystore.Options{Store: store, Custodian: wrap(maker), Logger: logger})
+	keys, err := keystore.Open(s.t.Context(), keystore.Options{Store: s.store, Custodian: maker, Logger: logger})
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	s.t.Cleanup(func() {
 		if err := keys.Close(); err != nil {
-			t.Error(err)
+			s.t.Error(err)
 		}
 	})
 	return keys
 }
+
+// newCustodian has a keyset in memory alone: its file is removed.
+func newCustodian() (keystore.Custodian, error) {
+	dir, err := os.MkdirTemp("", "keyset")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	return sealed.Open(sealed.Options{KeysetFile: filepath.Join(dir, "keyset.json"), Create: true})
+}
+
+// sharedCustodian is that of all stacks without fresh keys, so that each RSA key is
+// made once for all tests.
+var sharedCustodian = sync.OnceValues(func() (keystore.Custodian, error) {
+	custodian, err := newCustodian()
+	return keystoretest.NewHandedIn(custodian), err
+})
+
+// staysOpen is a custodian that others use too.
+type staysOpen struct{ keystore.Custodian }
+
+func (staysOpen) Close() error { return nil }
 
 // privileges returns what each user of the stack may do.
 func privileges(user string) []csr.Privilege {
@@ -183,10 +220,11 @@ type call struct {
 	method, path string
 	body         string
 	header       map[string]string // a value "-" removes the header
+	lines        http.Header       // further lines of the header
 	anonymous    bool
 	user         string
 	password     string
-	raw          bool // no default body, for what curl sends
+	raw          bool // no content type and no default body: what curl sends
 }
 
 type answer struct {
@@ -195,30 +233,18 @@ type answer struct {
 	body   []byte
 }
 
-func (s *stack) do(c call) answer {
-	s.t.Helper()
-	a, err := s.try(c)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return a
-}
-
-func (s *stack) try(c call) (answer, error) {
+// request makes the request of a call to a server.
+func (c call) request(server string) (*http.Request, error) {
 	body := c.body
 	if body == "" && !c.raw {
 		body = "{}"
 	}
-	var reader io.Reader
-	if body != "" {
-		reader = strings.NewReader(body)
-	}
-	req, err := http.NewRequestWithContext(context.Background(), c.method, s.url+c.path, reader)
+	req, err := http.NewRequestWithContext(context.Background(), c.method, server+c.path, strings.NewReader(body))
 	if err != nil {
-		return answer{}, err
+		return nil, err
 	}
 	if !c.raw {
-		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Content-Type", asJSON)
 	}
 	if !c.anonymous {
 		user, password := "admin", adminPassword
@@ -234,6 +260,28 @@ func (s *stack) try(c call) (answer, error) {
 			req.Header.Set(name, value)
 		}
 	}
+	for name, values := range c.lines {
+		req.Header[name] = append(req.Header[name], values...)
+	}
+	return req, nil
+}
+
+// do sends a call over the socket.
+func (s *stack) do(c call) answer {
+	s.t.Helper()
+	a, err := s.try(c)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return a
+}
+
+// try is do for other goroutines than that of the test.
+func (s *stack) try(c call) (answer, error) {
+	req, err := c.request(s.url)
+	if err != nil {
+		return answer{}, err
+	}
 	resp, err := s.client.Do(req)
 	if err != nil {
 		return answer{}, err
@@ -243,68 +291,41 @@ func (s *stack) try(c call) (answer, error) {
 	return answer{resp.StatusCode, resp.Header, data}, err
 }
 
-// vapiError is the error document as the vendor's client reads it. That client fails on
-// anything but an object whose messages and args are lists.
-type vapiError struct {
-	ErrorType string `json:"error_type"`
-	Messages  []struct {
-		ID      string   `json:"id"`
-		Default string   `json:"default_message"`
-		Args    []string `json:"args"`
-	} `json:"messages"`
-	Data map[string]any `json:"data"`
+// serve answers a call without a socket.
+func (s *stack) serve(c call) answer {
+	req, err := c.request("https://host")
+	if err != nil {
+		s.t.Error(err)
+		return answer{}
+	}
+	req.RemoteAddr = "192.0.2.1:1234"
+	return s.serveRequest(req)
 }
 
-func (a answer) vapiError(t testing.TB) vapiError {
-	t.Helper()
-	if got := a.header.Get("Content-Type"); got != "application/json" {
-		t.Errorf("error with Content-Type %q", got)
-	}
-	var shape map[string]json.RawMessage
-	if err := json.Unmarshal(a.body, &shape); err != nil {
-		t.Fatalf("error body is no object: %v: %s", err, a.body)
-	}
-	for name, value := range shape {
-		if string(value) == "null" {
-			t.Errorf("member %s is null", name)
-		}
-	}
-	var doc vapiError
-	if err := json.Unmarshal(a.body, &doc); err != nil {
-		t.Fatalf("error document: %v: %s", err, a.body)
-	}
-	if len(doc.Messages) == 0 {
-		t.Errorf("no messages: %s", a.body)
-	}
-	for _, m := range doc.Messages {
-		if m.ID == "" || m.Default == "" || m.Args == nil {
-			t.Errorf("incomplete message: %s", a.body)
-		}
-	}
-	if a.header.Get("X-Request-Id") == "" {
-		t.Error("no X-Request-ID")
-	}
-	return doc
+func (s *stack) serveRequest(r *http.Request) answer {
+	recorder := httptest.NewRecorder()
+	s.handler.ServeHTTP(recorder, r)
+	return answer{recorder.Code, recorder.Header(), recorder.Body.Bytes()}
 }
 
-func (s *stack) createCSR(spec string) string {
+// get reads a page that needs no credentials, such as metrics.
+func (s *stack) get(path string) string {
 	s.t.Helper()
-	a := s.do(call{method: "POST", path: csrPath, body: spec})
-	if a.status != http.StatusCreated {
-		s.t.Fatalf("create: %d %s", a.status, a.body)
+	a := s.do(call{method: "GET", path: path, anonymous: true})
+	if a.status != http.StatusOK {
+		s.t.Fatalf("%s: %d %s", path, a.status, a.body)
 	}
-	return a.member(s.t, "csr")
+	return string(a.body)
 }
 
-// member returns the only member of a JSON object.
-func (a answer) member(t testing.TB, name string) string {
+// decode reads an answer strictly: a member that the type does not have is an error.
+func decode[T any](t testing.TB, a answer) T {
 	t.Helper()
-	var object map[string]string
-	if err := json.Unmarshal(a.body, &object); err != nil {
-		t.Fatalf("%v: %s", err, a.body)
+	var v T
+	d := json.NewDecoder(bytes.NewReader(a.body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&v); err != nil || d.More() {
+		t.Fatalf("not one %T: %v: %d %s", v, err, a.status, a.body)
 	}
-	if _, ok := object[name]; !ok || len(object) != 1 {
-		t.Fatalf("want exactly the member %q: %s", name, a.body)
-	}
-	return object[name]
+	return v
 }

@@ -2,13 +2,13 @@ package policy_test
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
 	"errors"
 	"math/big"
@@ -27,6 +27,7 @@ import (
 	"attestcsr/csr"
 	"attestcsr/csr/pkcs10"
 	"attestcsr/handler/policy"
+	"attestcsr/test/kit"
 )
 
 const vendorExample = `{ "subject": { "attributes": [ {"key":"CN","value":"Jane"}, {"key":"O","value":"VMware"}, {"key":"OU","value":"NSBU"}, ` +
@@ -171,6 +172,17 @@ func FuzzUpload(f *testing.F) {
 	})
 }
 
+// written is the document of an error of a request.
+func written(t *testing.T, path string, err *csr.Error) string {
+	t.Helper()
+	recorder := httptest.NewRecorder()
+	c := echo.New().NewContext(httptest.NewRequest(http.MethodPost, path, nil), recorder)
+	if err := policy.WriteError(c, "rid", err); err != nil {
+		t.Fatal(err)
+	}
+	return recorder.Body.String()
+}
+
 // The path in an error is the client's own words: it comes back unescaped once,
 // printable and bounded.
 func TestErrorPaths(t *testing.T) {
@@ -186,16 +198,12 @@ func TestErrorPaths(t *testing.T) {
 		"/":                                               "path=[/] ",
 		"/policy/api/v1/x/" + strings.Repeat("x", 64<<10): "…] ",
 	} {
-		recorder := httptest.NewRecorder()
-		c := echo.New().NewContext(httptest.NewRequest(http.MethodPost, path, nil), recorder)
-		if err := policy.WriteError(c, "rid", &csr.Error{Kind: csr.Exists}); err != nil {
-			t.Fatal(err)
-		}
+		body := written(t, path, &csr.Error{Kind: csr.Exists})
 		var doc struct {
 			Message string `json:"error_message"`
 		}
-		if err := json.Unmarshal(recorder.Body.Bytes(), &doc); err != nil || !strings.Contains(doc.Message, want) || len(doc.Message) > 400 {
-			t.Errorf("%.100s: %s", path, recorder.Body)
+		if err := json.Unmarshal([]byte(body), &doc); err != nil || !strings.Contains(doc.Message, want) || len(doc.Message) > 400 {
+			t.Errorf("%.100s: %s", path, body)
 		}
 	}
 }
@@ -208,12 +216,7 @@ func TestFieldsHaveWireNames(t *testing.T) {
 		pkcs10.KeySize, pkcs10.KeyAlgorithm, pkcs10.CommonName, pkcs10.Organization, pkcs10.OrganizationalUnit, pkcs10.Locality, pkcs10.StateOrProvince, pkcs10.Country,
 		pkcs10.SubjectAltName, pkcs10.CertificateChain, pkcs10.DaysValid, csr.ObjectID, csr.DisplayName, csr.Description, csr.Tags, csr.Collection, csr.CertificateCollection,
 	} {
-		recorder := httptest.NewRecorder()
-		c := echo.New().NewContext(httptest.NewRequest(http.MethodPost, "/", nil), recorder)
-		if err := policy.WriteError(c, "rid", &csr.Error{Kind: csr.Invalid, Violations: []pkcs10.Violation{{Field: f, Rule: pkcs10.Empty}}}); err != nil {
-			t.Fatal(err)
-		}
-		body := recorder.Body.String()
+		body := written(t, "/", &csr.Error{Kind: csr.Invalid, Violations: []pkcs10.Violation{{Field: f, Rule: pkcs10.Empty}}})
 		if other, taken := seen[body]; taken {
 			t.Errorf("%s and %s have one name", f, other)
 		}
@@ -226,7 +229,6 @@ func TestFieldsHaveWireNames(t *testing.T) {
 
 func TestDetails(t *testing.T) {
 	t.Parallel()
-	notBefore := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -239,32 +241,24 @@ func TestDetails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	notBefore := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for _, test := range []struct {
-		key       any
-		public    any
+		key       crypto.Signer
 		algorithm x509.SignatureAlgorithm
 		wantKey   string
 		wantName  string
 		length    int
 	}{
-		{rsaKey, rsaKey.Public(), x509.SHA256WithRSA, "RSA", "SHA256WITHRSA", 2048},
-		{rsaKey, rsaKey.Public(), x509.SHA512WithRSA, "RSA", "SHA512WITHRSA", 2048},
-		{rsaKey, rsaKey.Public(), x509.SHA256WithRSAPSS, "RSA", "SHA256-RSAPSS", 2048},
-		{ecKey, ecKey.Public(), x509.ECDSAWithSHA384, "ECDSA", "SHA384WITHECDSA", 384},
-		{edKey, edKey.Public(), x509.PureEd25519, "Ed25519", "Ed25519", 0},
+		{rsaKey, x509.SHA256WithRSA, "RSA", "SHA256WITHRSA", 2048},
+		{rsaKey, x509.SHA512WithRSA, "RSA", "SHA512WITHRSA", 2048},
+		{rsaKey, x509.SHA256WithRSAPSS, "RSA", "SHA256-RSAPSS", 2048},
+		{ecKey, x509.ECDSAWithSHA384, "ECDSA", "SHA384WITHECDSA", 384},
+		{edKey, x509.PureEd25519, "Ed25519", "Ed25519", 0},
 	} {
-		template := &x509.Certificate{
-			SerialNumber: big.NewInt(255), Subject: pkix.Name{CommonName: "x, y", OrganizationalUnit: []string{"b", "a"}},
-			NotBefore: notBefore, NotAfter: notBefore.Add(time.Hour), SignatureAlgorithm: test.algorithm,
-		}
-		der, err := x509.CreateCertificate(rand.Reader, template, template, test.public, test.key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		certificate, err := x509.ParseCertificate(der)
-		if err != nil {
-			t.Fatal(err)
-		}
+		certificate := (&kit.CA{Key: test.key}).Issue(t, "x, y", test.key.Public(), func(c *x509.Certificate) {
+			c.SerialNumber, c.Subject.OrganizationalUnit, c.SignatureAlgorithm = big.NewInt(255), []string{"b", "a"}, test.algorithm
+			c.NotBefore, c.NotAfter = notBefore, notBefore.Add(time.Hour)
+		})
 		for now, valid := range map[time.Time]bool{
 			notBefore.Add(-time.Second): false, notBefore: true, notBefore.Add(time.Hour): true, notBefore.Add(time.Hour + time.Second): false,
 		} {
@@ -276,14 +270,13 @@ func TestDetails(t *testing.T) {
 			if err := json.Unmarshal(text, &got); err != nil {
 				t.Fatal(err)
 			}
-			want := map[string]any{
+			for name, want := range map[string]any{
 				"subject": `CN=x\, y,OU=a+OU=b`, "subject_cn": "x, y", "issuer_cn": "x, y", "serial_number": "255", "public_key_algo": test.wantKey,
 				"signature_algorithm": test.wantName, "version": "3", "is_valid": valid, "is_ca": false,
 				"not_before": float64(notBefore.UnixMilli()), "public_key_length": float64(test.length),
-			}
-			for name, value := range want {
-				if got[name] != value {
-					t.Errorf("%v: %s is %v, want %v", test.algorithm, name, got[name], value)
+			} {
+				if got[name] != want {
+					t.Errorf("%v: %s is %v, want %v", test.algorithm, name, got[name], want)
 				}
 			}
 		}

@@ -1,4 +1,4 @@
-package policy_test
+package handler_test
 
 import (
 	"bytes"
@@ -6,8 +6,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
-	"net/url"
 	"runtime"
 	"strings"
 	"sync"
@@ -22,13 +20,13 @@ import (
 // use after any page of the walk.
 func BenchmarkList(b *testing.B) {
 	for _, size := range []int{1_000, 100_000} {
-		h := seeded(b, size)
+		s := seeded(b, size)
 		for _, sortBy := range []string{"id", "display_name", "_create_time", "_last_modified_time"} {
 			b.Run(fmt.Sprintf("page of 100 of %d by %s", size, sortBy), func(b *testing.B) {
-				first := getPage(b, h, "page_size=100&sort_by="+sortBy)
+				first := s.page(b, "page_size=100", "sort_by="+sortBy)
 				b.ReportAllocs()
 				for b.Loop() {
-					getPage(b, h, "page_size=100&sort_by="+sortBy+"&cursor="+first)
+					s.page(b, "page_size=100", "sort_by="+sortBy, "cursor="+first)
 				}
 				var m runtime.MemStats
 				runtime.GC()
@@ -39,8 +37,8 @@ func BenchmarkList(b *testing.B) {
 		b.Run(fmt.Sprintf("walk over %d", size), func(b *testing.B) {
 			var peak uint64
 			for b.Loop() {
-				for cursor := getPage(b, h, "page_size=1000"); cursor != ""; {
-					cursor = getPage(b, h, "page_size=1000&cursor="+url.QueryEscape(cursor))
+				for cursor := s.page(b, "page_size=1000"); cursor != ""; {
+					cursor = s.page(b, "page_size=1000", "cursor="+cursor)
 					var m runtime.MemStats
 					runtime.ReadMemStats(&m)
 					peak = max(peak, m.HeapAlloc)
@@ -51,32 +49,31 @@ func BenchmarkList(b *testing.B) {
 	}
 }
 
-// getPage returns the cursor of the page.
-func getPage(tb testing.TB, h http.Handler, query string) string {
-	tb.Helper()
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/policy/api/v1/infra/csrs?"+query, nil))
-	if w.Code != http.StatusOK {
-		tb.Fatalf("%d %s", w.Code, w.Body)
+// page reads one page and returns its cursor.
+func (s *stack) page(b *testing.B, params ...string) string {
+	b.Helper()
+	a := s.serve(call{method: "GET", path: nsxPath("", params...)})
+	if a.status != http.StatusOK {
+		b.Fatalf("%d %s", a.status, a.body)
 	}
-	_, cursor, _ := strings.Cut(w.Body.String(), `"cursor":"`)
+	_, cursor, _ := strings.Cut(string(a.body), `"cursor":"`)
 	cursor, _, _ = strings.Cut(cursor, `"`)
 	return cursor
 }
 
-// seeded serves the dialect over a store that holds n certification requests.
-// They are written below the API, each a copy of one that was made through it:
-// a list opens no key.
-func seeded(b *testing.B, n int) http.Handler {
+// seeded is a stack that holds n certification requests. They are written below the
+// API, each a copy of one that was made through it: a list opens no key.
+func seeded(b *testing.B, n int) *stack {
 	b.Helper()
-	h, store := newAPI(b, n)
-	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/policy/api/v1/infra/csrs/seed?action=create", strings.NewReader(quickSpec)))
-	seed, err := store.Get(b.Context(), keystore.Slot{Collection: "nsx/csrs", ID: "seed"})
+	s := newStackOf(b, setup{requests: n})
+	s.nsxMake("seed", quickSpec)
+	seed, err := s.store.Get(b.Context(), keystore.Slot{Collection: "nsx/csrs", ID: "seed"})
 	if err != nil {
 		b.Fatal(err)
 	}
-	copies(b, store, seed, n)
-	return h
+	copies(b, s.store, seed, n)
+	s.log.Reset()
+	return s
 }
 
 // copies commits in parallel, so that many share an fsync.
