@@ -3,9 +3,7 @@
 package csr_test
 
 import (
-	"bytes"
 	"crypto/x509"
-	"encoding/pem"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,57 +13,20 @@ import (
 
 	"attestcsr/csr"
 	"attestcsr/csr/pkcs10"
+	"attestcsr/keystore"
 	"attestcsr/test/kit"
 )
 
-// run runs a tool with the input on stdin and returns what it printed.
-func run(t testing.TB, input []byte, name string, args ...string) string {
+// openssl runs openssl with the input on stdin and returns what it printed.
+func openssl(t testing.TB, input string, args ...string) string {
 	t.Helper()
-	command := exec.CommandContext(t.Context(), name, args...)
-	command.Stdin = bytes.NewReader(input)
-	var out bytes.Buffer
-	command.Stdout, command.Stderr = &out, &out
-	if err := command.Run(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out.String())
+	command := exec.CommandContext(t.Context(), "openssl", args...)
+	command.Stdin = strings.NewReader(input)
+	out, err := command.CombinedOutput()
+	if err != nil {
+		t.Fatalf("openssl %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-	return out.String()
-}
-
-func contains(t testing.TB, out string, parts ...string) {
-	t.Helper()
-	for _, part := range parts {
-		if !strings.Contains(out, part) {
-			t.Errorf("%q is missing in\n%s", part, out)
-		}
-	}
-}
-
-func everything() pkcs10.Spec {
-	return pkcs10.Spec{
-		Subject: []pkcs10.Attribute{
-			{Type: pkcs10.Country, Value: "de"},
-			{Type: pkcs10.StateOrProvince, Value: "Bayern"},
-			{Type: pkcs10.Locality, Value: "München"},
-			{Type: pkcs10.Organization, Value: "Müller & Söhne, KG"},
-			{Type: pkcs10.OrganizationalUnit, Value: "Zwei"},
-			{Type: pkcs10.OrganizationalUnit, Value: "Eins"},
-			{Type: pkcs10.CommonName, Value: "esx-01.example.com"},
-		},
-		Email: "ops@example.com",
-		AltNames: []pkcs10.AltName{
-			{Value: "z.example.com"}, {Value: "192.0.2.1"}, {Value: "https://example.com/%7Ea?b"},
-			{Value: "2001:db8::1"}, {Value: "a.example.com"}, {Value: "dev@example.com"}, {Value: "urn:example:x"},
-		},
-	}
-}
-
-func TestToolsReadTheInitialCertificate(t *testing.T) {
-	t.Parallel()
-	b := newBench(t)
-	text := []byte(b.certificate(t))
-	contains(t, run(t, text, "openssl", "x509", "-noout", "-text"),
-		"Version: 3", "Subject: CN = "+hostname, "Issuer: CN = "+hostname, "CA:FALSE", "Digital Signature")
-	contains(t, run(t, text, "certtool", "--certificate-info"), "Subject: CN="+hostname, "Certificate Authority (CA): FALSE")
+	return string(out)
 }
 
 // opensslCA is a CA in a folder that issues certificates for CSRs.
@@ -74,15 +35,15 @@ type opensslCA struct{ dir string }
 func newOpenSSLCA(t testing.TB) opensslCA {
 	t.Helper()
 	ca := opensslCA{t.TempDir()}
-	run(t, nil, "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/O=Test/CN=openssl CA", "-days", "30",
+	openssl(t, "", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/O=Test/CN=openssl CA", "-days", "30",
 		"-keyout", ca.path("ca.key"), "-out", ca.path("ca.pem"))
 	return ca
 }
 
 func (ca opensslCA) path(name string) string { return filepath.Join(ca.dir, name) }
 
-// issue returns what openssl printed: PEM, after the text form with -text.
-func (ca opensslCA) issue(t testing.TB, request, extensions string, args ...string) []byte {
+// issue returns what openssl wrote: PEM, after the text form with -text.
+func (ca opensslCA) issue(t testing.TB, request, extensions string, args ...string) string {
 	t.Helper()
 	args = append([]string{"x509", "-req", "-CA", ca.path("ca.pem"), "-CAkey", ca.path("ca.key"), "-out", ca.path("leaf.pem")}, args...)
 	if extensions != "" {
@@ -91,74 +52,105 @@ func (ca opensslCA) issue(t testing.TB, request, extensions string, args ...stri
 		}
 		args = append(args, "-extfile", ca.path("ext.cnf"))
 	}
-	run(t, []byte(request), "openssl", args...)
-	leaf, err := os.ReadFile(ca.path("leaf.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return leaf
+	openssl(t, request, args...)
+	return ca.read(t, "leaf.pem")
 }
 
-// An OpenSSL CA issues from our CSR, and what it issues is accepted or refused
-// for the right reason. The service runs on the real clock here.
+func (ca opensslCA) read(t testing.TB, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(ca.path(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// realBench is a service with the real custodian on the real clock.
+func realBench(t *testing.T) bench {
+	t.Helper()
+	b := openBench(t, t.TempDir(), func(c keystore.Custodian) keystore.Custodian { return c })
+	return b.with(t, func(c *csr.Config) { c.Now = time.Now })
+}
+
+// An OpenSSL CA issues from our CSR. What it issues is accepted or refused for the
+// right reason.
 func TestOpenSSLIssuesTheCertificate(t *testing.T) {
-	b := newBench(t)
-	service, err := csr.New(csr.Config{Keys: b.keys, KeySizes: sizes(), Hostname: hostname, Now: time.Now})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.Service = service
-	ca := newOpenSSLCA(t)
-	issuer, err := os.ReadFile(ca.path("ca.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	t.Parallel()
+	b, ca := realBench(t), newOpenSSLCA(t)
+	issuer := ca.read(t, "ca.pem")
 	for _, c := range []struct {
 		name       string
 		extensions string
 		args       []string
-		withIssuer bool
+		issuer     string
 		want       pkcs10.Rule
 	}{
-		{"leaf alone", "keyUsage=critical,digitalSignature\nbasicConstraints=CA:FALSE\n", nil, false, ""},
-		{"with its issuer", "keyUsage=digitalSignature\n", nil, true, ""},
-		{"with the text form before", "subjectAltName=email:copy\nkeyUsage=digitalSignature\n", []string{"-text"}, true, ""},
-		{"names copied from the CSR", "keyUsage=digitalSignature\n", []string{"-copy_extensions", "copyall"}, true, ""},
-		{"version 1", "", nil, true, ""},
-		{"no usages", "basicConstraints=CA:FALSE\n", nil, true, ""},
-		{"other usage", "keyUsage=keyEncipherment\n", nil, true, pkcs10.KeyUsage},
-		{"expired", "keyUsage=digitalSignature\n", []string{"-days", "-1"}, false, pkcs10.Expired},
-		{"SHA-1", "keyUsage=digitalSignature\n", []string{"-sha1"}, true, pkcs10.WeakSignature},
+		{"leaf alone", "keyUsage=critical,digitalSignature\nbasicConstraints=CA:FALSE\n", nil, "", ""},
+		{"with the text form before", "subjectAltName=email:copy\nkeyUsage=digitalSignature\n", []string{"-text"}, issuer, ""},
+		{"names copied from the CSR", "keyUsage=digitalSignature\n", []string{"-copy_extensions", "copyall"}, issuer, ""},
+		{"version 1", "", nil, issuer, ""},
+		{"no usages", "basicConstraints=CA:FALSE\n", nil, issuer, ""},
+		{"other usage", "keyUsage=keyEncipherment\n", nil, issuer, pkcs10.KeyUsage},
+		{"expired", "keyUsage=digitalSignature\n", []string{"-days", "-1"}, "", pkcs10.Expired},
+		{"SHA-1", "keyUsage=digitalSignature\n", []string{"-sha1"}, issuer, pkcs10.WeakSignature},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			request := b.create(t, everything())
-			text := ca.issue(t, request, c.extensions, c.args...)
-			if c.withIssuer {
-				text = append(text, issuer...)
-			}
-			err := b.grant(t, csr.SetCertificate).SetCertificate(t.Context(), text)
-			if c.want != "" {
-				if vs := violationsOf(t, err); len(vs) != 1 || vs[0].Rule != c.want {
-					t.Fatalf("violations %+v, want %s", vs, c.want)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			installed := b.certificate(t)
-			block, _ := pem.Decode([]byte(installed))
-			leaf, err := x509.ParseCertificate(block.Bytes)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if c.name == "version 1" && leaf.Version != 1 {
-				t.Errorf("openssl issued version %d: this case is to try version 1", leaf.Version)
-			}
-			contains(t, run(t, []byte(installed), "openssl", "verify", "-CAfile", ca.path("ca.pem")), "OK")
-			if private, certified := b.pair(t); !kit.SameKey(private, certified) {
-				t.Error("the installed key is not the certified one")
-			}
-		})
+		text := ca.issue(t, b.create(t, fullSpec()), c.extensions, c.args...) + c.issuer
+		err := b.grant(t, csr.SetCertificate).SetCertificate(t.Context(), []byte(text))
+		if !brokenIs(t, err, c.want) || err != nil {
+			continue
+		}
+		installed := b.certificate(t)
+		if chain, err := kit.ParseChain(installed); err != nil || c.name == "version 1" && chain[0].Version != 1 {
+			t.Errorf("%s: %v, version %d", c.name, err, chain[0].Version)
+		}
+		openssl(t, installed, "verify", "-CAfile", ca.path("ca.pem"))
+		if private, certified := b.pair(t); !kit.SameKey(private, certified) {
+			t.Errorf("%s: the installed key is not the certified one", c.name)
+		}
+	}
+}
+
+// brokenIs reports whether the error is of that rule alone, or nil where there is
+// none.
+func brokenIs(t *testing.T, err error, want pkcs10.Rule) bool {
+	t.Helper()
+	vs := violationsOf(t, err)
+	if want == "" && err != nil || want != "" && (len(vs) != 1 || vs[0].Rule != want) {
+		t.Errorf("error %v, want %q", err, want)
+		return false
+	}
+	return true
+}
+
+// An OpenSSL CA signs requests of ours, also of CAs. Import takes what it signed.
+func TestOpenSSLSignsNamedRequests(t *testing.T) {
+	t.Parallel()
+	b, ca := realBench(t), newOpenSSLCA(t)
+	for _, c := range []struct {
+		name       string
+		algorithm  pkcs10.Algorithm
+		ca         bool
+		extensions string
+		args       []string
+		want       pkcs10.Rule
+	}{
+		{"for key transport alone", pkcs10.RSA, false, "keyUsage=critical,keyEncipherment\n", nil, ""},
+		{"curve", pkcs10.ECDSA, false, "", nil, ""},
+		{"CA with what the request asks for", pkcs10.RSA, true, "", []string{"-copy_extensions", "copyall"}, ""},
+		{"CA on a curve", pkcs10.ECDSA, true, "basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign,cRLSign\n", nil, ""},
+		{"CA that was made a leaf", pkcs10.ECDSA, true, "keyUsage=digitalSignature\n", nil, pkcs10.KeyUsage},
+	} {
+		spec := commonName(c.name)
+		spec.Algorithm, spec.CA = c.algorithm, c.ca
+		request := b.createNamed(t, csr.NewRequest{ID: c.name, Spec: spec})
+		text := ca.issue(t, request.PEM, c.extensions, c.args...) + ca.read(t, "ca.pem")
+		imported, err := b.importNamed(t, c.name, csr.Import{PEM: []byte(text)})
+		if !brokenIs(t, err, c.want) || err != nil {
+			continue
+		}
+		openssl(t, imported.PEM, "verify", "-CAfile", ca.path("ca.pem"))
+		if leaf := imported.Chain[0]; c.args != nil && (!leaf.IsCA || leaf.KeyUsage != x509.KeyUsageCertSign) {
+			t.Error("openssl did not find in the request what it asks for")
+		}
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"attestcsr/csr"
 	"attestcsr/csr/pkcs10"
@@ -30,48 +29,6 @@ func compareBy(sort csr.Sort, a, b csr.Object) int {
 
 func orders() []csr.Sort {
 	return []csr.Sort{csr.SortByID, csr.SortByDisplayName, csr.SortByCreated, csr.SortByModified}
-}
-
-func TestPages(t *testing.T) {
-	t.Parallel()
-	const objects = 23
-	b := newBench(t)
-	now := noon()
-	b = b.with(t, func(c *csr.Config) { c.Now = func() time.Time { return now } })
-	var all []csr.NamedRequest
-	for i := range objects {
-		now = noon().Add(time.Duration((i*7)%5) * time.Millisecond) // many at the same time, and not in order
-		all = append(all, b.createNamed(t, csr.NewRequest{ID: fmt.Sprintf("%x", i*11%objects), Spec: commonName("x"),
-			Labels: csr.Labels{DisplayName: []string{"", "a", "a\u00ff", "B", "aa"}[i%5]}}))
-	}
-	g := b.namedGrant(t, csr.ListNamedCSRs)
-	for _, sort := range orders() {
-		for _, descending := range []bool{false, true} {
-			want := slices.Clone(all)
-			slices.SortFunc(want, func(x, y csr.NamedRequest) int { return compareBy(sort, x.Object, y.Object) })
-			if descending {
-				slices.Reverse(want)
-			}
-			for _, limit := range []int{1, 2, objects - 1, objects, objects + 1, 1000} {
-				var got []csr.NamedRequest
-				page := csr.Page{Sort: sort, Descending: descending, Limit: limit}
-				for {
-					items, next, total, err := g.ListNamedCSRs(t.Context(), page)
-					if err != nil || total != objects || len(items) > limit || next != nil && len(items) < limit {
-						t.Fatalf("%s, limit %d: %d items, total %d, error %v", sort, limit, len(items), total, err)
-					}
-					got = append(got, items...)
-					if next == nil {
-						break
-					}
-					page.After = next
-				}
-				if !reflect.DeepEqual(got, want) {
-					t.Errorf("by %s, descending %v, limit %d: another order", sort, descending, limit)
-				}
-			}
-		}
-	}
 }
 
 // What is there for the whole of a listing comes exactly once, whatever comes

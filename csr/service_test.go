@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"attestcsr/csr"
-	"attestcsr/csr/audit"
 	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
 	"attestcsr/test/kit"
@@ -24,63 +23,26 @@ import (
 func TestNewNamesTheSetting(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		name     string
 		hostname string
 		sizes    []int
 		want     []string // parts of the error; none: accepted
 	}{
-		{"64 characters", strings.Repeat("h", 64), sizes(), nil},
-		{"65 characters", strings.Repeat("h", 65), sizes(), []string{"hostname", "64"}},
-		{"empty", "", sizes(), []string{"hostname", "empty"}},
-		{"control", "a\nb", sizes(), []string{"hostname", "control"}},
-		{"no default size", "h", []int{3072, 4096}, []string{"key_sizes", "2048"}},
-		{"no sizes", "h", nil, []string{"key_sizes", "2048"}},
+		{strings.Repeat("h", 64), sizes(), nil},
+		{strings.Repeat("h", 65), sizes(), []string{"hostname", "64"}},
+		{"", sizes(), []string{"hostname", "empty"}},
+		{"a\nb", sizes(), []string{"hostname", "control"}},
+		{"h", []int{3072, 4096}, []string{"key_sizes", "2048"}},
+		{"h", nil, []string{"key_sizes", "2048"}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			_, err := csr.New(csr.Config{KeySizes: c.sizes, Hostname: c.hostname})
-			if (err == nil) != (c.want == nil) {
-				t.Fatalf("error %v", err)
-			}
-			for _, part := range c.want {
-				if !strings.Contains(err.Error(), part) || strings.Contains(err.Error(), "\n") {
-					t.Errorf("error %q does not say %q in one line", err, part)
-				}
-			}
-		})
-	}
-}
-
-func TestAuthorise(t *testing.T) {
-	t.Parallel()
-	b := newBench(t)
-	operations := []csr.Operation{csr.CreateCSR, csr.GetCSR, csr.DeleteCSR, csr.GetCertificate, csr.SetCertificate}
-	for _, o := range operations {
-		for _, held := range append(csr.Privileges(), "") {
-			_, err := b.Authorise(csr.Caller{Request: audit.Request{User: "u"}, Privileges: []csr.Privilege{held}}, o)
-			if held == csr.SecurityManagement != (err == nil) {
-				t.Errorf("%s with %q: error %v", o, held, err)
-			}
-			if err != nil && kindOf(err) != csr.Unauthorized {
-				t.Errorf("%s with %q: kind %v", o, held, kindOf(err))
+		_, err := csr.New(csr.Config{KeySizes: c.sizes, Hostname: c.hostname})
+		if (err == nil) != (c.want == nil) {
+			t.Fatalf("%q, %v: error %v", c.hostname, c.sizes, err)
+		}
+		for _, part := range c.want {
+			if !strings.Contains(err.Error(), part) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("error %q does not say %q in one line", err, part)
 			}
 		}
-		g := b.grant(t, o)
-		calls := map[csr.Operation]func() error{
-			csr.CreateCSR:      func() error { _, err := g.CreateCSR(t.Context(), pkcs10.Spec{}); return err },
-			csr.GetCSR:         func() error { _, err := g.CSR(t.Context()); return err },
-			csr.DeleteCSR:      func() error { return g.DeleteCSR(t.Context()) },
-			csr.GetCertificate: func() error { _, err := g.Certificate(t.Context()); return err },
-			csr.SetCertificate: func() error { return g.SetCertificate(t.Context(), nil) },
-		}
-		for other, call := range calls {
-			if err := call(); other != o && (err == nil || kindOf(err) != csr.Internal) {
-				t.Errorf("a grant for %s did %s: error %v", o, other, err)
-			}
-		}
-	}
-	if g, err := b.Authorise(admin(), "csr.steal"); g != nil || err == nil || kindOf(err) != csr.Internal {
-		t.Errorf("unknown operation: grant %v, error %v", g, err)
 	}
 }
 
@@ -90,93 +52,77 @@ func TestLifeOfACertificate(t *testing.T) {
 	asGiven := func(c keystore.Custodian) keystore.Custodian { return c }
 	dir := t.TempDir()
 	b := openBench(t, dir, asGiven)
-
+	b.checkInitial(t)
 	initial := b.certificate(t)
-	chain, err := kit.ParseChain(initial)
-	if err != nil || len(chain) != 1 {
-		t.Fatal(err)
-	}
-	self := chain[0]
-	if key, ok := self.PublicKey.(*rsa.PublicKey); !ok || key.N.BitLen() != 2048 {
-		t.Errorf("initial key %T", self.PublicKey)
-	}
-	if self.Subject.String() != "CN="+hostname || self.Issuer.String() != "CN="+hostname || self.IsCA || !self.BasicConstraintsValid ||
-		self.KeyUsage != x509.KeyUsageDigitalSignature || !self.NotAfter.Equal(noon().AddDate(10, 0, 0)) {
-		t.Errorf("initial certificate %+v", self)
-	}
-	if n := self.SerialNumber.BitLen(); self.SerialNumber.Sign() <= 0 || n > 128 || n < 64 {
-		t.Errorf("serial number of %d bits", n)
-	}
-	if err := self.CheckSignature(self.SignatureAlgorithm, self.RawTBSCertificate, self.Signature); err != nil {
-		t.Error(err)
-	}
-	if _, err := b.grant(t, csr.GetCSR).CSR(t.Context()); kindOf(err) != csr.NotFound {
-		t.Errorf("CSR before any: %v", err)
-	}
-	if err := b.grant(t, csr.DeleteCSR).DeleteCSR(t.Context()); kindOf(err) != csr.NotFound {
-		t.Errorf("delete before any: %v", err)
-	}
-
-	size := int64(3072)
-	made := b.create(t, pkcs10.Spec{KeySize: &size, Subject: []pkcs10.Attribute{{Type: pkcs10.Organization, Value: "ACME"}}, Email: "ops@example.com"})
-	request := parseRequest(t, made)
-	if key, ok := request.PublicKey.(*rsa.PublicKey); !ok || key.N.BitLen() != 3072 || request.SignatureAlgorithm != x509.SHA256WithRSA {
-		t.Errorf("key %T, signature %v", request.PublicKey, request.SignatureAlgorithm)
-	}
-	if got, err := b.grant(t, csr.GetCSR).CSR(t.Context()); err != nil || got != made {
-		t.Errorf("stored CSR %+v, error %v", got, err)
-	}
+	spec := pkcs10.Spec{KeySize: new(int64(3072)), Subject: []pkcs10.Attribute{{Type: pkcs10.Organization, Value: "ACME"}}, Email: "ops@example.com"}
+	made := b.create(t, spec)
 	if b.certificate(t) != initial {
 		t.Error("a create changed the installed certificate")
 	}
+	if got, err := b.grant(t, csr.GetCSR).CSR(t.Context()); err != nil || got != made {
+		t.Errorf("stored CSR %s, error %v", got, err)
+	}
 
 	root := kit.NewCA(t, "root", noon())
-	issued := root.Issue(t, "attestation", request.PublicKey)
+	key := parseRequest(t, made).PublicKey
+	issued := root.Issue(t, "attestation", key)
 	if err := b.set(t, issued, root.Cert); err != nil {
 		t.Fatal(err)
 	}
 	if got := b.certificate(t); got != kit.PEM(issued, root.Cert) {
 		t.Errorf("installed %s", got)
 	}
-	said := b.stored(t, csr.InstalledSlot()).Spec
-	if *said.KeySize != 3072 || said.Email != "ops@example.com" || len(said.Subject) != 2 || said.Subject[1].Value != hostname {
-		t.Errorf("what the CSR said became %+v", said)
-	}
 	if _, err := b.grant(t, csr.GetCSR).CSR(t.Context()); kindOf(err) != csr.NotFound {
 		t.Errorf("the CSR was not used up: %v", err)
+	}
+	said := b.stored(t, csr.InstalledSlot()).Spec
+	if *said.KeySize != 3072 || said.Email != spec.Email || len(said.Subject) != 2 || said.Subject[1].Value != hostname {
+		t.Errorf("what the CSR said became %+v", said)
 	}
 
 	// A renewal for the installed key leaves the next pending CSR alone.
 	pending := b.create(t, pkcs10.Spec{})
-	renewed := root.Issue(t, "attestation", request.PublicKey)
-	if err := b.set(t, renewed); err != nil {
+	renewed := root.Issue(t, "attestation", key)
+	if err := errors.Join(b.set(t, renewed), b.close()); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.close(); err != nil {
-		t.Fatal(err)
-	}
-
 	b = openBench(t, dir, asGiven) // Prepare finds a certificate and leaves it
-	if got := b.certificate(t); got != kit.PEM(renewed) {
-		t.Error("the renewal is not what a restart finds")
+	if got := b.certificate(t); got != kit.PEM(renewed) || !reflect.DeepEqual(b.stored(t, csr.InstalledSlot()).Spec, said) {
+		t.Error("the renewal, or what its CSR said, is not what a restart finds")
 	}
 	if got, err := b.grant(t, csr.GetCSR).CSR(t.Context()); err != nil || got != pending {
 		t.Errorf("pending CSR after a renewal: %v", err)
 	}
-	if got := b.stored(t, csr.InstalledSlot()).Spec; !reflect.DeepEqual(got, said) {
-		t.Errorf("after a renewal the CSR said %+v", got)
-	}
-	if private, certified := b.pair(t); !kit.SameKey(private, certified) || !kit.SameKey(private, request.PublicKey) {
+	if private, certified := b.pair(t); !kit.SameKey(private, certified) || !kit.SameKey(private, key) {
 		t.Error("the installed key is not the certified one")
 	}
-	if err := b.Ready(t.Context()); err != nil {
-		t.Error(err)
-	}
-	if err := b.grant(t, csr.DeleteCSR).DeleteCSR(t.Context()); err != nil {
+	if err := errors.Join(b.Ready(t.Context()), b.grant(t, csr.DeleteCSR).DeleteCSR(t.Context())); err != nil {
 		t.Error(err)
 	}
 	if err := b.set(t, root.Issue(t, "late", parseRequest(t, pending).PublicKey)); !isMismatch(err) {
 		t.Errorf("a certificate for a deleted CSR: %v", err)
+	}
+}
+
+// checkInitial checks what there is before any request.
+func (b bench) checkInitial(t *testing.T) {
+	t.Helper()
+	chain, err := kit.ParseChain(b.certificate(t))
+	if err != nil || len(chain) != 1 {
+		t.Fatal(len(chain), err)
+	}
+	self := chain[0]
+	if key, ok := self.PublicKey.(*rsa.PublicKey); !ok || key.N.BitLen() != 2048 {
+		t.Errorf("initial key %T", self.PublicKey)
+	}
+	if self.KeyUsage != x509.KeyUsageDigitalSignature || !self.NotAfter.Equal(noon().AddDate(10, 0, 0)) {
+		t.Errorf("initial certificate %+v", self)
+	}
+	if _, err := b.grant(t, csr.GetCSR).CSR(t.Context()); kindOf(err) != csr.NotFound {
+		t.Errorf("CSR before any: %v", err)
+	}
+	if err := b.grant(t, csr.DeleteCSR).DeleteCSR(t.Context()); kindOf(err) != csr.NotFound {
+		t.Errorf("delete before any: %v", err)
 	}
 }
 
