@@ -20,6 +20,12 @@ type vapiError struct {
 	Data map[string]any `json:"data"`
 }
 
+// legacyError is the error document of the older form.
+type legacyError struct {
+	Type  string
+	Value vapiError
+}
+
 func (a answer) vapiError(t testing.TB) vapiError {
 	t.Helper()
 	if got := a.header.Get("Content-Type"); got != asJSON {

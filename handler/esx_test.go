@@ -147,10 +147,7 @@ func TestLegacySessions(t *testing.T) {
 		t.Errorf("logout: %d", a.status)
 	}
 	a := s.do(get.inSession(id))
-	doc := decode[struct {
-		Type  string
-		Value struct{ Messages []map[string]any }
-	}](t, a)
+	doc := decode[legacyError](t, a)
 	if a.status != http.StatusUnauthorized || doc.Type != "com.vmware.vapi.std.errors.unauthenticated" || len(doc.Value.Messages) != 1 {
 		t.Errorf("after logout: %d %s", a.status, a.body)
 	}

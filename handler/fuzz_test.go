@@ -160,7 +160,7 @@ func FuzzCreate(f *testing.F) {
 				t.Fatal(err)
 			}
 		case http.StatusBadRequest:
-			checkReason(t, a, nsx)
+			spec.checkReason(t, a)
 		case http.StatusRequestEntityTooLarge:
 			if len(body) <= 64<<10 {
 				t.Fatalf("%d bytes are too many", len(body))
@@ -171,24 +171,14 @@ func FuzzCreate(f *testing.F) {
 	})
 }
 
-// checkReason fails unless an answer of 400 says what is wrong.
-func checkReason(t *testing.T, a answer, nsx bool) {
+// checkReason fails unless an answer of 400 says what is wrong: a field, or where the
+// body is no JSON.
+func (s generated) checkReason(t *testing.T, a answer) {
 	t.Helper()
-	var fields []string
-	if nsx {
-		if e := a.nsxError(t); *e.Code == 220 {
-			return // no JSON: the position is in the message
-		}
-		fields, _ = namedByNSX(a.body)
-	} else {
-		for _, m := range a.vapiError(t).Messages {
-			if m.ID == "vapi.protocol.server.rest.invalid_json_content" {
-				return
-			}
-			fields = append(fields, m.Args[0])
-		}
+	if s.nsx && *a.nsxError(t).Code == 220 || !s.nsx && a.vapiError(t).Messages[0].ID == invalidJSON {
+		return
 	}
-	if len(fields) == 0 {
+	if named, _ := s.named(t, a); len(named) == 0 {
 		t.Fatalf("refused without a reason: %s", a.body)
 	}
 }
@@ -299,18 +289,8 @@ func checkDocument(t *testing.T, path string, a answer) {
 	case in("/policy"), path == "/api/session/create", path == "/api/session/destroy":
 		a.nsxError(t)
 	case in("/rest"):
-		var doc struct {
-			Type  string `json:"type"`
-			Value struct {
-				Messages []struct {
-					ID      string   `json:"id"`
-					Default string   `json:"default_message"`
-					Args    []string `json:"args"`
-				} `json:"messages"`
-			} `json:"value"`
-		}
-		if err := json.Unmarshal(a.body, &doc); err != nil || !strings.HasPrefix(doc.Type, "com.vmware.vapi.std.errors.") || len(doc.Value.Messages) == 0 {
-			t.Fatalf("%v: %s", err, a.body)
+		if doc := decode[legacyError](t, a); !strings.HasPrefix(doc.Type, "com.vmware.vapi.std.errors.") || len(doc.Value.Messages) == 0 {
+			t.Fatalf("%s", a.body)
 		}
 	default:
 		a.vapiError(t)

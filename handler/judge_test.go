@@ -9,6 +9,7 @@ import (
 	"encoding/asn1"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net/http"
 	"reflect"
@@ -16,6 +17,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"attestcsr/test/kit"
 )
 
 // attributeOIDs: X.520, as RFC 5280 appendix A.1 has them.
@@ -39,17 +42,13 @@ type request struct {
 // readRequest takes PEM of one certification request apart by encoding/asn1, and
 // lets crypto/x509 check its signature.
 func readRequest(text string) (request, error) {
-	block, rest := pem.Decode([]byte(text))
-	if block == nil || block.Type != "CERTIFICATE REQUEST" || len(block.Headers) > 0 || len(rest) > 0 {
-		return request{}, fmt.Errorf("not one PEM block of a CSR: %q", text)
-	}
 	var r request
 	var err error
-	if r.parsed, err = x509.ParseCertificateRequest(block.Bytes); err != nil {
+	if r.parsed, err = kit.ParseCSR(text); err != nil {
 		return request{}, err
 	}
-	if err := r.parsed.CheckSignature(); err != nil {
-		return request{}, err
+	if plain := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: r.parsed.Raw}); text != string(plain) {
+		return request{}, fmt.Errorf("more than one PEM block: %q", text)
 	}
 	switch key := r.parsed.PublicKey.(type) {
 	case *rsa.PublicKey:
@@ -61,20 +60,11 @@ func readRequest(text string) (request, error) {
 		return request{}, fmt.Errorf("version %d", r.parsed.Version)
 	}
 	// What makes the request longer than it must be is in none of its fields.
-	again, err := asn1.Marshal(asn1.RawValue{FullBytes: block.Bytes})
-	if err != nil || !bytes.Equal(again, block.Bytes) {
+	again, err := asn1.Marshal(asn1.RawValue{FullBytes: r.parsed.Raw})
+	if err != nil || !bytes.Equal(again, r.parsed.Raw) {
 		return request{}, fmt.Errorf("not DER: %w", err)
 	}
-	return r, errorsOf(r.readSubject(), r.readExtensions())
-}
-
-func errorsOf(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return r, errors.Join(r.readSubject(), r.readExtensions())
 }
 
 func (r *request) readSubject() error {
@@ -155,6 +145,24 @@ func (w wantedCSR) signature() x509.SignatureAlgorithm {
 	return x509.ECDSAWithSHA512
 }
 
+// judgeAnswer compares the answer to an accepted spec, and the request in it, with what
+// was asked for.
+func (s generated) judgeAnswer(a answer) (text string, r request, err error) {
+	if s.nsx {
+		var made nsxCSR
+		if err := json.Unmarshal(a.body, &made); err != nil {
+			return "", r, err
+		}
+		if err := s.want.judgeMembers(made); err != nil {
+			return "", r, err
+		}
+	}
+	if text, err = s.pem(a); err == nil {
+		r, err = s.want.judge(text)
+	}
+	return text, r, err
+}
+
 // judge compares a certification request with what was asked for, field by field.
 func (w wantedCSR) judge(text string) (request, error) {
 	r, err := readRequest(text)
@@ -185,6 +193,19 @@ func (w wantedCSR) judge(text string) (request, error) {
 	return r, nil
 }
 
+// judgeMembers compares what an answer of NSX says beside the request.
+func (w wantedCSR) judgeMembers(made nsxCSR) error {
+	algorithm := map[bool]string{true: "EC", false: "RSA"}[w.curve]
+	names := 0
+	if e := made.Extensions; e != nil && e.AltNames != nil {
+		names = len(e.AltNames.DNSNames) + len(e.AltNames.IPAddresses)
+	}
+	if *made.Algorithm != algorithm || *made.KeySize != int64(w.bits) || *made.IsCA != w.ca || len(made.Subject.Attributes) != len(w.subject) || names < len(w.names) {
+		return fmt.Errorf("the answer's members: %s", kit.JSON(made))
+	}
+	return nil
+}
+
 // judgeRefusal checks that the answer to a spec says what is wrong with it.
 func (s generated) judgeRefusal(t testing.TB, a answer) error {
 	switch {
@@ -201,15 +222,7 @@ func (s generated) judgeRefusal(t testing.TB, a answer) error {
 		}
 		return nil
 	}
-	var (
-		named   []string
-		partial bool
-	)
-	if s.nsx {
-		named, partial = namedByNSX(a.body)
-	} else {
-		named = namedByESX(a.vapiError(t))
-	}
+	named, partial := s.named(t, a)
 	for _, field := range named {
 		if !slices.Contains(s.refused, field) {
 			return fmt.Errorf("%s is said to be wrong, not only %q: %s", field, s.refused, a.body)
@@ -226,18 +239,20 @@ func (s generated) judgeRefusal(t testing.TB, a answer) error {
 	return nil
 }
 
-func namedByESX(doc vapiError) []string {
-	var fields []string
-	for _, m := range doc.Messages {
+// named returns the fields that an error document names. It is partial where the shape
+// of the body was wrong: then nobody looked at its values.
+func (s generated) named(t testing.TB, a answer) (fields []string, partial bool) {
+	if s.nsx {
+		return namedByNSX(a.body)
+	}
+	for _, m := range a.vapiError(t).Messages {
 		if len(m.Args) > 0 {
 			fields = append(fields, m.Args[0])
 		}
 	}
-	return fields
+	return fields, false
 }
 
-// namedByNSX returns the fields that an error document names. It is partial where
-// the shape of the body was wrong: then nobody looked at its values.
 func namedByNSX(body []byte) (fields []string, partial bool) {
 	var doc struct {
 		Details string `json:"details"`
@@ -258,11 +273,11 @@ func namedByNSX(body []byte) (fields []string, partial bool) {
 
 // certificateOf reads the one certificate in PEM.
 func certificateOf(text string) (*x509.Certificate, error) {
-	block, rest := pem.Decode([]byte(text))
-	if block == nil || block.Type != "CERTIFICATE" || len(rest) > 0 {
-		return nil, fmt.Errorf("not one PEM block of a certificate: %q", text)
+	chain, err := kit.ParseChain(text)
+	if err != nil || len(chain) != 1 {
+		return nil, fmt.Errorf("not one certificate: %w: %q", err, text)
 	}
-	return x509.ParseCertificate(block.Bytes)
+	return chain[0], nil
 }
 
 // judgeSelfSigned compares a certificate that a request signed itself with what
@@ -279,7 +294,7 @@ func (w wantedCSR) judgeSelfSigned(text string) (*x509.Certificate, error) {
 			r.parsed.Extensions = append(r.parsed.Extensions, e)
 		}
 	}
-	if err := errorsOf(r.readSubject(), r.readExtensions()); err != nil {
+	if err := errors.Join(r.readSubject(), r.readExtensions()); err != nil {
 		return nil, err
 	}
 	usage := x509.KeyUsageDigitalSignature

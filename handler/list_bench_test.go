@@ -2,13 +2,11 @@ package handler_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"fmt"
 	"net/http"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 
 	"attestcsr/keystore"
@@ -76,38 +74,24 @@ func seeded(b *testing.B, n int) *stack {
 	return s
 }
 
-// copies commits in parallel, so that many share an fsync.
+// copies commits n copies of a record under further ids and names.
 func copies(b *testing.B, store keystore.Store, seed keystore.Record, n int) {
 	b.Helper()
-	const writers = 64
-	var group sync.WaitGroup
-	for w := range writers {
-		group.Go(func() {
-			var ops []keystore.Op
-			for i := w; i < n; i += writers {
-				id := fmt.Sprintf("csr-%07d", i)
-				at := binary.BigEndian.AppendUint64(nil, uint64(1_700_000_000_000+i))
-				ops = append(ops, keystore.Op{
-					Slot: keystore.Slot{Collection: seed.Slot.Collection, ID: id}, Expect: keystore.Absent, Ref: seed.Ref, Payload: relabel(seed.Payload, id),
-					Index: []keystore.IndexEntry{{Name: "display_name", Value: []byte(id)}, {Name: "created", Value: at}},
-				})
-				if len(ops) == keystore.MaxOpsPerCommit || i+writers >= n {
-					if _, err := store.Commit(context.Background(), nil, ops...); err != nil {
-						b.Error(err)
-						return
-					}
-					ops = ops[:0]
-				}
-			}
+	var ops []keystore.Op
+	for i := range n {
+		id := fmt.Sprintf("csr-%07d", i)
+		at := binary.BigEndian.AppendUint64(nil, uint64(1_700_000_000_000+i))
+		ops = append(ops, keystore.Op{
+			Slot: keystore.Slot{Collection: seed.Slot.Collection, ID: id}, Expect: keystore.Absent, Ref: seed.Ref,
+			Payload: bytes.Replace(seed.Payload, []byte(`"display_name":"seed"`), fmt.Appendf(nil, `"display_name":%q`, id), 1),
+			Index:   []keystore.IndexEntry{{Name: "display_name", Value: []byte(id)}, {Name: "created", Value: at}},
 		})
+		if len(ops) < keystore.MaxOpsPerCommit && i+1 < n {
+			continue
+		}
+		if _, err := store.Commit(b.Context(), nil, ops...); err != nil {
+			b.Fatal(err)
+		}
+		ops = nil
 	}
-	group.Wait()
-	if b.Failed() {
-		b.FailNow()
-	}
-}
-
-// relabel gives a stored request another display name.
-func relabel(payload []byte, name string) []byte {
-	return bytes.Replace(payload, []byte(`"display_name":"seed"`), fmt.Appendf(nil, `"display_name":%q`, name), 1)
 }

@@ -142,35 +142,6 @@ func TestNSXBadIDs(t *testing.T) {
 	}
 }
 
-// TestGeneratedSpecs judges requests of every kind; here is what is answered about them.
-func TestNSXKeys(t *testing.T) {
-	t.Parallel()
-	s := newStack(t)
-	subject := []wantedAttribute{{"OU", "One"}, {"CN", "Jürgen 日本"}, {"OU", "Two"}, {"C", "DE"}}
-	for _, test := range []struct {
-		name, members string
-		algorithm     string
-		size          int64
-	}{
-		{"defaults", ``, "RSA", 2048},
-		{"null is unset", `,"key_size":null,"algorithm":null,"is_ca":null,"extensions":null,"tags":null,"display_name":null,"description":null,"_revision":null`, "RSA", 2048},
-		{"a number", `,"key_size":3072`, "RSA", 3072},
-		{"a string", `,"key_size":"3072","algorithm":"RSA"`, "RSA", 3072},
-		{"EC", `,"algorithm":"EC"`, "EC", 256},
-		{"EC 384", `,"algorithm":"EC","key_size":"384"`, "EC", 384},
-		{"EC 521", `,"algorithm":"EC","key_size":521`, "EC", 521},
-	} {
-		made := s.nsxMake(test.name, `{"subject":{"attributes":[{"key":"OU","value":"One"},{"key":"CN","value":"Jürgen 日本"},{"key":"OU","value":"Two"},{"key":"C","value":"de"}]}`+test.members+`}`)
-		if *made.Algorithm != test.algorithm || *made.KeySize != test.size || *made.IsCA {
-			t.Errorf("%s: %s %d", test.name, *made.Algorithm, *made.KeySize)
-		}
-		want := wantedCSR{subject: subject, curve: test.algorithm == "EC", bits: int(test.size)}
-		if _, err := want.judge(*made.PEMEncoded); err != nil {
-			t.Errorf("%s: %v", test.name, err)
-		}
-	}
-}
-
 // Members that the service sets are taken and ignored.
 func TestNSXEveryMember(t *testing.T) {
 	t.Parallel()

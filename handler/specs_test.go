@@ -170,6 +170,8 @@ func (g generator) nsxSpec() generated {
 		s.want.bits = 256
 	case g.oneIn(2):
 		members = append(members, `"algorithm":"RSA"`)
+	default:
+		members = append(members, g.unset("algorithm"))
 	}
 	if !g.oneIn(4) {
 		s.want.bits = size
@@ -182,10 +184,17 @@ func (g generator) nsxSpec() generated {
 			text = `"` + text + `"`
 		}
 		members = append(members, `"key_size":`+text)
+	} else {
+		members = append(members, g.unset("key_size"))
 	}
 	members = append(members, `"subject":{"attributes":[`+g.nsxSubject(&s, faults)+`]}`)
 	if names := g.nsxNames(&s, faults); names != "" {
 		members = append(members, `"extensions":{"subject_alt_names":{`+names+`}}`)
+	} else {
+		members = append(members, g.unset("extensions"))
+	}
+	for _, name := range []string{"tags", "display_name", "description", "_revision"} {
+		members = append(members, g.unset(name))
 	}
 	g.write(&s, members)
 	return s

@@ -308,6 +308,17 @@ func (s *stack) serveRequest(r *http.Request) answer {
 	return answer{recorder.Code, recorder.Header(), recorder.Body.Bytes()}
 }
 
+// logged is the line of the log about a request that was answered.
+func (s *stack) logged(a answer) string {
+	s.t.Helper()
+	before, rest, found := strings.Cut(s.log.String(), `"request_id":"`+a.header.Get("X-Request-Id"))
+	if !found {
+		s.t.Fatal("a request is not logged")
+	}
+	rest, _, _ = strings.Cut(rest, "\n")
+	return before[strings.LastIndex(before, "\n")+1:] + rest
+}
+
 // get reads a page that needs no credentials, such as metrics.
 func (s *stack) get(path string) string {
 	s.t.Helper()

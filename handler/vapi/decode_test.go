@@ -82,14 +82,3 @@ func FuzzCreateSpec(f *testing.F) {
 		}
 	})
 }
-
-func BenchmarkDecode(b *testing.B) {
-	body := []byte(`{"key_size":3072,"common_name":"esx-01.example.com","organization":"Example Ltd","organization_unit":"Hosts","locality":"Palo Alto",` +
-		`"state_or_province":"California","country":"US","email_address":"pki@example.com","subject_alt_name":["esx-01.example.com","192.0.2.17"]}`)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := decode(body); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
