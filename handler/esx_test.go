@@ -6,9 +6,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -215,42 +213,5 @@ func TestCertificate(t *testing.T) {
 	a = s.setCertificate(certificate + string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("the secret of somebody")})))
 	if a.vapiError(t); a.status != http.StatusBadRequest || strings.Contains(string(a.body)+s.log.String(), "dGhlIHNlY3JldCBvZiBzb21lYm9keQ") {
 		t.Errorf("a private key: %d %s", a.status, a.body)
-	}
-}
-
-func TestConcurrentCreates(t *testing.T) {
-	t.Parallel()
-	s := newStackOf(t, setup{freshKeys: true})
-	n := kit.Effort(16, 64)
-	returned := make([]string, n)
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() {
-			a, err := s.try(call{method: "POST", path: csrPath, body: validSpec})
-			if err != nil || a.status != http.StatusCreated {
-				t.Errorf("create: %v %d %s", err, a.status, a.body)
-				return
-			}
-			returned[i] = string(a.body)
-		})
-	}
-	wg.Wait()
-	if t.Failed() {
-		return
-	}
-	keys := map[string]bool{}
-	for i, body := range returned {
-		returned[i] = answer{body: []byte(body)}.member(t, "csr")
-		keys[string(parseCSR(t, returned[i]).RawSubjectPublicKeyInfo)] = true
-	}
-	if len(keys) != n {
-		t.Errorf("%d keys for %d CSRs", len(keys), n)
-	}
-	stored := s.do(call{method: "GET", path: csrPath}).member(t, "csr")
-	if !slices.Contains(returned, stored) {
-		t.Error("the stored CSR is none of those returned")
-	}
-	if a := s.setCertificate(issueFor(t, newTestCA(t), stored)); a.status != http.StatusNoContent {
-		t.Errorf("the stored pair does not match: %d %s", a.status, a.body)
 	}
 }

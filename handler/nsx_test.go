@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -159,34 +158,6 @@ func TestNSXEveryMember(t *testing.T) {
 	}
 	if got := fmt.Sprint(*made.Extensions.AltNames); got != "{[a.example.com b.example.com] [10.0.0.1 2001:db8::1]}" {
 		t.Errorf("names %s", got)
-	}
-}
-
-func TestNSXConcurrentCreates(t *testing.T) {
-	t.Parallel()
-	s := newStack(t)
-	answers := make([]answer, 16)
-	var group sync.WaitGroup
-	for i := range answers {
-		group.Go(func() {
-			var err error
-			if answers[i], err = s.try(call{method: "POST", path: nsxPath("same", "action=create"), body: quickSpec}); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	group.Wait()
-	var winner []byte
-	for _, a := range answers {
-		switch {
-		case a.status == http.StatusCreated && winner == nil:
-			winner = a.body
-		case a.status != http.StatusBadRequest || *a.nsxError(t).Code != 500127:
-			t.Errorf("%d %s", a.status, a.body)
-		}
-	}
-	if a := s.do(call{method: "GET", path: nsxPath("same")}); !bytes.Equal(a.body, winner) {
-		t.Errorf("stored is not what the winner was told: %s", a.body)
 	}
 }
 

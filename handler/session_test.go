@@ -51,6 +51,7 @@ func (p nsxSession) forge(c call) call {
 	return c
 }
 
+// What a session may do, and that it ends, is in TestAccess.
 func TestNSXLogin(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
