@@ -46,8 +46,8 @@ func (c Caller) Holds(p Privilege) bool {
 		p == PolicyCertificateRead && slices.Contains(c.Privileges, PolicyCertificateCRUD)
 }
 
-// Kind says what went wrong, for the edge to choose a document and a status.
-// The zero value is Internal: an error nobody classified is the service's fault.
+// Kind says what went wrong. Each dialect chooses a document and a status for it. The
+// zero value is Internal: an error without a kind is the service's fault.
 type Kind int
 
 // The kinds of error.
@@ -78,8 +78,8 @@ func Kinds() []Kind {
 	return []Kind{Internal, Invalid, Unauthenticated, Unauthorized, NotFound, Exists, Conflict, Busy, Unavailable, Stale, Forged}
 }
 
-// Error is the error of every operation of this package. Err is the cause; it is
-// for the log and never shown to a client.
+// Error is the error of every operation of this package. Err is the cause, for the log
+// alone: no client sees it.
 type Error struct {
 	Kind       Kind
 	Violations []pkcs10.Violation // with Invalid: every broken rule

@@ -8,47 +8,47 @@ import (
 	"errors"
 
 	"attestcsr/csr/audit"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
 )
 
-// event is what the audit trail tells of an operation of this grant on a slot.
-func (g *Grant) event(slot keystore.Slot) audit.Event {
-	return audit.Event{Request: g.caller.Request, Operation: string(g.operation), Slot: slot.String()}
+// event is the event of this grant's operation on a slot. texts are the CSR and the
+// chain that it is about, as PEM.
+func (g *Grant) event(slot keystore.Slot, texts ...string) audit.Event {
+	e := audit.Event{Request: g.caller.Request, Operation: string(g.operation), Slot: slot.String()}
+	for _, text := range texts {
+		addDigest(&e, text)
+	}
+	return e
 }
 
-// moved is the event of a key that went from one slot to another.
-func (g *Grant) moved(from, to keystore.Slot) audit.Event {
-	e := g.event(to)
+// moved is the event of a key that moved from one slot to another.
+func (g *Grant) moved(from, to keystore.Slot, texts ...string) audit.Event {
+	e := g.event(to, texts...)
 	e.From = from.String()
 	return e
 }
 
-// fingerprint is the SHA-256 of the first block of a PEM text, in hexadecimal: of
-// the CSR, or of the leaf of a chain, in DER.
-func fingerprint(text string) string {
+// addDigest adds the SHA-256 of the DER, in hexadecimal, of a CSR or of the leaf of a
+// chain. An event without it is better than no change.
+func addDigest(e *audit.Event, text string) {
 	block, _ := pem.Decode([]byte(text))
 	if block == nil {
-		return "" // what is stored is PEM; an event without a digest is better than no change
+		return
 	}
 	sum := sha256.Sum256(block.Bytes)
-	return hex.EncodeToString(sum[:])
-}
-
-// permitsChange is permits for an operation that changes something: it is refused,
-// before a key is taken, where the audit trail could not tell of it.
-func (g *Grant) permitsChange(ctx context.Context, o Operation) error {
-	if err := g.permits(o); err != nil {
-		return err
+	if block.Type == pkcs10.BlockRequest {
+		e.CSR = hex.EncodeToString(sum[:])
+	} else {
+		e.Certificate = hex.EncodeToString(sum[:])
 	}
-	return classify(g.service.audit.Admit(ctx))
 }
 
-// remove empties a slot. name says where in the event the digest of what it held
-// goes: the evidence is of what was removed and not of what another put there
-// meanwhile, so that the slot is pinned and looked at again.
+// remove empties a slot. The event has the digest of what is removed: the deletion
+// expects the revision that was read, and starts again when it has changed.
 //
-// A crash leaves the whole object or nothing; deleting again settles it.
-func (g *Grant) remove(ctx context.Context, slot keystore.Slot, name func(*audit.Event) *string) error {
+// A crash leaves the whole object or nothing. Deleting again is safe.
+func (g *Grant) remove(ctx context.Context, slot keystore.Slot) error {
 	s := g.service
 	var conflict error
 	for range maxAttempts {
@@ -56,12 +56,8 @@ func (g *Grant) remove(ctx context.Context, slot keystore.Slot, name func(*audit
 		if err != nil {
 			return err
 		}
-		event := g.event(slot)
-		// What cannot be read can be deleted all the same.
-		if text, err := storedPEM(record); err == nil {
-			*name(&event) = fingerprint(text)
-		}
-		note, err := s.audit.Note(event)
+		text, _ := storedPEM(record) // a payload that cannot be read can be deleted
+		note, err := s.audit.Note(g.event(slot, text))
 		if err != nil {
 			return err
 		}
@@ -72,7 +68,3 @@ func (g *Grant) remove(ctx context.Context, slot keystore.Slot, name func(*audit
 	}
 	return conflict
 }
-
-func csrDigest(e *audit.Event) *string { return &e.CSR }
-
-func certificateDigest(e *audit.Event) *string { return &e.Certificate }

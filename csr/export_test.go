@@ -41,7 +41,7 @@ func StoreObject(id string, l Labels) (keystore.Change, error) {
 	}
 	g := Grant{service: &Service{now: time.Now}, caller: Caller{Request: audit.Request{User: "u"}}}
 	p := payload{Object: g.newObject(id, "unique", l), PEM: "pem"}
-	return g.service.change(p, audit.Event{}, p.order()...)
+	return g.service.change(p, audit.Event{}, p.indexEntries()...)
 }
 
 func Sortable(t time.Time) []byte { return sortable(t) }

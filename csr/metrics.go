@@ -6,7 +6,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
 )
 
@@ -23,18 +22,18 @@ const scrapeTimeout = 2 * time.Second
 //   - attestcsr_certificates_soonest_not_after_timestamp_seconds: when the first
 //     of the named certificates ends.
 //
-// A time is absent where there is nothing that it is of.
+// A time is absent where there is no such CSR or certificate.
 func (s *Service) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{
-		timestampCollector{s, installedSlot(), notAfter, prometheus.NewDesc(
+		timeCollector{s.installedUntil, prometheus.NewDesc(
 			"attestcsr_certificate_not_after_timestamp_seconds",
 			"End of validity of the installed attestation certificate, as a Unix time.", nil, nil)},
-		timestampCollector{s, pendingSlot(), created, prometheus.NewDesc(
+		timeCollector{s.pendingSince, prometheus.NewDesc(
 			"attestcsr_csr_created_timestamp_seconds",
 			"Creation of the pending certification request, as a Unix time.", nil, nil)},
 		countCollector{s, prometheus.NewDesc("attestcsr_objects",
 			"Named certification requests and named certificates that are stored.", []string{"collection"}, nil)},
-		soonestCollector{s, prometheus.NewDesc("attestcsr_certificates_soonest_not_after_timestamp_seconds",
+		timeCollector{s.soonestUntil, prometheus.NewDesc("attestcsr_certificates_soonest_not_after_timestamp_seconds",
 			"Earliest end of validity among the named certificates, as a Unix time.", nil, nil)},
 	}
 }
@@ -59,69 +58,59 @@ func (c countCollector) Collect(metrics chan<- prometheus.Metric) {
 	}
 }
 
-// soonestCollector tells when the first of the named certificates ends: that is
-// the first entry of their index by time.
-type soonestCollector struct {
-	service *Service
-	desc    *prometheus.Desc
+// timeCollector is a gauge of a time that is read from the store.
+type timeCollector struct {
+	read func(context.Context) (time.Time, error)
+	desc *prometheus.Desc
 }
 
-func (c soonestCollector) Describe(descs chan<- *prometheus.Desc) { descs <- c.desc }
+func (c timeCollector) Describe(descs chan<- *prometheus.Desc) { descs <- c.desc }
 
-func (c soonestCollector) Collect(metrics chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
-	defer cancel()
-	first, err := c.service.keys.List(ctx, keystore.Query{Collection: collectionCertificates, Index: indexNotAfter, Limit: 1})
-	if err != nil || len(first) == 0 {
-		return // absent, as in timestampCollector
-	}
-	certificate, err := certificateIn(first[0].Record)
-	if err != nil {
-		return
-	}
-	metrics <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(certificate.Chain[0].NotAfter.Unix()))
-}
-
-// timestampCollector is a gauge of a time that a slot's payload holds.
-type timestampCollector struct {
-	service *Service
-	slot    keystore.Slot
-	of      func(payload) (time.Time, error)
-	desc    *prometheus.Desc
-}
-
-func (c timestampCollector) Describe(descs chan<- *prometheus.Desc) { descs <- c.desc }
-
-func (c timestampCollector) Collect(metrics chan<- prometheus.Metric) {
+func (c timeCollector) Collect(metrics chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
 	t, err := c.read(ctx)
 	if err != nil {
 		// Absent rather than invalid: an invalid metric fails the whole scrape,
-		// and with it the ones that say what is wrong with the store.
+		// and with it the metrics that say what is wrong with the store.
 		return
 	}
 	metrics <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(t.Unix()))
 }
 
-func (c timestampCollector) read(ctx context.Context) (time.Time, error) {
-	record, err := c.service.keys.Get(ctx, c.slot)
+func (s *Service) pendingSince(ctx context.Context) (time.Time, error) {
+	record, err := s.keys.Get(ctx, pendingSlot())
 	if err != nil {
 		return time.Time{}, err
 	}
 	p, err := decodePayload(record)
-	if err != nil {
-		return time.Time{}, err
-	}
-	return c.of(p)
+	return p.Created, err
 }
 
-func created(p payload) (time.Time, error) { return p.Created, nil }
-
-func notAfter(p payload) (time.Time, error) {
-	chain, err := pkcs10.ParseCertificates(p.PEM)
+func (s *Service) installedUntil(ctx context.Context) (time.Time, error) {
+	record, err := s.keys.Get(ctx, installedSlot())
 	if err != nil {
 		return time.Time{}, err
 	}
-	return chain[0].NotAfter, nil
+	return notAfter(record)
+}
+
+// soonestUntil reads the first entry of the index by time.
+func (s *Service) soonestUntil(ctx context.Context) (time.Time, error) {
+	first, err := s.keys.List(ctx, keystore.Query{Collection: collectionCertificates, Index: indexNotAfter, Limit: 1})
+	if err != nil {
+		return time.Time{}, err
+	}
+	if len(first) == 0 {
+		return time.Time{}, keystore.ErrNotFound
+	}
+	return notAfter(first[0].Record)
+}
+
+func notAfter(r keystore.Record) (time.Time, error) {
+	c, err := certificateIn(r)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return c.Chain[0].NotAfter, nil
 }

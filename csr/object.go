@@ -38,9 +38,8 @@ const (
 	SortOrder             pkcs10.Field = "sort order"
 )
 
-// Labels is what a caller may write on an object. The characters that a subject
-// may not have are refused here too, except that a description may have line
-// breaks and tabs.
+// Labels is what a caller may write on an object. They may not have control and text
+// direction characters, but line breaks and tabs in the description.
 type Labels struct {
 	DisplayName string `json:"display_name,omitzero"` // at most 255 characters; empty is the object's id
 	Description string `json:"description,omitzero"`  // at most 1,024 characters
@@ -74,10 +73,9 @@ type collection struct {
 	limit int          // how many objects it may have
 }
 
-// hasRoom returns an Invalid error when the collection is full. It counts before
-// the change and outside of its commit. Changes that run at the same time may all
-// find the last place: together they exceed the limit by at most their number less
-// one.
+// hasRoom returns an Invalid error when the collection is full. It counts before the
+// change and outside of its commit. Changes that run at the same time can all find the
+// last place: n of them exceed the limit by at most n-1.
 func (c collection) hasRoom(ctx context.Context, keys *keystore.Keystore) error {
 	n, err := keys.Count(ctx, c.name)
 	if err != nil {
@@ -89,8 +87,8 @@ func (c collection) hasRoom(ctx context.Context, keys *keystore.Keystore) error 
 	return nil
 }
 
-// checkID reports whether an object can have the id. A slash is fine; what would
-// be another path once it stands in a URL is not.
+// checkID checks the id of an object. It may have slashes, but not be "." or "..",
+// which clients remove from a URL.
 func checkID(id string, broken *pkcs10.Violations) {
 	if id == "" || len(id) > maxObjectID || !utf8.ValidString(id) || id == "." || id == ".." ||
 		strings.ContainsFunc(id, unicode.IsControl) {
@@ -121,8 +119,8 @@ func (l Labels) check(broken *pkcs10.Violations) {
 	}
 }
 
-// checkText reports the rules that a value breaks. It is not shown: the field
-// says enough, and what breaks these rules is long or cannot be read.
+// checkText reports the rules that a text breaks. The violations do not quote it: it
+// is long, or has characters that cannot be shown.
 func checkText(f pkcs10.Field, value string, upperBound int, refused func(rune) bool, broken *pkcs10.Violations) {
 	if !utf8.ValidString(value) {
 		broken.Add(pkcs10.Violation{Field: f, Rule: pkcs10.InvalidUTF8})
@@ -136,7 +134,7 @@ func checkText(f pkcs10.Field, value string, upperBound int, refused func(rune) 
 	}
 }
 
-// newObject is an object as its first commit stores it.
+// newObject is an object of the caller's as its first commit stores it.
 func (g *Grant) newObject(id, uniqueID string, l Labels) Object {
 	now := g.service.now().UTC().Truncate(time.Millisecond)
 	return Object{
@@ -152,8 +150,8 @@ func (g *Grant) newObject(id, uniqueID string, l Labels) Object {
 	}
 }
 
-// checkRevision returns a Stale error unless claimed, the revision that the caller
-// believes is stored, is the stored one or nil.
+// checkRevision returns a Stale error if the caller claims another revision than the
+// stored one. nil claims none.
 func checkRevision(claimed *int64, stored int64) error {
 	if claimed != nil && *claimed != stored {
 		return &Error{Kind: Stale}

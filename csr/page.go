@@ -11,9 +11,8 @@ import (
 const (
 	// maxPage is how many items a page may have.
 	maxPage = 1000
-	// maxPageBytes bounds the payloads of a page, of which the largest are some
-	// 70 kB and most 2: whoever stores a thousand long chains must not make each
-	// list of them cost a hundred megabytes of memory.
+	// maxPageBytes bounds the payloads of a page. Most have 2 kB, the longest chains
+	// 70 kB: a list of a thousand of those would take 100 MB of memory.
 	maxPageBytes = 4 << 20
 	// pageChunk is how many records are read at a time.
 	pageChunk = 100
@@ -48,12 +47,11 @@ func (s Sort) index() (name string, ok bool) {
 type Page struct {
 	Sort       Sort
 	Descending bool
-	// After is where the page before ended, as it was returned with that page,
-	// for the same order; nil is the beginning. Any bytes are a position, whether
-	// or not an object is or was there, and what comes and goes elsewhere does
-	// not move it.
+	// After is where the previous page ended, as it was returned with that page, for
+	// the same order. nil is the beginning. Any bytes are a position, also where there
+	// is no object, and it does not move when objects come and go.
 	After []byte
-	// Limit is how many items, 1 to 1,000. Where they are long there are fewer.
+	// Limit is how many items, 1 to 1,000. A page of long items has fewer.
 	Limit int
 }
 
@@ -69,8 +67,8 @@ func (p Page) query(collection string) (keystore.Query, error) {
 	return keystore.Query{Collection: collection, Index: index, After: p.After, Descending: p.Descending, Limit: p.Limit}, broken.Err()
 }
 
-// listPage reads a page of a collection. Items and total are read one after the
-// other, in chunks, so that a change between may count in one of them alone.
+// listPage reads a page of a collection. It reads in chunks, and the total after the
+// items: a change in between may be in the total alone.
 func listPage[T any](ctx context.Context, s *Service, collection string, p Page, read func(keystore.Record) (T, error)) (items []T, next []byte, total int, err error) {
 	query, err := p.query(collection)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"attestcsr/keystore"
 )
 
-// payloadFormat is the number of the format that is written. Another format gets
-// another number, a reader of this one, and its own golden file.
+// payloadFormat is the number of the format. A change of the format gets a new number,
+// a reader of the old format, and a golden file.
 const payloadFormat = "1"
 
 // payload is what every slot of this package holds beside its key. It is stored as
@@ -71,8 +71,8 @@ func decodePayload(r keystore.Record) (payload, error) {
 	return p, nil
 }
 
-// decodeInto reads what a record says of its PEM, as far as into has members for
-// it, and returns the PEM.
+// decodeInto reads the members of a record's payload that into has, and returns the
+// PEM.
 func decodeInto(r keystore.Record, into any) (string, error) {
 	description, text, err := cutPayload(r)
 	if err != nil {
@@ -87,22 +87,21 @@ func decodeInto(r keystore.Record, into any) (string, error) {
 // The indexes of the named objects; certificates are in indexNotAfter too.
 const (
 	indexDisplayName = "display_name"
-	// Also for the time of the last change: no operation changes an object, and
-	// another index would make every commit write more pages.
+	// Also for the time of the last change, since no operation changes an object.
 	indexCreated  = "created"
 	indexNotAfter = "not_after"
 )
 
-// order is the place of a named object in the orders that all are listed in.
-func (p payload) order() []keystore.IndexEntry {
+// indexEntries place a named object in the orders of a list.
+func (p payload) indexEntries() []keystore.IndexEntry {
 	return []keystore.IndexEntry{
 		{Name: indexDisplayName, Value: []byte(p.DisplayName)},
 		{Name: indexCreated, Value: sortable(p.Created)},
 	}
 }
 
-// sortable is a time in milliseconds since 1970 as bytes that compare as times
-// do. Before 1970 all times are one.
+// sortable is a time in milliseconds since 1970 as bytes that sort as times do. All
+// times before 1970 are equal.
 func sortable(t time.Time) []byte {
 	return binary.BigEndian.AppendUint64(nil, uint64(max(0, t.UnixMilli())))
 }
@@ -115,7 +114,7 @@ func requestIn(r keystore.Record) (NamedRequest, error) {
 
 // certificateIn reads a record of the collection of certificates.
 func certificateIn(r keystore.Record) (NamedCertificate, error) {
-	var o Object // a list of certificates does without what their requests said
+	var o Object // without what the request said: nobody lists that
 	text, err := decodeInto(r, &o)
 	if err != nil {
 		return NamedCertificate{}, err

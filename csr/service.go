@@ -15,29 +15,16 @@ import (
 	"attestcsr/keystore"
 )
 
-// The slots of the ESX attestation key. A CSR and its certificate are in
-// different slots, so that the installed pair stays in use while the next one
-// is pending.
-
-func pendingSlot() keystore.Slot {
-	return keystore.Slot{Collection: "esx/attestation", ID: "csr"}
-}
-
-func installedSlot() keystore.Slot {
-	return keystore.Slot{Collection: "esx/attestation", ID: "certificate"}
-}
-
 const (
 	initialLifetimeYears = 10
 	defaultMaxObjects    = 100_000
 
-	// maxAttempts bounds how often SetCertificate looks again after a change
-	// by somebody else. A create makes the next look fail for good and an equal
-	// set makes it succeed; only different renewals at once can use it up.
+	// maxAttempts bounds how often an operation starts again after another caller
+	// changed the slot. Only many different renewals at once can use it up.
 	maxAttempts = 16
 
-	// systemUser is who the audit trail names where the operator's settings order a
-	// signature. No users file can hold the name: a colon ends a name there.
+	// systemUser is the user in the audit trail where the operator's settings order
+	// a signature. No users file can hold the name: a colon ends a name there.
 	systemUser = "system:service"
 
 	busyRetryAfter        = 2 * time.Second
@@ -46,21 +33,17 @@ const (
 
 // Config is what a Service is made of.
 type Config struct {
-	Keys *keystore.Keystore // stays the caller's, who closes it after the last operation
-	// KeySizes are the modulus lengths in bits that a Spec may ask for; 2048,
-	// the default, is one of them.
+	Keys *keystore.Keystore // the caller closes it, after the last operation
+	// KeySizes are the RSA key sizes in bits that a Spec may ask for. 2048, the
+	// default, is one of them.
 	KeySizes []int
 	// Hostname is the common name of a subject without one: 1 to 64 characters.
 	Hostname string
-	// MaxRequests is how many named certification requests there may be at a
-	// time; 0 is 100,000.
-	MaxRequests int
-	// MaxCertificates is how many named certificates there may be at a time; 0 is
-	// 100,000.
-	MaxCertificates int
-	// Audit is told of every change, with its commit, and of every caller who may
-	// not do what it asks for. It stays the caller's. Nil is for programs that
-	// measure: nothing is audited.
+	// MaxRequests and MaxCertificates are how many named certification requests and
+	// named certificates there may be at a time; 0 is 100,000.
+	MaxRequests, MaxCertificates int
+	// Audit gets a note with the commit of every change, and every refusal for want
+	// of a privilege. The caller closes it. Nil: nothing is audited.
 	Audit *audit.Log
 	Now   func() time.Time // nil is time.Now
 }
@@ -109,11 +92,11 @@ func New(c Config) (*Service, error) {
 	return s, nil
 }
 
-// Prepare makes the installed key and a self-signed certificate for it where
-// there is none: the product always has a certificate. A crash before the
-// commit leaves the slot empty, and the next start makes both anew.
+// Prepare makes a key and a self-signed certificate where none is installed: the
+// product always has a certificate. A crash before the commit leaves the slot empty,
+// and the next start makes both.
 //
-// Nobody asks for this signature but the settings. The audit trail has it under
+// The operator's settings order this signature. The audit trail has it under
 // systemUser.
 func (s *Service) Prepare(ctx context.Context) error {
 	_, err := s.keys.Get(ctx, installedSlot())
@@ -131,11 +114,11 @@ func (s *Service) Prepare(ctx context.Context) error {
 		if err != nil {
 			return keystore.Change{}, err
 		}
-		made := payload{Object: Object{Created: notBefore}, PEM: text, Spec: spec}
-		return s.change(made, audit.Event{
-			Request: audit.Request{User: systemUser, Method: "service"}, Operation: "certificate.prepare",
-			Slot: installedSlot().String(), Certificate: fingerprint(text),
-		})
+		event := audit.Event{
+			Request: audit.Request{User: systemUser, Method: "service"}, Operation: "certificate.prepare", Slot: installedSlot().String(),
+		}
+		addDigest(&event, text)
+		return s.change(payload{Object: Object{Created: notBefore}, PEM: text, Spec: spec}, event)
 	})
 	if errors.Is(err, keystore.ErrConflict) {
 		return nil // another process on the same store made them first
@@ -157,20 +140,20 @@ func keySpec(s pkcs10.Spec) keystore.KeySpec {
 // timestamp is the time now in whole seconds, as certificates have it.
 func (s *Service) timestamp() time.Time { return s.now().UTC().Truncate(time.Second) }
 
-// change is what is stored of a payload, with the note of what happened and the
-// index entries of a named object.
-func (s *Service) change(p payload, what audit.Event, index ...keystore.IndexEntry) (keystore.Change, error) {
+// change is what a commit stores: a payload, the note of the event, and the index
+// entries of a named object.
+func (s *Service) change(p payload, event audit.Event, index ...keystore.IndexEntry) (keystore.Change, error) {
 	b, err := p.encode()
 	if err != nil {
 		return keystore.Change{}, err
 	}
-	note, err := s.audit.Note(what)
+	note, err := s.audit.Note(event)
 	return keystore.Change{Payload: b, Note: note, Index: index}, err
 }
 
-// classify turns an error of the key store into an *Error. What has no kind of
-// its own, a commit that failed or whose outcome is unknown among it, is
-// Internal; a context's error stays visible to errors.Is.
+// classify turns the error of an operation into an *Error. An error that has no kind
+// of its own is Internal: a commit that failed, for example. errors.Is still finds the
+// cause.
 func classify(err error) error {
 	if err == nil {
 		return nil

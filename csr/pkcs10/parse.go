@@ -28,7 +28,7 @@ func ParseCertificates(text string) ([]*x509.Certificate, error) {
 // ParseRequest reads a certification request in PEM that was made here.
 func ParseRequest(text string) (*x509.CertificateRequest, error) {
 	block, _ := pem.Decode([]byte(text))
-	if block == nil || block.Type != blockRequest {
+	if block == nil || block.Type != BlockRequest {
 		return nil, errors.New("there is no CSR")
 	}
 	r, err := x509.ParseCertificateRequest(block.Bytes)
@@ -40,7 +40,7 @@ func ParseRequest(text string) (*x509.CertificateRequest, error) {
 
 // PublicKey returns the key of a CSR, or of the leaf of a chain, in PEM.
 func PublicKey(text string) (crypto.PublicKey, error) {
-	if strings.HasPrefix(text, "-----BEGIN "+blockRequest) {
+	if strings.HasPrefix(text, "-----BEGIN "+BlockRequest) {
 		request, err := ParseRequest(text)
 		if err != nil {
 			return nil, err

@@ -23,7 +23,7 @@ import (
 // The types of PEM blocks, RFC 7468 sections 5 and 7.
 const (
 	blockCertificate = "CERTIFICATE"
-	blockRequest     = "CERTIFICATE REQUEST"
+	BlockRequest     = "CERTIFICATE REQUEST"
 )
 
 // Template is what a certification request or a self-signed certificate says
@@ -135,7 +135,7 @@ func (t Template) Sign(key crypto.Signer) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("build the certification request: %w", err)
 	}
-	return encodePEM(blockRequest, der), nil
+	return encodePEM(BlockRequest, der), nil
 }
 
 const (

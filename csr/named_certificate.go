@@ -37,9 +37,9 @@ type NamedCertificate struct {
 	Chain []*x509.Certificate // what PEM holds, the leaf first
 }
 
-// ImportCertificate accepts the certificate for a certification request. Its key
-// moves to a new certificate, and the request is used up. The display name is
-// that of the request unless another is given.
+// ImportCertificate accepts the certificate for a certification request. The key of
+// the request moves to a new certificate, and the request is gone. The display name
+// is that of the request unless another is given.
 //
 // Errors: Invalid with the rules that id, labels or chain break, KeyMismatch when
 // the certificate is for another key, KeyUsage when the request is for a CA and
@@ -78,10 +78,9 @@ func (g *Grant) ImportCertificate(ctx context.Context, id string, in Import) (Na
 	return made, classify(err)
 }
 
-// SelfSign makes a certificate for a certification request that is signed by its
-// own key, valid from now for the given days, 1 to 10,000; nil is 825. One that is
-// not a CA's is valid for at most 825, whatever is asked for. It keeps the labels
-// of the request, which is used up.
+// SelfSign makes a self-signed certificate from a certification request. It is valid
+// from now for the given days, 1 to 10,000; nil is 825. Only a CA gets more than 825.
+// The certificate has the labels of the request, and the request is gone.
 //
 // Errors: Invalid with the rules that id and days break, or because the collection
 // of certificates is full; NotFound; Conflict when others kept changing the
@@ -108,7 +107,7 @@ func (g *Grant) SelfSign(ctx context.Context, id string, days *int64) (NamedCert
 }
 
 // SelfSignNew makes a fresh key and a self-signed certificate for it, as SelfSign
-// does from a certification request. The ID of r is not looked at.
+// does from a certification request. It does not use the ID of r.
 //
 // Errors: Invalid with every rule that r and days break, or because the collection
 // of certificates is full; Stale, Busy, Unavailable, Internal.
@@ -134,8 +133,8 @@ func (g *Grant) selfSignNew(ctx context.Context, r NewRequest, days *int64) (Nam
 	if err := s.certificates.hasRoom(ctx, s.keys); err != nil {
 		return NamedCertificate{}, err
 	}
-	// A crash before the commit leaves nothing, one after it a certificate that
-	// nobody was told of: it is in the list.
+	// A crash before the commit leaves nothing. A crash after it leaves a certificate
+	// that the caller finds in the list.
 	id := uuid.NewString()
 	at := keystore.Target{Slot: certificateSlot(id), Expect: keystore.Absent}
 	record, err := s.keys.Replace(ctx, at, keySpec(spec), func(key crypto.Signer) (keystore.Change, error) {
@@ -143,7 +142,7 @@ func (g *Grant) selfSignNew(ctx context.Context, r NewRequest, days *int64) (Nam
 		if err != nil {
 			return keystore.Change{}, err
 		}
-		return g.certificateChange(payload{g.newObject(id, id, r.Labels), text, spec}, g.event(at.Slot))
+		return g.certificateChange(payload{g.newObject(id, id, r.Labels), text, spec}, g.event(at.Slot, text))
 	})
 	if err != nil {
 		return NamedCertificate{}, err
@@ -173,7 +172,7 @@ func (g *Grant) DeleteNamedCertificate(ctx context.Context, id string) error {
 	if err := validID(id); err != nil {
 		return classify(err)
 	}
-	return classify(g.remove(ctx, certificateSlot(id), certificateDigest))
+	return classify(g.remove(ctx, certificateSlot(id)))
 }
 
 // ListNamedCertificates returns a page of the certificates, as ListNamedCSRs does
@@ -186,11 +185,11 @@ func (g *Grant) ListNamedCertificates(ctx context.Context, p Page) (items []Name
 	return items, next, total, classify(err)
 }
 
-// promote moves the key of a certification request to a new certificate. build
-// makes the certificate's labels and its chain from the request; it is called
-// again when the request has become another one meanwhile.
+// promote moves the key of a certification request to a new certificate. build makes
+// the certificate's labels and its chain from the request. It is called again when
+// another request has taken the place of the first.
 func (g *Grant) promote(ctx context.Context, id string, build func(crypto.Signer, NamedRequest) (Labels, string, error)) (NamedCertificate, error) {
-	// Whoever names no request is told so, also while there is no room.
+	// A request that does not exist is NotFound, also while there is no room.
 	if _, err := g.service.keys.Get(ctx, requestSlot(id)); err != nil {
 		return NamedCertificate{}, err
 	}
@@ -202,8 +201,7 @@ func (g *Grant) promote(ctx context.Context, id string, build func(crypto.Signer
 	to := keystore.Target{Slot: certificateSlot(certificateID), Expect: keystore.Absent}
 	var conflict error
 	for range maxAttempts {
-		// One commit: a crash leaves the request or the certificate. Trying again
-		// finds the request, or NotFound and the certificate in the list.
+		// One commit: a crash leaves the request, or the certificate in the list.
 		record, err := g.service.keys.Move(ctx, from, to, func(key crypto.Signer, old keystore.Record) (keystore.Change, error) {
 			r, err := requestIn(old)
 			if err != nil {
@@ -213,9 +211,8 @@ func (g *Grant) promote(ctx context.Context, id string, build func(crypto.Signer
 			if err != nil {
 				return keystore.Change{}, err
 			}
-			event := g.moved(from.Slot, to.Slot)
-			event.CSR = fingerprint(r.PEM)
-			return g.certificateChange(payload{g.newObject(certificateID, certificateID, labels), text, r.Spec}, event)
+			made := payload{g.newObject(certificateID, certificateID, labels), text, r.Spec}
+			return g.certificateChange(made, g.moved(from.Slot, to.Slot, r.PEM, text))
 		})
 		switch {
 		case err == nil:
@@ -234,7 +231,6 @@ func (g *Grant) certificateChange(p payload, event audit.Event) (keystore.Change
 	if err != nil {
 		return keystore.Change{}, err
 	}
-	event.Certificate = fingerprint(p.PEM)
 	notAfter := keystore.IndexEntry{Name: indexNotAfter, Value: sortable(chain[0].NotAfter)}
-	return g.service.change(p, event, append(p.order(), notAfter)...)
+	return g.service.change(p, event, append(p.indexEntries(), notAfter)...)
 }

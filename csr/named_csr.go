@@ -31,8 +31,8 @@ type NewRequest struct {
 type NamedRequest struct {
 	Object
 	PEM string
-	// Spec is as it was resolved: algorithm and key size are set, the subject is
-	// in the order given and has a common name, and a country is in upper case.
+	// Spec is complete: it has an algorithm, a key size and a common name, and
+	// countries are in upper case.
 	Spec pkcs10.Spec
 }
 
@@ -70,18 +70,16 @@ func (g *Grant) createNamedCSR(ctx context.Context, r NewRequest) (NamedRequest,
 	if err := s.requests.hasRoom(ctx, s.keys); err != nil {
 		return NamedRequest{}, err
 	}
-	// A crash before the commit leaves nothing, one after it a request that
-	// nobody was told of: the caller finds it under the id it chose.
+	// A crash before the commit leaves nothing. A crash after it leaves a request
+	// that the caller finds under its id.
 	at := keystore.Target{Slot: slot, Expect: keystore.Absent}
 	record, err := s.keys.Replace(ctx, at, keySpec(spec), func(key crypto.Signer) (keystore.Change, error) {
 		text, err := t.Sign(key)
 		if err != nil {
 			return keystore.Change{}, err
 		}
-		event := g.event(slot)
-		event.CSR = fingerprint(text)
 		p := payload{Object: g.newObject(r.ID, uuid.NewString(), r.Labels), PEM: text, Spec: spec}
-		return s.change(p, event, p.order()...)
+		return s.change(p, g.event(slot, text), p.indexEntries()...)
 	})
 	if errors.Is(err, keystore.ErrConflict) {
 		return NamedRequest{}, &Error{Kind: Exists, Err: err}
@@ -92,8 +90,8 @@ func (g *Grant) createNamedCSR(ctx context.Context, r NewRequest) (NamedRequest,
 	return requestIn(record)
 }
 
-// resolve checks labels and spec, beside what is broken already, and completes
-// the spec.
+// resolve checks labels and spec, and completes the spec. The error has what is broken
+// already as well.
 func (r NewRequest) resolve(p pkcs10.Policy, broken *pkcs10.Violations) (pkcs10.Spec, pkcs10.Template, error) {
 	r.Labels.check(broken)
 	return p.Resolve(r.Spec, *broken...)
@@ -121,7 +119,7 @@ func (g *Grant) DeleteNamedCSR(ctx context.Context, id string) error {
 	if err := validID(id); err != nil {
 		return classify(err)
 	}
-	return classify(g.remove(ctx, requestSlot(id), csrDigest))
+	return classify(g.remove(ctx, requestSlot(id)))
 }
 
 // ListNamedCSRs returns a page of the certification requests, the position that
