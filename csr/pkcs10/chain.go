@@ -16,9 +16,9 @@ const (
 	// maxAhead is how far a certificate's notBefore may lie in the future: the
 	// clocks of the CA and of this machine differ.
 	maxAhead = 5 * time.Minute
-	// maxIssuerKey is the longest RSA modulus in bits that a signature is checked
-	// with: the cost grows with its square, and a request could hold one of
-	// hundreds of thousands.
+	// maxIssuerKey is the largest RSA key in bits that a signature is checked with.
+	// The time grows with the square of the size, and a request has room for hundreds
+	// of thousands of bits.
 	maxIssuerKey = 16384
 )
 
@@ -37,11 +37,10 @@ func (c Chain) PEM() string {
 	return b.String()
 }
 
-// AcceptChain reads a chain of certificates in PEM and checks all that can be
-// said of it without a trust anchor: that each certificate is issued by the one
-// that follows it, that all are valid now, and that the leaf has the given key
-// usage, where there is one. The caller bounds the size of text and compares the
-// leaf's key. The error is Violations.
+// AcceptChain reads a chain in PEM, the leaf first, and checks what can be checked
+// without a trust anchor: each certificate is issued by the next one, all are valid
+// now, and the leaf has the key usage, if it has any. The caller bounds the size of the
+// text and compares the leaf's key. The error is Violations.
 func AcceptChain(text []byte, now time.Time, usage x509.KeyUsage) (Chain, error) {
 	c, rule := parseChain(text)
 	if rule != "" {
@@ -78,7 +77,8 @@ func AcceptChain(text []byte, now time.Time, usage x509.KeyUsage) (Chain, error)
 			report(BrokenChain, cert, "")
 		}
 	}
-	// No usages at all leave the key free for every use (RFC 5280 section 4.2.1.3).
+	// A certificate without key usages may be used for everything (RFC 5280 section
+	// 4.2.1.3).
 	if has := c.Leaf().KeyUsage; has != 0 && has&usage != usage {
 		report(KeyUsage, c.Leaf(), usageName(usage))
 	}
@@ -97,10 +97,9 @@ func usageName(usage x509.KeyUsage) string {
 	return "digitalSignature"
 }
 
-// parseChain reads the CERTIFICATE blocks of text, or returns the rule that is
-// broken. It is stricter than encoding/pem, which skips in silence what it
-// cannot read: a private key beside the certificate, or an intermediate that
-// was cut off, must not go unnoticed.
+// parseChain reads the CERTIFICATE blocks of a text, or returns the rule that is
+// broken. encoding/pem would skip what it cannot read: a private key beside the
+// certificate, or an intermediate that was cut off.
 func parseChain(text []byte) (Chain, Rule) {
 	var (
 		c       Chain

@@ -18,10 +18,9 @@ const (
 	maxURNNamespace = 32 // RFC 8141 section 2
 )
 
-// AltName is one subject alternative name. The zero Kind takes the kind from
-// the value: a URI when it begins with a scheme and "://" or with "urn:", an
-// e-mail address when it has an @, an IP address when it reads as one, else a
-// DNS name.
+// AltName is one subject alternative name. With the kind ByContent, the value decides:
+// with a scheme and "://", or "urn:", it is a URI; with an @ an e-mail address; if it
+// can be read as an IP address, that; else a DNS name.
 type AltName struct {
 	Kind  AltNameKind `json:"kind,omitzero"`
 	Value string      `json:"value"`
@@ -54,8 +53,8 @@ type generalName struct {
 	bytes string
 }
 
-// generalNames returns the names of the extension in their order, the e-mail
-// address first, and reports the rules they break.
+// generalNames returns the names of the extension in order, the e-mail address first,
+// and reports the rules that they break.
 func (s Spec) generalNames(broken *Violations) []generalName {
 	var names []generalName
 	seen := map[generalName]bool{}
@@ -89,7 +88,7 @@ func (s Spec) generalNames(broken *Violations) []generalName {
 	return names
 }
 
-// resolve returns the name as it is encoded, or the rule it breaks.
+// resolve returns the name as it is encoded, or the rule that it breaks.
 func (a AltName) resolve() (generalName, *Violation) {
 	kind, otherwise := a.Kind, NotADNSName
 	if kind == ByContent {
@@ -107,15 +106,15 @@ func (a AltName) resolve() (generalName, *Violation) {
 		if err != nil || addr.Zone() != "" {
 			return generalName{}, &Violation{Rule: NotAnIPAddress, Value: a.Value}
 		}
-		// An IPv4 address mapped into IPv6 is that IPv4 address to everybody
-		// who compares names, so it is written as one.
+		// Who compares names takes an IPv4 address mapped into IPv6 for the IPv4
+		// address.
 		return generalName{tagIPAddress, string(addr.Unmap().AsSlice())}, nil
 	}
 	return ia5(tagDNSName, a.Value, maxDNSName, isDNSName, otherwise)
 }
 
-// ia5 returns a name that is its own encoding. The length is checked first, so
-// that no check walks a text without bound.
+// ia5 returns a name whose encoding is its text. The length is checked first: it bounds
+// the time of the other checks.
 func ia5(tag uint8, value string, bound int, ok func(string) bool, otherwise Rule) (generalName, *Violation) {
 	if len(value) > bound {
 		return generalName{}, &Violation{Rule: TooLong, Value: value, Limit: strconv.Itoa(bound)}

@@ -1,6 +1,6 @@
-// Package pkcs10 holds the rules of certification requests (PKCS#10, RFC 2986) and of
-// the certificates that answer them, and how both are encoded. It is pure: it knows
-// no store and no request, and no time but what it is given.
+// Package pkcs10 has the rules of certification requests (PKCS#10, RFC 2986) and of the
+// certificates that answer them, and their encodings. It is pure: it reads no store, no
+// request and no clock.
 package pkcs10
 
 import (
@@ -29,23 +29,23 @@ const (
 	ECDSA Algorithm = "ECDSA"
 )
 
-// Spec says what a certification request shall say. The names of its members in
-// JSON are part of the stored format.
+// Spec is what a certification request says. The names of its members in JSON are part
+// of the stored format.
 type Spec struct {
 	// Algorithm is RSA, also when it is empty, or ECDSA.
 	Algorithm Algorithm `json:"algorithm"`
-	// KeySize is for RSA the modulus length in bits, one of Config.KeySizes, by
-	// default 2048; for ECDSA the size of the curve, 256 (the default), 384 or
-	// 521 (FIPS 186-5: P-256, P-384, P-521). Nil is the default.
+	// KeySize is in bits. RSA: one of Policy.KeySizes, by default 2048. ECDSA: 256
+	// (the default), 384 or 521, for the curves P-256, P-384 and P-521 (FIPS 186-5).
+	// nil: the default.
 	KeySize *int64 `json:"key_size"`
-	// Subject becomes the subject in the order given, one RDN for each
-	// attribute. Without a CommonName one is appended that is the hostname.
+	// Subject is encoded in this order, one RDN for each attribute. If it has no
+	// CommonName, the hostname is appended as one.
 	Subject []Attribute `json:"subject"`
-	// Email goes into the subject alternative name as the first name (RFC 5280
-	// deprecates it in the subject); empty is none.
+	// Email is the first subject alternative name (RFC 5280 deprecates it in the
+	// subject). Empty: none.
 	Email string `json:"email,omitzero"`
-	// AltNames follow in the order given, at most MaxAltNames. One that repeats
-	// another, or Email, without regard to case is left out.
+	// AltNames follow in this order, at most MaxAltNames. A name that equals an
+	// earlier one or Email, apart from letter case, is left out.
 	AltNames []AltName `json:"alt_names,omitempty"`
 	// MaxAltNames bounds AltNames as the dialect has it; 0 is 100.
 	MaxAltNames int `json:"-"`
@@ -56,17 +56,16 @@ type Spec struct {
 }
 
 // Attribute is one attribute of a subject. Type is one of CommonName,
-// Organization, OrganizationalUnit, Locality, StateOrProvince and Country. Value
-// is taken as it is, blanks at its ends included, except that the letters of a
-// country are put into upper case; it is never empty.
+// Organization, OrganizationalUnit, Locality, StateOrProvince and Country. Value is
+// not empty. It is encoded as it is, with blanks at its ends, but countries in upper
+// case.
 type Attribute struct {
 	Type  Field  `json:"type"`
 	Value string `json:"value"`
 }
 
-// attributeType returns the identifier of a subject attribute and the most
-// characters its value may have: the upper bounds of X.520, as RFC 5280
-// appendix A.1 gives them (ub-common-name and so on).
+// attributeType returns the identifier of a subject attribute, and the upper bound of
+// its length in characters (RFC 5280 appendix A.1, ub-common-name and so on).
 func attributeType(f Field) (oid asn1.ObjectIdentifier, upperBound int, ok bool) {
 	switch f {
 	case CommonName:
@@ -85,21 +84,20 @@ func attributeType(f Field) (oid asn1.ObjectIdentifier, upperBound int, ok bool)
 	return nil, 0, false
 }
 
-// fieldOrder is the order in which violations are reported, whatever the order
-// of the subject is.
+// fieldOrder is the order in which violations are reported.
 func fieldOrder(f Field) int {
 	return slices.Index([]Field{KeyAlgorithm, KeySize, CommonName, Organization, OrganizationalUnit, Locality,
 		StateOrProvince, Country, EmailAddress, SubjectAltName}, f)
 }
 
-// Policy is what a Spec is checked against and completed from.
+// Policy is what the operator's settings say about specs.
 type Policy struct {
-	KeySizes []int
-	Hostname string
+	KeySizes []int  // of RSA keys, in bits
+	Hostname string // the common name of a subject without one
 }
 
-// Resolve checks all of spec and completes it from the policy. known are rules that
-// are broken beside it. Broken rules are all in the error.
+// Resolve checks a spec and completes it. The error is Violations: the known ones, and
+// every rule that the spec breaks.
 func (p Policy) Resolve(spec Spec, known ...Violation) (Spec, Template, error) {
 	var broken Violations
 	spec.Algorithm, spec.KeySize = p.key(spec, &broken)
@@ -142,8 +140,7 @@ func (p Policy) key(spec Spec, broken *Violations) (Algorithm, *int64) {
 	return algorithm, &size
 }
 
-// check reports the rules that the attribute breaks and brings its value into
-// the form that is encoded.
+// check reports the rules that the attribute breaks, and puts countries in upper case.
 func (a *Attribute) check(broken *Violations) {
 	_, upperBound, known := attributeType(a.Type)
 	switch {
@@ -172,17 +169,15 @@ func (a *Attribute) check(broken *Violations) {
 	}
 }
 
-// IsControlOrBidi reports whether a character lets a subject look like something
-// that it does not say: controls and line breaks forge lines in a terminal
-// or a log, direction characters reorder the text around them. Other invisible
-// characters stay allowed: scripts need the joiners, and look-alike letters
-// would remain anyway.
+// IsControlOrBidi reports whether a character may not be in a subject or a label.
+// Control characters and line breaks forge lines in a terminal or a log. Bidi controls
+// reorder the text around them. Other invisible characters are allowed: some scripts
+// need joiners.
 func IsControlOrBidi(r rune) bool {
 	return unicode.IsControl(r) || unicode.In(r, unicode.Bidi_Control, unicode.Zl, unicode.Zp)
 }
 
-// upperASCII does not use strings.ToUpper: that turns letters outside ASCII into
-// ASCII ones (U+017F becomes S).
+// upperASCII is for ASCII alone: strings.ToUpper turns U+017F into S.
 func upperASCII(s string) string {
 	b := []byte(s)
 	for i, c := range b {

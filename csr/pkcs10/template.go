@@ -20,23 +20,22 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// The types of PEM blocks, RFC 7468 sections 5 and 7.
-const (
-	blockCertificate = "CERTIFICATE"
-	BlockRequest     = "CERTIFICATE REQUEST"
-)
+// BlockRequest is the type of the PEM block of a certification request (RFC 7468
+// section 7).
+const BlockRequest = "CERTIFICATE REQUEST"
 
-// Template is what a certification request or a self-signed certificate says
-// besides its key, encoded.
+const blockCertificate = "CERTIFICATE" // RFC 7468 section 5
+
+// Template is the encoded content of a certification request or a self-signed
+// certificate, without the key.
 type Template struct {
 	subject []byte           // DER of Name
 	names   []pkix.Extension // the subject alternative name, or nothing
 	ca      bool
 }
 
-// newTemplate encodes a checked subject and checked names. Both are built here,
-// since crypto/x509 sorts attributes, joins repeated ones into one RDN, groups
-// names by kind and writes URIs its own way.
+// newTemplate encodes a subject and names that were checked. crypto/x509 would sort the
+// attributes, join repeated ones into one RDN, group names by kind and rewrite URIs.
 func newTemplate(spec Spec, names []generalName) (Template, error) {
 	der, err := encodeSubject(spec.Subject)
 	if err != nil {
@@ -97,9 +96,8 @@ func encodeSubject(subject []Attribute) ([]byte, error) {
 	return b.Bytes()
 }
 
-// stringType is PrintableString where the value can be one, else UTF8String:
-// the two that RFC 5280 section 4.1.2.4 leaves to new certificates. A country
-// consists of letters and thus is a PrintableString, as it must be.
+// stringType is PrintableString where its characters suffice, else UTF8String (RFC 5280
+// section 4.1.2.4). A country has to be a PrintableString, and is one.
 func stringType(value string) cbasn1.Tag {
 	inPrintableString := func(c byte) bool {
 		return isLetter(c) || isDigit(c) || strings.IndexByte(" '()+,-./:=?", c) >= 0
@@ -139,24 +137,24 @@ func (t Template) Sign(key crypto.Signer) (string, error) {
 }
 
 const (
-	// maxDaysValid bounds what may be asked for, maxLeafDays what a certificate
-	// that is not a CA's gets: clients refuse longer ones.
+	// maxDaysValid is the most that may be asked for. maxLeafDays is the most that a
+	// certificate gets that is not a CA's: clients refuse longer ones.
 	maxDaysValid = 10_000
 	maxLeafDays  = 825
 )
 
-// CheckDays reports whether a self-signed certificate can be asked for that is valid
-// for so many days; nil is the default.
+// CheckDays checks for how many days a self-signed certificate shall be valid. nil is
+// the default.
 func CheckDays(days *int64, broken *Violations) {
 	if days != nil && (*days < 1 || *days > maxDaysValid) {
 		broken.Add(Violation{DaysValid, OutOfRange, strconv.FormatInt(*days, 10), fmt.Sprintf("1 to %d", maxDaysValid)})
 	}
 }
 
-// SelfSignDays returns a self-signed certificate, valid for the days as checkDays has
-// them. Its key usages are those that fit (RFC 5280 section 4.2.1.3): a CA signs
-// certificates, lists and, for OCSP, answers; keyEncipherment is for RSA key
-// transport.
+// SelfSignDays returns a self-signed certificate that is valid for the days that
+// CheckDays has checked. Its key usages (RFC 5280 section 4.2.1.3) are, for a CA, to
+// sign certificates, revocation lists and OCSP answers. Another RSA key also has
+// keyEncipherment, for key transport.
 func (t Template) SelfSignDays(key crypto.Signer, days *int64, notBefore time.Time) (string, error) {
 	valid := maxLeafDays
 	if days != nil && (t.ca || *days < maxLeafDays) {
@@ -219,9 +217,8 @@ func subjectKeyID(pub crypto.PublicKey) ([]byte, error) {
 	return sum[:20], nil
 }
 
-// signatureAlgorithm is SHA-256 for RSA, with PKCS#1 v1.5 because vSphere
-// refuses PSS. For ECDSA it is the hash that is as strong as the curve, the pairs
-// that CAs ask for.
+// signatureAlgorithm is SHA-256 with PKCS#1 v1.5 for RSA, since vSphere refuses PSS. For
+// ECDSA the hash is as strong as the curve, as CAs want it.
 func signatureAlgorithm(pub crypto.PublicKey) (x509.SignatureAlgorithm, error) {
 	switch pub := pub.(type) {
 	case *rsa.PublicKey:

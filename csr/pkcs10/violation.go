@@ -7,8 +7,8 @@ import (
 	"unicode"
 )
 
-// Field names a part of a request, that of a certification request in the terms
-// of X.509; each dialect has its own word for it.
+// Field names a part of a request in the terms of X.509. Each dialect has a name of its
+// own for it.
 type Field string
 
 // The attributes of a subject, in the short names of RFC 4519 section 2. They are
@@ -32,17 +32,15 @@ const (
 	DaysValid        Field = "days valid"
 )
 
-// Violation is one broken rule. Value is the offending value, shortened and
-// printable, where showing it helps; Limit is the bound or the choice of values
-// that the rule names.
+// Violation is one broken rule.
 type Violation struct {
 	Field Field
 	Rule  Rule
-	Value string
-	Limit string
+	Value string // what breaks it, shortened and printable; empty where it does not help
+	Limit string // what the rule asks for: a bound, or a choice of values
 }
 
-// Rule identifies a rule; it is stable, so that clients can act on it.
+// Rule identifies a rule. Clients may depend on the names.
 type Rule string
 
 // The rules that a request for a certification request can break.
@@ -89,17 +87,18 @@ func Rules() []Rule {
 	}
 }
 
-// Describe says in one sentence, without a full stop, what the rule asks for.
-// name is the caller's word for the field; a Value is shown quoted after it.
+// Describe says in one sentence, without a full stop, what the rule asks for. The
+// sentence begins with the name that the dialect has for the field, and the quoted
+// value.
 func (v Violation) Describe(name string) string {
 	subject := name
 	if v.Value != "" {
 		subject += " " + strconv.Quote(v.Value)
 	}
-	return subject + " " + v.demand()
+	return subject + " " + v.predicate()
 }
 
-func (v Violation) demand() string {
+func (v Violation) predicate() string {
 	switch v.Rule {
 	case Empty:
 		return "must not be empty"
@@ -157,11 +156,12 @@ func (v Violation) demand() string {
 	return "breaks the rule " + string(v.Rule)
 }
 
-// maxPrintable is how many characters of an offending value are shown.
+// maxPrintable is how many characters of a value a Violation has.
 const maxPrintable = 64
 
-// printable makes a value fit to be shown in a message or a log line: at most
-// maxPrintable characters, none of which moves the cursor or the text direction.
+// printable returns at most maxPrintable characters of a value. A character that is not
+// printable becomes U+FFFD. It is not strict.Printable, which has a full stop there:
+// both are in answers, and this package imports nothing.
 func printable(value string) string {
 	var b strings.Builder
 	n := 0
@@ -179,8 +179,8 @@ func printable(value string) string {
 	return b.String()
 }
 
-// Violations collects broken rules, each once. They are an error, which says no
-// values.
+// Violations are broken rules, each once. The text of the error has no values: it is
+// for the log.
 type Violations []Violation
 
 func (vs Violations) Error() string {
@@ -191,7 +191,7 @@ func (vs Violations) Error() string {
 	return strings.Join(parts, ": ")
 }
 
-// Add adds a rule unless it is there. Its value is made printable.
+// Add adds a violation if it is new, with a printable value.
 func (vs *Violations) Add(v Violation) {
 	v.Value = printable(v.Value)
 	if !slices.Contains(*vs, v) {
