@@ -73,7 +73,7 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// esxBadPaths are spellings of a path that are other paths.
+// esxBadPaths are unknown paths, most of them spellings of a known one.
 func esxBadPaths() []esxRefusal {
 	var all []esxRefusal
 	for name, path := range map[string]string{
@@ -91,7 +91,7 @@ func esxBadPaths() []esxRefusal {
 	return all
 }
 
-// esxBadRequests are wrong beside their fields.
+// esxBadRequests have a body that is not a JSON object, a wrong query or a wrong header.
 func esxBadRequests() []esxRefusal {
 	return []esxRefusal{
 		{name: "malformed JSON", call: call{body: `{"organization":`}, ids: []string{invalidJSON}},
@@ -109,8 +109,8 @@ func esxBadRequests() []esxRefusal {
 	}
 }
 
-// esxBadFields break the rules of types and of some values. More values are in
-// TestGeneratedSpecs.
+// esxBadFields break the rules of types, and of some values: TestGeneratedSpecs has
+// more values.
 func esxBadFields() []esxRefusal {
 	with := func(members string) string { return strings.Replace(validSpec, "{", "{"+members+",", 1) }
 	without := func(name string) string {

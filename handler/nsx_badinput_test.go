@@ -53,7 +53,7 @@ func TestNSXBadInput(t *testing.T) {
 	}
 }
 
-// nsxBadActions have no action that exists, or one whose request is wrong.
+// nsxBadActions have no action, an unknown one, or a wrong request for one.
 func nsxBadActions() []nsxRefusal {
 	at := func(name, path, says string) nsxRefusal {
 		return nsxRefusal{name, call{path: path, body: quickSpec}, 400, 255, says}
@@ -79,7 +79,7 @@ func nsxBadActions() []nsxRefusal {
 	}
 }
 
-// nsxBadBodies are no JSON of an object, too large, or of another revision.
+// nsxBadBodies are not a JSON object, too large, or of another revision.
 func nsxBadBodies() []nsxRefusal {
 	of := func(name, body, says string) nsxRefusal { return nsxRefusal{name, call{body: body}, 400, 220, says} }
 	return []nsxRefusal{
@@ -142,7 +142,7 @@ func nsxBadFields() []nsxRefusal {
 	}
 }
 
-// nsxBadQueries are lists that nobody can be given.
+// nsxBadQueries have wrong parameters of a list.
 func nsxBadQueries() []nsxRefusal {
 	of := func(name, query, says string) nsxRefusal {
 		return nsxRefusal{name, call{method: "GET", path: nsxPath("", query)}, 400, 255, says}

@@ -81,7 +81,7 @@ func TestNSXLogin(t *testing.T) {
 	}
 }
 
-type badLogin struct {
+type loginForm struct {
 	name, method, query, body, contentType string
 	basic                                  bool
 	status                                 int // 0: the login succeeds
@@ -89,11 +89,12 @@ type badLogin struct {
 	says                                   string
 }
 
-// refusedLogins are forms without the right credentials, and requests that are no form.
-func refusedLogins() []badLogin {
+// loginForms are forms in all their shapes, and requests that are no form. TestAccess has
+// wrong passwords.
+func loginForms() []loginForm {
 	password := "j_password=" + url.QueryEscape(adminPassword)
 	good := "j_username=admin&" + password
-	return []badLogin{
+	return []loginForm{
 		{name: "fields in the other order", body: password + "&j_username=admin"},
 		{name: "charset and letter case", body: good, contentType: "Application/X-WWW-Form-URLencoded; charset=UTF-8"},
 		{name: "further fields", body: good + "&submit=1"},
@@ -122,7 +123,7 @@ func refusedLogins() []badLogin {
 func TestNSXLoginBadInput(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
-	for _, test := range refusedLogins() {
+	for _, test := range loginForms() {
 		t.Run(test.name, func(t *testing.T) {
 			c := formLogin("", "")
 			c.body, c.path, c.anonymous = test.body, loginPath+test.query, !test.basic

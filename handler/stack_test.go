@@ -53,7 +53,6 @@ type stack struct {
 	url      string
 	client   *http.Client
 	handler  *handler.Handler
-	store    keystore.Store
 	auth     *auth.Authenticator
 	registry *prometheus.Registry
 	log      *kit.Buffer
@@ -69,7 +68,7 @@ func newStack(t testing.TB, options ...option) *stack {
 	return newStackOf(t, setup{}, options...)
 }
 
-// setup is what only a few tests have otherwise.
+// setup is what few tests change.
 type setup struct {
 	freshKeys bool // each key is made when it is asked for
 	requests  int  // that the collection of NSX takes; 0: the default
@@ -116,8 +115,8 @@ func newStackOf(t testing.TB, of setup, options ...option) *stack {
 
 func (s *stack) openKeystore(freshKeys bool, logger *slog.Logger) *keystore.Keystore {
 	s.t.Helper()
-	var err error
-	if s.store, err = bolt.Open(filepath.Join(s.t.TempDir(), "attestcsr.db"), bolt.Options{Logger: logger}); err != nil {
+	store, err := bolt.Open(filepath.Join(s.t.TempDir(), "attestcsr.db"), bolt.Options{Logger: logger})
+	if err != nil {
 		s.t.Fatal(err)
 	}
 	var custodian keystore.Custodian
@@ -134,7 +133,7 @@ func (s *stack) openKeystore(freshKeys bool, logger *slog.Logger) *keystore.Keys
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	keys, err := keystore.Open(s.t.Context(), keystore.Options{Store: s.store, Custodian: maker, Logger: logger})
+	keys, err := keystore.Open(s.t.Context(), keystore.Options{Store: store, Custodian: maker, Logger: logger})
 	if err != nil {
 		s.t.Fatal(err)
 	}
