@@ -134,34 +134,24 @@ func signatureName(a x509.SignatureAlgorithm) string {
 	return a.String()
 }
 
-func importCertificate(in *strict.Decoder[trustData]) Handle {
-	return func(c echo.Context, grant *csr.Grant) error {
-		id, err := objectID(c)
+func importCertificate(in *strict.Decoder[trustData]) action[csr.NamedCertificate] {
+	return func(r *http.Request, grant *csr.Grant, id string) (none csr.NamedCertificate, _ error) {
+		body, err := decode(r, in)
 		if err != nil {
-			return err
+			return none, err
 		}
-		body, err := decode(c, in)
-		if err != nil {
-			return err
-		}
-		made, err := grant.ImportCertificate(c.Request().Context(), id,
+		return grant.ImportCertificate(r.Context(), id,
 			csr.Import{PEM: []byte(*body.PEMEncoded), Labels: body.labels(), Revision: body.Revision})
-		return replyCertificate(c, http.StatusCreated, made, err)
 	}
 }
 
 // uploadCertificate is importCertificate for a file, as a browser sends one.
-func uploadCertificate(c echo.Context, grant *csr.Grant) error {
-	id, err := objectID(c)
+func uploadCertificate(r *http.Request, grant *csr.Grant, id string) (none csr.NamedCertificate, _ error) {
+	pem, err := uploadedFile(r)
 	if err != nil {
-		return err
+		return none, err
 	}
-	pem, err := uploadedFile(c.Request())
-	if err != nil {
-		return err
-	}
-	made, err := grant.ImportCertificate(c.Request().Context(), id, csr.Import{PEM: pem})
-	return replyCertificate(c, http.StatusCreated, made, err)
+	return grant.ImportCertificate(r.Context(), id, csr.Import{PEM: pem})
 }
 
 // uploadedFile returns the content of the field "file", the only one of a
@@ -196,58 +186,25 @@ func uploadedFile(r *http.Request) ([]byte, error) {
 }
 
 // selfSign reads no body: clients send "{}" or none.
-func selfSign(c echo.Context, grant *csr.Grant) error {
-	id, err := objectID(c)
-	if err != nil {
-		return err
-	}
-	q := readQuery(c.Request())
+func selfSign(r *http.Request, grant *csr.Grant, id string) (none csr.NamedCertificate, _ error) {
+	q := readQuery(r)
 	days := q.integer("days_valid")
 	if err := q.err(); err != nil {
-		return err
+		return none, err
 	}
-	made, err := grant.SelfSign(c.Request().Context(), id, days)
-	return replyCertificate(c, http.StatusCreated, made, err)
+	return grant.SelfSign(r.Context(), id, days)
 }
 
-func selfSignNew(in *strict.Decoder[csrWithDays]) Handle {
-	return func(c echo.Context, grant *csr.Grant) error {
-		body, err := decode(c, in)
+func selfSignNew(in *strict.Decoder[csrWithDays]) action[csr.NamedCertificate] {
+	return func(r *http.Request, grant *csr.Grant, _ string) (none csr.NamedCertificate, _ error) {
+		body, err := decode(r, in)
 		if err != nil {
-			return err
+			return none, err
 		}
 		request, err := body.newRequest("")
 		if err != nil {
-			return err
+			return none, err
 		}
-		made, err := grant.SelfSignNew(c.Request().Context(), request, body.DaysValid)
-		return replyCertificate(c, http.StatusCreated, made, err)
+		return grant.SelfSignNew(r.Context(), request, body.DaysValid)
 	}
-}
-
-func getCertificate(c echo.Context, grant *csr.Grant) error {
-	id, err := objectID(c)
-	if err != nil {
-		return err
-	}
-	certificate, err := grant.NamedCertificate(c.Request().Context(), id)
-	return replyCertificate(c, http.StatusOK, certificate, err)
-}
-
-func deleteCertificate(c echo.Context, grant *csr.Grant) error {
-	id, err := objectID(c)
-	if err != nil {
-		return err
-	}
-	if err := grant.DeleteNamedCertificate(c.Request().Context(), id); err != nil {
-		return err
-	}
-	return c.NoContent(http.StatusOK)
-}
-
-func replyCertificate(c echo.Context, status int, n csr.NamedCertificate, err error) error {
-	if err != nil {
-		return err
-	}
-	return reply(c, status, newTLSCertificate(n))
 }

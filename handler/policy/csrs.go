@@ -4,7 +4,6 @@ import (
 	"net/http"
 
 	"github.com/go-json-experiment/json/jsontext"
-	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
 	"attestcsr/csr/pkcs10"
@@ -123,59 +122,16 @@ func newTLSCSR(r csr.NamedRequest) tlsCSR {
 	return c
 }
 
-func createCSR(in *strict.Decoder[csrBody]) Handle {
-	return func(c echo.Context, grant *csr.Grant) error {
-		id, err := objectID(c)
+func createCSR(in *strict.Decoder[csrBody]) action[csr.NamedRequest] {
+	return func(r *http.Request, grant *csr.Grant, id string) (none csr.NamedRequest, _ error) {
+		body, err := decode(r, in)
 		if err != nil {
-			return err
-		}
-		body, err := decode(c, in)
-		if err != nil {
-			return err
+			return none, err
 		}
 		request, err := body.newRequest(id)
 		if err != nil {
-			return err
+			return none, err
 		}
-		made, err := grant.CreateNamedCSR(c.Request().Context(), request)
-		if err != nil {
-			return err
-		}
-		return reply(c, http.StatusCreated, newTLSCSR(made))
+		return grant.CreateNamedCSR(r.Context(), request)
 	}
-}
-
-func readCSR(c echo.Context, grant *csr.Grant) (csr.NamedRequest, error) {
-	id, err := objectID(c)
-	if err != nil {
-		return csr.NamedRequest{}, err
-	}
-	return grant.NamedCSR(c.Request().Context(), id)
-}
-
-func getCSR(c echo.Context, grant *csr.Grant) error {
-	request, err := readCSR(c, grant)
-	if err != nil {
-		return err
-	}
-	return reply(c, http.StatusOK, newTLSCSR(request))
-}
-
-func getPEMFile(c echo.Context, grant *csr.Grant) error {
-	request, err := readCSR(c, grant)
-	if err != nil {
-		return err
-	}
-	return c.Blob(http.StatusOK, "text/plain;charset=UTF-8", []byte(request.PEM))
-}
-
-func deleteCSR(c echo.Context, grant *csr.Grant) error {
-	id, err := objectID(c)
-	if err != nil {
-		return err
-	}
-	if err := grant.DeleteNamedCSR(c.Request().Context(), id); err != nil {
-		return err
-	}
-	return c.NoContent(http.StatusOK)
 }

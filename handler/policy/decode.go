@@ -17,8 +17,8 @@ func newDecoder[T any]() *strict.Decoder[T] { return strict.New[T](strict.Option
 
 // decode reads the JSON object of the request's body, whatever its Content-Type.
 // The body's size is bounded by whoever made the request's Body.
-func decode[T any](c echo.Context, in *strict.Decoder[T]) (body T, err error) {
-	text, err := readBody(c.Request())
+func decode[T any](r *http.Request, in *strict.Decoder[T]) (body T, err error) {
+	text, err := readBody(r)
 	if err != nil {
 		return body, err
 	}

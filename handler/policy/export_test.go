@@ -28,10 +28,10 @@ func DecodeRequest(body string, days bool) (csr.NewRequest, error) {
 	var err error
 	if days {
 		var with csrWithDays
-		with, err = decode(bodyContext(body), newDecoder[csrWithDays]())
+		with, err = decode(bodyRequest(body), newDecoder[csrWithDays]())
 		b = with.csrBody
 	} else {
-		b, err = decode(bodyContext(body), newDecoder[csrBody]())
+		b, err = decode(bodyRequest(body), newDecoder[csrBody]())
 	}
 	if err != nil {
 		return csr.NewRequest{}, err
@@ -41,7 +41,7 @@ func DecodeRequest(body string, days bool) (csr.NewRequest, error) {
 
 // DecodeTrustData reads a TlsTrustData and returns its chain.
 func DecodeTrustData(body string) (string, error) {
-	b, err := decode(bodyContext(body), newDecoder[trustData]())
+	b, err := decode(bodyRequest(body), newDecoder[trustData]())
 	if err != nil {
 		return "", err
 	}
@@ -54,9 +54,9 @@ func MarshalCSR(r csr.NamedRequest) (string, error) {
 	return string(b), err
 }
 
-func bodyContext(body string) echo.Context {
+func bodyRequest(body string) *http.Request {
 	r, _ := http.NewRequest(http.MethodPost, "/", strings.NewReader(body))
-	return echo.New().NewContext(r, nil)
+	return r
 }
 
 // ListQuery is what a list is asked for: Included is nil for all members.

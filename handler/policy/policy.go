@@ -8,6 +8,7 @@
 package policy
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"strings"
@@ -41,29 +42,32 @@ type Add func(method, path string, operation Operation, handle Handle)
 // Register hands every route of the dialect to add.
 func Register(s Sessions, add Add) {
 	bound := newLists()
-	collection := actions{"self_sign": {csr.SelfSignNew, selfSignNew(newDecoder[csrWithDays]())}}
+	collection := actions{
+		"self_sign": {csr.SelfSignNew, answer(http.StatusCreated, replyCertificate, selfSignNew(newDecoder[csrWithDays]()))},
+	}
 	object := actions{
-		"create":    {csr.CreateNamedCSR, createCSR(newDecoder[csrBody]())},
-		"import":    {csr.ImportCertificate, importCertificate(newDecoder[trustData]())},
-		"upload":    {csr.ImportCertificate, uploadCertificate},
-		"self_sign": {csr.SelfSign, selfSign},
+		"create":    {csr.CreateNamedCSR, answer(http.StatusCreated, replyCSR, createCSR(newDecoder[csrBody]()))},
+		"import":    {csr.ImportCertificate, answer(http.StatusCreated, replyCertificate, importCertificate(newDecoder[trustData]()))},
+		"upload":    {csr.ImportCertificate, answer(http.StatusCreated, replyCertificate, uploadCertificate)},
+		"self_sign": {csr.SelfSign, answer(http.StatusCreated, replyCertificate, selfSign)},
 	}
 	add(http.MethodGet, csrsPath, always(csr.ListNamedCSRs), list(bound, (*csr.Grant).ListNamedCSRs, newTLSCSR))
 	add(http.MethodPost, csrsPath, collection.operation, collection.handle)
-	add(http.MethodGet, csrsPath+"/:id", always(csr.GetNamedCSR), getCSR)
+	add(http.MethodGet, csrsPath+"/:id", always(csr.GetNamedCSR), get((*csr.Grant).NamedCSR, replyCSR))
 	add(http.MethodPost, csrsPath+"/:id", object.operation, object.handle)
-	add(http.MethodDelete, csrsPath+"/:id", always(csr.DeleteNamedCSR), deleteCSR)
-	add(http.MethodGet, csrsPath+"/:id"+pemFile, always(csr.GetNamedCSR), getPEMFile)
+	add(http.MethodDelete, csrsPath+"/:id", always(csr.DeleteNamedCSR), remove((*csr.Grant).DeleteNamedCSR))
+	add(http.MethodGet, csrsPath+"/:id"+pemFile, always(csr.GetNamedCSR), get((*csr.Grant).NamedCSR, replyPEM))
 
 	add(http.MethodGet, certificatesPath, always(csr.ListNamedCertificates), list(bound, (*csr.Grant).ListNamedCertificates, newTLSCertificate))
-	add(http.MethodGet, certificatesPath+"/:id", always(csr.GetNamedCertificate), getCertificate)
-	add(http.MethodDelete, certificatesPath+"/:id", always(csr.DeleteNamedCertificate), deleteCertificate)
+	add(http.MethodGet, certificatesPath+"/:id", always(csr.GetNamedCertificate), get((*csr.Grant).NamedCertificate, replyCertificate))
+	add(http.MethodDelete, certificatesPath+"/:id", always(csr.DeleteNamedCertificate), remove((*csr.Grant).DeleteNamedCertificate))
 	// Echo lets a parameter that ends a route swallow slashes unless something
 	// comes after it, and one inside a route be empty. No id is either.
 	add(echo.RouteNotFound, certificatesPath+"/:id/*", nil, unknownPath)
 	add(echo.RouteNotFound, csrsPath+"/"+pemFile, nil, unknownPath)
 
-	registerSessions(s, add)
+	add(http.MethodPost, LoginPath, nil, login(s))
+	add(http.MethodGet, LogoutPath, nil, logout(s))
 }
 
 func always(o csr.Operation) Operation {
@@ -97,23 +101,62 @@ func (a actions) operation(r *http.Request) (csr.Operation, error) {
 }
 
 func (a actions) handle(c echo.Context, grant *csr.Grant) error {
-	action, known := a[readQuery(c.Request()).get("action")]
-	if !known {
-		return invalid("action does not exist here")
+	return a[readQuery(c.Request()).get("action")].handle(c, grant) // operation found it
+}
+
+// action does what a request asks for. The id is that of the path, or "".
+type action[T any] func(r *http.Request, grant *csr.Grant, id string) (T, error)
+
+// answer replies with what an action returns.
+func answer[T any](status int, reply func(echo.Context, int, T) error, do action[T]) Handle {
+	return func(c echo.Context, grant *csr.Grant) error {
+		id, err := objectID(c)
+		if err != nil {
+			return err
+		}
+		result, err := do(c.Request(), grant, id)
+		if err != nil {
+			return err
+		}
+		return reply(c, status, result)
 	}
-	return action.handle(c, grant)
+}
+
+func get[T any](fetch func(*csr.Grant, context.Context, string) (T, error), reply func(echo.Context, int, T) error) Handle {
+	return answer(http.StatusOK, reply, func(r *http.Request, grant *csr.Grant, id string) (T, error) {
+		return fetch(grant, r.Context(), id)
+	})
+}
+
+func remove(do func(*csr.Grant, context.Context, string) error) Handle {
+	noBody := func(c echo.Context, status int, _ struct{}) error { return c.NoContent(status) }
+	return answer(http.StatusOK, noBody, func(r *http.Request, grant *csr.Grant, id string) (struct{}, error) {
+		return struct{}{}, do(grant, r.Context(), id)
+	})
+}
+
+func replyCSR(c echo.Context, status int, r csr.NamedRequest) error {
+	return reply(c, status, newTLSCSR(r))
+}
+
+func replyPEM(c echo.Context, status int, r csr.NamedRequest) error {
+	return c.Blob(status, "text/plain;charset=UTF-8", []byte(r.PEM))
+}
+
+func replyCertificate(c echo.Context, status int, n csr.NamedCertificate) error {
+	return reply(c, status, newTLSCertificate(n))
 }
 
 // idSegment is where the id stands between the slashes of a path: after "",
 // "policy", "api", "v1", "infra" and the collection.
 const idSegment = 6
 
-// objectID returns the id in the path. Echo unescapes path parameters only
-// sometimes, so that the escaped path is unescaped here, once.
+// objectID returns the id in the path, or "" where it has none. Echo unescapes path
+// parameters only sometimes, so that the escaped path is unescaped here, once.
 func objectID(c echo.Context) (string, error) {
 	segments := strings.Split(c.Request().URL.EscapedPath(), "/")
 	if len(segments) <= idSegment {
-		return "", echo.ErrNotFound
+		return "", nil
 	}
 	id, err := url.PathUnescape(segments[idSegment])
 	if err != nil {

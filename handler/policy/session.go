@@ -33,45 +33,41 @@ type Sessions interface {
 	Logout(c echo.Context) error
 }
 
-type sessionAPI struct{ sessions Sessions }
-
-func registerSessions(s Sessions, add Add) {
-	api := sessionAPI{s}
-	add(http.MethodPost, LoginPath, nil, api.create)
-	add(http.MethodGet, LogoutPath, nil, api.destroy)
+func login(sessions Sessions) Handle {
+	return func(c echo.Context, _ *csr.Grant) error {
+		form, err := readForm(c.Request())
+		if err != nil {
+			return err
+		}
+		user, err := only(form, "j_username")
+		if err != nil {
+			return err
+		}
+		password, err := only(form, "j_password")
+		if err != nil {
+			return err
+		}
+		id, token, err := sessions.LoginPassword(c, user, password)
+		if err != nil {
+			return err
+		}
+		// One line and in this order: a well-known client takes the cookie out of it
+		// with a pattern that wants a semicolon. Lax keeps the cookie off other sites'
+		// POSTs, besides the token.
+		header := c.Response().Header()
+		header.Set(echo.HeaderSetCookie, SessionCookie+"="+id+"; Path=/; Secure; HttpOnly; SameSite=Lax")
+		header.Set(XSRFHeader, token)
+		return c.NoContent(http.StatusOK)
+	}
 }
 
-func (a sessionAPI) create(c echo.Context, _ *csr.Grant) error {
-	form, err := readForm(c.Request())
-	if err != nil {
-		return err
+func logout(sessions Sessions) Handle {
+	return func(c echo.Context, _ *csr.Grant) error {
+		if err := sessions.Logout(c); err != nil {
+			return err
+		}
+		return c.NoContent(http.StatusOK)
 	}
-	user, err := only(form, "j_username")
-	if err != nil {
-		return err
-	}
-	password, err := only(form, "j_password")
-	if err != nil {
-		return err
-	}
-	id, token, err := a.sessions.LoginPassword(c, user, password)
-	if err != nil {
-		return err
-	}
-	// One line and in this order: a well-known client takes the cookie out of it
-	// with a pattern that wants a semicolon. Lax keeps the cookie off other sites'
-	// POSTs, besides the token.
-	header := c.Response().Header()
-	header.Set(echo.HeaderSetCookie, SessionCookie+"="+id+"; Path=/; Secure; HttpOnly; SameSite=Lax")
-	header.Set(XSRFHeader, token)
-	return c.NoContent(http.StatusOK)
-}
-
-func (a sessionAPI) destroy(c echo.Context, _ *csr.Grant) error {
-	if err := a.sessions.Logout(c); err != nil {
-		return err
-	}
-	return c.NoContent(http.StatusOK)
 }
 
 // readForm reads a form from the body alone: what stands in the query would be in

@@ -2,7 +2,6 @@ package vapi
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"mime"
@@ -74,43 +73,21 @@ func describeProblem(p strict.Problem) message {
 	case strict.Malformed:
 		return malformed("malformed at byte " + strconv.FormatInt(p.Offset, 10))
 	case strict.Duplicate:
-		return message{
-			ID:      "attestcsr.json.duplicate_field",
-			Default: fmt.Sprintf("Field %q occurs more than once.", name),
-			Args:    []string{name},
-			quotes:  true,
-		}
+		return quoting("attestcsr.json.duplicate_field", "Field %q occurs more than once.", name)
 	case strict.Unknown:
-		return message{
-			ID:      "attestcsr.json.unknown_field",
-			Default: fmt.Sprintf("Unknown field %q. Names are case-sensitive.", name),
-			Args:    []string{name},
-			quotes:  true,
-		}
+		return quoting("attestcsr.json.unknown_field", "Unknown field %q. Names are case-sensitive.", name)
 	case strict.WrongType:
 		expected := p.Expected
 		if expected == strict.List {
 			expected = "a list of strings"
 		}
-		return message{
-			ID:      "vapi.protocol.server.rest.param.body.unexpected",
-			Default: fmt.Sprintf("Field %q must be %s.", name, expected),
-			Args:    []string{name, expected},
-		}
+		return newMessage("vapi.protocol.server.rest.param.body.unexpected", "Field %q must be %s.", name, expected)
 	}
-	return message{
-		ID:      "vapi.bindings.typeconverter.struct.field.missing",
-		Default: fmt.Sprintf("Required field %q is missing.", name),
-		Args:    []string{name},
-	}
+	return newMessage("vapi.bindings.typeconverter.struct.field.missing", "Required field %q is missing.", name)
 }
 
 func malformed(what string) message {
-	return message{
-		ID:      "vapi.protocol.server.rest.invalid_json_content",
-		Default: "Invalid JSON content: " + what + ".",
-		Args:    []string{what},
-	}
+	return newMessage("vapi.protocol.server.rest.invalid_json_content", "Invalid JSON content: %s.", what)
 }
 
 // checkQuery refuses query parameters: no operation of this dialect has any.
@@ -127,12 +104,9 @@ func checkQuery(c echo.Context) error {
 		return nil
 	}
 	name := shorten(slices.Min(slices.Collect(maps.Keys(query))))
-	return &badRequest{errorType: invalidArgument, messages: []message{{
-		ID:      "vapi.protocol.server.rest.unsupported_property",
-		Default: "Unsupported property with name: " + name + ".",
-		Args:    []string{name},
-		quotes:  true,
-	}}}
+	return &badRequest{invalidArgument, []message{
+		quoting("vapi.protocol.server.rest.unsupported_property", "Unsupported property with name: %s.", name),
+	}}
 }
 
 // shorten cuts a client's own words before they are sent back.

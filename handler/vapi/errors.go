@@ -34,6 +34,22 @@ type message struct {
 	quotes bool
 }
 
+// newMessage makes a message of a format and all of its arguments.
+func newMessage(id, format string, args ...string) message {
+	values := make([]any, len(args))
+	for i, a := range args {
+		values[i] = a
+	}
+	return message{ID: id, Default: fmt.Sprintf(format, values...), Args: append([]string{}, args...)}
+}
+
+// quoting makes a message whose argument is the client's own words.
+func quoting(id, format, said string) message {
+	m := newMessage(id, format, said)
+	m.quotes = true
+	return m
+}
+
 // logged is the message for the log.
 func (m message) logged() string {
 	if m.quotes {

@@ -9,10 +9,9 @@ import (
 	"attestcsr/csr"
 )
 
-// sessionAPI is /api/session, and its predecessor under /rest which govmomi
-// still uses and which wraps its answers in "value". Both ignore query parameters
-// that they do not know: their only declared errors are 401 and 503.
-type sessionAPI struct{ sessions Sessions }
+// The sessions are /api/session, and its predecessor under /rest which govmomi
+// still uses. Both ignore query parameters that they do not know: their only
+// declared errors are 401 and 503.
 
 type sessionInfo struct {
 	User             string `json:"user"`
@@ -20,67 +19,55 @@ type sessionInfo struct {
 	LastAccessedTime string `json:"last_accessed_time"`
 }
 
-type legacy struct {
-	Value any `json:"value"`
+// bare and legacy are how the two answer: the older one wraps it in "value".
+func bare(v any) any { return v }
+
+func legacy(v any) any {
+	return struct {
+		Value any `json:"value"`
+	}{v}
 }
 
-func (a sessionAPI) create(c echo.Context, _ *csr.Grant) error {
-	id, err := a.sessions.Login(c)
-	if err != nil {
-		return err
+func login(s Sessions, status int, wrap func(any) any) Handle {
+	return func(c echo.Context, _ *csr.Grant) error {
+		id, err := s.Login(c)
+		if err != nil {
+			return err
+		}
+		return reply(c, status, wrap(id))
 	}
-	return reply(c, http.StatusCreated, id)
 }
 
-func (a sessionAPI) get(c echo.Context, _ *csr.Grant) error {
-	session, err := a.current(c)
-	if err != nil {
-		return err
+func showSession(s Sessions, wrap func(any) any) Handle {
+	return func(c echo.Context, _ *csr.Grant) error {
+		user, created, lastAccessed, err := s.Session(c)
+		if err != nil {
+			return err
+		}
+		return reply(c, http.StatusOK, wrap(sessionInfo{user, formatTime(created), formatTime(lastAccessed)}))
 	}
-	return reply(c, http.StatusOK, session)
 }
 
-func (a sessionAPI) delete(c echo.Context, _ *csr.Grant) error {
-	if err := a.sessions.Logout(c); err != nil {
-		return err
+// logout answers with a status and no body.
+func logout(s Sessions, status int) Handle {
+	return func(c echo.Context, _ *csr.Grant) error {
+		if err := s.Logout(c); err != nil {
+			return err
+		}
+		return c.NoContent(status)
 	}
-	return c.NoContent(http.StatusNoContent)
 }
 
 // legacyPost logs in, or with ?~action=get shows the session: that service has
 // no GET.
-func (a sessionAPI) legacyPost(c echo.Context, _ *csr.Grant) error {
-	switch action := c.QueryParam("~action"); action {
-	case "":
-		id, err := a.sessions.Login(c)
-		if err != nil {
-			return err
+func legacyPost(s Sessions) Handle {
+	actions := map[string]Handle{"": login(s, http.StatusOK, legacy), "get": showSession(s, legacy)}
+	return func(c echo.Context, grant *csr.Grant) error {
+		if handle, known := actions[c.QueryParam("~action")]; known {
+			return handle(c, grant)
 		}
-		return reply(c, http.StatusOK, legacy{id})
-	case "get":
-		session, err := a.current(c)
-		if err != nil {
-			return err
-		}
-		return reply(c, http.StatusOK, legacy{session})
-	default:
 		return echo.ErrNotFound
 	}
-}
-
-func (a sessionAPI) legacyDelete(c echo.Context, _ *csr.Grant) error {
-	if err := a.sessions.Logout(c); err != nil {
-		return err
-	}
-	return c.NoContent(http.StatusOK)
-}
-
-func (a sessionAPI) current(c echo.Context) (sessionInfo, error) {
-	user, created, lastAccessed, err := a.sessions.Session(c)
-	if err != nil {
-		return sessionInfo{}, err
-	}
-	return sessionInfo{user, formatTime(created), formatTime(lastAccessed)}, nil
 }
 
 // formatTime writes RFC 3339 in UTC with milliseconds.

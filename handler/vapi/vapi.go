@@ -6,6 +6,8 @@
 package vapi
 
 import (
+	"cmp"
+	"context"
 	"net/http"
 	"time"
 
@@ -41,17 +43,16 @@ type Sessions interface {
 // Register hands every route of the dialect to add.
 func Register(s Sessions, add func(method, path string, op csr.Operation, handle Handle)) {
 	add(http.MethodPost, csrPath, csr.CreateCSR, createCSR(newDecoder[createSpec]()))
-	add(http.MethodGet, csrPath, csr.GetCSR, getCSR)
+	add(http.MethodGet, csrPath, csr.GetCSR, get((*csr.Grant).CSR, func(pem string) info { return info{pem} }))
 	add(http.MethodDelete, csrPath, csr.DeleteCSR, deleteCSR)
-	add(http.MethodGet, certificatePath, csr.GetCertificate, getCertificate)
+	add(http.MethodGet, certificatePath, csr.GetCertificate, get((*csr.Grant).Certificate, func(pem string) certificateInfo { return certificateInfo{pem} }))
 	add(http.MethodPut, certificatePath, csr.SetCertificate, setCertificate(newDecoder[setSpec]()))
 
-	api := sessionAPI{s}
-	add(http.MethodPost, sessionPath, "", api.create)
-	add(http.MethodGet, sessionPath, "", api.get)
-	add(http.MethodDelete, sessionPath, "", api.delete)
-	add(http.MethodPost, legacySessionPath, "", api.legacyPost)
-	add(http.MethodDelete, legacySessionPath, "", api.legacyDelete)
+	add(http.MethodPost, sessionPath, "", login(s, http.StatusCreated, bare))
+	add(http.MethodGet, sessionPath, "", showSession(s, bare))
+	add(http.MethodDelete, sessionPath, "", logout(s, http.StatusNoContent))
+	add(http.MethodPost, legacySessionPath, "", legacyPost(s))
+	add(http.MethodDelete, legacySessionPath, "", logout(s, http.StatusOK))
 }
 
 // createSpec is the body of csr create. Pointers tell absent and null from "".
@@ -97,29 +98,19 @@ func (s createSpec) spec() pkcs10.Spec {
 
 // wireName is what this dialect calls the field of a violation.
 func wireName(f pkcs10.Field) string {
-	switch f {
-	case pkcs10.KeySize:
-		return "key_size"
-	case pkcs10.CommonName:
-		return "common_name"
-	case pkcs10.Organization:
-		return "organization"
-	case pkcs10.OrganizationalUnit:
-		return "organization_unit"
-	case pkcs10.Locality:
-		return "locality"
-	case pkcs10.StateOrProvince:
-		return "state_or_province"
-	case pkcs10.Country:
-		return "country"
-	case pkcs10.EmailAddress:
-		return "email_address"
-	case pkcs10.SubjectAltName:
-		return "subject_alt_name"
-	case pkcs10.CertificateChain:
-		return "certificate"
+	names := map[pkcs10.Field]string{
+		pkcs10.KeySize:            "key_size",
+		pkcs10.CommonName:         "common_name",
+		pkcs10.Organization:       "organization",
+		pkcs10.OrganizationalUnit: "organization_unit",
+		pkcs10.Locality:           "locality",
+		pkcs10.StateOrProvince:    "state_or_province",
+		pkcs10.Country:            "country",
+		pkcs10.EmailAddress:       "email_address",
+		pkcs10.SubjectAltName:     "subject_alt_name",
+		pkcs10.CertificateChain:   "certificate",
 	}
-	return string(f)
+	return cmp.Or(names[f], string(f))
 }
 
 type info struct {
@@ -140,15 +131,18 @@ func createCSR(in *strict.Decoder[createSpec]) Handle {
 	}
 }
 
-func getCSR(c echo.Context, grant *csr.Grant) error {
-	if err := checkQuery(c); err != nil {
-		return err
+// get answers with the JSON of a PEM text that the core returns.
+func get[Document any](fetch func(*csr.Grant, context.Context) (string, error), show func(pem string) Document) Handle {
+	return func(c echo.Context, grant *csr.Grant) error {
+		if err := checkQuery(c); err != nil {
+			return err
+		}
+		pem, err := fetch(grant, c.Request().Context())
+		if err != nil {
+			return err
+		}
+		return reply(c, http.StatusOK, show(pem))
 	}
-	request, err := grant.CSR(c.Request().Context())
-	if err != nil {
-		return err
-	}
-	return reply(c, http.StatusOK, info{request})
 }
 
 func deleteCSR(c echo.Context, grant *csr.Grant) error {
@@ -163,17 +157,6 @@ func deleteCSR(c echo.Context, grant *csr.Grant) error {
 
 type certificateInfo struct {
 	Certificate string `json:"certificate"`
-}
-
-func getCertificate(c echo.Context, grant *csr.Grant) error {
-	if err := checkQuery(c); err != nil {
-		return err
-	}
-	certificate, err := grant.Certificate(c.Request().Context())
-	if err != nil {
-		return err
-	}
-	return reply(c, http.StatusOK, certificateInfo{certificate})
 }
 
 type setSpec struct {
