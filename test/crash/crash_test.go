@@ -7,12 +7,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"attestcsr/server"
-	"attestcsr/test/faultfs"
 	"attestcsr/test/kit"
 	"attestcsr/test/start"
 )
@@ -21,36 +20,27 @@ import (
 // 503 or no connection, and no answer is anything else.
 func TestStopDuringCreates(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "data")
-	s := start.Serve(t, dir)
-	s.Must(201, "POST", start.CSRPath, start.ValidSpec)
+	s := start.Serve(t, start.Options{})
 	var (
 		mu      sync.Mutex
 		created []string
-		counts  = map[string]int{}
-		wg      sync.WaitGroup
-		begun   = make(chan struct{}, 64)
+		clients sync.WaitGroup
+		begun   = make(chan struct{}, 1<<16)
 	)
 	for range 8 {
-		wg.Go(func() {
-			for {
+		clients.Go(func() {
+			for status := 201; status == 201; {
 				begun <- struct{}{}
-				status, body, err := s.Do("POST", start.CSRPath, start.ValidSpec, "")
-				mu.Lock()
+				a, err := s.Do("POST", start.CSRPath, start.ValidSpec)
+				status = a.Status // none where the connection is refused or closed
 				switch {
 				case err != nil:
-					counts["connection refused or closed"]++
 				case status == 201:
-					counts["created"]++
-					created = append(created, start.Member(t, body, "csr"))
-				case status == 503:
-					counts["unavailable"]++
-				default:
-					t.Errorf("%d %s", status, body)
-				}
-				mu.Unlock()
-				if err != nil || status != 201 {
-					return
+					mu.Lock()
+					created = append(created, a.Body)
+					mu.Unlock()
+				case status != 503:
+					t.Errorf("%d %s", status, a.Body)
 				}
 			}
 		})
@@ -58,22 +48,14 @@ func TestStopDuringCreates(t *testing.T) {
 	for range 24 {
 		<-begun
 	}
-	go func() {
-		for range begun {
-		}
-	}()
 	if err := s.Stop(); err != nil {
 		t.Errorf("exit: %v %s", err, s.Stderr)
 	}
-	wg.Wait()
-	close(begun)
-	t.Logf("%v", counts)
-	if counts["created"] < 8 {
-		t.Errorf("requests in flight were not answered: %v", counts)
+	clients.Wait()
+	if len(created) < 8 {
+		t.Errorf("requests in flight were not answered: %d creates", len(created))
 	}
-	again := start.Serve(t, dir)
-	again.Password = s.Password
-	if stored := start.Member(t, again.Must(200, "GET", start.CSRPath, ""), "csr"); !slices.Contains(created, stored) {
+	if stored := s.Again().Must(200, "GET", start.CSRPath, ""); !slices.Contains(created, stored) {
 		t.Error("the stored CSR was never answered")
 	}
 }
@@ -84,40 +66,30 @@ func TestStopDuringCreates(t *testing.T) {
 func TestCreatesDuringScrapesAndReloads(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	other := filepath.Join(t.TempDir(), "data")
-	if err := start.Serve(t, other).Stop(); err != nil {
-		t.Fatal(err)
-	}
-	kit.Overwrite(t, dir, "password", "swordfish")
-	kit.Overwrite(t, dir, "config.yaml", "key_pool:\n  targets: {2048: 2}\nadmin_password_file: "+filepath.Join(dir, "password")+"\n")
-	s := start.Serve(t, filepath.Join(dir, "data"), "--config", filepath.Join(dir, "config.yaml"))
-	s.Password = "swordfish"
-	s.Must(201, "POST", start.CSRPath, start.ValidSpec)
-
-	const creates = 15 // of each client: RSA keys take their time under the race detector
-	var scrapes, reloads int
-	done := make(chan struct{})
-	var disturbers, clients sync.WaitGroup
-	disturbers.Go(func() {
-		for ; ; scrapes++ {
-			select {
-			case <-done:
-				return
-			default:
-				s.Must(200, "GET", "/metrics", "")
-			}
-		}
+	pairs := []string{start.Prepare(t, start.Options{}), start.Prepare(t, start.Options{})}
+	useCertificate(t, pairs[0], dir)
+	s := start.Serve(t, start.Options{
+		Settings: "key_pool:\n  targets: {2048: 2}\n",
+		Args:     []string{"--tls-cert-file", filepath.Join(dir, "cert"), "--tls-key-file", filepath.Join(dir, "key")},
 	})
-	disturbers.Go(func() { reloads = reloadFiles(t, s, other, done) })
+	scrapes := repeat(func(int) { s.Must(200, "GET", "/metrics", "") })
+	users := start.UserLine(t, start.User, start.Password)
+	reloads := repeat(func(n int) {
+		useCertificate(t, pairs[(n+1)%2], dir)
+		kit.Overwrite(t, filepath.Dir(s.Config()), "users", users+strings.Repeat("\n", n%2))
+		time.Sleep(300 * time.Millisecond) // files are looked at four times a second
+	})
+	const creates = 15 // of each client: RSA keys take their time under the race detector
+	var clients sync.WaitGroup
 	for k := range 4 {
 		clients.Go(func() {
 			for i := range creates {
 				path, spec := start.CSRPath, start.ValidSpec
 				if k%2 == 1 {
-					path, spec = fmt.Sprintf("%s/%d-%d?action=create", requestsPath, k, i), requestBody("a")
+					path, spec = fmt.Sprintf("%s/%d-%d?action=create", start.NSXCSRs, k, i), start.ECSpec("a")
 				}
-				if status, body, err := s.Do("POST", path, spec, ""); err != nil || status != 201 {
-					t.Errorf("%s: %v %d %s", path, err, status, body)
+				if a, err := s.Do("POST", path, spec); err != nil || a.Status != 201 {
+					t.Errorf("%s: %v %d %s", path, err, a.Status, a.Body)
 				}
 				if k%2 == 1 { // of a new connection, which gets the certificate of the moment
 					s.Client.CloseIdleConnections()
@@ -127,10 +99,8 @@ func TestCreatesDuringScrapesAndReloads(t *testing.T) {
 		})
 	}
 	clients.Wait()
-	close(done)
-	disturbers.Wait()
-	if scrapes < 10 || reloads < 2 {
-		t.Errorf("%d scrapes, %d reloads", scrapes, reloads)
+	if m, n := scrapes(), reloads(); m < 10 || n < 2 {
+		t.Errorf("%d scrapes, %d reloads", m, n)
 	}
 	if err := s.Stop(); err != nil {
 		t.Errorf("exit: %v\n%s", err, s.Stderr)
@@ -138,27 +108,32 @@ func TestCreatesDuringScrapesAndReloads(t *testing.T) {
 	// A look between the two files of a pair finds a mismatch, says so and keeps the one before.
 	log := s.Stdout.String()
 	if !strings.Contains(log, "server certificate replaced") || strings.Contains(log, `"level":"ERROR","msg":"request"`) {
-		t.Errorf("the log, of %d scrapes and %d reloads:\n%s", scrapes, reloads, log)
+		t.Errorf("the log:\n%s", log)
 	}
 }
 
-// reloadFiles gives the service the server certificate of another data directory and
-// its own in turn, and the same users again, until done. It returns how often.
-func reloadFiles(t *testing.T, s *start.Instance, other string, done <-chan struct{}) (reloads int) {
-	t.Helper()
-	pairs := [][]byte{kit.Read(t, other, server.OwnCertFile), kit.Read(t, other, server.OwnKeyFile), kit.Read(t, s.DataDir, server.OwnCertFile), kit.Read(t, s.DataDir, server.OwnKeyFile)}
-	users := kit.Read(t, s.DataDir, server.AdminHashFile)
-	for ; ; reloads++ {
-		select {
-		case <-done:
-			return reloads
-		case <-time.After(300 * time.Millisecond): // files are looked at four times a second
+// repeat calls a function again and again until it is told to end, and counts.
+func repeat(do func(n int)) (end func() int) {
+	var ended atomic.Bool
+	count := make(chan int, 1)
+	go func() {
+		n := 0
+		defer func() { count <- n }()
+		for ; !ended.Load(); n++ {
+			do(n)
 		}
-		pair := pairs[reloads%2*2:]
-		kit.Overwrite(t, s.DataDir, server.OwnKeyFile, string(pair[1]))
-		kit.Overwrite(t, s.DataDir, server.OwnCertFile, string(pair[0]))
-		kit.Overwrite(t, s.DataDir, server.AdminHashFile, string(users)+strings.Repeat("\n", reloads%2))
+	}()
+	return func() int {
+		ended.Store(true)
+		return <-count
 	}
+}
+
+// useCertificate copies the server certificate of a data directory.
+func useCertificate(t *testing.T, dataDir, to string) {
+	t.Helper()
+	kit.CopyFile(t, filepath.Join(dataDir, server.OwnKeyFile), filepath.Join(to, "key"))
+	kit.CopyFile(t, filepath.Join(dataDir, server.OwnCertFile), filepath.Join(to, "cert"))
 }
 
 // TestKill ends the service with SIGKILL while eight writers work on it in both
@@ -169,90 +144,78 @@ func TestKill(t *testing.T) {
 	t.Parallel()
 	kills := kit.Effort(40, 1000)
 	const renew = 25 // a fresh data directory after so many
-	binary := start.Binary(t)
-	dir := t.TempDir()
-	args := settings(t, dir)
-	fresh, err := faultfs.Load(prepare(t, binary, dir, args))
-	if err != nil {
-		t.Fatal(err)
-	}
+	o := start.Options{Binary: start.Binary(t), Config: start.Config(t, "")}
+	prepared := start.Prepare(t, o)
 	var all []*writer
 	acks := 0
-	data := ""
 	for n := range kills {
 		if n%renew == 0 {
-			data = filepath.Join(dir, fmt.Sprint("data", n))
-			if err := fresh.Save(data); err != nil {
-				t.Fatal(err)
-			}
-			before, err := auditCopy(t, data)
+			o.DataDir = filepath.Join(t.TempDir(), "data")
+			start.CopyData(t, prepared, o.DataDir)
+			before, err := inspectCopy(t, o.DataDir)
 			if err != nil {
 				t.Fatal(err)
 			}
-			all = writers(t, before)
+			all = writers(t, before.stored)
 		}
-		s := start.LaunchBinary(t, binary, data, args...)
-		if err := s.WaitReady(); err != nil {
-			t.Fatal(err)
-		}
-		s.Password = testPassword
+		s := start.Serve(t, o)
 		// Some lives end before their first change is acknowledged.
 		workUntil(t, s, all, n%4*8, time.Duration(n*7%60)*time.Millisecond, s.Kill)
-		if s.Cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		if !s.Killed() {
 			t.Fatalf("not killed: %v\n%s", s.Cmd.ProcessState, s.Stderr)
 		}
 		quiet(t, fmt.Sprint("kill ", n), s)
-		found, err := auditCopy(t, data)
+		found, err := inspectCopy(t, o.DataDir)
 		if err != nil {
 			t.Fatalf("after kill %d: %v", n, err)
 		}
 		for _, w := range all {
 			w.settle(t, found)
-			acks += w.acks
-			w.acks = 0
 		}
 		if t.Failed() {
 			t.Fatalf("after kill %d", n)
 		}
+		if (n+1)%renew == 0 || n+1 == kills {
+			for _, w := range all {
+				acks += len(w.requests)
+			}
+		}
 	}
 	kit.Count(t, "kills", kills)
+	kit.Count(t, "kills beside an audit trail", kills)
 	if long := kit.Effort(0, 1); long > 0 {
 		kit.Count(t, "long runs", long) // make soak wants to see that it is one
 	}
 	kit.Count(t, "changes acknowledged before a kill", acks)
 }
 
-// auditCopy audits a copy, so that the next start finds the store as a crash left
-// it.
-func auditCopy(t *testing.T, data string) (stored, error) {
+// quiet fails the test where a process said what no process of ours may say.
+func quiet(t *testing.T, what string, s *start.Instance) {
 	t.Helper()
-	to := filepath.Join(t.TempDir(), "copy")
-	if err := copyData(data, to); err != nil {
-		t.Fatal(err)
+	for _, word := range []string{"panic", "fatal error", "goroutine "} {
+		if text := s.Stdout.String() + s.Stderr.String(); strings.Contains(text, word) {
+			t.Errorf("%s: the process says %q:\n%s", what, word, text)
+			return
+		}
 	}
-	return auditData(t.Context(), to)
 }
 
 // TestLeftovers: a start removes what crashes of a while ago have left half-written,
 // and nothing else.
 func TestLeftovers(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "data")
-	if err := start.Serve(t, dir).Stop(); err != nil {
-		t.Fatal(err)
-	}
+	dir := start.Prepare(t, start.Options{})
 	before, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	hoursAgo := time.Now().Add(-3 * time.Hour)
 	for _, name := range []string{".store-123.tmp", ".tls-key.pem-456.tmp"} {
-		kit.Overwrite(t, dir, name, "half")
-		if err := os.Chtimes(filepath.Join(dir, name), hoursAgo, hoursAgo); err != nil {
+		if err := os.Chtimes(kit.Overwrite(t, dir, name, "half"), hoursAgo, hoursAgo); err != nil {
 			t.Fatal(err)
 		}
 	}
-	start.Serve(t, dir)
+	start.Serve(t, start.Options{DataDir: dir})
 	after, err := os.ReadDir(dir)
 	if err != nil || len(after) != len(before) {
 		t.Errorf("%v, want %v, %v", after, before, err)

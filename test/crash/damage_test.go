@@ -1,8 +1,6 @@
 package crash_test
 
 import (
-	"attestcsr/test/kit"
-
 	"bytes"
 	"context"
 	"crypto"
@@ -18,54 +16,38 @@ import (
 	"attestcsr/keystore/bolt"
 	"attestcsr/keystore/sealed"
 	"attestcsr/server"
+	"attestcsr/test/kit"
 	"attestcsr/test/start"
 )
 
 // filledStore is a data directory with some hundred records, and what is in it.
 type filledStore struct {
-	binary  string
-	args    []string
-	dir     string
+	start.Options
 	records map[keystore.Slot]keystore.Record
 	keys    map[keystore.Slot]crypto.PublicKey
 	newest  uint64 // revision
 }
 
-const (
-	filledRequests     = 200
-	filledCertificates = 60
-)
-
-func fillStore(t *testing.T) *filledStore {
+func fillStore(t *testing.T, requests, certificates int) *filledStore {
 	t.Helper()
-	binary := start.Binary(t)
-	dir := t.TempDir()
-	w := &filledStore{binary: binary, args: settings(t, dir), records: map[keystore.Slot]keystore.Record{}, keys: map[keystore.Slot]crypto.PublicKey{}}
-	w.dir = prepare(t, binary, dir, w.args)
-	s := start.LaunchBinary(t, binary, w.dir, w.args...)
-	if err := s.WaitReady(); err != nil {
-		t.Fatal(err)
+	w := &filledStore{
+		Options: start.Options{Binary: start.Binary(t), Config: start.Config(t, "")},
+		records: map[keystore.Slot]keystore.Record{}, keys: map[keystore.Slot]crypto.PublicKey{},
 	}
-	s.Password = testPassword
-	for n := range filledRequests {
+	s := start.Serve(t, w.Options)
+	for n := range requests {
 		id := fmt.Sprintf("id-%d", n)
-		s.Must(201, "POST", requestsPath+"/"+id+"?action=create", requestBody(id))
-		if n < filledCertificates {
-			s.Must(201, "POST", requestsPath+"/"+id+"?action=self_sign&days_valid=30", "")
+		s.Must(201, "POST", start.NSXCSRs+"/"+id+"?action=create", start.ECSpec(id))
+		if n < certificates {
+			s.Must(201, "POST", start.NSXCSRs+"/"+id+"?action=self_sign&days_valid=30", "")
 		}
 	}
 	s.Kill() // without the list of free pages that a clean stop writes
-	copied := filepath.Join(dir, "copy")
-	if err := copyData(w.dir, copied); err != nil {
-		t.Fatal(err)
-	}
-	err := w.open(t.Context(), copied, func(store *bolt.Store, custodian *sealed.Custodian) error {
-		var slots []keystore.Slot
-		err := store.Refs(t.Context(), func(slot keystore.Slot, _ keystore.Ref) error {
-			slots = append(slots, slot)
-			return nil
-		})
-		for _, slot := range slots {
+	w.DataDir = s.DataDir
+	copied := w.copyData(t)
+	err := openData(copied, func(store *bolt.Store, custodian *sealed.Custodian) error {
+		all, err := slots(t.Context(), store)
+		for _, slot := range all {
 			r, getErr := store.Get(t.Context(), slot)
 			key, openErr := custodian.Open(t.Context(), keystore.Bind(slot, r.Payload), r.Ref)
 			if err := errors.Join(getErr, openErr); err != nil {
@@ -76,27 +58,31 @@ func fillStore(t *testing.T) *filledStore {
 		}
 		return err
 	})
-	if err != nil || len(w.records) < filledRequests {
+	if err != nil || len(w.records) < requests {
 		t.Fatalf("%d records, %v", len(w.records), err)
 	}
 	return w
 }
 
-// open opens store and keyset of a data directory, as a start does.
-func (w *filledStore) open(ctx context.Context, dir string, fn func(*bolt.Store, *sealed.Custodian) error) error {
-	store, err := bolt.Open(filepath.Join(dir, server.StoreFile), bolt.Options{})
-	if err != nil {
+func (w *filledStore) copyData(t *testing.T) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "data")
+	start.CopyData(t, w.DataDir, to)
+	return to
+}
+
+// open opens a data directory as a start does, closes it again, and reports whether
+// it opened.
+func open(ctx context.Context, dir string, fn func(*bolt.Store, *sealed.Custodian)) bool {
+	opened := false
+	_ = openData(dir, func(store *bolt.Store, custodian *sealed.Custodian) error {
+		_, err := keystore.Open(ctx, keystore.Options{Store: store, Custodian: custodian})
+		if opened = err == nil; opened {
+			fn(store, custodian)
+		}
 		return err
-	}
-	defer store.Close() // may fail on damage, must return
-	custodian, err := sealed.Open(sealed.Options{KeysetFile: filepath.Join(dir, server.KeysetFile)})
-	if err != nil {
-		return err
-	}
-	if _, err := keystore.Open(ctx, keystore.Options{Store: store, Custodian: custodian}); err != nil {
-		return err
-	}
-	return fn(store, custodian)
+	}) // a damaged store may refuse to open, and to close
+	return opened
 }
 
 // checkRecord checks what a damaged store says that a slot holds.
@@ -112,14 +98,14 @@ func (w *filledStore) checkRecord(custodian *sealed.Custodian, r keystore.Record
 	if err != nil {
 		return nil //nolint:nilerr // a clear error is what damage may cause
 	}
-	if !key.Public().(interface{ Equal(crypto.PublicKey) bool }).Equal(w.keys[r.Slot]) {
+	if !kit.SameKey(key.Public(), w.keys[r.Slot]) {
 		return fmt.Errorf("%s: another key", r.Slot)
 	}
 	return nil
 }
 
-// readAll reads everything there is, and commits,, in every way, and returns the first wrong answer.
-// stepBack: the newest commit may not show.
+// readAll reads everything in every way, and commits. It returns the first wrong answer,
+// and how many reads and commits failed. stepBack: the newest commit may not show.
 func (w *filledStore) readAll(ctx context.Context, store *bolt.Store, custodian *sealed.Custodian, stepBack bool) (failed int, err error) {
 	for slot := range w.records {
 		r, err := store.Get(ctx, slot)
@@ -195,48 +181,33 @@ func damage(random *rand.Rand, content []byte) (at int, what string) {
 // answers and errors, and nothing else.
 func TestDamagedStore(t *testing.T) {
 	t.Parallel()
-	w := fillStore(t)
-	clean := filepath.Join(t.TempDir(), "clean")
-	if err := copyData(w.dir, clean); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.open(t.Context(), clean, func(*bolt.Store, *sealed.Custodian) error { return nil }); err != nil {
-		t.Fatal(err)
+	w := fillStore(t, 200, 60)
+	clean := w.copyData(t)
+	if !open(t.Context(), clean, func(*bolt.Store, *sealed.Custodian) {}) {
+		t.Fatal("the undamaged store does not open")
 	}
 	tried := kit.Effort(200, 5000)
 	var refused, failed, unnoticed int
-	for _, from := range []string{w.dir, clean} { // as a kill left it, as a clean stop did
-		all, err := os.ReadFile(filepath.Join(from, server.StoreFile))
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = bytes.TrimRight(all, "\x00")
+	for _, from := range []string{w.DataDir, clean} { // as a kill left it, as a clean stop did
+		all := bytes.TrimRight(kit.Read(t, from, server.StoreFile), "\x00")
 		all = append(all, make([]byte, 4096*2-len(all)%4096)...)
-		dir := filepath.Join(t.TempDir(), "data")
-		if err := copyData(from, dir); err != nil {
-			t.Fatal(err)
-		}
+		dir := w.copyData(t)
 		for n := range tried / 2 {
 			content := bytes.Clone(all)
 			at, what := damage(rand.New(rand.NewPCG(uint64(n), 1)), content)
-			if err := os.WriteFile(filepath.Join(dir, server.StoreFile), content, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			opened := false
-			err := w.open(t.Context(), dir, func(store *bolt.Store, custodian *sealed.Custodian) error {
-				opened = true
+			kit.Overwrite(t, dir, server.StoreFile, string(content))
+			opened := open(t.Context(), dir, func(store *bolt.Store, custodian *sealed.Custodian) {
 				errs, err := w.readAll(t.Context(), store, custodian, at < 2) // of two meta pages the older one shows
+				if err != nil {
+					t.Errorf("clean stop %t, input %d, %s: %v", from == clean, n, what, err)
+				}
 				if errs > 0 {
 					failed++
 				} else {
 					unnoticed++
 				}
-				return err
 			})
-			switch {
-			case opened && err != nil:
-				t.Errorf("%s, input %d, %s: %v", filepath.Base(from), n, what, err)
-			case err != nil:
+			if !opened {
 				refused++
 			}
 		}
@@ -252,20 +223,15 @@ func TestDamagedStore(t *testing.T) {
 // key, or is the same as before.
 func TestDamagedKeyset(t *testing.T) {
 	t.Parallel()
-	w := fillStore(t)
-	file := filepath.Join(w.dir, server.KeysetFile)
-	content, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slot := keystore.Slot{Collection: "nsx/csrs", ID: fmt.Sprintf("id-%d", filledCertificates)}
+	w := fillStore(t, 1, 0)
+	file := filepath.Join(w.DataDir, server.KeysetFile)
+	content := kit.Read(t, w.DataDir, server.KeysetFile)
+	slot := keystore.Slot{Collection: "nsx/csrs", ID: "id-0"}
 	r := w.records[slot]
 	tried, refused, useless := 0, 0, 0
 	try := func(b []byte, what string) {
 		tried++
-		if err := os.WriteFile(file, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		kit.Overwrite(t, w.DataDir, server.KeysetFile, string(b))
 		custodian, err := sealed.Open(sealed.Options{KeysetFile: file})
 		if err != nil {
 			refused++
@@ -279,7 +245,7 @@ func TestDamagedKeyset(t *testing.T) {
 			useless++
 			return
 		}
-		if !key.Public().(interface{ Equal(crypto.PublicKey) bool }).Equal(w.keys[slot]) {
+		if !kit.SameKey(key.Public(), w.keys[slot]) {
 			t.Errorf("%s: another key", what)
 		}
 	}
@@ -298,96 +264,42 @@ func TestDamagedKeyset(t *testing.T) {
 	kit.Count(t, "damaged keysets tried", tried)
 }
 
-// TestDamageUnderService damages the store file while the service runs. The service
-// stays, is not ready any more, refuses changes, and says what to do. The next start
-// refuses the file.
+// TestDamageUnderService damages one record of the store file while the service runs.
+// The service stays, is not ready any more, refuses changes, and says what to do. What
+// is whole can still be read. The next start refuses the file.
 func TestDamageUnderService(t *testing.T) {
 	t.Parallel()
-	w := fillStore(t)
-	for _, test := range []struct {
-		name   string
-		damage func(content []byte) []byte
-	}{
-		{"one record", func(content []byte) []byte {
-			payload := w.records[keystore.Slot{Collection: "nsx/csrs", ID: damagedID}].Payload
-			return bytes.ReplaceAll(content, payload, bytes.ToUpper(payload))
-		}},
-		{"all but the meta pages", func(content []byte) []byte {
-			copy(content[2*4096:], bytes.Repeat([]byte{0xA5}, len(content)))
-			return content
-		}},
-		{"cut short", func([]byte) []byte { return nil }},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			w.damageInUse(t, test.damage, test.name == "one record")
-			kit.Count(t, "damages under a running service", 1)
-		})
-	}
-}
-
-// Of the records of filledStore, the first is damaged where only one is.
-const damagedID, intactID = "id-100", "id-199"
-
-func (w *filledStore) damageInUse(t *testing.T, damage func([]byte) []byte, one bool) {
-	t.Helper()
-	dir := filepath.Join(t.TempDir(), "data")
-	if err := copyData(w.dir, dir); err != nil {
-		t.Fatal(err)
-	}
-	s := start.LaunchBinary(t, w.binary, dir, w.args...)
-	if err := s.WaitReady(); err != nil {
-		t.Fatal(err)
-	}
-	s.Password = testPassword
-	changeInPlace(t, filepath.Join(dir, server.StoreFile), damage)
-	s.Must(500, "GET", requestsPath+"/"+damagedID, "")
-	// 500 where the check of the quota meets the damage, before the commit.
-	if status, body, err := s.Do("POST", requestsPath+"/new?action=create", requestBody("new"), ""); err != nil || status != 500 && status != 503 {
-		t.Errorf("create: %d %s %v", status, body, err)
-	}
-	s.Must(503, "GET", "/readyz", "")
-	if one {
-		s.Must(200, "GET", requestsPath+"/"+intactID, "")
-	}
-	if log := s.Stdout.String(); !strings.Contains(log, "the key store is damaged and takes no more changes: restart the service") {
-		t.Errorf("the log does not say what to do:\n%s", log)
-	}
-	_ = s.Stop() // the audit trail may not be able to read its notes
-
-	again := start.LaunchBinary(t, w.binary, dir, w.args...)
-	if err := again.WaitReady(); err == nil || !strings.HasPrefix(again.Stderr.String(), "attestcsr: ") ||
-		!strings.Contains(again.Stderr.String(), "restore a backup") {
-		t.Errorf("the next start: %v\n%s", err, again.Stderr)
-	}
-	for _, s := range []*start.Instance{s, again} {
-		if strings.Contains(s.Stderr.String(), "goroutine ") {
-			t.Errorf("the process ended with a panic:\n%s", s.Stderr)
-		}
-	}
-}
-
-// changeInPlace changes a file that is open elsewhere. It writes only the pages that
-// differ: the service may write others meanwhile.
-func changeInPlace(t *testing.T, file string, change func([]byte) []byte) {
-	t.Helper()
-	const page = 4096
-	before, err := os.ReadFile(file)
+	const damaged, intact = "id-100", "id-199"
+	w := fillStore(t, 200, 0)
+	payload := w.records[keystore.Slot{Collection: "nsx/csrs", ID: damaged}].Payload
+	s := start.Serve(t, w.Options)
+	file, err := os.OpenFile(filepath.Join(w.DataDir, server.StoreFile), os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	after := change(bytes.Clone(before))
-	f, err := os.OpenFile(file, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for at := 0; at < len(after); at += page {
-		if !bytes.Equal(before[at:at+page], after[at:at+page]) {
-			_, writeErr := f.WriteAt(after[at:at+page], int64(at))
+	content := kit.Read(t, w.DataDir, server.StoreFile)
+	for at := range content {
+		if bytes.HasPrefix(content[at:], payload) {
+			_, writeErr := file.WriteAt(bytes.ToUpper(payload), int64(at))
 			err = errors.Join(err, writeErr)
 		}
 	}
-	if err := errors.Join(err, f.Truncate(int64(len(after))), f.Close()); err != nil {
+	if err := errors.Join(err, file.Close()); err != nil {
 		t.Fatal(err)
 	}
+	s.Must(500, "GET", start.NSXCSRs+"/"+damaged, "")
+	// 500 where the check of the quota meets the damage, before the commit.
+	a, err := s.Do("POST", start.NSXCSRs+"/new?action=create", start.ECSpec("new"))
+	if err != nil || a.Status != 500 && a.Status != 503 {
+		t.Errorf("create: %d %s %v", a.Status, a.Body, err)
+	}
+	s.Must(503, "GET", "/readyz", "")
+	s.Must(200, "GET", start.NSXCSRs+"/"+intact, "")
+	s.WantLog("the key store is damaged and takes no more changes: restart the service")
+	_ = s.Stop() // the audit trail may not be able to read its notes
+	quiet(t, "damaged", s)
+	if text := start.Refused(t, w.Options); !strings.Contains(text, "restore a backup") {
+		t.Errorf("the next start: %s", text)
+	}
+	kit.Count(t, "damages under a running service", 1)
 }

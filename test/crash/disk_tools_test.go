@@ -46,10 +46,7 @@ func TestRefusingDisk(t *testing.T) {
 				r.refuses(createRequest("c"), test.log)
 			}
 			r.disk.Refuse(0, test.kinds...)
-			kit.Eventually(t, "ready again", func() bool {
-				status, _, err := r.s.Do("GET", "/readyz", "", "")
-				return err == nil && status == http.StatusOK
-			})
+			r.wantReady()
 			// What is read now is what the disk has: nothing that was refused.
 			found, err := view(r.s)
 			if err != nil || !found.is(r.stored) {
@@ -77,16 +74,14 @@ func (r *faultRun) refuses(next step, log string) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	_, status, body, err := sendChange(r.s, c)
-	if err != nil || status != http.StatusInternalServerError && status != http.StatusServiceUnavailable || !json.Valid([]byte(body)) {
-		r.t.Errorf("%s: %s %s: %d %s %v", r.what, c.method, c.path, status, body, err)
+	_, a, err := c.send(r.s)
+	if err != nil || a.Status != http.StatusInternalServerError && a.Status != http.StatusServiceUnavailable || !json.Valid([]byte(a.Body)) {
+		r.t.Errorf("%s: %s %s: %d %s %v", r.what, c.method, c.path, a.Status, a.Body, err)
 	}
-	if status, _, err := r.s.Do("GET", "/readyz", "", ""); err != nil || status != http.StatusServiceUnavailable {
-		r.t.Errorf("%s: readiness is %d, %v", r.what, status, err)
+	if !r.s.Answers(http.StatusServiceUnavailable, "/readyz") {
+		r.t.Errorf("%s: readiness is not 503", r.what)
 	}
-	if !strings.Contains(r.s.Stdout.String(), log) {
-		r.t.Errorf("%s: the log does not say %q:\n%s", r.what, log, r.s.Stdout)
-	}
+	r.s.WantLog(log)
 	if found, err := view(r.s); err != nil || !found.is(r.stored) {
 		r.t.Errorf("%s: reads have %s, want %s, %v", r.what, found, r.stored, err)
 	}

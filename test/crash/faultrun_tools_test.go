@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -37,8 +38,7 @@ func scenarios() []scenario {
 // faultSetup is what the runs of a scenario share.
 type faultSetup struct {
 	scenario
-	binary       string
-	args         []string
+	options      start.Options
 	disk         *faultfs.Disk // as every run finds it
 	stored       stored        // what is on it
 	ca           *certifier
@@ -49,22 +49,19 @@ type faultSetup struct {
 
 func newFaultSetup(t *testing.T, sc scenario) *faultSetup {
 	t.Helper()
-	binary := start.Binary(t)
-	dir := t.TempDir()
-	st := &faultSetup{scenario: sc, binary: binary, ca: newCertifier(t), runs: dir, stored: stored{}}
+	st := &faultSetup{scenario: sc, ca: newCertifier(t), runs: t.TempDir(), disk: faultfs.NewDisk()}
+	st.options = start.Options{Binary: start.Binary(t), BuiltInAdmin: sc.first}
 	if sc.first {
 		st.stored = stored{installedName: unknown} // by the time that a server is ready
-		kit.Overwrite(t, dir, "config.yaml", start.NoPool)
-		st.args = []string{"--config", filepath.Join(dir, "config.yaml")}
-		st.disk = faultfs.NewDisk()
 		return st
 	}
-	st.args = settings(t, dir)
-	data := prepare(t, binary, dir, st.args)
-	var err error
-	if st.stored, err = auditData(t.Context(), data); err != nil {
+	st.options.Config = start.Config(t, "")
+	data := start.Prepare(t, st.options)
+	found, err := inspect(t.Context(), data)
+	if err != nil {
 		t.Fatal(err)
 	}
+	st.stored = found.stored
 	if st.disk, err = faultfs.Load(data); err != nil {
 		t.Fatal(err)
 	}
@@ -114,27 +111,33 @@ func (st *faultSetup) newRunOn(t *testing.T, disk *faultfs.Disk, what string) *f
 	return r
 }
 
+func (st *faultSetup) launch(t *testing.T, dataDir string) *start.Instance {
+	t.Helper()
+	o := st.options
+	o.DataDir = dataDir
+	return start.Launch(t, o)
+}
+
 // start starts the service on the mount and waits until it serves.
 func (r *faultRun) start() error {
-	r.s = start.LaunchBinary(r.t, r.binary, r.dir, r.args...)
+	r.s = r.launch(r.t, r.dir)
 	r.begun.Do(func() { close(r.started) })
 	if err := r.s.WaitReady(); err != nil {
 		return err
 	}
-	r.logIn(r.s, r.dir)
+	r.logIn(r.s)
 	return nil
 }
 
 // logIn finds the password of a built-in admin, which is on the mount and so
 // nothing that this process may read itself. After the first login it is only in
 // memory, here as with an operator.
-func (r *faultRun) logIn(s *start.Instance, dir string) {
+func (r *faultRun) logIn(s *start.Instance) {
 	if !r.first {
-		s.Password = testPassword
 		return
 	}
 	for range 2 { // the fault may meet this reader
-		if out, err := exec.Command("cat", filepath.Join(dir, server.InitialPasswordFile)).Output(); err == nil {
+		if out, err := exec.Command("cat", filepath.Join(s.DataDir, server.InitialPasswordFile)).Output(); err == nil {
 			r.password = strings.TrimSpace(string(out))
 		}
 	}
@@ -147,21 +150,31 @@ func (r *faultRun) kill() {
 	_ = r.s.Cmd.Process.Kill() // it may have ended
 }
 
-// makeChanges makes the changes until one is not answered with success.
-func (r *faultRun) makeChanges() (status int, body string, err error) {
-	for _, next := range r.steps {
-		c, err := next(r.ca, r.stored)
-		if err != nil {
-			r.t.Fatalf("%s: %v", r.what, err)
-		}
-		r.next = c.after
-		after, status, body, err := sendChange(r.s, c)
-		if err != nil || status != c.status {
-			return status, body, err
-		}
-		r.stored, r.next = after, nil
+// makeChange makes a change and reports whether it was answered with success. If not,
+// next is what is there if it happened all the same.
+func (r *faultRun) makeChange(next step) (c change, a start.Answer, made bool, err error) {
+	r.t.Helper()
+	if c, err = next(r.ca, r.stored); err != nil {
+		r.t.Fatalf("%s: %v", r.what, err)
 	}
-	return 0, "", nil
+	r.next = c.after
+	after, a, err := c.send(r.s)
+	if err != nil || a.Status != c.status {
+		return c, a, false, err
+	}
+	r.stored, r.next = after, nil
+	return c, a, true, nil
+}
+
+// makeChanges makes the changes until one is not answered with success. It returns
+// that answer, or none.
+func (r *faultRun) makeChanges() (start.Answer, error) {
+	for _, next := range r.steps {
+		if _, a, made, err := r.makeChange(next); !made {
+			return a, err
+		}
+	}
+	return start.Answer{}, nil
 }
 
 func (r *faultRun) end() {
@@ -179,7 +192,7 @@ func (r *faultRun) holds(found stored) bool {
 }
 
 // check looks at what the run has left on a disk: a server gets ready on it, logs
-// in, and has what was acknowledged; every record passes the audit.
+// in, and has what was acknowledged; every record passes inspect.
 func (r *faultRun) check(what string, d *faultfs.Disk, restart bool) {
 	r.t.Helper()
 	what = r.what + ": " + what
@@ -188,14 +201,14 @@ func (r *faultRun) check(what string, d *faultfs.Disk, restart bool) {
 		r.t.Fatal(err)
 	}
 	if restart {
-		s := start.LaunchBinary(r.t, r.binary, dir, r.args...)
+		s := r.launch(r.t, dir)
 		if err := s.WaitReady(); err != nil {
 			r.t.Errorf("%s: %v", what, err)
 			return
 		}
-		r.logIn(s, dir)
-		if status, body, err := s.Do("GET", "/readyz", "", ""); err != nil || status != http.StatusOK {
-			r.t.Errorf("%s: readiness %d %s %v", what, status, body, err)
+		r.logIn(s)
+		if a, err := s.Do("GET", "/readyz", ""); err != nil || a.Status != http.StatusOK {
+			r.t.Errorf("%s: readiness %d %s %v", what, a.Status, a.Body, err)
 		}
 		found, err := view(s)
 		if err != nil || !r.holds(found) {
@@ -204,13 +217,13 @@ func (r *faultRun) check(what string, d *faultfs.Disk, restart bool) {
 		quiet(r.t, what, s)
 		s.Kill()
 	}
-	found, err := auditData(r.t.Context(), dir)
-	if err != nil || !r.holds(found) {
-		r.t.Errorf("%s: stored is %s\nacknowledged was %s\nunder way was %s\n%v", what, found, r.stored, r.next, err)
+	found, err := inspect(r.t.Context(), dir)
+	if err != nil || !r.holds(found.stored) {
+		r.t.Errorf("%s: stored is %s\nacknowledged was %s\nunder way was %s\n%v", what, found.stored, r.stored, r.next, err)
 	}
 	// The one of this crash, and one whose removal a power cut took back.
-	if found := temporary(r.t, dir); len(found) > 2 {
-		r.t.Errorf("%s: left behind: %q", what, found)
+	if left, err := filepath.Glob(filepath.Join(dir, ".*.tmp")); err != nil || len(left) > 2 {
+		r.t.Errorf("%s: left behind: %q, %v", what, left, err)
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		r.t.Error(err)
@@ -241,21 +254,15 @@ func (r *faultRun) retryChanges() {
 	r.t.Helper()
 	for _, next := range r.steps {
 		for attempt := 0; ; attempt++ {
-			c, err := next(r.ca, r.stored)
-			if err != nil {
-				r.t.Fatalf("%s: %v", r.what, err)
-			}
-			r.next = c.after
-			after, status, body, err := sendChange(r.s, c)
-			if err == nil && status == c.status {
-				r.stored, r.next = after, nil
+			c, a, made, err := r.makeChange(next)
+			if made {
 				break
 			}
 			if attempt == 3 {
-				r.t.Errorf("%s: %s %s: still %d %s %v", r.what, c.method, c.path, status, body, err)
+				r.t.Errorf("%s: %s %s: still %d %s %v", r.what, c.method, c.path, a.Status, a.Body, err)
 				return
 			}
-			if r.happened(c, status, body, err) {
+			if r.happened(c, a, err) {
 				break
 			}
 		}
@@ -265,16 +272,14 @@ func (r *faultRun) retryChanges() {
 // happened waits until the service is ready after a change that failed, and finds
 // out whether it has happened all the same. It may have only where the log says
 // that the outcome is unknown.
-func (r *faultRun) happened(c change, status int, body string, err error) bool {
+func (r *faultRun) happened(c change, a start.Answer, err error) bool {
 	r.t.Helper()
-	if err != nil || status != 500 && status != 503 || !strings.Contains(body, "INTERNAL_SERVER_ERROR") &&
-		!strings.Contains(body, "SERVICE_UNAVAILABLE") && !strings.Contains(body, "error_message") && !strings.Contains(body, `"ERROR"`) {
-		r.t.Errorf("%s: %s %s: no clear error: %d %s %v", r.what, c.method, c.path, status, body, err)
+	says := slices.ContainsFunc([]string{"INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE", "error_message", `"ERROR"`},
+		func(text string) bool { return strings.Contains(a.Body, text) })
+	if err != nil || a.Status != 500 && a.Status != 503 || !says {
+		r.t.Errorf("%s: %s %s: no clear error: %d %s %v", r.what, c.method, c.path, a.Status, a.Body, err)
 	}
-	kit.Eventually(r.t, r.what+": ready", func() bool {
-		status, _, err := r.s.Do("GET", "/readyz", "", "")
-		return err == nil && status == http.StatusOK
-	})
+	r.wantReady()
 	found, err := view(r.s)
 	switch {
 	case err == nil && found.is(r.stored):
@@ -284,6 +289,14 @@ func (r *faultRun) happened(c change, status int, body string, err error) bool {
 		r.stored, r.next = found, nil
 		return true
 	}
-	r.t.Errorf("%s: %s %s failed with %d %s\nand left %s %v\nbefore there was %s\n%s", r.what, c.method, c.path, status, body, found, err, r.stored, r.s.Stdout)
+	r.t.Errorf("%s: %s %s failed with %d %s\nand left %s %v\nbefore there was %s\n%s", r.what, c.method, c.path, a.Status, a.Body, found, err, r.stored, r.s.Stdout)
 	return true
+}
+
+// wantReady waits until the service is ready.
+func (r *faultRun) wantReady() {
+	r.t.Helper()
+	if !kit.Until(func() bool { return r.s.Answers(http.StatusOK, "/readyz") }) {
+		r.t.Errorf("%s: the service does not get ready again", r.what)
+	}
 }

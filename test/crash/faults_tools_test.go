@@ -3,8 +3,6 @@
 package crash_test
 
 import (
-	"attestcsr/test/kit"
-
 	"fmt"
 	"math"
 	"strings"
@@ -14,6 +12,7 @@ import (
 	"testing"
 
 	"attestcsr/test/faultfs"
+	"attestcsr/test/kit"
 )
 
 // length returns how many operations a fault can meet in a run without one. It is
@@ -26,8 +25,8 @@ func (st *faultSetup) length(t *testing.T, fault faultfs.Fault) int {
 		if err := r.start(); err != nil {
 			t.Fatal(err)
 		}
-		if status, body, err := r.makeChanges(); err != nil || status != 0 {
-			t.Fatalf("%s: %d %s %v", r.what, status, body, err)
+		if a, err := r.makeChanges(); err != nil || a.Status != 0 {
+			t.Fatalf("%s: %d %s %v", r.what, a.Status, a.Body, err)
 		}
 		if err := r.s.Stop(); err != nil {
 			t.Fatal(err)
@@ -110,15 +109,15 @@ func (st *faultSetup) killAt(t *testing.T, n, last int) (*faultRun, bool) {
 	r := st.newRun(t, fmt.Sprintf("killed at operation %d of %d", n, last))
 	r.disk.Arm(faultfs.Kill, n, faultfs.Nothing(), r.kill)
 	if r.start() == nil {
-		if status, body, err := r.makeChanges(); status != 0 {
-			t.Errorf("%s: %d %s %v", r.what, status, body, err)
+		if a, err := r.makeChanges(); a.Status != 0 {
+			t.Errorf("%s: %d %s %v", r.what, a.Status, a.Body, err)
 		} else if err == nil {
 			_ = r.s.Cmd.Process.Signal(syscall.SIGTERM) // it may be gone
 		}
 	}
 	<-r.s.Exited
 	o, met := r.disk.Fired()
-	if signal := r.s.Cmd.ProcessState.Sys().(syscall.WaitStatus).Signal(); met && signal != syscall.SIGKILL {
+	if met && !r.s.Killed() {
 		t.Errorf("%s: the process ended with %v\n%s%s", r.what, r.s.Cmd.ProcessState, r.s.Stderr, r.s.Stdout)
 	}
 	r.what += " (" + o.String() + ")"

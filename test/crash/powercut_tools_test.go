@@ -3,8 +3,6 @@
 package crash_test
 
 import (
-	"attestcsr/test/kit"
-
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,6 +13,7 @@ import (
 	"time"
 
 	"attestcsr/test/faultfs"
+	"attestcsr/test/kit"
 )
 
 // TestPowerCuts takes the power away while eight writers work in both dialects,
@@ -55,7 +54,7 @@ func TestPowerCuts(t *testing.T) {
 		if err := disk.Save(dir); err != nil {
 			t.Fatal(err)
 		}
-		found, err := auditData(t.Context(), dir)
+		found, err := inspect(t.Context(), dir)
 		if err != nil {
 			t.Fatalf("%s: %v", r.what, err)
 		}
@@ -87,17 +86,15 @@ func TestEveryOperationIsSeen(t *testing.T) {
 			st := newFaultSetup(t, sc)
 			r := st.newRun(t, "under strace")
 			trace := filepath.Join(st.runs, "trace")
-			binary := filepath.Join(st.runs, "traced")
-			script := fmt.Sprintf("#!/bin/sh\nexec %s -D -f -qq -y -s 0 -o %s -e trace=%%file,%%desc %s \"$@\"\n", strace, trace, st.binary)
-			if err := os.WriteFile(binary, []byte(script), 0o700); err != nil {
-				t.Fatal(err)
+			st.options.Edit = func(cmd *exec.Cmd) {
+				cmd.Args = append([]string{strace, "-D", "-f", "-qq", "-y", "-s", "0", "-o", trace, "-e", "trace=%file,%desc"}, cmd.Args...)
+				cmd.Path = strace
 			}
-			st.binary = binary
 			if err := r.start(); err != nil {
 				t.Fatal(err)
 			}
-			if status, body, err := r.makeChanges(); err != nil || status != 0 {
-				t.Fatalf("%d %s %v", status, body, err)
+			if a, err := r.makeChanges(); err != nil || a.Status != 0 {
+				t.Fatalf("%d %s %v", a.Status, a.Body, err)
 			}
 			if err := r.s.Stop(); err != nil {
 				t.Fatal(err)

@@ -9,10 +9,14 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"attestcsr/test/kit"
 )
 
-// repository is the root of the repository.
-func repository() fs.FS { return os.DirFS("../..") }
+// root is the root of the repository.
+const root = "../.."
+
+func repository() fs.FS { return os.DirFS(root) }
 
 // TestDocsNameTests: each test that a page names as evidence exists, so that no
 // claim outlives its test.
@@ -21,7 +25,7 @@ func TestDocsNameTests(t *testing.T) {
 	written := testNames(t)
 	// Each promise names a test, and each way in has one: fewer are too few.
 	for page, atLeast := range map[string]int{"docs/threat-model.md": 40, "docs/design.md": 15, "docs/operations.md": 1} {
-		named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllSubmatch(readPage(t, page), -1)
+		named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllSubmatch(kit.Read(t, root, page), -1)
 		if len(named) < atLeast {
 			t.Errorf("%s names %d tests, fewer than %d", page, len(named), atLeast)
 		}
@@ -58,7 +62,7 @@ func testNames(t *testing.T) map[string]bool {
 func TestDocsLength(t *testing.T) {
 	t.Parallel()
 	for page, limit := range map[string]int{"README.md": 900, "docs/design.md": 2000} {
-		if n := len(bytes.Fields(readPage(t, page))); n > limit {
+		if n := len(bytes.Fields(kit.Read(t, root, page))); n > limit {
 			t.Errorf("%s has %d words, more than %d", page, n, limit)
 		}
 	}
@@ -71,7 +75,7 @@ func TestDocsLinks(t *testing.T) {
 	docs := docPages(t)
 	linked := map[string]bool{}
 	for _, page := range append([]string{"README.md"}, docs...) {
-		for _, link := range regexp.MustCompile(`\]\(([^)#]+)`).FindAllSubmatch(readPage(t, page), -1) {
+		for _, link := range regexp.MustCompile(`\]\(([^)#]+)`).FindAllSubmatch(kit.Read(t, root, page), -1) {
 			if strings.Contains(string(link[1]), "://") {
 				continue
 			}
@@ -99,13 +103,4 @@ func docPages(t *testing.T) []string {
 		t.Fatalf("no pages in docs: %v", err)
 	}
 	return pages
-}
-
-func readPage(t *testing.T, name string) []byte {
-	t.Helper()
-	text, err := fs.ReadFile(repository(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return text
 }

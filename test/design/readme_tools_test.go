@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"attestcsr/test/kit"
 	"attestcsr/test/start"
 )
 
@@ -39,11 +40,7 @@ const serviceEnded = `[ -z "$(jobs -p)" ]` + "\n"
 func TestReadmeScript(t *testing.T) {
 	t.Parallel()
 	dir, port := clone(t), start.FreePort(t)
-	script := filepath.Join(t.TempDir(), "examples.sh")
-	text := shellSetup + "set -x\n" + strings.Join(examples(t, port), "") + serviceEnded
-	if err := os.WriteFile(script, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	script := kit.Overwrite(t, t.TempDir(), "examples.sh", shellSetup+"set -x\n"+strings.Join(examples(t, port), "")+serviceEnded)
 	ctx, cancel := context.WithTimeout(t.Context(), docsTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", script)
@@ -84,7 +81,7 @@ func TestReadmeTerminal(t *testing.T) {
 func TestReadmeRun(t *testing.T) {
 	t.Parallel()
 	const run = "go run . serve"
-	if !strings.Contains(string(readPage(t, "README.md")), "\n```console\n"+run+"\n```\n") {
+	if !strings.Contains(string(kit.Read(t, root, "README.md")), "\n```console\n"+run+"\n```\n") {
 		t.Fatalf("README.md has no block with the command %q", run)
 	}
 	service := onTerminal(t, clone(t), start.FreePort(t), run)
@@ -118,7 +115,7 @@ func examples(t *testing.T, port string) []string {
 func shBlocks(t *testing.T, page, port string) []string {
 	t.Helper()
 	var blocks []string
-	for _, block := range regexp.MustCompile("(?s)\n```sh\n(.*?\n)```\n").FindAllSubmatch(readPage(t, page), -1) {
+	for _, block := range regexp.MustCompile("(?s)\n```sh\n(.*?\n)```\n").FindAllSubmatch(kit.Read(t, root, page), -1) {
 		blocks = append(blocks, strings.ReplaceAll(string(block[1]), "8443", port))
 	}
 	return blocks

@@ -1,16 +1,13 @@
 package hostile_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -42,10 +39,9 @@ func maxConnections() int { return kit.Effort(500, 2000) }
 //
 // It does not run beside the other tests of this package: it measures.
 func TestHostileClients(t *testing.T) { //nolint:paralleltest // see above
-	binary := start.Binary(t)
 	// Slow clients meet short timeouts. Busy ones meet the default timeouts, since
 	// they make this machine busy too.
-	quick, patient := newVictim(t, binary, shortTimeouts), newVictim(t, binary, "")
+	quick, patient := newVictim(t, shortTimeouts), newVictim(t, "")
 	quick.seed(t, 500)
 	patient.seed(t, 2)
 
@@ -75,26 +71,18 @@ func TestHostileClients(t *testing.T) { //nolint:paralleltest // see above
 
 // newVictim starts a server without a key pool. limits are further lines of the
 // section of that name.
-func newVictim(t *testing.T, binary, limits string) *victim {
+func newVictim(t *testing.T, limits string) *victim {
 	t.Helper()
-	dir := t.TempDir()
-	kit.Overwrite(t, dir, "password", "swordfish")
-	kit.Overwrite(t, dir, "config.yaml", start.NoPool+fmt.Sprintf("key_queue:\n  bound: %d\n  deadline: 2s\nlimits:\n  connections: %d\n  connections_per_address: %d\n",
-		kit.Effort(64, 256), maxConnections(), kit.Effort(64, 256))+limits)
-	s := start.LaunchBinary(t, binary, filepath.Join(dir, "data"), "--admin-password-file", filepath.Join(dir, "password"), "--config", filepath.Join(dir, "config.yaml"))
-	if err := s.WaitReady(); err != nil {
-		t.Fatal(err)
-	}
-	s.Password = "swordfish"
+	s := start.Serve(t, start.Options{Binary: start.Binary(t), Settings: fmt.Sprintf("key_queue:\n  bound: %d\n  deadline: 2s\nlimits:\n  connections: %d\n  connections_per_address: %d\n",
+		kit.Effort(64, 256), maxConnections(), kit.Effort(64, 256)) + limits})
 	s.Must(201, "POST", start.CSRPath, start.ValidSpec)
-	return &victim{Instance: s, address: strings.TrimPrefix(s.URL, "https://"), session: start.Member(t, `{"id":`+s.Must(201, "POST", start.SessionPath, "")+`}`, "id")}
+	return &victim{Instance: s, session: start.Member(t, `{"id":`+s.Must(201, "POST", start.SessionPath, "")+`}`, "id")}
 }
 
 // victim is a server under attack.
 type victim struct {
 	*start.Instance
-	address string
-	session string
+	session string // of the honest clients
 }
 
 // seed makes named CSRs with long descriptions, so that a list of them is long.
@@ -103,10 +91,10 @@ func (v *victim) seed(t *testing.T, n int) {
 	for worker := range 8 {
 		wg.Go(func() {
 			for i := worker; i < n; i += 8 {
-				status, body, err := v.Do("POST", fmt.Sprintf("%s/csrs/seed-%d?action=create", start.NSXPath, i),
-					`{"subject":{"attributes":[{"key":"CN","value":"seed"}]},"algorithm":"EC","key_size":256,"description":"`+strings.Repeat("x", 1000)+`"}`, "")
-				if err != nil || status != 201 {
-					t.Errorf("%v %d %s", err, status, body)
+				a, err := v.Do("POST", fmt.Sprintf("%s/seed-%d?action=create", start.NSXCSRs, i),
+					strings.Replace(start.ECSpec("seed"), "{", `{"description":"`+strings.Repeat("x", 1000)+`",`, 1))
+				if err != nil || a.Status != 201 {
+					t.Errorf("%v %d %s", err, a.Status, a.Body)
 				}
 			}
 		})
@@ -123,28 +111,13 @@ func (v *victim) state(t *testing.T) state {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return state{v.metric(t, `attestcsr_connections{listener="api"}`), v.metric(t, "go_goroutines"), len(files)}
+	return state{v.metric(`attestcsr_connections{listener="api"}`), v.metric("go_goroutines"), len(files)}
 }
 
-// metric returns the sum of a metric over its labels.
-func (v *victim) metric(t *testing.T, name string) (sum int) {
-	t.Helper()
-	status, text, err := v.Do("GET", "/metrics", "", v.session)
-	if err != nil || status != 200 {
-		t.Fatal(err, status)
-	}
-	found := regexp.MustCompile(`(?m)^`+regexp.QuoteMeta(name)+`(?:\{.*\})? (\S+)$`).FindAllStringSubmatch(text, -1)
-	if found == nil {
-		t.Fatalf("no metric %s", name)
-	}
-	for _, line := range found {
-		n, err := strconv.ParseFloat(line[1], 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum += int(n)
-	}
-	return sum
+// metric reads with the session, which costs the server no check of a password.
+func (v *victim) metric(name string) int {
+	v.T.Helper()
+	return v.Metric(name, start.Session(v.session))
 }
 
 // withstand runs an attack and checks what has to hold meanwhile and afterwards.
@@ -158,14 +131,14 @@ func (v *victim) withstand(t *testing.T, attack func()) {
 	kept, fresh := &honest{}, &honest{fresh: true}
 	wg.Go(func() { kept.read(ctx, t, v) })
 	wg.Go(func() { fresh.read(ctx, t, v) })
-	begun, processor := time.Now(), v.processorTime(t)
+	begun := time.Now()
 	attack()
 	took := time.Since(begun)
 	stop()
 	wg.Wait()
 
-	t.Logf("%.1fs (processor: server %v), memory at most %d MiB, median of %d reads over a kept connection %v, of %d over new ones %v",
-		took.Seconds(), (v.processorTime(t) - processor).Round(10*time.Millisecond), memory.Load()>>20, len(kept.took), kept.median(), len(fresh.took), fresh.median())
+	t.Logf("%.1fs, memory at most %d MiB, median of %d reads over a kept connection %v, of %d over new ones %v",
+		took.Seconds(), memory.Load()>>20, len(kept.took), kept.median(), len(fresh.took), fresh.median())
 	if memory.Load() >= maxMemory || memory.Load() == 0 {
 		t.Errorf("%d bytes of memory", memory.Load())
 	}
@@ -184,21 +157,18 @@ func (v *victim) recover(t *testing.T, before state) {
 	t.Helper()
 	v.Client.CloseIdleConnections()
 	var after state
-	for range 400 {
+	recovered := kit.Until(func() bool {
 		after = v.state(t)
-		if after.connections <= before.connections && after.goroutines <= before.goroutines+4 && after.files <= before.files+2 {
-			break
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	if after.connections > before.connections || after.goroutines > before.goroutines+4 || after.files > before.files+2 {
+		return after.connections <= before.connections && after.goroutines <= before.goroutines+4 && after.files <= before.files+2
+	})
+	if !recovered {
 		t.Errorf("before %+v, afterwards %+v", before, after)
 	}
 	v.Must(200, "GET", "/readyz", "")
 	// The keys that clients of the attack did not wait for are made to the end first.
 	kit.Eventually(t, "a create that finds the processors free", func() bool {
-		status, _, err := v.Do("POST", start.CSRPath, start.ValidSpec, "")
-		return err == nil && status == 201
+		a, err := v.Do("POST", start.CSRPath, start.ValidSpec)
+		return err == nil && a.Status == 201
 	})
 }
 
@@ -219,25 +189,6 @@ func (v *victim) slowest(t *testing.T, route string, status int) (longest time.D
 		}
 	}
 	return longest
-}
-
-// processorTime returns what the server has used so far, from proc(5).
-func (v *victim) processorTime(t *testing.T) time.Duration {
-	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", v.Cmd.Process.Pid))
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	if err != nil || len(fields) < 13 {
-		t.Fatalf("%v %s", err, text)
-	}
-	ticks := 0
-	for _, field := range fields[11:13] { // utime and stime, in hundredths
-		n, err := strconv.Atoi(field)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
 // watchMemory keeps the largest amount of anonymous memory that the server had.
@@ -272,23 +223,12 @@ func (h *honest) read(ctx context.Context, t *testing.T, v *victim) {
 	defer client.CloseIdleConnections()
 	for ctx.Err() == nil {
 		begun := time.Now()
-		req, err := http.NewRequestWithContext(context.Background(), "GET", v.URL+start.CSRPath, nil)
-		if err != nil {
-			t.Error(err)
-			return
+		a, err := v.By(client).Do("GET", start.CSRPath, "", start.Session(v.session))
+		if err != nil || a.Status != 200 {
+			t.Errorf("an honest read, new connection %t: %v %d", h.fresh, err, a.Status)
+		} else {
+			h.took = append(h.took, time.Since(begun))
 		}
-		req.Header.Set("vmware-api-session-id", v.session)
-		resp, err := client.Do(req)
-		if err != nil {
-			t.Errorf("an honest read, new connection %t: %v", h.fresh, err)
-			continue
-		}
-		_, err = io.Copy(io.Discard, resp.Body)
-		_ = resp.Body.Close()
-		if err != nil || resp.StatusCode != 200 {
-			t.Errorf("an honest read, new connection %t: %v %d", h.fresh, err, resp.StatusCode)
-		}
-		h.took = append(h.took, time.Since(begun))
 		time.Sleep(30 * time.Millisecond)
 	}
 }
@@ -312,7 +252,7 @@ func hostileTLS() *tls.Config {
 // dial connects from 127.0.0.2 and up. The connection is closed when the test ends.
 func (v *victim) dial(t *testing.T, source int) (net.Conn, error) {
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, byte((source+2)>>8), byte(source+2))}, Timeout: 10 * time.Second}
-	c, err := dialer.DialContext(t.Context(), "tcp", v.address)
+	c, err := dialer.DialContext(t.Context(), "tcp", v.Address())
 	if err == nil {
 		t.Cleanup(func() { _ = c.Close() })
 	}

@@ -4,9 +4,8 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"path/filepath"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -20,8 +19,7 @@ import (
 // TestLimitsTakeEffect: a running service keeps to every limit of its settings.
 func TestLimitsTakeEffect(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	kit.Overwrite(t, dir, "config.yaml", start.NoPool+`limits:
+	s := start.Serve(t, start.Options{Args: []string{"--ops-listen", "127.0.0.1:0"}, Settings: `limits:
   csrs: 2
   certificates: 1
   connections: 40
@@ -35,19 +33,13 @@ func TestLimitsTakeEffect(t *testing.T) {
   sessions: 3
   sessions_per_user: 2
   memory: 300MiB
-`)
-	s := start.Serve(t, filepath.Join(dir, "data"), "--config", filepath.Join(dir, "config.yaml"), "--ops-listen", "127.0.0.1:0")
-	v := &victim{Instance: s, address: strings.TrimPrefix(s.URL, "https://")}
-
-	if !strings.Contains(s.Stdout.String(), `"memory limit of the garbage collector","bytes":314572800`) {
-		t.Errorf("no memory limit: %s", s.Stdout)
-	}
-	const ec = `{"subject":{"attributes":[{"key":"CN","value":"x"}]},"algorithm":"EC","key_size":256}`
+`})
+	s.WantLog(`"memory limit of the garbage collector","bytes":314572800`)
 	for i, want := range []int{201, 201, 400} {
-		s.Must(want, "POST", fmt.Sprintf("%s/csrs/%d?action=create", start.NSXPath, i), ec)
+		s.Must(want, "POST", fmt.Sprintf("%s/%d?action=create", start.NSXCSRs, i), start.ECSpec("x"))
 	}
-	s.Must(201, "POST", start.NSXPath+"/csrs/0?action=self_sign", "")
-	if full := s.Must(400, "POST", start.NSXPath+"/csrs/1?action=self_sign", ""); !strings.Contains(full, "certificates is full: it takes 1 objects") {
+	s.Must(201, "POST", start.NSXCSRs+"/0?action=self_sign", "")
+	if full := s.Must(400, "POST", start.NSXCSRs+"/1?action=self_sign", ""); !strings.Contains(full, "certificates is full: it takes 1 objects") {
 		t.Error(full)
 	}
 	for _, want := range []int{201, 201, 503} {
@@ -58,6 +50,7 @@ func TestLimitsTakeEffect(t *testing.T) {
 	// net/http reads 4096 bytes more than the limit, and another 4096 where the
 	// connection was idle before.
 	s.Must(431, "GET", start.CSRPath+"?"+strings.Repeat("a", 4096+8192), "")
+	v := &victim{Instance: s}
 	v.checkTimeouts(t)
 	v.checkConnectionBounds(t)
 }
@@ -72,7 +65,7 @@ func (v *victim) checkTimeouts(t *testing.T) {
 	}{
 		"read_header_timeout": {"GET / HTTP/1.1\r\n", 800 * time.Millisecond, 2 * time.Second},
 		"idle_timeout":        {"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 2800 * time.Millisecond, 6 * time.Second},
-		"read_timeout": {"POST " + start.CSRPath + " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\nAuthorization: Basic " + basic(v) + "\r\n\r\n",
+		"read_timeout": {"POST " + start.CSRPath + " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n" + v.Authorization() + "\r\n",
 			1800 * time.Millisecond, 5 * time.Second},
 	} {
 		wg.Go(func() {
@@ -116,64 +109,35 @@ func (v *victim) checkConnectionBounds(t *testing.T) {
 		}
 		held++
 	}
-	kit.Eventually(t, "connections are closed at both bounds", func() bool {
-		shed := func(bound string) bool {
-			for line := range strings.SplitSeq(v.opsMetrics(t), "\n") {
-				if strings.HasPrefix(line, `attestcsr_connections_shed_total{bound="`+bound+`"`) && !strings.HasSuffix(line, " 0") {
-					return true
-				}
-			}
-			return false
-		}
-		return shed(admit.BoundOfAddress) && shed(admit.BoundInAll)
-	})
+	// ops_listen has room while listen is full.
+	ops := v.By(&http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true,
+	}})
+	ops.URL = v.Ops
+	for _, bound := range []string{admit.BoundOfAddress, admit.BoundInAll} {
+		kit.Eventually(t, "connections are closed at the bound "+bound, func() bool {
+			return ops.Metric(`attestcsr_connections_shed_total{listener="api",bound="`+bound+`"}`) > 0
+		})
+	}
 	kit.Count(t, "connections held", held)
 }
 
-// opsMetrics returns the metrics from ops_listen, which has room while listen is full.
-func (v *victim) opsMetrics(t *testing.T) string {
-	t.Helper()
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true,
-		DialContext: (&net.Dialer{}).DialContext,
-	}}
-	resp, err := client.Get(v.Ops + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != 200 {
-		t.Fatal(err, resp.Status)
-	}
-	return string(text)
-}
-
-// A process that may open fewer files than limits.connections needs says so at the
-// start and takes fewer connections.
+// TestFewFiles: a process that may open fewer files than limits.connections needs says
+// so at the start and takes fewer connections.
 func TestFewFiles(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	kit.Overwrite(t, dir, "few", "#!/bin/sh\nulimit -n 150\nexec attestcsr \"$@\"\n")
-	kit.Chmod(t, dir, "few", 0o700)
-	kit.Overwrite(t, dir, "config.yaml", start.NoPool)
-	kit.Overwrite(t, dir, "password", "swordfish")
-	few := start.LaunchBinary(t, filepath.Join(dir, "few"), filepath.Join(dir, "data"), "--config", filepath.Join(dir, "config.yaml"), "--admin-password-file", filepath.Join(dir, "password"))
-	if err := few.WaitReady(); err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(few.Stdout.String(), `"limits_connections":2000,"used":86,"open_files_needed":2064`) {
-		t.Errorf("no warning: %s", few.Stdout)
-	}
-	v := &victim{Instance: few, address: strings.TrimPrefix(few.URL, "https://")}
+	few := start.Serve(t, start.Options{Edit: func(cmd *exec.Cmd) {
+		cmd.Args = append([]string{"sh", "-c", `ulimit -n 150; exec "$@"`, "sh"}, cmd.Args...)
+		cmd.Path = "/bin/sh"
+	}})
+	few.WantLog(`"limits_connections":2000,"used":86,"open_files_needed":2064`)
+	v := &victim{Instance: few}
 	for i := range 300 {
 		if _, err := v.dial(t, i); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if status, _, err := few.Do("GET", "/readyz", "", ""); err != nil || status != 200 {
-		t.Errorf("readiness: %v %d", err, status)
-	}
+	few.Must(200, "GET", "/readyz", "")
 	if strings.Contains(few.Stdout.String(), "too many open files") {
 		t.Error("it ran out of files")
 	}

@@ -1,10 +1,7 @@
 package hostile_test
 
 import (
-	"attestcsr/test/kit"
-
 	"bufio"
-	"encoding/base64"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"attestcsr/test/kit"
 	"attestcsr/test/start"
 )
 
@@ -29,7 +27,7 @@ const (
 	lastAnswer  = "ok\n"
 )
 
-func statuses(answers []start.RawAnswer) []int {
+func statuses(answers []start.Answer) []int {
 	var all []int
 	for _, a := range answers {
 		all = append(all, a.Status)
@@ -130,7 +128,7 @@ func oddRequests() []framing {
 // closed. After any other form the next request is answered, and nothing else is.
 func TestRequestSmuggling(t *testing.T) {
 	t.Parallel()
-	s := start.Serve(t, t.TempDir())
+	s := start.Serve(t, start.Options{})
 	forms := slices.Concat(transferEncodings(), contentLengths(), oddRequests())
 	for _, form := range forms {
 		t.Run(form.name, func(t *testing.T) {
@@ -166,7 +164,7 @@ func TestRequestSmuggling(t *testing.T) {
 // client may send the body or not (RFC 9110 section 10.1.1).
 func TestExpectContinue(t *testing.T) {
 	t.Parallel()
-	s := start.Serve(t, t.TempDir())
+	s := start.Serve(t, start.Options{})
 	conn := s.DialRaw(t)
 	if _, err := io.WriteString(conn, "POST /api/esx/attestation/certificate/csr HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 500\r\n\r\n"); err != nil {
 		t.Fatal(err)
@@ -221,18 +219,16 @@ func paths() map[string]int {
 // TestPaths: each of paths gets its status, and none gets a redirect or a cookie.
 func TestPaths(t *testing.T) {
 	t.Parallel()
-	s := start.Serve(t, t.TempDir())
+	s := start.Serve(t, start.Options{})
 	s.Must(201, "POST", start.CSRPath, start.ValidSpec)
-	const spec = `{"subject":{"attributes":[{"key":"CN","value":"one.example.com"}]},"algorithm":"EC"}`
 	for _, id := range []string{"one", "a%2Fb", "a%252Fb"} {
-		s.Must(201, "POST", "/policy/api/v1/infra/csrs/"+id+"?action=create", spec)
+		s.Must(201, "POST", start.NSXCSRs+"/"+id+"?action=create", start.ECSpec("one.example.com"))
 	}
-	credentials := "Basic " + base64.StdEncoding.EncodeToString([]byte("admin:"+s.Password))
 	tried := 0
 	for path, want := range paths() {
 		name := path[:min(len(path), 80)]
 		conn := s.DialRaw(t)
-		if _, err := io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: x\r\nAuthorization: "+credentials+"\r\nConnection: close\r\n\r\n"); err != nil {
+		if _, err := io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: x\r\n"+s.Authorization()+"Connection: close\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
 		answers := start.ReadAnswers(t, conn)
@@ -253,10 +249,10 @@ func TestPaths(t *testing.T) {
 // do headers that name another host or method. None of them comes back in it.
 func TestHostsAndMethods(t *testing.T) {
 	t.Parallel()
-	s := start.Serve(t, t.TempDir())
+	s := start.Serve(t, start.Options{})
 	s.Must(201, "POST", start.CSRPath, start.ValidSpec)
 	const get = "GET /api/session HTTP/1.1\r\n"
-	credentials := "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte("admin:"+s.Password)) + "\r\n"
+	credentials := s.Authorization()
 	forms := []struct {
 		name, send string
 		want       int

@@ -1,14 +1,13 @@
 package hostile_test
 
 import (
-	"attestcsr/test/kit"
-
 	"crypto/tls"
 	"io"
 	"slices"
 	"strings"
 	"testing"
 
+	"attestcsr/test/kit"
 	"attestcsr/test/start"
 )
 
@@ -16,9 +15,9 @@ import (
 // secrecy and an AEAD.
 func TestTLSVersionsAndCiphers(t *testing.T) {
 	t.Parallel()
-	s := start.Serve(t, t.TempDir())
+	s := start.Serve(t, start.Options{})
 	shake := func(version uint16, ciphers ...uint16) (tls.ConnectionState, error) {
-		conn, err := tls.Dial("tcp", strings.TrimPrefix(s.URL, "https://"),
+		conn, err := tls.Dial("tcp", s.Address(),
 			&tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version, CipherSuites: ciphers})
 		if err != nil {
 			return tls.ConnectionState{}, err
@@ -55,8 +54,8 @@ func TestTLSVersionsAndCiphers(t *testing.T) {
 // that offer nothing.
 func TestALPN(t *testing.T) {
 	t.Parallel()
-	s := start.Serve(t, t.TempDir())
-	address := strings.TrimPrefix(s.URL, "https://")
+	s := start.Serve(t, start.Options{})
+	address := s.Address()
 	for offered, want := range map[string]string{
 		"http/1.1":          "http/1.1",
 		"http/1.0":          "http/1.0",

@@ -3,8 +3,6 @@
 package hostile_test
 
 import (
-	"attestcsr/test/kit"
-
 	"context"
 	"os/exec"
 	"regexp"
@@ -12,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"attestcsr/test/kit"
 	"attestcsr/test/start"
 )
 
@@ -19,7 +18,7 @@ import (
 // still speaks the old versions.
 func TestTLSByOpenSSL(t *testing.T) {
 	t.Parallel()
-	s := start.Serve(t, t.TempDir())
+	s := start.Serve(t, start.Options{})
 	openssl := func(args ...string) string {
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
@@ -27,7 +26,7 @@ func TestTLSByOpenSSL(t *testing.T) {
 		return string(out)
 	}
 	shake := func(args ...string) string {
-		return openssl(append([]string{"s_client", "-connect", strings.TrimPrefix(s.URL, "https://")}, args...)...)
+		return openssl(append([]string{"s_client", "-connect", s.Address()}, args...)...)
 	}
 	agreed := regexp.MustCompile(`(?m)^New, (TLSv1\.[23]), Cipher is ([-_A-Z0-9]+)$`)
 	for version, want := range map[string]string{"-tls1": "", "-tls1_1": "", "-tls1_2": "TLSv1.2", "-tls1_3": "TLSv1.3"} {

@@ -23,10 +23,10 @@ func ParseCSR(text string) (*x509.CertificateRequest, error) {
 		return nil, fmt.Errorf("not one CSR: %q", text)
 	}
 	request, err := x509.ParseCertificateRequest(block.Bytes)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = request.CheckSignature()
 	}
-	return request, request.CheckSignature()
+	return request, err
 }
 
 // ParseChain reads a text of certificates and nothing else.

@@ -1,40 +1,40 @@
 package model_test
 
 import (
-	"bytes"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
+	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"math/big"
-	"mime/multipart"
-	"net/http"
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"pgregory.net/rapid"
 
+	"attestcsr/test/kit"
 	"attestcsr/test/start"
 )
 
-const (
-	nsxCSRs         = "/policy/api/v1/infra/csrs"
-	nsxCertificates = "/policy/api/v1/infra/certificates"
-)
+// operation is a request and its meaning.
+type operation struct {
+	name                     string
+	method, path, user, body string
+	// apply changes the world as the request is to change the service, and says
+	// what has to be answered.
+	apply func(*world) answer
+}
 
-// reply is the whole answer, or the error that there was none.
+// send sends the request. The password of each user is the name.
+func (o *operation) send(s *start.Instance) reply {
+	a, err := s.Do(o.method, o.path, o.body, start.As(o.user, o.user))
+	return reply{a.Status, a.Body, err}
+}
+
+// reply is what came back: an answer, or the error that there was none.
 type reply struct {
 	status int
-	body   []byte
+	body   string
 	err    error
 }
 
@@ -45,68 +45,47 @@ func (r reply) String() string {
 	return fmt.Sprintf("%d %s", r.status, r.body)
 }
 
-// send sends one request as a user whose password is the user's name.
-func send(s *start.Instance, method, path, user, body string, contentType ...string) reply {
-	req, err := http.NewRequest(method, s.URL+path, strings.NewReader(body))
-	if err != nil {
-		return reply{err: err}
-	}
-	req.Header.Set("Content-Type", append(contentType, "application/json")[0])
-	req.SetBasicAuth(user, user)
-	resp, err := s.Client.Do(req)
-	if err != nil {
-		return reply{err: err}
-	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(resp.Body)
-	return reply{resp.StatusCode, data, err}
-}
-
-// operation is a request and its meaning.
-type operation struct {
-	kind string // how it was drawn
-	name string
-	send func(*start.Instance) reply
-	// apply changes the world as the request is to change the service, and says
-	// what has to be answered.
-	apply func(*world) answer
-	begun time.Time // when it was sent first, and when its answer was there
-	ended time.Time
-}
-
 // answer is what has to be answered. learn looks at the body of a success and
 // takes over into the world what only the service could know.
 type answer struct {
 	status int
 	says   string // what stands in the body of an error
-	learn  func(body []byte) error
+	learn  func(body string) error
 }
 
 func (want answer) check(r reply) error {
 	switch {
 	case r.err != nil:
 		return r.err
-	case r.status != want.status, !bytes.Contains(r.body, []byte(want.says)):
+	case r.status != want.status, !strings.Contains(r.body, want.says):
 		return fmt.Errorf("%d %s, want %d with %q", r.status, r.body, want.status, want.says)
 	case want.learn != nil:
 		return want.learn(r.body)
-	case want.status < 300 && len(r.body) > 0:
+	case want.status < 300 && r.body != "":
 		return fmt.Errorf("%d with a body: %s", r.status, r.body)
 	}
 	return nil
 }
 
-// The answers to what cannot be done.
-func noSuchCSR() answer { return answer{status: 404, says: "NOT_FOUND"} }
-
 func notFound() answer { return answer{status: 404, says: `"error_code":600`} }
 
-func stale() answer { return answer{status: 412, says: `"error_code":604`} }
-
-func exists() answer { return answer{status: 400, says: `"error_code":500127`} }
-
-func refusal(reason string) answer {
-	return answer{status: 400, says: reason}
+// operations are all that change or show an object, by how they are drawn.
+func operations() map[string]func(*rapid.T, *model) *operation {
+	return map[string]func(*rapid.T, *model) *operation{
+		"create the CSR":      drawCreateCSR,
+		"delete the CSR":      drawDeleteCSR,
+		"set the certificate": drawSetCertificate,
+		"create":              drawCreateNamed,
+		"create another":      drawCreateNamed,
+		"get":                 drawGetNamed,
+		"delete":              drawDeleteNamed,
+		"import":              drawImport,
+		"import another":      drawImport,
+		"self-sign":           drawSelfSign,
+		"self-sign anew":      drawSelfSignNew,
+		"get certificate":     drawGetCertificate,
+		"delete certificate":  drawDeleteCertificate,
+	}
 }
 
 func drawUser(rt *rapid.T) string {
@@ -117,19 +96,6 @@ func drawID(rt *rapid.T) string {
 	return rapid.SampledFrom([]string{"a", "b", "B", "a/b", "ü", "a b", "%2F"}).Draw(rt, "id")
 }
 
-func drawLabels(rt *rapid.T) labels {
-	return rapid.SampledFrom([]labels{{}, {display: "same"}, {display: "same", tags: []string{"t", ""}}, {display: "ä", description: "two\nlines"}}).Draw(rt, "labels")
-}
-
-func drawSpec(rt *rapid.T) spec {
-	return spec{
-		name: rapid.SampledFrom([]string{"web-01.example.com", "Jürgen", "a,b+c"}).Draw(rt, "common name"),
-		bits: rapid.SampledFrom([]int{256, 384}).Draw(rt, "bits"),
-		ca:   rapid.Bool().Draw(rt, "CA"),
-		dns:  rapid.SampledFrom([][]string{nil, {"b.example.com", "a.example.com"}}).Draw(rt, "names"),
-	}
-}
-
 // drawTaken is mostly the id of a CSR that exists.
 func drawTaken(rt *rapid.T, m *model) string {
 	if taken := slices.Sorted(maps.Keys(m.csrs)); len(taken) > 0 && rapid.IntRange(0, 3).Draw(rt, "an id that is taken") > 0 {
@@ -138,61 +104,39 @@ func drawTaken(rt *rapid.T, m *model) string {
 	return drawID(rt)
 }
 
-// drawRevision is "" for none.
-func drawRevision(rt *rapid.T) string {
-	return rapid.SampledFrom([]string{"", "", "0", "0", "1"}).Draw(rt, "revision")
+func drawCertificateID(rt *rapid.T, m *model) string {
+	return rapid.SampledFrom(append(slices.Sorted(maps.Keys(m.certs)), "a")).Draw(rt, "certificate")
 }
 
-func (l labels) members() string {
-	b := ""
-	if l.display != "" {
-		b += `,"display_name":` + quote(l.display)
-	}
-	if l.description != "" {
-		b += `,"description":` + quote(l.description)
-	}
-	if len(l.tags) > 0 {
-		var tags []string
-		for _, t := range l.tags {
-			tags = append(tags, `{"scope":"s","tag":`+quote(t)+`}`)
-		}
-		b += `,"tags":[` + strings.Join(tags, ",") + `]`
-	}
-	return b
+// drawDisplayName is "" for none.
+func drawDisplayName(rt *rapid.T) string {
+	return rapid.SampledFrom([]string{"", "same", "ä"}).Draw(rt, "display_name")
 }
 
-func quote(s string) string {
-	b, err := json.Marshal(s)
-	if err != nil {
-		panic(err)
-	}
-	return string(b)
-}
-
-func (s spec) members() string {
-	b := fmt.Sprintf(`"subject":{"attributes":[{"key":"CN","value":%s}]},"algorithm":"EC","key_size":"%d","is_ca":%t`, quote(s.name), s.bits, s.ca)
-	if len(s.dns) > 0 {
-		b += `,"extensions":{"subject_alt_names":{"dns_names":["` + strings.Join(s.dns, `","`) + `"]}}`
-	}
-	return b
-}
-
-func revisionMember(revision string) string {
-	if revision == "" {
+func displayName(name string) string {
+	if name == "" {
 		return ""
 	}
-	return `,"_revision":` + revision
+	return `"display_name":` + kit.JSON(name) + ","
+}
+
+// drawChain draws a certificate for one of the keys, of which some are nil: unknown.
+func drawChain(rt *rapid.T, m *model, keys map[string]crypto.PublicKey) (chain string, key crypto.PublicKey) {
+	keys["nobody's"] = m.ca.Key.Public()
+	if key = keys[rapid.SampledFrom(slices.Sorted(maps.Keys(keys))).Draw(rt, "key")]; key == nil {
+		key = m.ca.Key.Public()
+	}
+	return kit.PEM(m.ca.Issue(m.t, "leaf", key), m.ca.Cert), key
 }
 
 // learnInto reads a document into an object that was made.
-func learnInto(n *named, w *world) func([]byte) error {
-	return func(body []byte) error {
-		n.after = time.Now()
+func learnInto(n *named, w *world) func(string) error {
+	return func(body string) error {
 		var doc map[string]any
-		if err := json.Unmarshal(body, &doc); err != nil {
+		if err := json.Unmarshal([]byte(body), &doc); err != nil {
 			return fmt.Errorf("%w: %s", err, body)
 		}
-		if n.want["resource_type"] == "TlsCertificate" {
+		if n.certificate {
 			return w.meetCertificate(doc)
 		}
 		return n.meet(doc)
@@ -200,23 +144,19 @@ func learnInto(n *named, w *world) func([]byte) error {
 }
 
 func csrURL(id string, rest ...string) string {
-	return nsxCSRs + "/" + url.PathEscape(id) + strings.Join(rest, "")
+	return start.NSXCSRs + "/" + url.PathEscape(id) + strings.Join(rest, "")
 }
 
 func drawCreateCSR(rt *rapid.T, _ *model) *operation {
 	name := fmt.Sprintf("host-%d.example.com", rapid.IntRange(1, 3).Draw(rt, "host"))
-	body := strings.Replace(start.ValidSpec, "{", `{"common_name":"`+name+`",`, 1)
 	return &operation{
-		name: "create the CSR",
-		send: func(s *start.Instance) reply { return send(s, "POST", start.CSRPath, "nora", body) },
+		name: "create the CSR", method: "POST", path: start.CSRPath, user: "nora",
+		body: strings.Replace(start.ValidSpec, "{", `{"common_name":"`+name+`",`, 1),
 		apply: func(w *world) answer {
 			w.hasPending, w.pending, w.subject = true, "", name
-			return answer{status: 201, learn: func(body []byte) error {
+			return answer{status: 201, learn: func(body string) error {
 				var made struct{ CSR string }
-				if err := json.Unmarshal(body, &made); err != nil {
-					return err
-				}
-				return w.meetPending(made.CSR)
+				return errors.Join(json.Unmarshal([]byte(body), &made), w.meetPending(made.CSR))
 			}}
 		},
 	}
@@ -224,11 +164,10 @@ func drawCreateCSR(rt *rapid.T, _ *model) *operation {
 
 func drawDeleteCSR(*rapid.T, *model) *operation {
 	return &operation{
-		name: "delete the CSR",
-		send: func(s *start.Instance) reply { return send(s, "DELETE", start.CSRPath, "nora", "{}") },
+		name: "delete the CSR", method: "DELETE", path: start.CSRPath, user: "nora", body: "{}",
 		apply: func(w *world) answer {
 			if !w.hasPending {
-				return noSuchCSR()
+				return answer{status: 404, says: "NOT_FOUND"}
 			}
 			w.hasPending, w.pending = false, ""
 			return answer{status: 204}
@@ -236,106 +175,20 @@ func drawDeleteCSR(*rapid.T, *model) *operation {
 	}
 }
 
-// authority issues certificates.
-type authority struct {
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
-}
-
-func newAuthority() (*authority, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Test CA"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, err
-	}
-	cert, err := x509.ParseCertificate(der)
-	return &authority{key, cert}, err
-}
-
-// chain is a certificate for the key and the CA's, as PEM.
-func (a *authority) chain(key crypto.PublicKey, usage x509.KeyUsage, notAfter time.Time) (string, error) {
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
-	if err != nil {
-		return "", err
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: serial.Add(serial, big.NewInt(1)), Subject: pkix.Name{CommonName: "leaf"}, KeyUsage: usage,
-		NotBefore: time.Now().Add(-30 * time.Minute), NotAfter: notAfter,
-	}, a.cert, key, a.key)
-	if err != nil {
-		return "", err
-	}
-	text := ""
-	for _, one := range [][]byte{der, a.cert.Raw} {
-		text += string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: one}))
-	}
-	return text, nil
-}
-
-// drawChain draws a certificate for one of the keys, and what is wrong with it
-// whatever key it answers.
-func drawChain(rt *rapid.T, m *model, keys map[string]crypto.PublicKey, usage x509.KeyUsage) (chain string, key crypto.PublicKey, wrong string) {
-	keys["nobody's"] = m.ca.key.Public()
-	which := rapid.SampledFrom(slices.Sorted(maps.Keys(keys))).Draw(rt, "key")
-	if keys["its own"] != nil && rapid.Bool().Draw(rt, "its own") {
-		which = "its own"
-	}
-	if key = keys[which]; key == nil {
-		key = m.ca.key.Public()
-	}
-	notAfter := time.Now().Add(time.Hour)
-	kind := rapid.SampledFrom([]string{"good", "good", "good", "good", "good", "good", "expired", "with a private key", "usage"}).Draw(rt, "chain")
-	switch kind {
-	case "expired":
-		notAfter, wrong = time.Now().Add(-time.Minute), "expired at"
-	case "usage":
-		usage, wrong = x509.KeyUsageEncipherOnly, "among its key usages"
-	}
-	chain, err := m.ca.chain(key, usage, notAfter)
-	if err != nil {
-		rt.Fatal(err)
-	}
-	if kind == "with a private key" {
-		chain, wrong = chain+"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "blocks of type CERTIFICATE only"
-	}
-	return chain, key, wrong
-}
-
 func drawSetCertificate(rt *rapid.T, m *model) *operation {
-	keys := map[string]crypto.PublicKey{"an older CSR's": m.discarded}
-	if r, err := requestOf(m.pending); err == nil {
-		keys["the CSR's"] = r.PublicKey
-	}
-	if c, err := chainOf(m.installed); err == nil {
-		keys["the installed"] = c[0].PublicKey
-	}
-	chain, key, wrong := drawChain(rt, m, keys, x509.KeyUsageDigitalSignature)
-	body := `{"certificate":` + quote(chain) + `}`
+	chain, key := drawChain(rt, m, map[string]crypto.PublicKey{
+		"an older CSR's": m.discarded, "the CSR's": keyOf(m.pending), "the installed": keyOf(m.installed),
+	})
 	return &operation{
-		name: "set the certificate",
-		send: func(s *start.Instance) reply { return send(s, "PUT", start.CertificatePath, "nora", body) },
+		name: "set the certificate", method: "PUT", path: start.CertificatePath, user: "nora", body: kit.JSON(map[string]string{"certificate": chain}),
 		apply: func(w *world) answer {
-			installed, err := chainOf(w.installed)
-			if err != nil {
-				panic(err)
-			}
-			pending, _ := requestOf(w.pending)
 			switch {
-			case wrong != "":
-				return refusal(wrong)
-			case pending != nil && sameKey(pending.PublicKey, key):
+			case kit.SameKey(key, keyOf(w.pending)):
 				w.installed, w.hasPending, w.pending = chain, false, ""
-			case sameKey(installed[0].PublicKey, key):
+			case kit.SameKey(key, keyOf(w.installed)):
 				w.installed = chain
 			default:
-				return refusal("attestcsr.csr.key_mismatch")
+				return answer{status: 400, says: "attestcsr.csr.key_mismatch"}
 			}
 			return answer{status: 204}
 		},
@@ -343,44 +196,39 @@ func drawSetCertificate(rt *rapid.T, m *model) *operation {
 }
 
 func drawCreateNamed(rt *rapid.T, _ *model) *operation {
-	id, user, s, l, revision := drawID(rt), drawUser(rt), drawSpec(rt), drawLabels(rt), drawRevision(rt)
-	body := "{" + s.members() + l.members() + revisionMember(revision) + "}"
-	o := &operation{
-		name: "create " + id,
-		send: func(i *start.Instance) reply { return send(i, "POST", csrURL(id, "?action=create"), user, body) },
+	id, user, display := drawID(rt), drawUser(rt), drawDisplayName(rt)
+	name := rapid.SampledFrom([]string{"web-01.example.com", "Jürgen", "a,b+c"}).Draw(rt, "common name")
+	return &operation{
+		name: "create " + id, method: "POST", path: csrURL(id, "?action=create"), user: user,
+		body: strings.Replace(start.ECSpec(name), "{", "{"+displayName(display), 1),
+		apply: func(w *world) answer {
+			switch {
+			case w.csrs[id] != nil:
+				return answer{status: 400, says: `"error_code":500127`}
+			case len(w.csrs) == csrMax:
+				return answer{status: 400, says: fmt.Sprintf("csrs is full: it takes %d objects", csrMax)}
+			}
+			n := &named{id: id, user: user, display: display, subject: name}
+			w.csrs[id] = n
+			return answer{status: 201, learn: learnInto(n, w)}
+		},
 	}
-	o.apply = func(w *world) answer {
-		switch {
-		case w.csrs[id] != nil:
-			return exists()
-		case revision == "1":
-			return stale()
-		case len(w.csrs) == csrMax:
-			return refusal(fmt.Sprintf("csrs is full: it takes %d objects", csrMax))
-		}
-		n := newCSR(id, user, s, l, o.begun)
-		n.after = o.ended
-		w.csrs[id] = n
-		return answer{status: 201, learn: learnInto(n, w)}
-	}
-	return o
 }
 
 func drawGetNamed(rt *rapid.T, m *model) *operation {
 	id, file := drawTaken(rt, m), rapid.SampledFrom([]string{"", "/pem-file"}).Draw(rt, "what")
 	return &operation{
-		name: "get " + id,
-		send: func(i *start.Instance) reply { return send(i, "GET", csrURL(id, file), "olaf", "") },
+		name: "get " + id, method: "GET", path: csrURL(id, file), user: "olaf",
 		apply: func(w *world) answer {
 			n := w.csrs[id]
 			if n == nil {
 				return notFound()
 			}
-			return answer{status: 200, learn: func(body []byte) error {
+			return answer{status: 200, learn: func(body string) error {
 				if file == "" {
 					return learnInto(n, w)(body)
 				}
-				if n.doc != nil && string(body) != n.doc["pem_encoded"] {
+				if n.doc != nil && body != n.doc["pem_encoded"] {
 					return fmt.Errorf("the file is %q", body)
 				}
 				return nil
@@ -392,8 +240,7 @@ func drawGetNamed(rt *rapid.T, m *model) *operation {
 func drawDeleteNamed(rt *rapid.T, m *model) *operation {
 	id := drawTaken(rt, m)
 	return &operation{
-		name: "delete " + id,
-		send: func(i *start.Instance) reply { return send(i, "DELETE", csrURL(id), "nora", "") },
+		name: "delete " + id, method: "DELETE", path: csrURL(id), user: "nora",
 		apply: func(w *world) answer {
 			if w.csrs[id] == nil {
 				return notFound()
@@ -405,126 +252,77 @@ func drawDeleteNamed(rt *rapid.T, m *model) *operation {
 }
 
 // promote makes a certificate of a CSR.
-func (w *world) promote(id, user string, l labels, chain string, begun, ended time.Time) answer {
+func (w *world) promote(id, user, display, chain string) answer {
 	request := w.csrs[id]
-	n := newCertificate(user, l, begun)
-	n.after, n.chain, n.key = ended, chain, request.csrKey()
+	n := &named{certificate: true, user: user, display: display, chain: chain, key: request.publicKey()}
+	if display == "" {
+		n.display = request.display
+	}
+	if n.display == "" {
+		n.display = id
+	}
 	delete(w.csrs, id)
 	w.untold = append(w.untold, n)
 	return answer{status: 201, learn: learnInto(n, w)}
 }
 
 func drawImport(rt *rapid.T, m *model) *operation {
-	id, user, l, revision, upload := drawTaken(rt, m), drawUser(rt), drawLabels(rt), drawRevision(rt), rapid.Bool().Draw(rt, "upload")
-	keys, usage, ca := map[string]crypto.PublicKey{"an older CSR's": m.discarded}, x509.KeyUsageDigitalSignature, false
+	id, user, display := drawTaken(rt, m), drawUser(rt), drawDisplayName(rt)
+	keys := map[string]crypto.PublicKey{"an older CSR's": m.discarded}
 	if n := m.csrs[id]; n != nil {
-		keys["its own"] = n.csrKey()
-		if ca, _ = n.want["is_ca"].(bool); ca {
-			usage = x509.KeyUsageCertSign
-		}
+		keys["its own"], keys["its own, again"] = n.publicKey(), n.publicKey()
 	}
-	chain, key, wrong := drawChain(rt, m, keys, usage)
-	method, body, contentType := "?action=import", `{"pem_encoded":`+quote(chain)+l.members()+revisionMember(revision)+`}`, "application/json"
-	if upload {
-		method, l, revision = "?action=upload", labels{}, ""
-		var form bytes.Buffer
-		w := multipart.NewWriter(&form)
-		part, err := w.CreateFormFile("file", "chain.pem")
-		if err == nil {
-			_, err = io.WriteString(part, chain)
-		}
-		if err != nil || w.Close() != nil {
-			rt.Fatal(err)
-		}
-		body, contentType = form.String(), w.FormDataContentType()
+	chain, key := drawChain(rt, m, keys)
+	return &operation{
+		name: "import " + id, method: "POST", path: csrURL(id, "?action=import"), user: user,
+		body: "{" + displayName(display) + `"pem_encoded":` + kit.JSON(chain) + "}",
+		apply: func(w *world) answer {
+			switch request := w.csrs[id]; {
+			case request == nil:
+				return notFound()
+			case !kit.SameKey(key, request.publicKey()):
+				return answer{status: 400, says: "does not answer the current CSR"}
+			}
+			return w.promote(id, user, display, chain)
+		},
 	}
-	o := &operation{
-		name: "import " + id,
-		send: func(i *start.Instance) reply { return send(i, "POST", csrURL(id, method), user, body, contentType) },
-	}
-	o.apply = func(w *world) answer {
-		request := w.csrs[id]
-		if request == nil {
-			return notFound()
-		}
-		isCA, _ := request.want["is_ca"].(bool)
-		// Key usages matter for CAs alone; a CSR of that id may have become another.
-		mattersNot := wrong == "among its key usages" && !isCA
-		forLeaf := wrong == "" && isCA && !ca
-		own := request.csrKey()
-		switch {
-		case revision == "1":
-			return stale()
-		case forLeaf:
-			return refusal("among its key usages")
-		case wrong != "" && !mattersNot:
-			return refusal(wrong)
-		case own == nil || !sameKey(own, key):
-			return refusal("does not answer the current CSR")
-		}
-		labels := l
-		if labels.display == "" {
-			labels.display = labelsOf(request).display
-		}
-		return w.promote(id, user, labels, chain, o.begun, o.ended)
-	}
-	return o
 }
 
 func drawSelfSign(rt *rapid.T, m *model) *operation {
-	id, user, days := drawTaken(rt, m), drawUser(rt), rapid.SampledFrom([]string{"", "&days_valid=1", "&days_valid=2", "&days_valid=0"}).Draw(rt, "days")
-	o := &operation{
-		name: "self-sign " + id,
-		send: func(i *start.Instance) reply {
-			return send(i, "POST", csrURL(id, "?action=self_sign", days), user, "{}")
+	id, user := drawTaken(rt, m), drawUser(rt)
+	return &operation{
+		name: "self-sign " + id, method: "POST", path: csrURL(id, "?action=self_sign"), user: user, body: "{}",
+		apply: func(w *world) answer {
+			if w.csrs[id] == nil {
+				return notFound()
+			}
+			return w.promote(id, user, "", "")
 		},
 	}
-	o.apply = func(w *world) answer {
-		switch {
-		case days == "&days_valid=0":
-			return refusal("days_valid")
-		case w.csrs[id] == nil:
-			return notFound()
-		}
-		return w.promote(id, user, labelsOf(w.csrs[id]), "", o.begun, o.ended)
-	}
-	return o
 }
 
 func drawSelfSignNew(rt *rapid.T, _ *model) *operation {
-	user, s, l, revision := drawUser(rt), drawSpec(rt), drawLabels(rt), drawRevision(rt)
-	body := "{" + s.members() + l.members() + revisionMember(revision) + `,"days_valid":2}`
-	o := &operation{
-		name: "self-sign anew",
-		send: func(i *start.Instance) reply { return send(i, "POST", nsxCSRs+"?action=self_sign", user, body) },
+	user, display := drawUser(rt), drawDisplayName(rt)
+	return &operation{
+		name: "self-sign anew", method: "POST", path: start.NSXCSRs + "?action=self_sign", user: user,
+		body: strings.Replace(start.ECSpec("web"), "{", "{"+displayName(display), 1),
+		apply: func(w *world) answer {
+			n := &named{certificate: true, user: user, display: display}
+			w.untold = append(w.untold, n)
+			return answer{status: 201, learn: learnInto(n, w)}
+		},
 	}
-	o.apply = func(w *world) answer {
-		if revision == "1" {
-			return stale()
-		}
-		n := newCertificate(user, l, o.begun)
-		n.after = o.ended
-		w.untold = append(w.untold, n)
-		return answer{status: 201, learn: learnInto(n, w)}
-	}
-	return o
-}
-
-func drawCertificateID(rt *rapid.T, m *model) string {
-	return rapid.SampledFrom(append(slices.Sorted(maps.Keys(m.certs)), "a")).Draw(rt, "certificate")
 }
 
 func drawGetCertificate(rt *rapid.T, m *model) *operation {
 	id := drawCertificateID(rt, m)
 	return &operation{
-		name: "get certificate " + id,
-		send: func(i *start.Instance) reply { return send(i, "GET", nsxCertificates+"/"+id, "olaf", "") },
+		name: "get certificate " + id, method: "GET", path: start.NSXCertificates + "/" + id, user: "olaf",
 		apply: func(w *world) answer {
-			n := w.certs[id]
-			if n == nil {
-				return notFound()
+			if n := w.certs[id]; n != nil {
+				return answer{status: 200, learn: learnInto(n, w)}
 			}
-			return answer{status: 200, learn: learnInto(n, w)}
+			return notFound()
 		},
 	}
 }
@@ -532,8 +330,7 @@ func drawGetCertificate(rt *rapid.T, m *model) *operation {
 func drawDeleteCertificate(rt *rapid.T, m *model) *operation {
 	id := drawCertificateID(rt, m)
 	return &operation{
-		name: "delete certificate " + id,
-		send: func(i *start.Instance) reply { return send(i, "DELETE", nsxCertificates+"/"+id, "olaf", "") },
+		name: "delete certificate " + id, method: "DELETE", path: start.NSXCertificates + "/" + id, user: "olaf",
 		apply: func(w *world) answer {
 			if w.certs[id] == nil {
 				return notFound()

@@ -29,13 +29,13 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{Dir: "testdata/script", RequireExplicitExec: true})
 }
 
+// TestFirstStart: a first start needs nothing, says where everything is, and what it
+// makes is there after a restart.
 func TestFirstStart(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "data")
-	s := start.Serve(t, dir)
-
+	s := start.Serve(t, start.Options{Binary: start.Binary(t), BuiltInAdmin: true})
 	block := s.Stderr.String()
-	for _, want := range []string{s.URL, dir, "self-signed", "user         admin", filepath.Join(dir, server.InitialPasswordFile)} {
+	for _, want := range []string{s.URL, s.DataDir, "self-signed", "user         admin", filepath.Join(s.DataDir, server.InitialPasswordFile)} {
 		if !strings.Contains(block, want) {
 			t.Errorf("the block does not say %q:\n%s", want, block)
 		}
@@ -43,32 +43,63 @@ func TestFirstStart(t *testing.T) {
 	if s.Password == "" || strings.Contains(block+s.Stdout.String(), s.Password) {
 		t.Error("without a terminal the password belongs into its file only")
 	}
-	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) < 5 {
-		t.Fatalf("%v: %v", err, entries)
+	checkModes(t, s.DataDir)
+	checkOwnCertificate(t, s, block)
+
+	csr := s.Must(201, "POST", start.CSRPath, start.ValidSpec)
+	certificate := s.Must(200, "GET", start.CertificatePath, "")
+	if s.InitialPassword() != "" {
+		t.Error("the initial password is still there after the first login")
 	}
-	for _, e := range entries {
+	if err := s.Stop(); err != nil {
+		t.Errorf("exit: %v\n%s", err, s.Stderr)
+	}
+	again := s.Again()
+	if got := again.Must(200, "GET", start.CSRPath, ""); got != csr {
+		t.Error("another CSR after a restart")
+	}
+	if got := again.Must(200, "GET", start.CertificatePath, ""); got != certificate {
+		t.Error("another certificate after a restart")
+	}
+	fingerprint := regexp.MustCompile(`SHA-256 +\S+`)
+	if fingerprint.FindString(again.Stderr.String()) != fingerprint.FindString(block) {
+		t.Error("another server certificate after a restart")
+	}
+}
+
+// checkModes: nobody but the owner gets at a data directory or what is in it.
+func checkModes(t *testing.T, dir string) {
+	t.Helper()
+	n := 0
+	err := filepath.WalkDir(dir, func(name string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
 		want := os.FileMode(0o600)
-		if e.Name() == server.AuditDir {
+		if d.IsDir() {
 			want = os.ModeDir | 0o700
 		}
-		if info, err := e.Info(); err != nil || info.Mode() != want {
-			t.Errorf("%s: %v %v", e.Name(), info.Mode(), err)
+		if info, err := d.Info(); err != nil || info.Mode() != want {
+			t.Errorf("%s: %v %v", name, info.Mode(), err)
 		}
+		n++
+		return nil
+	})
+	if err != nil || n < 6 {
+		t.Errorf("%d files and directories, %v", n, err)
 	}
-	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
-		t.Errorf("data_dir: %v %v", info.Mode(), err)
-	}
+}
 
-	// The printed fingerprint is that of the certificate that clients see, and
-	// the certificate file is all they need to trust it.
+// checkOwnCertificate: the printed fingerprint is that of the certificate that clients
+// see, and the certificate file is all they need to trust it.
+func checkOwnCertificate(t *testing.T, s *start.Instance, block string) {
+	t.Helper()
 	pool := x509.NewCertPool()
-	data, err := os.ReadFile(filepath.Join(dir, server.OwnCertFile))
-	if err != nil || !pool.AppendCertsFromPEM(data) {
-		t.Fatal(err)
+	if !pool.AppendCertsFromPEM(kit.Read(t, s.DataDir, server.OwnCertFile)) {
+		t.Fatal("no certificate")
 	}
 	for _, name := range []string{"localhost", "127.0.0.1", "::1", "esx-01.example.com"} {
-		conn, err := tls.Dial("tcp", strings.TrimPrefix(s.URL, "https://"), &tls.Config{RootCAs: pool, ServerName: name})
+		conn, err := tls.Dial("tcp", s.Address(), &tls.Config{RootCAs: pool, ServerName: name})
 		if err != nil {
 			t.Errorf("as %s: %v", name, err)
 			continue
@@ -82,42 +113,17 @@ func TestFirstStart(t *testing.T) {
 		}
 		conn.Close()
 	}
-
-	csr := start.Member(t, s.Must(201, "POST", start.CSRPath, start.ValidSpec), "csr")
-	certificate := s.Must(200, "GET", start.CertificatePath, "")
-	if _, err := os.Stat(filepath.Join(dir, server.InitialPasswordFile)); !os.IsNotExist(err) {
-		t.Errorf("the initial password is still there after the first login: %v", err)
-	}
-	if err := s.Stop(); err != nil {
-		t.Errorf("exit: %v\n%s", err, s.Stderr)
-	}
-
-	again := start.Serve(t, dir)
-	again.Password = s.Password
-	if got := start.Member(t, again.Must(200, "GET", start.CSRPath, ""), "csr"); got != csr {
-		t.Error("another CSR after a restart")
-	}
-	if got := again.Must(200, "GET", start.CertificatePath, ""); got != certificate {
-		t.Error("another certificate after a restart")
-	}
-	fingerprints := regexp.MustCompile(`SHA-256 +\S+`)
-	if fingerprints.FindString(again.Stderr.String()) != fingerprints.FindString(block) {
-		t.Error("another server certificate after a restart")
-	}
 }
 
+// TestAdminPasswordFile: the operator's password of the built-in admin is read at each
+// start, and what is no password is refused without being shown.
 func TestAdminPasswordFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	file := filepath.Join(dir, "password")
-	write := func(text string) {
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, password := range []string{"the first one", "the second one"} { // read at every start
-		write(password + "\n")
-		s := start.Serve(t, filepath.Join(dir, "data"), "--admin-password-file", file)
+	o := start.Options{Binary: start.Binary(t), BuiltInAdmin: true, DataDir: filepath.Join(dir, "data"), Args: []string{"--admin-password-file", filepath.Join(dir, "password")}}
+	for _, password := range []string{"the first one", "the second one"} {
+		kit.Overwrite(t, dir, "password", password+"\n")
+		s := start.Serve(t, o)
 		if s.Password != "" {
 			t.Error("an initial password was made beside the operator's")
 		}
@@ -128,28 +134,25 @@ func TestAdminPasswordFile(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"", "two\nlines", strings.Repeat("x", 73)} {
-		write(bad)
-		s := start.Launch(t, filepath.Join(dir, "data"), "--admin-password-file", file)
-		<-s.Exited
-		if s.Cmd.ProcessState.ExitCode() != 1 || s.Stderr.String() == "" || bad != "" && strings.Contains(s.Stderr.String(), bad) {
-			t.Errorf("%q: %v %s", bad, s.Err, s.Stderr)
+		kit.Overwrite(t, dir, "password", bad)
+		if text := start.Refused(t, o); bad != "" && strings.Contains(text, bad) {
+			t.Errorf("%q is shown: %s", bad, text)
 		}
 	}
 }
 
+// TestRefusals: a start on files that are lost, foreign, damaged or open to others ends
+// with a sentence that names the file, and the command that helps.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
-	cases := []struct {
+	prepared, other := start.Prepare(t, start.Options{}), start.Prepare(t, start.Options{})
+	for _, test := range []struct {
 		name   string
 		damage func(t *testing.T, dir string)
 		says   []string
 	}{
 		{"lost keyset", func(t *testing.T, dir string) { kit.Remove(t, dir, server.KeysetFile) }, []string{server.KeysetFile, "attestcsr store discard-keys"}},
 		{"foreign keyset", func(t *testing.T, dir string) {
-			other := filepath.Join(t.TempDir(), "data")
-			if err := start.Serve(t, other).Stop(); err != nil {
-				t.Fatal(err)
-			}
 			kit.CopyFile(t, filepath.Join(other, server.KeysetFile), filepath.Join(dir, server.KeysetFile))
 		}, []string{"attestcsr store discard-keys"}},
 		{"damaged keyset", func(t *testing.T, dir string) { kit.Overwrite(t, dir, server.KeysetFile, "{") }, []string{server.KeysetFile}},
@@ -165,17 +168,14 @@ func TestRefusals(t *testing.T) {
 			}
 			kit.Overwrite(t, filepath.Dir(dir), filepath.Base(dir), "x")
 		}, []string{"data_dir"}},
-	}
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
+	} {
+		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			dir := filepath.Join(t.TempDir(), "data")
-			if err := start.Serve(t, dir).Stop(); err != nil {
-				t.Fatal(err)
-			}
-			c.damage(t, dir)
-			text := start.Refused(t, dir)
-			for _, want := range c.says {
+			start.CopyData(t, prepared, dir)
+			test.damage(t, dir)
+			text := start.Refused(t, start.Options{DataDir: dir})
+			for _, want := range test.says {
 				if !strings.Contains(text, want) {
 					t.Errorf("does not say %q: %s", want, text)
 				}
@@ -184,27 +184,26 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestSecondProcess: two services share neither a data directory nor a port.
 func TestSecondProcess(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "data")
-	s := start.Serve(t, dir)
-	if text := start.Refused(t, dir); !strings.Contains(text, "in use") {
+	s := start.Serve(t, start.Options{})
+	if text := start.Refused(t, start.Options{DataDir: s.DataDir}); !strings.Contains(text, "in use") {
 		t.Errorf("does not say why: %s", text)
 	}
 	s.Must(404, "GET", start.CSRPath, "")
-
-	address := strings.TrimPrefix(s.URL, "https://")
-	if text := start.Refused(t, filepath.Join(t.TempDir(), "data"), "--listen", address); !strings.Contains(text, address) || !strings.Contains(text, "--listen") {
+	if text := start.Refused(t, start.Options{Args: []string{"--listen", s.Address()}}); !strings.Contains(text, s.Address()) || !strings.Contains(text, "--listen") {
 		t.Errorf("busy port: %s", text)
 	}
 }
 
+// TestDiscardKeys: "store discard-keys" wants the service stopped and a word typed,
+// and then a start makes new keys.
 func TestDiscardKeys(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "data")
-	s := start.Serve(t, dir)
+	s := start.Serve(t, start.Options{})
 	discard := func(input string) (string, error) {
-		cmd := exec.Command("attestcsr", "store", "discard-keys", "--data-dir", dir)
+		cmd := exec.Command("attestcsr", "store", "discard-keys", "--data-dir", s.DataDir)
 		cmd.Stdin = strings.NewReader(input)
 		out, err := cmd.CombinedOutput()
 		return string(out), err
@@ -215,15 +214,13 @@ func TestDiscardKeys(t *testing.T) {
 	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	kit.Remove(t, dir, server.KeysetFile)
+	kit.Remove(t, s.DataDir, server.KeysetFile)
 	if out, err := discard("yes\n"); err == nil || !strings.Contains(out, "nothing was discarded") {
 		t.Errorf("without the word: %v %s", err, out)
 	}
-	start.Refused(t, dir)
+	start.Refused(t, start.Options{DataDir: s.DataDir})
 	if out, err := discard("discard\n"); err != nil {
 		t.Fatalf("%v %s", err, out)
 	}
-	again := start.Serve(t, dir)
-	again.Password = s.Password
-	again.Must(201, "POST", start.CSRPath, start.ValidSpec)
+	s.Again().Must(201, "POST", start.CSRPath, start.ValidSpec)
 }

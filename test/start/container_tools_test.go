@@ -6,9 +6,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +20,7 @@ import (
 	"time"
 
 	"attestcsr/server"
+	"attestcsr/test/kit"
 	"attestcsr/test/start"
 )
 
@@ -52,21 +50,12 @@ func TestContainer(t *testing.T) {
 
 	files := e.dataFiles(t)
 	s := &start.Instance{
-		T: t, URL: "https://" + address,
+		T: t, URL: "https://" + address, Client: start.NewClient(),
 		Password: strings.TrimSpace(string(files["data/"+server.InitialPasswordFile])),
-		Client:   trusting(t, files["data/tls-cert.pem"]),
 	}
 	s.Must(http.StatusOK, http.MethodGet, "/readyz", "")
 	made := s.Must(http.StatusCreated, http.MethodPost, start.CSRPath, start.ValidSpec)
-	block, _ := pem.Decode([]byte(start.Member(t, made, "csr")))
-	if block == nil {
-		t.Fatalf("no PEM: %s", made)
-	}
-	request, err := x509.ParseCertificateRequest(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := request.CheckSignature(); err != nil {
+	if _, err := kit.ParseCSR(start.Member(t, made, "csr")); err != nil {
 		t.Error(err)
 	}
 
@@ -221,16 +210,13 @@ func (e engine) inspect(t *testing.T) {
 // healthy waits until the image's own health check passes.
 func (e engine) healthy(t *testing.T) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		_, err := e.try(t.Context(), "podman", "healthcheck", "run", "attestcsr")
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("not healthy: ", err)
-		}
-		time.Sleep(100 * time.Millisecond)
+	var err error
+	healthy := kit.Until(func() bool {
+		_, err = e.try(t.Context(), "podman", "healthcheck", "run", "attestcsr")
+		return err == nil
+	})
+	if !healthy {
+		t.Fatal("not healthy: ", err)
 	}
 }
 
@@ -263,15 +249,4 @@ func (e engine) dataFiles(t *testing.T) map[string][]byte {
 		}
 	}
 	return files
-}
-
-func trusting(t *testing.T, certificate []byte) *http.Client {
-	t.Helper()
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(certificate) {
-		t.Fatalf("no certificate: %q", certificate)
-	}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}
-	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Timeout: 10 * time.Second, Transport: transport}
 }

@@ -1,29 +1,21 @@
 package start
 
 import (
-	"context"
 	"crypto/tls"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"attestcsr/server"
 	"attestcsr/test/kit"
-)
-
-// Paths of the ESX dialect, and a body for a create.
-const (
-	CSRPath         = "/api/esx/attestation/certificate/csr"
-	CertificatePath = "/api/esx/attestation/certificate"
-	SessionPath     = "/api/session"
-
-	ValidSpec = `{"organization":"Example Ltd","organization_unit":"Hosts","locality":"Palo Alto",` +
-		`"state_or_province":"California","country":"US","email_address":"pki@example.com"}`
 )
 
 // Instance is a running service, in a process of its own.
@@ -31,14 +23,20 @@ type Instance struct {
 	T        *testing.T
 	Cmd      *exec.Cmd
 	DataDir  string
-	URL, Ops string
-	Password string
+	URL, Ops string // of the API, and of ops_listen
+	Password string // of User
 	Stdout   *kit.Buffer
 	Stderr   *kit.Buffer
 	Client   *http.Client
 	Exited   chan struct{}
 	Err      error // of the exit
+	options  Options
 }
+
+var (
+	addressLine = regexp.MustCompile(`(?m)^  address +(https://\S+)(?: \((.*)\))?$`)
+	lastLine    = regexp.MustCompile(`(?m)^  (password +.*|certificate +.*)$`)
+)
 
 // WaitReady waits until the service has said where it listens.
 func (s *Instance) WaitReady() error {
@@ -63,11 +61,29 @@ func (s *Instance) WaitReady() error {
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
-	s.Client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{
+	s.Client = NewClient()
+	return nil
+}
+
+// NewClient makes a client that believes every server.
+func NewClient() *http.Client {
+	return &http.Client{Timeout: time.Minute, Transport: &http.Transport{
 		TLSClientConfig:     &tls.Config{InsecureSkipVerify: true},
 		MaxIdleConnsPerHost: 16,
 	}}
-	return nil
+}
+
+// Address returns host and port of the API.
+func (s *Instance) Address() string { return strings.TrimPrefix(s.URL, "https://") }
+
+// InitialPassword returns the password that the service has made, or "" after the
+// first login.
+func (s *Instance) InitialPassword() string {
+	text, err := os.ReadFile(filepath.Join(s.DataDir, server.InitialPasswordFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.T.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
 }
 
 // Kill ends the service with SIGKILL.
@@ -77,6 +93,12 @@ func (s *Instance) Kill() {
 	if s.Client != nil {
 		s.Client.CloseIdleConnections()
 	}
+}
+
+// Killed reports whether SIGKILL has ended the service.
+func (s *Instance) Killed() bool {
+	status, is := s.Cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return is && status.Signal() == syscall.SIGKILL
 }
 
 // Stop ends the service as an orchestrator does and returns its exit error.
@@ -93,50 +115,25 @@ func (s *Instance) Stop() error {
 	return s.Err
 }
 
-// Do sends one request with Basic credentials, or with the session where one is
-// given.
-func (s *Instance) Do(method, path, body, session string) (int, string, error) {
-	req, err := http.NewRequestWithContext(context.Background(), method, s.URL+path, strings.NewReader(body))
-	if err != nil {
-		return 0, "", err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	if session != "" {
-		req.Header.Set("vmware-api-session-id", session)
-	} else {
-		req.SetBasicAuth("admin", s.Password)
-	}
-	resp, err := s.Client.Do(req)
-	if err != nil {
-		return 0, "", err
-	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(resp.Body)
-	return resp.StatusCode, string(data), err
-}
-
-// Must is do for a request that has to end with the status.
-func (s *Instance) Must(want int, method, path, body string) string {
+// Again starts a service that has ended once more: with the same settings, on the same
+// data directory, and with the password that the test knows.
+func (s *Instance) Again() *Instance {
 	s.T.Helper()
-	status, answer, err := s.Do(method, path, body, "")
-	if err != nil || status != want {
-		s.T.Fatalf("%s %s: %v %d %s", method, path, err, status, answer)
-	}
-	return answer
+	o := s.options
+	o.DataDir = s.DataDir
+	again := Serve(s.T, o)
+	again.Password = s.Password
+	return again
 }
 
-// Member returns a member of a JSON object that is a string.
-func Member(t *testing.T, body, name string) string {
-	t.Helper()
-	var object map[string]string
-	if err := json.Unmarshal([]byte(body), &object); err != nil || object[name] == "" {
-		t.Fatalf("no member %s: %v: %s", name, err, body)
+// WantLog waits until the log has a text.
+func (s *Instance) WantLog(text string) {
+	s.T.Helper()
+	if !kit.Until(func() bool { return strings.Contains(s.Stdout.String(), text) }) {
+		s.T.Errorf("the log does not say %q:\n%s", text, s.Stdout)
 	}
-	return object[name]
 }
 
-// Of the NSX dialect: its path, and the type of a login.
-const (
-	NSXPath  = "/policy/api/v1/infra"
-	FormType = "application/x-www-form-urlencoded"
-)
+// Config returns the path of the file of settings. Its folder has the users file that
+// Config has written.
+func (s *Instance) Config() string { return s.options.Config }

@@ -6,15 +6,14 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"strings"
 	"testing"
 	"time"
 )
 
-// DialRaw opens a connection for HTTP/1.1.
+// DialRaw opens a connection for HTTP/1.1, which takes 20 seconds at most.
 func (s *Instance) DialRaw(t *testing.T) *tls.Conn {
 	t.Helper()
-	conn, err := tls.Dial("tcp", strings.TrimPrefix(s.URL, "https://"), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+	conn, err := tls.Dial("tcp", s.Address(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,18 +24,11 @@ func (s *Instance) DialRaw(t *testing.T) *tls.Conn {
 	return conn
 }
 
-// RawAnswer is an answer as it came over the connection.
-type RawAnswer struct {
-	Status int
-	Header http.Header
-	Body   string
-}
-
 // ReadAnswers reads answers until the server closes the connection. It fails if
 // something else comes, or if the connection stays open.
-func ReadAnswers(t *testing.T, conn io.Reader) []RawAnswer {
+func ReadAnswers(t *testing.T, conn io.Reader) []Answer {
 	t.Helper()
-	var answers []RawAnswer
+	var answers []Answer
 	for r := bufio.NewReader(conn); ; {
 		if _, err := r.Peek(1); errors.Is(err, io.EOF) {
 			return answers
@@ -51,6 +43,6 @@ func ReadAnswers(t *testing.T, conn io.Reader) []RawAnswer {
 			t.Errorf("after %v: %v", answers, err)
 			return answers
 		}
-		answers = append(answers, RawAnswer{resp.StatusCode, resp.Header, string(body)})
+		answers = append(answers, Answer{resp.StatusCode, resp.Header, string(body)})
 	}
 }

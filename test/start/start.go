@@ -8,8 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,9 +15,10 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/crypto/bcrypt"
 
 	"attestcsr/command"
-	"attestcsr/server"
+	"attestcsr/test/faultfs"
 	"attestcsr/test/kit"
 )
 
@@ -58,8 +57,8 @@ var (
 	})
 )
 
-// Binary is the path of the real binary.
-func Binary(t *testing.T) string {
+// Binary returns the path of the real binary.
+func Binary(t testing.TB) string {
 	t.Helper()
 	binary, err := product()
 	if err != nil {
@@ -68,36 +67,84 @@ func Binary(t *testing.T) string {
 	return binary
 }
 
-// Launch starts "attestcsr serve" on a free port, without a key pool unless the
-// settings say otherwise: most tests need one key and no processor beside it.
-func Launch(t *testing.T, dataDir string, args ...string) *Instance {
+// The user of the settings that Config writes, who holds every privilege.
+const (
+	User     = "admin"
+	Password = "swordfish"
+)
+
+// Options say how a test wants the service. The zero value is the test binary, on a
+// new data directory, with the settings of Config.
+type Options struct {
+	Binary  string // a path; "" is the test binary, which has the race detector
+	DataDir string // "" is a new one, which the service makes
+	// Config is a file of settings; "" writes one with Settings. BuiltInAdmin leaves
+	// the user out: the service makes its own at its first start. Its hash takes a
+	// second under the race detector.
+	Config, Settings string
+	BuiltInAdmin     bool
+	Args             []string
+	Edit             func(*exec.Cmd) // changes the command before it starts; nil: not
+}
+
+// Config writes a file of settings into a new folder and returns its path. Unless the
+// given settings have those sections, there is no key pool, since most tests need one
+// key and no processor beside it, and there is one user.
+func Config(t testing.TB, settings string) string {
 	t.Helper()
-	if !slices.Contains(args, "--config") {
-		dir := t.TempDir()
-		kit.Overwrite(t, dir, "config.yaml", NoPool)
-		args = append(args, "--config", filepath.Join(dir, "config.yaml"))
+	dir := t.TempDir()
+	if !strings.Contains(settings, "auth:\n") {
+		settings += "auth:\n  users_file: " + kit.Overwrite(t, dir, "users", UserLine(t, User, Password)) +
+			"\n  privileges:\n    " + User + ": [SECURITY_MGMT, \"policy_certificate:crud\"]\n"
 	}
-	return LaunchBinary(t, "attestcsr", dataDir, args...)
+	return writeConfig(t, dir, settings)
 }
 
-// NoPool are settings that make no key before it is asked for.
-const NoPool = "key_pool:\n  targets: {}\n"
-
-// LaunchBinary is Launch with another binary, and with the settings that are given.
-func LaunchBinary(t *testing.T, binary, dataDir string, args ...string) *Instance {
+func writeConfig(t testing.TB, dir, settings string) string {
 	t.Helper()
-	return LaunchCommand(t, exec.Command(binary, ServeArgs(dataDir, args...)...), dataDir)
+	if !strings.Contains(settings, "key_pool:\n") {
+		settings += "key_pool:\n  targets: {}\n"
+	}
+	return kit.Overwrite(t, dir, "config.yaml", settings)
 }
 
-// ServeArgs are the arguments of a service on a free port.
-func ServeArgs(dataDir string, args ...string) []string {
-	return append([]string{"serve", "--listen", "127.0.0.1:0", "--data-dir", dataDir, "--hostname", "esx-01.example.com"}, args...)
-}
-
-// LaunchCommand starts a command that becomes "attestcsr serve".
-func LaunchCommand(t *testing.T, cmd *exec.Cmd, dataDir string) *Instance {
+// UserLine returns a line of a users file, with a hash that is as cheap as hashes get.
+func UserLine(t testing.TB, name, password string) string {
 	t.Helper()
-	s := &Instance{T: t, Cmd: cmd, DataDir: dataDir, Stdout: &kit.Buffer{}, Stderr: &kit.Buffer{}, Exited: make(chan struct{})}
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name + ":" + string(hash) + "\n"
+}
+
+// Launch starts "attestcsr serve" on a free port. It does not wait until the service
+// is ready.
+func Launch(t *testing.T, o Options) *Instance {
+	t.Helper()
+	s := &Instance{T: t, DataDir: o.DataDir, Stdout: &kit.Buffer{}, Stderr: &kit.Buffer{}, Exited: make(chan struct{})}
+	if s.DataDir == "" {
+		s.DataDir = filepath.Join(t.TempDir(), "data")
+	}
+	if o.Binary == "" {
+		o.Binary = "attestcsr"
+	}
+	switch {
+	case o.Config != "":
+	case o.BuiltInAdmin:
+		o.Config = writeConfig(t, t.TempDir(), o.Settings)
+	default:
+		o.Config = Config(t, o.Settings)
+	}
+	if !o.BuiltInAdmin {
+		s.Password = Password
+	}
+	s.options = o
+	s.Cmd = exec.Command(o.Binary, append([]string{"serve", "--listen", "127.0.0.1:0", "--data-dir", s.DataDir,
+		"--hostname", "esx-01.example.com", "--config", o.Config}, o.Args...)...)
+	if o.Edit != nil {
+		o.Edit(s.Cmd)
+	}
 	s.Cmd.Stdout, s.Cmd.Stderr = s.Stdout, s.Stderr
 	if err := s.Cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -110,28 +157,34 @@ func LaunchCommand(t *testing.T, cmd *exec.Cmd, dataDir string) *Instance {
 	return s
 }
 
-// Serve launches the service and waits until it serves.
-func Serve(t *testing.T, dataDir string, args ...string) *Instance {
+// Serve starts the service and waits until it serves. The password is that of the
+// built-in admin where this start has made one.
+func Serve(t *testing.T, o Options) *Instance {
 	t.Helper()
-	s := Launch(t, dataDir, args...)
+	s := Launch(t, o)
 	if err := s.WaitReady(); err != nil {
 		t.Fatal(err)
 	}
-	if password, err := os.ReadFile(filepath.Join(dataDir, server.InitialPasswordFile)); err == nil {
-		s.Password = strings.TrimSpace(string(password))
+	if o.BuiltInAdmin {
+		s.Password = s.InitialPassword()
 	}
 	return s
 }
 
-var (
-	addressLine = regexp.MustCompile(`(?m)^  address +(https://\S+)(?: \((.*)\))?$`)
-	lastLine    = regexp.MustCompile(`(?m)^  (password +.*|certificate +.*)$`)
-)
+// Prepare makes a data directory that has seen its first start and a clean stop.
+func Prepare(t *testing.T, o Options) (dataDir string) {
+	t.Helper()
+	s := Serve(t, o)
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	return s.DataDir
+}
 
 // Refused starts the service and returns its one sentence of refusal.
-func Refused(t *testing.T, dataDir string, args ...string) string {
+func Refused(t *testing.T, o Options) string {
 	t.Helper()
-	s := Launch(t, dataDir, args...)
+	s := Launch(t, o)
 	select {
 	case <-s.Exited:
 	case <-time.After(20 * time.Second):
@@ -148,7 +201,7 @@ func Refused(t *testing.T, dataDir string, args ...string) string {
 }
 
 // FreePort returns a port that nobody listens on.
-func FreePort(t *testing.T) string {
+func FreePort(t testing.TB) string {
 	t.Helper()
 	for range 100 {
 		// The kernel gives ports from 32,768 on to outgoing connections. The tests beside
@@ -163,4 +216,16 @@ func FreePort(t *testing.T) string {
 	}
 	t.Fatal("no free port")
 	return ""
+}
+
+// CopyData copies a data directory, holes and all.
+func CopyData(t testing.TB, from, to string) {
+	t.Helper()
+	disk, err := faultfs.Load(from)
+	if err == nil {
+		err = disk.Save(to)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }

@@ -1,0 +1,178 @@
+package secrets_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tink-crypto/tink-go/v2/aead"
+	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
+	"github.com/tink-crypto/tink-go/v2/keyset"
+
+	"attestcsr/keystore"
+	"attestcsr/keystore/bolt"
+	"attestcsr/server"
+	"attestcsr/test/kit"
+	"attestcsr/test/start"
+)
+
+// custody is what a test learns of secrets, and the places in which they may not be.
+type custody struct {
+	t       *testing.T
+	data    string // data_dir
+	binary  string
+	secrets []secret
+	ders    map[string][]byte // PKCS#8 of private keys, by name
+	places  map[string][]byte
+}
+
+// text notes a secret that is text.
+func (c *custody) text(name, text string, allowed ...string) string {
+	c.secrets = append(c.secrets, secret{name: name, text: text, allowed: allowed})
+	return text
+}
+
+// key notes a private key.
+func (c *custody) key(name string, der []byte, allowed ...string) {
+	if _, known := c.ders[name]; known {
+		return
+	}
+	c.ders[name] = der
+	c.secrets = append(c.secrets, secretsOf(c.t, name, der, allowed...)...)
+}
+
+// initialPassword notes the password that the service has made.
+func (c *custody) initialPassword(s *start.Instance) string {
+	return c.text("password of admin", s.InitialPassword(), "data_dir/"+server.InitialPasswordFile, inEchoes)
+}
+
+// collect adds to what is searched at a place.
+func (c *custody) collect(place string, text []byte) {
+	c.places[place] = append(c.places[place], text...)
+}
+
+// command runs a command and returns what it prints.
+func (c *custody) command(stdin string, args ...string) string {
+	c.t.Helper()
+	cmd := exec.Command(c.binary, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		c.t.Fatalf("%v: %v %s", args, err, out)
+	}
+	c.collect("what commands print", append([]byte(strings.Join(args, " ")+"\n"), out...))
+	return strings.TrimSpace(string(out))
+}
+
+// collectOutput takes what a service has printed.
+func (c *custody) collectOutput(s *start.Instance) {
+	c.collect("stdout", []byte(s.Stdout.String()))
+	c.collect("stderr", []byte(s.Stderr.String()))
+}
+
+// collectFiles takes every file of the data directory as it is now.
+func (c *custody) collectFiles() {
+	c.t.Helper()
+	n := 0
+	err := filepath.WalkDir(c.data, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		c.collect("data_dir"+strings.TrimPrefix(path, c.data), content)
+		c.collect("names of files", []byte(path+"\n"))
+		n++
+		return err
+	})
+	if err != nil || n < 4 {
+		c.t.Fatalf("%d files, %v", n, err)
+	}
+}
+
+// collectProcess takes what the kernel shows of a process.
+func (c *custody) collectProcess(pid int) {
+	c.t.Helper()
+	for _, name := range []string{"cmdline", "environ", "status", "comm"} {
+		content := kit.Read(c.t, fmt.Sprintf("/proc/%d", pid), name)
+		if len(content) == 0 {
+			c.t.Errorf("/proc/PID/%s is empty", name)
+		}
+		c.collect("/proc/PID/"+name, content)
+	}
+}
+
+// openKeys opens the store of a service that has ended as its documentation says it
+// is made, and takes every private key out of it. The custodian itself gives none
+// away.
+func (c *custody) openKeys() {
+	c.t.Helper()
+	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(kit.Read(c.t, c.data, server.KeysetFile))))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	primitive, err := aead.New(handle)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	store, err := bolt.Open(filepath.Join(c.data, server.StoreFile), bolt.Options{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer store.Close()
+	found := 0
+	err = store.Refs(c.t.Context(), func(slot keystore.Slot, ref keystore.Ref) error {
+		record, err := store.Get(c.t.Context(), slot)
+		if err != nil || len(ref) == 0 {
+			return err
+		}
+		digest := sha256.Sum256(record.Payload)
+		var associated []byte
+		for _, part := range [][]byte{[]byte("attestcsr private key"), []byte(slot.Collection), []byte(slot.ID), {1}, digest[:]} {
+			associated = binary.BigEndian.AppendUint32(associated, uint32(len(part)))
+			associated = append(associated, part...)
+		}
+		der, err := primitive.Decrypt(ref[1:], associated)
+		if err != nil {
+			return err
+		}
+		found++
+		sum := sha256.Sum256(der)
+		c.key(fmt.Sprintf("key of %s (%x)", slot, sum[:4]), der)
+		return nil
+	})
+	if err != nil || found < 3 {
+		c.t.Fatalf("%d private keys, %v", found, err)
+	}
+}
+
+// readKeyset notes the sealing key itself: the last 32 bytes of its message.
+func (c *custody) readKeyset() {
+	c.t.Helper()
+	var file struct {
+		Key []struct{ KeyData struct{ Value []byte } }
+	}
+	err := json.Unmarshal(kit.Read(c.t, c.data, server.KeysetFile), &file)
+	if err != nil || len(file.Key) != 1 || len(file.Key[0].KeyData.Value) < 32 {
+		c.t.Fatalf("%v", err)
+	}
+	value := file.Key[0].KeyData.Value
+	c.secrets = append(c.secrets, secret{name: "sealing key", bytes: value[len(value)-32:], allowed: []string{"data_dir/" + server.KeysetFile}})
+}
+
+// readServerKey notes the key of the server's certificate.
+func (c *custody) readServerKey() {
+	c.t.Helper()
+	block, _ := pem.Decode(kit.Read(c.t, c.data, server.OwnKeyFile))
+	if block == nil {
+		c.t.Fatal("no PEM")
+	}
+	c.key("TLS key", block.Bytes, "data_dir/"+server.OwnKeyFile)
+}
