@@ -45,7 +45,7 @@ type dialect struct {
 	document func(d documented) string
 }
 
-// documented is an error as WIRE tells it for each dialect.
+// documented is an error as each dialect has it.
 type documented struct {
 	status            int
 	errorType, id     string // vSphere
@@ -101,7 +101,7 @@ func matching(status int, contentType, pattern string) want {
 	return want{status: status, contentType: contentType, pattern: regexp.MustCompile(`(?s)^(?:` + pattern + `)$`)}
 }
 
-// The refusals of WIRE.md 1.3, 1.4 and 2.3, and the answers that tell that an
+// The refusals of both dialects, and the answers that tell that an
 // operation was reached.
 var (
 	unauthenticated = documented{status: 401, errorType: "UNAUTHENTICATED", id: "com.vmware.vapi.endpoint.method.authentication.required", message: "Authentication required.",

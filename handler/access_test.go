@@ -148,8 +148,8 @@ func holds(user string, p csr.Privilege) bool {
 	return csr.Caller{Privileges: accessPrivileges[user]}.Holds(p)
 }
 
-// expected is the answer that the caller gets: refusals in the order of WIRE.md
-// 2.4, authentication, token, privilege.
+// expected is the answer that the caller gets. Refusals come in this order:
+// authentication, token, privilege.
 func (r row) expected(c caller) want {
 	who := c.in(r.dialect)
 	method, _, _ := strings.Cut(r.name(), " ")
