@@ -2,6 +2,7 @@ package policy
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/x509"
@@ -117,21 +118,15 @@ func distinguishedName(der []byte, parsed pkix.Name) string {
 
 // signatureName is Java's name of a signature algorithm, which NSX shows.
 func signatureName(a x509.SignatureAlgorithm) string {
-	switch a {
-	case x509.SHA256WithRSA:
-		return "SHA256WITHRSA"
-	case x509.SHA384WithRSA:
-		return "SHA384WITHRSA"
-	case x509.SHA512WithRSA:
-		return "SHA512WITHRSA"
-	case x509.ECDSAWithSHA256:
-		return "SHA256WITHECDSA"
-	case x509.ECDSAWithSHA384:
-		return "SHA384WITHECDSA"
-	case x509.ECDSAWithSHA512:
-		return "SHA512WITHECDSA"
+	names := map[x509.SignatureAlgorithm]string{
+		x509.SHA256WithRSA:   "SHA256WITHRSA",
+		x509.SHA384WithRSA:   "SHA384WITHRSA",
+		x509.SHA512WithRSA:   "SHA512WITHRSA",
+		x509.ECDSAWithSHA256: "SHA256WITHECDSA",
+		x509.ECDSAWithSHA384: "SHA384WITHECDSA",
+		x509.ECDSAWithSHA512: "SHA512WITHECDSA",
 	}
-	return a.String()
+	return cmp.Or(names[a], a.String())
 }
 
 func importCertificate(in *strict.Decoder[trustData]) action[csr.NamedCertificate] {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -138,41 +139,35 @@ func describe(u *url.URL, err error) (status int, doc document) {
 		return http.StatusNotFound, document{ErrorCode: codeNotFound, ErrorMessage: "The requested path does not exist."}
 	case errors.As(err, &httpErr) && httpErr.Code == http.StatusMethodNotAllowed:
 		return http.StatusMethodNotAllowed, document{ErrorCode: codeValidation, ErrorMessage: "This path does not have that method: the Allow header lists those it has."}
+	case errors.As(err, &coreErr) && coreErr.Kind == csr.Invalid:
+		return http.StatusBadRequest, fieldErrors(violations(coreErr.Violations))
 	case errors.As(err, &coreErr):
-		return describeKind(u, coreErr)
+		return describeKind(u, coreErr.Kind)
 	}
-	return describeKind(u, &csr.Error{Kind: csr.Internal})
+	return describeKind(u, csr.Internal)
 }
 
-func describeKind(u *url.URL, err *csr.Error) (status int, doc document) {
-	switch err.Kind {
-	case csr.Invalid:
-		return http.StatusBadRequest, fieldErrors(violations(err.Violations))
-	case csr.NotFound:
-		return http.StatusNotFound, document{ErrorCode: codeNotFound,
-			ErrorMessage: "The requested object : " + infraPath(u) + " could not be found. Object identifiers are case sensitive."}
-	case csr.Exists:
-		return http.StatusBadRequest, document{ErrorCode: codeExists,
-			ErrorMessage: "Cannot create an object with path=[" + infraPath(u) + "] as it already exists."}
-	case csr.Conflict:
-		return http.StatusConflict, document{ErrorCode: codeConflict, ErrorMessage: "The object was changed by another request at the same time."}
-	case csr.Stale:
-		return http.StatusPreconditionFailed, document{ErrorCode: codeStale,
-			ErrorMessage: "The _revision of the request is not that of the stored object. Read it again before you retry."}
-	case csr.Unauthenticated:
-		return http.StatusUnauthorized, document{ErrorCode: codeUnauthenticated,
-			ErrorMessage: "The credentials were incorrect or the account specified has been locked."}
-	case csr.Forged:
-		return http.StatusForbidden, document{ErrorCode: codeForged, ErrorMessage: "The X-XSRF-TOKEN header is not that of the session."}
-	case csr.Unauthorized:
-		return http.StatusForbidden, document{ErrorCode: codePermission,
-			ErrorMessage: "The user does not have permission for this operation on the feature policy_certificate."}
-	case csr.Busy, csr.Unavailable:
-		return http.StatusServiceUnavailable, document{ErrorCode: codeInternal,
-			ErrorMessage: "The service cannot take this request now. Try again after the time that the Retry-After header names."}
+func describeKind(u *url.URL, kind csr.Kind) (status int, doc document) {
+	type answer struct {
+		status, code int
+		text         string
 	}
-	return http.StatusInternalServerError, document{ErrorCode: codeInternal,
-		ErrorMessage: "Internal error. The service's log tells the cause under this request id."}
+	const later = "The service cannot take this request now. Try again after the time that the Retry-After header names."
+	a, known := map[csr.Kind]answer{
+		csr.NotFound:        {http.StatusNotFound, codeNotFound, "The requested object : " + infraPath(u) + " could not be found. Object identifiers are case sensitive."},
+		csr.Exists:          {http.StatusBadRequest, codeExists, "Cannot create an object with path=[" + infraPath(u) + "] as it already exists."},
+		csr.Conflict:        {http.StatusConflict, codeConflict, "The object was changed by another request at the same time."},
+		csr.Stale:           {http.StatusPreconditionFailed, codeStale, "The _revision of the request is not that of the stored object. Read it again before you retry."},
+		csr.Unauthenticated: {http.StatusUnauthorized, codeUnauthenticated, "The credentials were incorrect or the account specified has been locked."},
+		csr.Forged:          {http.StatusForbidden, codeForged, "The X-XSRF-TOKEN header is not that of the session."},
+		csr.Unauthorized:    {http.StatusForbidden, codePermission, "The user does not have permission for this operation on the feature policy_certificate."},
+		csr.Busy:            {http.StatusServiceUnavailable, codeInternal, later},
+		csr.Unavailable:     {http.StatusServiceUnavailable, codeInternal, later},
+	}[kind]
+	if !known {
+		a = answer{http.StatusInternalServerError, codeInternal, "Internal error. The service's log tells the cause under this request id."}
+	}
+	return a.status, document{ErrorCode: a.code, ErrorMessage: a.text}
 }
 
 // fieldErrors lists broken rules as NSX does, in braces, and again in details.
@@ -197,30 +192,21 @@ func wireName(f pkcs10.Field) string {
 	switch f {
 	case pkcs10.CommonName, pkcs10.Organization, pkcs10.OrganizationalUnit, pkcs10.Locality, pkcs10.StateOrProvince, pkcs10.Country:
 		return "subject.attributes " + string(f)
-	case pkcs10.KeySize:
-		return "key_size"
-	case pkcs10.KeyAlgorithm:
-		return "algorithm"
-	case pkcs10.SubjectAltName:
-		return "extensions.subject_alt_names"
-	case pkcs10.CertificateChain:
-		return "pem_encoded"
-	case csr.ObjectID:
-		return "id"
-	case csr.DisplayName:
-		return "display_name"
-	case csr.Description:
-		return "description"
-	case csr.Tags:
-		return "tags"
-	case pkcs10.DaysValid:
-		return "days_valid"
-	case csr.Collection:
-		return "csrs"
-	case csr.CertificateCollection:
-		return "certificates"
 	}
-	return string(f)
+	names := map[pkcs10.Field]string{
+		pkcs10.KeySize:            "key_size",
+		pkcs10.KeyAlgorithm:       "algorithm",
+		pkcs10.SubjectAltName:     "extensions.subject_alt_names",
+		pkcs10.CertificateChain:   "pem_encoded",
+		pkcs10.DaysValid:          "days_valid",
+		csr.ObjectID:              "id",
+		csr.DisplayName:           "display_name",
+		csr.Description:           "description",
+		csr.Tags:                  "tags",
+		csr.Collection:            "csrs",
+		csr.CertificateCollection: "certificates",
+	}
+	return cmp.Or(names[f], string(f))
 }
 
 // infraPath is the policy path of the object that a URL names.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
-	"io"
 	"net/http"
 	"reflect"
 	"slices"
@@ -76,7 +75,8 @@ func readListQuery(r *http.Request, members []string) (listQuery, error) {
 }
 
 // readMembers splits a list of names of members. It takes no more names than
-// there are members: each is looked for in every result.
+// there are members: each is looked for in every result. The names come back in the
+// order of the members, once.
 func readMembers(q *query, text string, members []string) []string {
 	names := strings.SplitN(text, ",", len(members)+1)
 	if len(names) > len(members) {
@@ -88,7 +88,7 @@ func readMembers(q *query, text string, members []string) []string {
 			q.refuse(problem{"included_fields ", quote(name), " is not a member of the results"})
 		}
 	}
-	return names
+	return slices.DeleteFunc(slices.Clone(members), func(member string) bool { return !slices.Contains(names, member) })
 }
 
 func readSortKey(q *query) sortKey {
@@ -204,36 +204,23 @@ func include(names []string, document any) (any, error) {
 	if names == nil {
 		return document, nil
 	}
-	b, err := json.Marshal(document)
+	text, err := json.Marshal(document)
 	if err != nil {
 		return nil, err
 	}
-	in, out := jsontext.NewDecoder(bytes.NewReader(b)), new(bytes.Buffer)
-	encoder := jsontext.NewEncoder(out)
-	token, err := in.ReadToken()
-	for ; err == nil; token, err = in.ReadToken() {
-		name := token.String()
-		if token.Kind() != '"' { // the braces
-			if err := encoder.WriteToken(token); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		member, err := in.ReadValue()
-		if err != nil {
-			return nil, err
-		}
-		if !slices.Contains(names, name) {
-			continue
-		}
-		if err := errors.Join(encoder.WriteToken(jsontext.String(name)), encoder.WriteValue(member)); err != nil {
-			return nil, err
-		}
-	}
-	if !errors.Is(err, io.EOF) {
+	var members map[string]jsontext.Value
+	if err := json.Unmarshal(text, &members); err != nil {
 		return nil, err
 	}
-	return jsontext.Value(out.Bytes()), nil
+	var out bytes.Buffer
+	encoder := jsontext.NewEncoder(&out)
+	err = encoder.WriteToken(jsontext.BeginObject)
+	for _, name := range names {
+		if member, present := members[name]; present {
+			err = errors.Join(err, encoder.WriteToken(jsontext.String(name)), encoder.WriteValue(member))
+		}
+	}
+	return jsontext.Value(out.Bytes()), errors.Join(err, encoder.WriteToken(jsontext.EndObject))
 }
 
 // memberNames lists the JSON names of a struct, those of embedded ones included.

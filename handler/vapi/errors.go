@@ -89,34 +89,39 @@ func describe(requestID string, err error) (int, document) {
 		return http.StatusNotFound, one("NOT_FOUND", "com.vmware.vapi.rest.httpNotFound", "Not found.")
 	case errors.As(err, &httpErr) && httpErr.Code == http.StatusMethodNotAllowed:
 		return http.StatusMethodNotAllowed, one("INVALID_REQUEST", "com.vmware.vapi.rest.httpMethodNotAllowed", "This path does not have that method: the Allow header lists those it has.")
+	case errors.As(err, &coreErr) && coreErr.Kind == csr.Invalid:
+		return http.StatusBadRequest, violations(coreErr.Violations)
 	case errors.As(err, &coreErr):
-		return describeKind(requestID, coreErr)
+		return describeKind(requestID, coreErr.Kind)
 	}
-	return describeKind(requestID, &csr.Error{Kind: csr.Internal})
+	return describeKind(requestID, csr.Internal)
 }
 
-func describeKind(requestID string, err *csr.Error) (int, document) {
-	switch err.Kind {
-	case csr.Invalid:
-		return http.StatusBadRequest, violations(err.Violations)
-	case csr.Unauthenticated:
-		return http.StatusUnauthorized, one("UNAUTHENTICATED", "com.vmware.vapi.endpoint.method.authentication.required", "Authentication required.")
-	case csr.Forged: // not in this dialect, whose sessions ask for no token
-		return http.StatusForbidden, one("UNAUTHORIZED", "attestcsr.forged", "The token that belongs to the session is missing.")
-	case csr.Unauthorized:
-		return http.StatusForbidden, one("UNAUTHORIZED", "vapi.security.authorization.invalid", "The user does not hold the privilege SECURITY_MGMT.")
-	case csr.NotFound:
-		return http.StatusNotFound, one("NOT_FOUND", "attestcsr.csr.not_found", "There is no CSR. Create one first.")
-	case csr.Exists:
-		return http.StatusBadRequest, one("ALREADY_EXISTS", "attestcsr.exists", "It exists already.")
-	case csr.Conflict, csr.Stale:
-		return http.StatusConflict, one("CONCURRENT_CHANGE", "attestcsr.concurrent_change", "It was changed by another request at the same time. Read it again before you retry.")
-	case csr.Busy, csr.Unavailable:
-		return http.StatusServiceUnavailable, one("SERVICE_UNAVAILABLE", "attestcsr."+err.Kind.String(), "The service cannot take this request now. Try again after the time that the Retry-After header names.")
+func describeKind(requestID string, kind csr.Kind) (int, document) {
+	type answer struct {
+		status              int
+		errorType, id, text string
 	}
-	doc := one("ERROR", "attestcsr.internal_error", "Internal error. The service's log tells the cause under this request id.")
-	doc.Data = map[string]any{"request_id": requestID}
-	return http.StatusInternalServerError, doc
+	const changed = "It was changed by another request at the same time. Read it again before you retry."
+	const later = "The service cannot take this request now. Try again after the time that the Retry-After header names."
+	a, known := map[csr.Kind]answer{
+		csr.Unauthenticated: {http.StatusUnauthorized, "UNAUTHENTICATED", "com.vmware.vapi.endpoint.method.authentication.required", "Authentication required."},
+		// Not in this dialect, whose sessions ask for no token.
+		csr.Forged:       {http.StatusForbidden, "UNAUTHORIZED", "attestcsr.forged", "The token that belongs to the session is missing."},
+		csr.Unauthorized: {http.StatusForbidden, "UNAUTHORIZED", "vapi.security.authorization.invalid", "The user does not hold the privilege SECURITY_MGMT."},
+		csr.NotFound:     {http.StatusNotFound, "NOT_FOUND", "attestcsr.csr.not_found", "There is no CSR. Create one first."},
+		csr.Exists:       {http.StatusBadRequest, "ALREADY_EXISTS", "attestcsr.exists", "It exists already."},
+		csr.Conflict:     {http.StatusConflict, "CONCURRENT_CHANGE", "attestcsr.concurrent_change", changed},
+		csr.Stale:        {http.StatusConflict, "CONCURRENT_CHANGE", "attestcsr.concurrent_change", changed},
+		csr.Busy:         {http.StatusServiceUnavailable, "SERVICE_UNAVAILABLE", "attestcsr.busy", later},
+		csr.Unavailable:  {http.StatusServiceUnavailable, "SERVICE_UNAVAILABLE", "attestcsr.unavailable", later},
+	}[kind]
+	if !known {
+		doc := one("ERROR", "attestcsr.internal_error", "Internal error. The service's log tells the cause under this request id.")
+		doc.Data = map[string]any{"request_id": requestID}
+		return http.StatusInternalServerError, doc
+	}
+	return a.status, one(a.errorType, a.id, a.text)
 }
 
 // violations says every broken rule in a message of its own.
@@ -134,7 +139,7 @@ func violations(broken []pkcs10.Violation) document {
 }
 
 func one(errorType, id, text string) document {
-	return document{ErrorType: errorType, Messages: []message{{ID: id, Default: text, Args: []string{}}}}
+	return document{ErrorType: errorType, Messages: []message{newMessage(id, text)}}
 }
 
 // WriteError answers err with a vSphere Automation error document.
