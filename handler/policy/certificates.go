@@ -23,12 +23,12 @@ import (
 	"attestcsr/handler/strict"
 )
 
-// trustData is TlsTrustData: the chain, leaf first. A private key is no member
-// of it here: keys are made by the service and never come in.
+// trustData is TlsTrustData: the chain, leaf first. It has no private key: the
+// service makes keys itself and imports none.
 type trustData struct {
 	common
 	PEMEncoded *string `json:"pem_encoded" validate:"required"`
-	Purpose    *string `json:"purpose"` // of no meaning here
+	Purpose    *string `json:"purpose"` // ignored
 }
 
 // tlsCertificate is TlsCertificate.
@@ -106,8 +106,8 @@ func newDetails(c *x509.Certificate, now time.Time) certificateDetails {
 	return d
 }
 
-// distinguishedName is the string of a name (RFC 4514) with its attributes in
-// the order in which they are encoded; that of pkix.Name sorts them.
+// distinguishedName writes a name as RFC 4514 does, with its attributes in their
+// encoded order. pkix.Name.String sorts them.
 func distinguishedName(der []byte, parsed pkix.Name) string {
 	var rdns pkix.RDNSequence
 	if rest, err := asn1.Unmarshal(der, &rdns); err != nil || len(rest) > 0 {
@@ -116,7 +116,7 @@ func distinguishedName(der []byte, parsed pkix.Name) string {
 	return rdns.String()
 }
 
-// signatureName is Java's name of a signature algorithm, which NSX shows.
+// signatureName is Java's name of a signature algorithm, as in NSX's answers.
 func signatureName(a x509.SignatureAlgorithm) string {
 	names := map[x509.SignatureAlgorithm]string{
 		x509.SHA256WithRSA:   "SHA256WITHRSA",

@@ -10,7 +10,7 @@ import (
 	"attestcsr/handler/strict"
 )
 
-// maxAltNames is the sum of the bounds in the tags of altNames.
+// maxAltNames is the sum of the maxima in the tags of altNames.
 const maxAltNames = 128 + 64
 
 // wireEC is this dialect's word for pkcs10.ECDSA.
@@ -25,7 +25,7 @@ type csrBody struct {
 	Algorithm  *string        `json:"algorithm" validate:"omitnil,oneof=RSA EC"`
 	IsCA       *bool          `json:"is_ca"`
 	Extensions *extensions    `json:"extensions"`
-	PEMEncoded jsontext.Value `json:"pem_encoded"` // only the server sets it
+	PEMEncoded jsontext.Value `json:"pem_encoded"` // see serverSet
 }
 
 // csrWithDays is TlsCsrWithDaysValid.
@@ -54,7 +54,7 @@ type altNames struct {
 	IPAddresses []string `json:"ip_addresses,omitempty" validate:"omitempty,min=1,max=64"`
 }
 
-// newRequest says the same in the core's terms.
+// newRequest converts the body to what the core takes.
 func (b csrBody) newRequest(id string) (csr.NewRequest, error) {
 	spec := pkcs10.Spec{KeySize: b.KeySize, CA: value(b.IsCA), MaxAltNames: maxAltNames}
 	if value(b.Algorithm) == wireEC {
@@ -66,7 +66,7 @@ func (b csrBody) newRequest(id string) (csr.NewRequest, error) {
 		named = named || field == pkcs10.CommonName
 		spec.Subject = append(spec.Subject, pkcs10.Attribute{Type: field, Value: *a.Value})
 	}
-	if !named { // the core would put the hostname
+	if !named { // without one, the core would put the hostname
 		return csr.NewRequest{}, invalid("subject.attributes must have one with the key CN")
 	}
 	if b.Extensions != nil && b.Extensions.AltNames != nil {
@@ -80,7 +80,7 @@ func (b csrBody) newRequest(id string) (csr.NewRequest, error) {
 	return csr.NewRequest{ID: id, Labels: b.labels(), Spec: spec, Revision: b.Revision}, nil
 }
 
-// tlsCSR is TlsCsr as it is answered.
+// tlsCSR is TlsCsr in answers.
 type tlsCSR struct {
 	head
 	PEMEncoded string      `json:"pem_encoded"`

@@ -29,8 +29,8 @@ func decode[T any](r *http.Request, in *strict.Decoder[T]) (body T, err error) {
 	return body, nil
 }
 
-// readBody returns the whole body, or the *http.MaxBytesError of one too long.
-// Nothing is inflated: a body is as long as what was sent.
+// readBody returns the body, or an *http.MaxBytesError. It decompresses nothing, so
+// that the limit holds for the bytes that were sent.
 func readBody(r *http.Request) ([]byte, error) {
 	if coding := r.Header.Get(echo.HeaderContentEncoding); coding != "" && !strings.EqualFold(coding, "identity") {
 		return nil, invalid("the Content-Encoding " + quote(coding) + " is not supported; send the body without one")
@@ -45,8 +45,8 @@ func readBody(r *http.Request) ([]byte, error) {
 	return body, nil
 }
 
-// explain says what is wrong with a body. What is wrong with its text hides the
-// rest.
+// explain makes the error of a body. It tells the first problem only, unless the
+// text of the body is correct: then it tells all.
 func explain(found strict.Problems) error {
 	var problems []problem
 	for _, p := range found.First() {

@@ -17,8 +17,8 @@ import (
 	"attestcsr/handler/strict"
 )
 
-// The error codes of this dialect. A well-known client dereferences error_code
-// unchecked, so that every document carries one.
+// The error codes of this dialect. Every document has one, since a well-known
+// client crashes without.
 const (
 	codeForged          = 98
 	codeInternal        = 99
@@ -33,12 +33,11 @@ const (
 )
 
 const (
-	// maxProblems is how many broken rules an answer names: a body has room for
-	// thousands of them.
+	// maxProblems is how many problems an answer tells. A body can have thousands.
 	maxProblems = 32
-	// maxShownPath is how many characters of a path an answer shows; that of an
+	// maxPathLength is how many characters of a path an answer has. The path of an
 	// object is shorter.
-	maxShownPath = 300
+	maxPathLength = 300
 )
 
 // document is the ApiError of NSX.
@@ -50,23 +49,22 @@ type document struct {
 	Details      string `json:"details,omitempty"`
 }
 
-// badRequest is a request that breaks rules of the dialect rather than ones of
-// the core: its JSON, its parameters, what must be there.
+// badRequest is the error of a request that breaks a rule of the dialect: on JSON,
+// parameters or required members. The core has rules of its own (csr.Invalid).
 type badRequest struct {
 	code     int
 	problems []problem // at least one
 }
 
-// problem is a sentence without a full stop. What the client said stands by
-// itself: the answer quotes it, and the log does not, since it may be a secret in
-// the wrong place.
-type problem struct{ before, said, after string }
+// problem is a sentence without a full stop, in three parts. The middle part quotes
+// the client. The log leaves it out, since it may be a secret in the wrong place.
+type problem struct{ before, quoted, after string }
 
-func (p problem) String() string { return p.before + p.said + p.after }
+func (p problem) String() string { return p.before + p.quoted + p.after }
 
-// logged is the sentence for the log.
-func (p problem) logged() string {
-	if p.said == "" {
+// logText is the sentence for the log.
+func (p problem) logText() string {
+	if p.quoted == "" {
 		return p.before
 	}
 	return p.before + "…" + p.after
@@ -86,11 +84,11 @@ func malformed(what string) error { return &badRequest{codeJSON, []problem{{befo
 
 // Error is for the log.
 func (e *badRequest) Error() string {
-	logged := make([]string, len(e.problems))
+	texts := make([]string, len(e.problems))
 	for i, p := range e.problems {
-		logged[i] = p.logged()
+		texts[i] = p.logText()
 	}
-	return strings.Join(logged, "; ")
+	return strings.Join(texts, "; ")
 }
 
 // sentences are for the answer.
@@ -102,11 +100,11 @@ func (e *badRequest) sentences() []string {
 	return sentences
 }
 
-// Unwrap says that this is the client's fault.
+// Unwrap makes it an error of the client for those who know csr.Error only.
 func (e *badRequest) Unwrap() error { return &csr.Error{Kind: csr.Invalid} }
 
-// WriteError answers err with an NSX error document. What it does not know is an
-// internal error, whose text stays here.
+// WriteError answers err with an NSX error document. An error of unknown type is an
+// internal error, and its text is not sent.
 func WriteError(c echo.Context, requestID string, err error) error {
 	status, doc := describe(c.Request().URL, err)
 	doc.HTTPStatus = statusName(status)
@@ -120,7 +118,8 @@ func WriteError(c echo.Context, requestID string, err error) error {
 	return reply(c, status, doc)
 }
 
-// describe chooses status, code and words for an error of a request for u.
+// describe returns the status and the document for an error. u is the URL of the
+// request.
 func describe(u *url.URL, err error) (status int, doc document) {
 	var (
 		bad     *badRequest
@@ -170,7 +169,7 @@ func describeKind(u *url.URL, kind csr.Kind) (status int, doc document) {
 	return a.status, document{ErrorCode: a.code, ErrorMessage: a.text}
 }
 
-// fieldErrors lists broken rules as NSX does, in braces, and again in details.
+// fieldErrors lists problems as NSX does: in braces, in the message and in details.
 func fieldErrors(problems []string) document {
 	if more := len(problems) - maxProblems; more > 0 {
 		problems = append(problems[:maxProblems:maxProblems], "and "+strconv.Itoa(more)+" more")
@@ -187,7 +186,7 @@ func violations(broken []pkcs10.Violation) []string {
 	return sentences
 }
 
-// wireName is what this dialect calls the field of a violation.
+// wireName is this dialect's name of a field.
 func wireName(f pkcs10.Field) string {
 	switch f {
 	case pkcs10.CommonName, pkcs10.Organization, pkcs10.OrganizationalUnit, pkcs10.Locality, pkcs10.StateOrProvince, pkcs10.Country:
@@ -209,18 +208,18 @@ func wireName(f pkcs10.Field) string {
 	return cmp.Or(names[f], string(f))
 }
 
-// infraPath is the policy path of the object that a URL names.
+// infraPath is the policy path of the object with this URL.
 func infraPath(u *url.URL) string {
 	segments := strings.Split(u.EscapedPath(), "/")
-	escaped := strings.Join(segments[:min(len(segments), idSegment+1)], "/") // without what comes after the id
+	escaped := strings.Join(segments[:min(len(segments), idSegment+1)], "/") // up to the id
 	path, err := url.PathUnescape(strings.TrimPrefix(escaped, apiPath))
 	if err != nil {
 		path = escaped
 	}
-	return shorten(path, maxShownPath)
+	return shorten(path, maxPathLength)
 }
 
-// statusName is the spelling of an HTTP status in NSX's httpStatus member.
+// statusName is NSX's name of an HTTP status.
 func statusName(status int) string {
 	if status == http.StatusRequestEntityTooLarge {
 		return "PAYLOAD_TOO_LARGE"
@@ -237,5 +236,5 @@ func reply(c echo.Context, status int, v any) error {
 	return c.JSONBlob(status, body)
 }
 
-// shorten cuts a client's own words before they are sent back.
+// shorten makes text of a client fit for an answer.
 func shorten(s string, limit int) string { return strict.Printable(s, limit) }

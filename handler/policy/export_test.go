@@ -13,7 +13,7 @@ import (
 	"attestcsr/csr"
 )
 
-// NewCursor and ParseCursor are the two directions of cursors.
+// NewCursor and those below are functions of the package.
 func NewCursor(p csr.Page, position []byte) string        { return newCursor(p, position) }
 func ParseCursor(text string, p csr.Page) ([]byte, error) { return parseCursor(text, p) }
 func ObjectID(c echo.Context) (string, error)             { return objectID(c) }
@@ -48,7 +48,7 @@ func DecodeTrustData(body string) (string, error) {
 	return *b.PEMEncoded, nil
 }
 
-// MarshalCSR is a TlsCsr as it is answered.
+// MarshalCSR is a TlsCsr in an answer.
 func MarshalCSR(r csr.NamedRequest) (string, error) {
 	b, err := json.Marshal(newTLSCSR(r))
 	return string(b), err
@@ -59,7 +59,7 @@ func bodyRequest(body string) *http.Request {
 	return r
 }
 
-// ListQuery is what a list is asked for: Included is nil for all members.
+// ListQuery is the parameters of a list. Included is nil for all members.
 type ListQuery struct {
 	Page     csr.Page
 	SortBy   string
@@ -72,7 +72,7 @@ func ReadListQuery(r *http.Request) (ListQuery, error) {
 	return ListQuery{l.page, l.sortBy, l.included}, err
 }
 
-// ActionOf names the action that a request has, of those of an object.
+// ActionOf returns the operation of a POST to an object.
 func ActionOf(r *http.Request) (csr.Operation, error) {
 	return actions{"create": {csr.CreateNamedCSR, nil}, "import": {csr.ImportCertificate, nil}}.operation(r)
 }

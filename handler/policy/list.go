@@ -19,10 +19,10 @@ import (
 	"attestcsr/handler/strict"
 )
 
-// maxPageSize is the page size of a request that names none, too.
+// maxPageSize is also the page size of a request without one.
 const maxPageSize = 1000
 
-// sortKey is a value of sort_by. Its letter stands for it in cursors.
+// sortKey is a value of sort_by. Its letter is what cursors have.
 type sortKey struct {
 	name   string
 	sort   csr.Sort
@@ -46,7 +46,7 @@ type listQuery struct {
 	included []string // names of members; nil is all
 }
 
-// readListQuery reads the parameters of a list whose items have these members.
+// readListQuery reads the parameters of a list. members are those of its results.
 func readListQuery(r *http.Request, members []string) (listQuery, error) {
 	q := readQuery(r)
 	key := readSortKey(q)
@@ -111,24 +111,25 @@ func readSortKey(q *query) sortKey {
 const (
 	cursorVersion = 1
 	cursorHeader  = 3 // bytes: version, letter of the sort key, direction
-	// maxCursor has room for the position behind the longest display name and id.
+	// maxCursor is enough for a position with the longest display name and id.
 	maxCursor = 4096
 )
 
-// newCursor writes the position where a page ended. It names the order too,
-// since a position means nothing in another one.
+// newCursor encodes the position at which a page ended, and the order of the list:
+// a position is of use in that order only.
 func newCursor(p csr.Page, position []byte) string {
 	return base64.RawURLEncoding.EncodeToString(append(cursorOrder(p), position...))
 }
 
-// parseCursor returns the position in a cursor for the order of p. A cursor
-// comes from a client: any position may be in it, and none does harm.
+// parseCursor returns the position in a cursor of a list with the order of p. A
+// client can make up any position. The list then begins there, which does no harm.
 func parseCursor(text string, p csr.Page) ([]byte, error) {
 	if len(text) > maxCursor {
 		return nil, errors.New("is too long")
 	}
 	b, err := base64.RawURLEncoding.DecodeString(text)
-	// The decoder skips line breaks and the spare bits of the last letter.
+	// The decoder ignores line breaks and unused bits of the last letter. Encoding
+	// again finds them.
 	if err != nil || base64.RawURLEncoding.EncodeToString(b) != text || len(b) <= cursorHeader || b[0] != cursorVersion {
 		return nil, errors.New("is not one that a list has returned")
 	}
@@ -152,8 +153,8 @@ func cursorOrder(p csr.Page) []byte {
 	return order
 }
 
-// listResult is ListResult of NSX. The count is on the first page only, the
-// cursor on all but the last.
+// listResult is ListResult of NSX. Only the first page has the count, and the last
+// has no cursor.
 type listResult struct {
 	Results       []any  `json:"results"`
 	ResultCount   *int   `json:"result_count,omitempty"`
@@ -162,12 +163,12 @@ type listResult struct {
 	Cursor        string `json:"cursor,omitempty"`
 }
 
-// list answers with a page of a collection: fetch reads its objects, and show
-// makes of each the struct that is its JSON.
+// list answers with a page of a collection. fetch reads the objects, and document
+// makes the JSON struct of one.
 func list[Object, Document any](
-	bound *lists,
+	limit *listLimit,
 	fetch func(*csr.Grant, context.Context, csr.Page) (objects []Object, next []byte, total int, err error),
-	show func(Object) Document,
+	document func(Object) Document,
 ) Handle {
 	members := memberNames(reflect.TypeFor[Document]())
 	return func(c echo.Context, grant *csr.Grant) error {
@@ -176,14 +177,14 @@ func list[Object, Document any](
 			return err
 		}
 		ctx := c.Request().Context()
-		return bound.answer(ctx, func() ([]byte, error) {
+		return limit.answer(ctx, func() ([]byte, error) {
 			objects, next, total, err := fetch(grant, ctx, q.page)
 			if err != nil {
 				return nil, err
 			}
 			result := listResult{Results: make([]any, len(objects)), SortBy: q.sortBy, SortAscending: !q.page.Descending}
 			for i, o := range objects {
-				if result.Results[i], err = include(q.included, show(o)); err != nil {
+				if result.Results[i], err = include(q.included, document(o)); err != nil {
 					return nil, err
 				}
 			}
@@ -198,8 +199,8 @@ func list[Object, Document any](
 	}
 }
 
-// include returns document with only the members of these names, or all of it
-// where there are none.
+// include returns document with only the members of these names. Without names it
+// returns all of it.
 func include(names []string, document any) (any, error) {
 	if names == nil {
 		return document, nil
@@ -223,7 +224,8 @@ func include(names []string, document any) (any, error) {
 	return jsontext.Value(out.Bytes()), errors.Join(err, encoder.WriteToken(jsontext.EndObject))
 }
 
-// memberNames lists the JSON names of a struct, those of embedded ones included.
+// memberNames lists the JSON names of a struct's fields, those of embedded structs
+// included.
 func memberNames(t reflect.Type) []string {
 	var names []string
 	for _, f := range reflect.VisibleFields(t) {

@@ -6,7 +6,7 @@ import (
 	"attestcsr/csr"
 )
 
-// The policy paths that objects hang from.
+// The policy paths of the parents of objects.
 const (
 	infraParent        = "/infra"
 	csrsParent         = infraParent + "/csrs"
@@ -18,8 +18,8 @@ type tag struct {
 	Tag   string `json:"tag"`
 }
 
-// common is what a body may say about the object itself. Pointers tell absent
-// and null from a value.
+// common has the members that the bodies of all objects have. A nil pointer is an
+// absent member or null.
 type common struct {
 	DisplayName *string `json:"display_name"`
 	Description *string `json:"description"`
@@ -28,8 +28,8 @@ type common struct {
 	serverSet
 }
 
-// serverSet is what only the server sets. Clients send back what they were
-// given, and it is ignored.
+// serverSet has the members that only the server sets. Clients send them back, and
+// we ignore them.
 type serverSet struct {
 	ID               jsontext.Value `json:"id"`
 	ResourceType     jsontext.Value `json:"resource_type"`
@@ -63,7 +63,7 @@ func (c common) labels() csr.Labels {
 	return l
 }
 
-// value returns what p points at; absent and null are the zero value.
+// value returns *p, or the zero value if p is nil.
 func value[T any](p *T) T {
 	if p == nil {
 		var zero T
@@ -72,8 +72,8 @@ func value[T any](p *T) T {
 	return *p
 }
 
-// head and tail are the members that every object has, before and after its own:
-// the order is that of the vendor's example.
+// head has the members of every object that come before those of its type, and tail
+// the ones after. The order is that of the vendor's example.
 type head struct {
 	ResourceType string `json:"resource_type"`
 	ID           string `json:"id"`
@@ -99,7 +99,7 @@ type tail struct {
 	Revision         int64  `json:"_revision"`
 }
 
-// newHead begins an object in the collection at a policy path.
+// newHead makes the head of an object in the collection with the policy path parent.
 func newHead(resourceType, parent string, o csr.Object) head {
 	h := head{
 		ResourceType: resourceType,

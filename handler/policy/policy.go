@@ -28,20 +28,20 @@ const (
 // Handle answers one request. The grant is nil where the route has no operation.
 type Handle func(c echo.Context, grant *csr.Grant) error
 
-// Operation tells what a request asks for: the action, a query parameter,
-// decides it where a path and a method serve several. An error says that the
-// request names no operation; the operation beside it is then the one that a
-// caller must be allowed before it learns so. It reads no body.
+// Operation returns the operation of a request. One path and method can have
+// several, and the query parameter "action" says which. With an error, which says
+// that the request names no operation, it returns the operation that a caller must
+// be allowed in order to see that error. It does not read the body.
 type Operation func(r *http.Request) (csr.Operation, error)
 
-// Add registers a route. A nil operation makes a route that authenticates
-// nobody or does it itself: a login, or, with echo.RouteNotFound as the method,
-// a path that does not exist.
+// Add registers a route. A route with a nil operation checks no credentials or
+// does so itself: a login, or, with echo.RouteNotFound as the method, a path that
+// does not exist.
 type Add func(method, path string, operation Operation, handle Handle)
 
 // Register hands every route of the dialect to add.
 func Register(s Sessions, add Add) {
-	bound := newLists()
+	limit := newListLimit()
 	collection := actions{
 		"self_sign": {csr.SelfSignNew, answer(http.StatusCreated, replyCertificate, selfSignNew(newDecoder[csrWithDays]()))},
 	}
@@ -51,16 +51,16 @@ func Register(s Sessions, add Add) {
 		"upload":    {csr.ImportCertificate, answer(http.StatusCreated, replyCertificate, uploadCertificate)},
 		"self_sign": {csr.SelfSign, answer(http.StatusCreated, replyCertificate, selfSign)},
 	}
-	add(http.MethodGet, csrsPath, always(csr.ListNamedCSRs), list(bound, (*csr.Grant).ListNamedCSRs, newTLSCSR))
+	add(http.MethodGet, csrsPath, fixed(csr.ListNamedCSRs), list(limit, (*csr.Grant).ListNamedCSRs, newTLSCSR))
 	add(http.MethodPost, csrsPath, collection.operation, collection.handle)
-	add(http.MethodGet, csrsPath+"/:id", always(csr.GetNamedCSR), get((*csr.Grant).NamedCSR, replyCSR))
+	add(http.MethodGet, csrsPath+"/:id", fixed(csr.GetNamedCSR), get((*csr.Grant).NamedCSR, replyCSR))
 	add(http.MethodPost, csrsPath+"/:id", object.operation, object.handle)
-	add(http.MethodDelete, csrsPath+"/:id", always(csr.DeleteNamedCSR), remove((*csr.Grant).DeleteNamedCSR))
-	add(http.MethodGet, csrsPath+"/:id"+pemFile, always(csr.GetNamedCSR), get((*csr.Grant).NamedCSR, replyPEM))
+	add(http.MethodDelete, csrsPath+"/:id", fixed(csr.DeleteNamedCSR), remove((*csr.Grant).DeleteNamedCSR))
+	add(http.MethodGet, csrsPath+"/:id"+pemFile, fixed(csr.GetNamedCSR), get((*csr.Grant).NamedCSR, replyPEM))
 
-	add(http.MethodGet, certificatesPath, always(csr.ListNamedCertificates), list(bound, (*csr.Grant).ListNamedCertificates, newTLSCertificate))
-	add(http.MethodGet, certificatesPath+"/:id", always(csr.GetNamedCertificate), get((*csr.Grant).NamedCertificate, replyCertificate))
-	add(http.MethodDelete, certificatesPath+"/:id", always(csr.DeleteNamedCertificate), remove((*csr.Grant).DeleteNamedCertificate))
+	add(http.MethodGet, certificatesPath, fixed(csr.ListNamedCertificates), list(limit, (*csr.Grant).ListNamedCertificates, newTLSCertificate))
+	add(http.MethodGet, certificatesPath+"/:id", fixed(csr.GetNamedCertificate), get((*csr.Grant).NamedCertificate, replyCertificate))
+	add(http.MethodDelete, certificatesPath+"/:id", fixed(csr.DeleteNamedCertificate), remove((*csr.Grant).DeleteNamedCertificate))
 	// Echo lets a parameter that ends a route swallow slashes unless something
 	// comes after it, and one inside a route be empty. No id is either.
 	add(echo.RouteNotFound, certificatesPath+"/:id/*", nil, unknownPath)
@@ -70,7 +70,8 @@ func Register(s Sessions, add Add) {
 	add(http.MethodGet, LogoutPath, nil, logout(s))
 }
 
-func always(o csr.Operation) Operation {
+// fixed is for a path and a method with one operation.
+func fixed(o csr.Operation) Operation {
 	return func(*http.Request) (csr.Operation, error) { return o, nil }
 }
 
@@ -83,8 +84,9 @@ type actions map[string]struct {
 	handle    Handle
 }
 
-// operation needs the strongest privilege where there is no such action, so that
-// only those learn about actions who may do one.
+// operation implements Operation. A request without a known action needs the
+// privilege for creating, so that the answer tells nothing to those who may not
+// change anything.
 func (a actions) operation(r *http.Request) (csr.Operation, error) {
 	q := readQuery(r)
 	name := q.get("action")
@@ -147,7 +149,7 @@ func replyCertificate(c echo.Context, status int, n csr.NamedCertificate) error 
 	return reply(c, status, newTLSCertificate(n))
 }
 
-// idSegment is where the id stands between the slashes of a path: after "",
+// idSegment is the position of the id in a path split at its slashes: after "",
 // "policy", "api", "v1", "infra" and the collection.
 const idSegment = 6
 

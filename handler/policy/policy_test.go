@@ -38,8 +38,8 @@ func isInvalid(err error) bool {
 	return errors.As(err, &e) && e.Kind == csr.Invalid
 }
 
-// FuzzTLSCSR: a body is refused as the client's fault, or what it says survives
-// being answered and sent back, as clients do.
+// FuzzTLSCSR: a body is refused as an error of the client, or it is unchanged after
+// a client has sent our answer back.
 func FuzzTLSCSR(f *testing.F) {
 	for _, seed := range []string{
 		vendorExample,
@@ -102,7 +102,7 @@ func FuzzTrustData(f *testing.F) {
 	})
 }
 
-// FuzzObjectID: an id comes through its escaped path unchanged, whatever it is.
+// FuzzObjectID: any id is the same after it was escaped in a path.
 func FuzzObjectID(f *testing.F) {
 	for _, seed := range []string{"a", "a/b", "a%2Fb", "a b", "%", "..", "ü", "\x00", "\xff", "?", "a;b", "+"} {
 		f.Add(seed)
@@ -121,7 +121,7 @@ func FuzzObjectID(f *testing.F) {
 	})
 }
 
-// FuzzCursor: a text is refused or is exactly what is made from its position.
+// FuzzCursor: a cursor is refused, or encoding its position again gives the same text.
 func FuzzCursor(f *testing.F) {
 	orders := []csr.Page{{Sort: csr.SortByID}, {Sort: csr.SortByModified, Descending: true}}
 	for _, p := range orders {
@@ -152,7 +152,7 @@ func FuzzCursor(f *testing.F) {
 	})
 }
 
-// FuzzUpload: what is taken from a body stands in it.
+// FuzzUpload: the file of a form is part of the body.
 func FuzzUpload(f *testing.F) {
 	const head = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\r\n"
 	for _, seed := range []string{head + "content\r\n--b--\r\n", head + "content", head + "a\r\n" + head + "b\r\n--b--", "--b--", "", "--b\r\n\r\nx\r\n--b--\r\n"} {
@@ -183,8 +183,8 @@ func written(t *testing.T, path string, err *csr.Error) string {
 	return recorder.Body.String()
 }
 
-// The path in an error is the client's own words: it comes back unescaped once,
-// printable and bounded.
+// The path in an error is text of the client. It is unescaped once, printable and
+// short.
 func TestErrorPaths(t *testing.T) {
 	t.Parallel()
 	for path, want := range map[string]string{
@@ -208,7 +208,7 @@ func TestErrorPaths(t *testing.T) {
 	}
 }
 
-// Each field that a request of this dialect can break has a word of its own.
+// Each field that a request of this dialect can break has a name of its own.
 func TestFieldsHaveWireNames(t *testing.T) {
 	t.Parallel()
 	seen := map[string]pkcs10.Field{}

@@ -8,8 +8,8 @@ import (
 	"attestcsr/handler/strict"
 )
 
-// query is the query parameters of a request, and what is wrong with those that
-// were asked for. Unknown ones are ignored, as NSX does; an empty one is absent.
+// query reads the query parameters of a request and collects what is wrong with
+// them. It ignores unknown parameters, as NSX does. An empty one counts as absent.
 type query struct {
 	values   url.Values
 	problems []problem
@@ -26,7 +26,7 @@ func readQuery(r *http.Request) *query {
 
 func (q *query) refuse(p problem) { q.problems = append(q.problems, p) }
 
-// err returns what is wrong with the parameters that were asked for.
+// err returns what is wrong with the parameters that were read so far.
 func (q *query) err() error {
 	if len(q.problems) == 0 {
 		return nil
@@ -34,8 +34,8 @@ func (q *query) err() error {
 	return refused(q.problems...)
 }
 
-// get returns the parameter, or "". One that is given twice is refused: two
-// readers could disagree on which of them counts.
+// get returns the parameter, or "". It refuses one that is given twice, since a
+// proxy could take the other one.
 func (q *query) get(name string) string {
 	given := q.values[name]
 	if len(given) > 1 {
@@ -45,7 +45,7 @@ func (q *query) get(name string) string {
 	return q.values.Get(name)
 }
 
-// integer returns the parameter as a decimal number, or nil where it is absent.
+// integer returns the parameter as a decimal number, or nil if it is absent.
 func (q *query) integer(name string) *int64 {
 	text := q.get(name)
 	if text == "" {
@@ -59,18 +59,18 @@ func (q *query) integer(name string) *int64 {
 	return &n
 }
 
-// boolean returns the parameter, which is true or false, or otherwise.
-func (q *query) boolean(name string, otherwise bool) bool {
+// boolean returns the parameter, or absent if there is none.
+func (q *query) boolean(name string, absent bool) bool {
 	switch text := q.get(name); text {
 	case "":
-		return otherwise
+		return absent
 	case "true", "false":
 		return text == "true"
 	default:
 		q.refuse(problem{name + " ", quote(text), " must be true or false"})
-		return otherwise
+		return absent
 	}
 }
 
-// quote shows a value that a client sent.
+// quote quotes text of a client.
 func quote(text string) string { return strconv.Quote(shorten(text, 64)) }

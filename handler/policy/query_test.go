@@ -21,8 +21,8 @@ func withQuery(query string) *http.Request {
 	return r
 }
 
-// FuzzListQuery: the parameters of a list are refused with a reason, or ask for a
-// page within its bounds; written again in the plain way they ask for the same.
+// FuzzListQuery: the parameters of a list are refused with a reason, or the page is
+// within its bounds. Its parameters in their plainest spelling give the same page.
 func FuzzListQuery(f *testing.F) {
 	cursor := policy.NewCursor(csr.Page{Sort: csr.SortByDisplayName, Descending: true}, []byte("x\x00y"))
 	for _, seed := range []string{
@@ -63,8 +63,8 @@ func FuzzListQuery(f *testing.F) {
 	})
 }
 
-// FuzzActionQuery: a request names one action that exists or is refused, and the
-// days that a certificate is asked to be valid are the decimal number given.
+// FuzzActionQuery: a request is refused unless it names one action that exists, and
+// days_valid is a decimal number.
 func FuzzActionQuery(f *testing.F) {
 	for _, seed := range []string{"action=create", "action=import&days_valid=825", "action=create&action=import", "action=", "", "action=Create", "action=%63reate", "days_valid=1e3", "days_valid=-1", "days_valid=+1",
 		"days_valid=9223372036854775808", "days_valid=1&days_valid=2", "action=create;days_valid=1", "%", "days_valid=%"} {

@@ -10,15 +10,15 @@ import (
 	"attestcsr/csr"
 )
 
-// Paths of the login and the logout. They lie beside those of the other dialect,
-// but their errors are of this one.
+// Paths of the login and the logout. Errors on them are of this dialect, though the
+// other one has paths that begin with the same.
 const (
 	LoginPath  = "/api/session/create"
 	LogoutPath = "/api/session/destroy"
 )
 
-// SessionCookie carries the session id; it is the only cookie that the service
-// sets. XSRFHeader carries the token that changing calls need beside it.
+// SessionCookie has the session id. The service sets no other cookie. XSRFHeader has
+// the token that a changing request needs besides the cookie.
 const (
 	SessionCookie = "JSESSIONID"
 	XSRFHeader    = "X-XSRF-TOKEN"
@@ -70,9 +70,8 @@ func logout(sessions Sessions) Handle {
 	}
 }
 
-// readForm reads a form from the body alone: what stands in the query would be in
-// the logs of every proxy on the way. The body's size is bounded by whoever made
-// the request's Body.
+// readForm reads a form from the body. It reads no query parameters, since proxies
+// log those. Package handler has bounded the size of the body.
 func readForm(r *http.Request) (url.Values, error) {
 	const mediaType = echo.MIMEApplicationForm
 	if given, _, err := mime.ParseMediaType(r.Header.Get(echo.HeaderContentType)); err != nil || given != mediaType {
@@ -83,13 +82,13 @@ func readForm(r *http.Request) (url.Values, error) {
 		return nil, err
 	}
 	form, err := url.ParseQuery(string(body))
-	if err != nil { // its text may quote a password
+	if err != nil { // without err, which may quote a password
 		return nil, invalid("the body is not a form")
 	}
 	return form, nil
 }
 
-// only returns the one value of a field.
+// only returns the value of a field that must be given once.
 func only(form url.Values, field string) (string, error) {
 	values := form[field]
 	if len(values) != 1 {

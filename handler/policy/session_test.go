@@ -13,7 +13,7 @@ import (
 	"attestcsr/handler/policy"
 )
 
-// login stands for the sessions: it notes what it was asked and agrees.
+// login is a Sessions that records its arguments and lets everybody in.
 type login struct {
 	asked          int
 	user, password string
@@ -42,8 +42,8 @@ func loginRoute(t testing.TB, l *login) policy.Handle {
 	return route
 }
 
-// A login form either gives exactly one user and one password, which are then
-// those of the body, or is refused without asking anybody.
+// A login form has one user and one password, and these are passed on. Other forms
+// are refused before Sessions is called.
 func FuzzLoginForm(f *testing.F) {
 	const form = "application/x-www-form-urlencoded"
 	f.Add(form, "j_username=admin&j_password=secret", "")
@@ -75,7 +75,7 @@ func FuzzLoginForm(f *testing.F) {
 		if recorder.Code != http.StatusOK || asked.asked != 1 || !strings.HasPrefix(strings.ToLower(contentType), form) {
 			t.Fatalf("%d, asked %d times, for %q", recorder.Code, asked.asked, contentType)
 		}
-		// Another reader of forms finds the same two fields and no second of either.
+		// Another way to read the form finds the same two fields, and each once.
 		found := map[string][]string{}
 		for pair := range strings.SplitSeq(body, "&") {
 			name, value, _ := strings.Cut(pair, "=")

@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// Printable cuts a client's own words, before they are sent back or logged, to at
-// most limit characters. One that a terminal would not show, or act on, becomes a
-// full stop.
+// Printable makes text of a client fit for an answer or a log. It cuts the text to
+// limit characters, and replaces characters that do not print with full stops: a
+// terminal could act on them.
 func Printable(s string, limit int) string {
 	var b strings.Builder
 	n := 0

@@ -11,12 +11,12 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// shape is what JSON a Go type is read from.
+// shape is the JSON type that a Go type is read from.
 type shape struct {
 	expected string
 	members  map[string]member // of an object
 	item     *shape            // of a list
-	quoted   bool              // an integer that may come as a string
+	quoted   bool              // the tag strict:"quoted"
 }
 
 type member struct {
@@ -24,8 +24,8 @@ type member struct {
 	shape *shape
 }
 
-// shapeOf describes a type that is not recursive. Types that read themselves are
-// values like any other.
+// shapeOf returns the shape of a type, which must not be recursive. A type with its
+// own UnmarshalJSON is not looked into.
 func shapeOf(t reflect.Type) *shape {
 	switch {
 	case reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()):
@@ -58,15 +58,14 @@ func shapeOf(t reflect.Type) *shape {
 	return &shape{expected: Other}
 }
 
-// reader goes through a text once. Its methods return an error where they cannot go
-// on, which is among the problems then.
+// reader reads a text once. A method that returns an error has added it to problems.
 type reader struct {
 	text     *jsontext.Decoder
 	options  Options
 	problems Problems
 }
 
-// read fills into from a body. It is whole where all of the text was read.
+// read fills into from a body. whole: it has read the text to its end.
 func read(body []byte, s *shape, o Options, into reflect.Value) (problems Problems, whole bool) {
 	if jsontext.Value(body).Kind() != '{' {
 		return Problems{{Kind: NotObject}}, false
@@ -88,7 +87,7 @@ func (r *reader) add(p Problem) { r.problems = append(r.problems, p) }
 // here is the name of the member that was read last.
 func (r *reader) here() string { return nameOf(r.text.StackPointer()) }
 
-// stop notes why the decoder cannot go on.
+// stop adds the problem of an error of the decoder.
 func (r *reader) stop(err error) error {
 	syntax, ok := errors.AsType[*jsontext.SyntacticError](err)
 	switch {
@@ -102,7 +101,7 @@ func (r *reader) stop(err error) error {
 	return err
 }
 
-// token goes past a token.
+// token skips a token.
 func (r *reader) token() error {
 	if _, err := r.text.ReadToken(); err != nil {
 		return r.stop(err)
@@ -124,7 +123,7 @@ func (r *reader) value(s *shape, into reflect.Value) error {
 	return r.single(s, into)
 }
 
-// indirect follows pointers, which it makes.
+// indirect returns what v points to, which it makes.
 func indirect(v reflect.Value) reflect.Value {
 	for v.Kind() == reflect.Pointer {
 		v.Set(reflect.New(v.Type().Elem()))
@@ -173,8 +172,8 @@ func (r *reader) list(s *shape, into reflect.Value) error {
 	return r.token()
 }
 
-// skipWrongType goes past an object or a list that should be something else. This is told
-// before what is wrong inside of it.
+// skipWrongType skips an object or a list where s wants another type. It adds that
+// problem before problems inside of the object.
 func (r *reader) skipWrongType(s *shape) error {
 	if err := r.token(); err != nil {
 		return err
@@ -188,7 +187,7 @@ func (r *reader) skipWrongType(s *shape) error {
 	return nil
 }
 
-// single reads a value that is not looked into.
+// single reads a value as a whole.
 func (r *reader) single(s *shape, into reflect.Value) error {
 	value, err := r.raw()
 	if err != nil {
@@ -203,8 +202,8 @@ func (r *reader) single(s *shape, into reflect.Value) error {
 	return nil
 }
 
-// unquoted returns an integer or a boolean without the quotes that it may have.
-// What should be one and is none becomes nothing, which is of no type.
+// unquoted returns an integer or a boolean without its quotes, if it has any. For a
+// value that should be one and is none, it returns nil, which is no JSON value.
 func unquoted(s *shape, value jsontext.Value) jsontext.Value {
 	text := string(value)
 	switch value.Kind() {
@@ -223,13 +222,13 @@ func unquoted(s *shape, value jsontext.Value) jsontext.Value {
 	return nil
 }
 
-// unquote returns what a string says that the decoder has read.
+// unquote returns the text of a JSON string that the decoder has read.
 func unquote(quoted jsontext.Value) string {
 	text, _ := jsontext.AppendUnquote(nil, quoted)
 	return string(text)
 }
 
-// ParseInteger reads an integer of 64 bits in the one way to write it: no plus
+// ParseInteger reads an integer of 64 bits. It accepts one spelling of each: no plus
 // sign, no leading zeros, no blanks, no -0.
 func ParseInteger(text string) (int64, bool) {
 	n, err := strconv.ParseInt(text, 10, 64)

@@ -1,10 +1,9 @@
-// Package strict reads the JSON objects that clients send, and says what is wrong
-// with one that it refuses. It refuses whatever it does not fully understand: a
-// misspelt key_size must not make a weaker key in silence.
+// Package strict reads the JSON objects that clients send, and explains why it
+// refuses one. By default it refuses what it does not know: a client that misspells
+// key_size must not get a weaker key without notice.
 //
-// A dialect describes a body as a struct with json tags, and with validate tags
-// for what must be there (go-playground/validator). Problems come back without
-// words for the client: those are the dialect's.
+// A dialect describes a body as a struct with json tags and with the validate tags of
+// go-playground/validator. It makes the text of an answer from the problems itself.
 package strict
 
 import (
@@ -17,8 +16,8 @@ import (
 
 // Options is what a dialect is lenient about.
 type Options struct {
-	IgnoreUnknown bool // members that the struct does not have are passed over
-	Quoted        bool // an integer or a boolean may come as a string
+	IgnoreUnknown bool // ignore members that the struct does not have
+	Quoted        bool // accept integers and booleans as strings
 }
 
 // Decoder reads bodies of one kind. It is safe for concurrent use.
@@ -29,8 +28,8 @@ type Decoder[T any] struct {
 	validate *validator.Validate
 }
 
-// New makes a Decoder for the struct T. Its fields are pointers where absent and
-// null have to be told from a value. The tag `strict:"quoted"` on a field is
+// New makes a Decoder for the struct T. A field whose zero value is a value of its
+// own is a pointer: nil is absent or null. The tag `strict:"quoted"` on a field is
 // Options.Quoted for that field.
 func New[T any](o Options) *Decoder[T] {
 	d := &Decoder[T]{options: o, embedded: map[string]bool{}, validate: validator.New(validator.WithRequiredStructEnabled())}
@@ -51,15 +50,15 @@ func Member(f reflect.StructField) string {
 	return name
 }
 
-// Decode reads a body, or returns all that is wrong with it: first with its text,
-// in the order of the text, then with its shape. The text is read up to where it is
-// no JSON or a name repeats. A member of which something is told already is not told
-// to be missing.
+// Decode reads a body, or returns all problems of it: first those of the text, in its
+// order, then missing members and broken rules. Reading ends at a syntax error and at
+// a duplicate name. A member has no second problem: one of the wrong type is not
+// missing as well.
 func (d *Decoder[T]) Decode(body []byte) (T, Problems) {
 	var into, none T
 	problems, whole := read(body, d.shape, d.options, reflect.ValueOf(&into).Elem())
 	if whole {
-		problems = append(problems, d.shapeProblems(into, problems)...)
+		problems = append(problems, d.check(into, problems)...)
 	}
 	if len(problems) > 0 {
 		return none, problems
@@ -67,7 +66,8 @@ func (d *Decoder[T]) Decode(body []byte) (T, Problems) {
 	return into, nil
 }
 
-func (d *Decoder[T]) shapeProblems(body T, known Problems) Problems {
+// check returns what the validate tags refuse, without members with known problems.
+func (d *Decoder[T]) check(body T, known Problems) Problems {
 	var broken validator.ValidationErrors
 	if !errors.As(d.validate.Struct(body), &broken) {
 		return nil
@@ -89,7 +89,7 @@ func (d *Decoder[T]) shapeProblems(body T, known Problems) Problems {
 	return problems
 }
 
-// nameOf writes what a rule is broken by as Problem.Name.
+// nameOf is Problem.Name for an error of the validator.
 func (d *Decoder[T]) nameOf(field validator.FieldError) string {
 	_, path, _ := strings.Cut(field.Namespace(), ".") // after the name of T
 	var parts []string
@@ -104,18 +104,18 @@ func (d *Decoder[T]) nameOf(field validator.FieldError) string {
 // Kind is a kind of problem.
 type Kind int
 
-// The kinds of problems: of a text, and from Missing on of the shape.
+// The kinds of problems. Those before Missing are problems of the text.
 const (
-	NotObject Kind = iota // the body is another JSON value, or none
-	Malformed             // it is no JSON from Offset on
+	NotObject Kind = iota // the body is no JSON object
+	Malformed             // syntax error at Offset
 	Duplicate             // a member occurs more than once
 	Unknown               // there is no such member
-	WrongType             // a value is not what Expected says
+	WrongType             // a value is not of type Expected
 	Missing               // a member is absent or null
-	Broken                // a member breaks Rule, a tag of the validator, whose parameter is Limit
+	Broken                // a member breaks Rule, a validate tag with the parameter Limit
 )
 
-// What a value can be expected to be.
+// The values of Problem.Expected.
 const (
 	Integer       = "an integer of 64 bits"
 	QuotedInteger = "an integer, as a number or as a string"
@@ -129,18 +129,17 @@ const (
 // Problem is one thing that is wrong with a body.
 type Problem struct {
 	Kind     Kind
-	Name     string // of the member, as subject.attributes[0].key; the client's own words with Duplicate and Unknown
+	Name     string // of the member, as subject.attributes[0].key; with Duplicate and Unknown it is text of the client
 	Expected string // with WrongType
-	Offset   int64  // with Malformed: the first byte that is no JSON
+	Offset   int64  // with Malformed, in bytes
 	Rule     string // with Broken
 	Limit    string // with Broken
 }
 
-// Problems are all that is wrong with a body.
+// Problems are all problems of a body.
 type Problems []Problem
 
-// First is the first problem of the text. Where the text has none, it is all
-// problems of the shape.
+// First is the first problem of the text, or all other problems if the text has none.
 func (p Problems) First() Problems {
 	if len(p) > 0 && p[0].Kind < Missing {
 		return p[:1]

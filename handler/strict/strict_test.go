@@ -114,8 +114,8 @@ func TestLeniency(t *testing.T) {
 	}
 }
 
-// FuzzDecode: what is accepted, and what is read from it, is what the JSON library
-// and the validator accept and read; what is refused gives nothing and says why.
+// FuzzDecode: the JSON library and the validator accept the same bodies and read the
+// same values. A refused body gives no value and at least one problem.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
 		"{" + whole + "}", "{" + whole + `,"size":3072,"flag":false,"names":["a"],"any":{"a":[1]}}`, `{"size":2048.0}`, `{"size":9223372036854775808}`, `{"Size":1}`,
@@ -152,7 +152,7 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// FuzzQuoted: only a decimal number is one, quoted or not.
+// FuzzQuoted: an integer is a decimal number with or without quotes, and nothing else.
 func FuzzQuoted(f *testing.F) {
 	for _, seed := range []string{`2048`, `"2048"`, `2048.0`, `"02048"`, `"+1"`, `-0`, `"-0"`, `-1`, `9223372036854775808`, `1e3`, `""`, `true`, `{}`, `"\u0031"`} {
 		f.Add(seed)
@@ -177,8 +177,8 @@ func FuzzQuoted(f *testing.F) {
 	})
 }
 
-// FuzzPrintable: what is shown of any text is bounded, and nothing in it moves the
-// cursor; what is printable and short stays as it is.
+// FuzzPrintable: any text becomes short and printable, and a text that is so already
+// stays the same.
 func FuzzPrintable(f *testing.F) {
 	for _, seed := range []string{"", "a", "ä b", "a\nb\x1b[2J", "\xff\xfe", "\u202e", strings.Repeat("漢", 64), strings.Repeat("x", 65), "\u200d", "…"} {
 		f.Add(seed, 64)
@@ -187,11 +187,11 @@ func FuzzPrintable(f *testing.F) {
 		limit = int(uint(limit) % 1000)
 		got := strict.Printable(text, limit)
 		if !utf8.ValidString(got) || utf8.RuneCountInString(got) > limit+1 || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) {
-			t.Fatalf("%q is shown as %q", text, got)
+			t.Fatalf("%q became %q", text, got)
 		}
 		plain := utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) })
 		if plain && utf8.RuneCountInString(text) <= limit && got != text {
-			t.Fatalf("%q is shown as %q", text, got)
+			t.Fatalf("%q became %q", text, got)
 		}
 	})
 }

@@ -19,8 +19,8 @@ import (
 // newDecoder reads the bodies of this dialect.
 func newDecoder[T any]() *strict.Decoder[T] { return strict.New[T](strict.Options{}) }
 
-// decode reads the JSON object of the request's body. The body's size is bounded by
-// whoever made the request's Body.
+// decode reads the request's body, which is a JSON object. Package handler has
+// bounded its size.
 func decode[T any](c echo.Context, in *strict.Decoder[T]) (body T, err error) {
 	if err := checkQuery(c); err != nil {
 		return body, err
@@ -29,7 +29,7 @@ func decode[T any](c echo.Context, in *strict.Decoder[T]) (body T, err error) {
 	if mediaType, _, err := mime.ParseMediaType(r.Header.Get(echo.HeaderContentType)); err != nil || mediaType != echo.MIMEApplicationJSON {
 		return body, unsupportedMedia("the Content-Type must be application/json", r.Header.Get(echo.HeaderContentType))
 	}
-	// Nothing is inflated: a body is as long as what was sent.
+	// We decompress nothing, so that the limit holds for the bytes that were sent.
 	if coding := r.Header.Get(echo.HeaderContentEncoding); coding != "" && !strings.EqualFold(coding, "identity") {
 		return body, unsupportedMedia("a Content-Encoding is not supported; send the body without one", coding)
 	}
@@ -47,16 +47,16 @@ func decode[T any](c echo.Context, in *strict.Decoder[T]) (body T, err error) {
 	return body, nil
 }
 
-func unsupportedMedia(what, said string) error {
+func unsupportedMedia(what, given string) error {
 	return &badRequest{errorType: "INVALID_REQUEST", messages: []message{{
 		ID:      "vapi.protocol.server.rest.unsupported_media_type",
 		Default: "Unsupported media type: " + what + ".",
-		Args:    []string{shorten(said)},
+		Args:    []string{shorten(given)},
 	}}}
 }
 
-// explain says what is wrong with a body. What is wrong with its text hides the
-// rest.
+// explain makes the error of a body. It tells the first problem only, unless the
+// text of the body is correct: then it tells all.
 func explain(problems strict.Problems) error {
 	bad := &badRequest{errorType: invalidArgument}
 	for _, p := range problems.First() {
@@ -90,7 +90,7 @@ func malformed(what string) message {
 	return newMessage("vapi.protocol.server.rest.invalid_json_content", "Invalid JSON content: %s.", what)
 }
 
-// checkQuery refuses query parameters: no operation of this dialect has any.
+// checkQuery refuses query parameters, which no operation of this dialect has.
 func checkQuery(c echo.Context) error {
 	raw := c.Request().URL.RawQuery
 	if raw == "" {
@@ -100,7 +100,7 @@ func checkQuery(c echo.Context) error {
 	if err != nil {
 		query = url.Values{raw: nil}
 	}
-	if len(query) == 0 { // "?&" names nothing
+	if len(query) == 0 { // "?&" has no parameter
 		return nil
 	}
 	name := shorten(slices.Min(slices.Collect(maps.Keys(query))))
@@ -109,5 +109,5 @@ func checkQuery(c echo.Context) error {
 	}}
 }
 
-// shorten cuts a client's own words before they are sent back.
+// shorten makes text of a client fit for an answer.
 func shorten(s string) string { return strict.Printable(s, 64) }

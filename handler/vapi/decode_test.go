@@ -23,9 +23,9 @@ func decode(body []byte) (pkcs10.Spec, error) {
 	return vapi.DecodeCreateSpec(echo.New().NewContext(r, httptest.NewRecorder()))
 }
 
-// FuzzCreateSpec: what is accepted is one JSON object with the documented
-// members only, the required ones among them, and means the same when it is
-// written again; what is refused is the client's fault and gives nothing.
+// FuzzCreateSpec: an accepted body is one JSON object with documented members only
+// and all required ones, and gives the same spec after it was written again. A
+// refused body is an error of the client and gives no spec.
 func FuzzCreateSpec(f *testing.F) {
 	for _, seed := range []string{
 		`{"organization":"a","organization_unit":"b","locality":"c","state_or_province":"d","country":"us","email_address":"a@b.c"}`,

@@ -15,9 +15,9 @@ import (
 
 const invalidArgument = "INVALID_ARGUMENT"
 
-// document is the error body of vSphere Automation REST. Clients choose their
-// typed error by the HTTP status alone and fail on anything but an object with
-// lists, so messages and args are never null.
+// document is the error body of vSphere Automation REST. Messages and args are never
+// null, since clients fail without lists. They choose their type of error by the HTTP
+// status alone.
 type document struct {
 	ErrorType string         `json:"error_type"`
 	Messages  []message      `json:"messages"`
@@ -29,8 +29,8 @@ type message struct {
 	Default string   `json:"default_message"`
 	Args    []string `json:"args"`
 
-	// quotes is whether the text holds the client's own words, which the log leaves
-	// out: they may be a secret in the wrong place.
+	// quotes: the text quotes the client. The log leaves it out, since it may be a
+	// secret in the wrong place.
 	quotes bool
 }
 
@@ -50,29 +50,29 @@ func quoting(id, format, said string) message {
 	return m
 }
 
-// logged is the message for the log.
-func (m message) logged() string {
+// logText is the message for the log.
+func (m message) logText() string {
 	if m.quotes {
 		return m.ID
 	}
 	return m.ID + ": " + m.Default
 }
 
-// badRequest is a request that breaks a rule of the dialect rather than one of
-// the core: its JSON, media type or parameters.
+// badRequest is the error of a request that breaks a rule of the dialect: on JSON,
+// media type or parameters. The core has rules of its own (csr.Invalid).
 type badRequest struct {
 	errorType string
 	messages  []message
 }
 
 // Error is for the log.
-func (e *badRequest) Error() string { return e.messages[0].logged() }
+func (e *badRequest) Error() string { return e.messages[0].logText() }
 
-// Unwrap says that this is the client's fault.
+// Unwrap makes it an error of the client for those who know csr.Error only.
 func (e *badRequest) Unwrap() error { return &csr.Error{Kind: csr.Invalid} }
 
-// describe chooses status and document for an error. What it does not know is an
-// internal error, whose text stays here.
+// describe returns the status and the document for an error. An error of unknown
+// type is an internal error, and its text is not sent.
 func describe(requestID string, err error) (int, document) {
 	var (
 		bad     *badRequest
@@ -124,7 +124,7 @@ func describeKind(requestID string, kind csr.Kind) (int, document) {
 	return a.status, one(a.errorType, a.id, a.text)
 }
 
-// violations says every broken rule in a message of its own.
+// violations makes a message of every broken rule.
 func violations(broken []pkcs10.Violation) document {
 	doc := document{ErrorType: invalidArgument, Messages: make([]message, 0, len(broken))}
 	for _, v := range broken {

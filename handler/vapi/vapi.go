@@ -19,7 +19,7 @@ import (
 	"attestcsr/handler/strict"
 )
 
-// SessionHeader carries the session id; a cookie of the same name is accepted.
+// SessionHeader has the session id. We accept a cookie of the same name as well.
 const SessionHeader = "vmware-api-session-id"
 
 const (
@@ -32,8 +32,8 @@ const (
 // Handle answers one request. The grant is nil where the route has no operation.
 type Handle func(c echo.Context, grant *csr.Grant) error
 
-// Sessions makes, shows and ends the sessions of this dialect, for the
-// credentials that a request carries. Errors are of package csr's kinds.
+// Sessions makes, returns and ends the sessions of this dialect. It takes the
+// credentials from the request. Its errors are *csr.Error.
 type Sessions interface {
 	Login(c echo.Context) (id string, err error)
 	Session(c echo.Context) (user string, created, lastAccessed time.Time, err error)
@@ -55,7 +55,7 @@ func Register(s Sessions, add func(method, path string, op csr.Operation, handle
 	add(http.MethodDelete, legacySessionPath, "", logout(s, http.StatusOK))
 }
 
-// createSpec is the body of csr create. Pointers tell absent and null from "".
+// createSpec is the body of csr create. A nil pointer is an absent member or null.
 type createSpec struct {
 	KeySize          *int64   `json:"key_size"`
 	CommonName       *string  `json:"common_name"`
@@ -68,9 +68,9 @@ type createSpec struct {
 	SubjectAltName   []string `json:"subject_alt_name"`
 }
 
-// spec says the same in the core's terms. An empty string leaves its attribute
-// out: clients in typed languages cannot omit a required field. An empty common
-// name is not among them, since it can be omitted; the core refuses it.
+// spec converts the body to what the core takes. An empty string makes no attribute,
+// since clients in typed languages cannot omit a required field. They can omit the
+// common name, so that an empty one is an error of the core.
 func (s createSpec) spec() pkcs10.Spec {
 	spec := pkcs10.Spec{KeySize: s.KeySize, Email: *s.EmailAddress}
 	for _, a := range []struct {
@@ -96,7 +96,7 @@ func (s createSpec) spec() pkcs10.Spec {
 	return spec
 }
 
-// wireName is what this dialect calls the field of a violation.
+// wireName is this dialect's name of a field.
 func wireName(f pkcs10.Field) string {
 	names := map[pkcs10.Field]string{
 		pkcs10.KeySize:            "key_size",
