@@ -221,7 +221,8 @@ func include(names []string, document any) (any, error) {
 			err = errors.Join(err, encoder.WriteToken(jsontext.String(name)), encoder.WriteValue(member))
 		}
 	}
-	return jsontext.Value(out.Bytes()), errors.Join(err, encoder.WriteToken(jsontext.EndObject))
+	err = errors.Join(err, encoder.WriteToken(jsontext.EndObject))
+	return jsontext.Value(out.Bytes()), err
 }
 
 // memberNames lists the JSON names of a struct's fields, those of embedded structs

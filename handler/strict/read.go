@@ -11,70 +11,49 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// shape is the JSON type that a Go type is read from.
-type shape struct {
-	expected string
-	members  map[string]member // of an object
-	item     *shape            // of a list
-	quoted   bool              // the tag strict:"quoted"
-}
+// members are the members of each struct that a body is read into.
+type members map[reflect.Type]map[string]reflect.StructField
 
-type member struct {
-	index []int // see reflect.Value.FieldByIndex
-	shape *shape
-}
-
-// shapeOf returns the shape of a type, which must not be recursive. A type with its
-// own UnmarshalJSON is not looked into.
-func shapeOf(t reflect.Type) *shape {
-	switch {
-	case reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()):
-		return &shape{expected: Other}
-	case t.Kind() == reflect.Pointer:
-		return shapeOf(t.Elem())
-	case t.Kind() == reflect.Slice:
-		return &shape{expected: List, item: shapeOf(t.Elem())}
-	case t.Kind() == reflect.Struct:
-		s := &shape{expected: Object, members: map[string]member{}}
-		for _, f := range reflect.VisibleFields(t) {
-			name := Member(f)
-			if name == "" {
-				continue
-			}
-			m := member{f.Index, shapeOf(f.Type)}
-			if f.Tag.Get("strict") == "quoted" {
-				m.shape.quoted, m.shape.expected = true, QuotedInteger
-			}
-			s.members[name] = m
-		}
-		return s
-	case t.Kind() == reflect.Int64:
-		return &shape{expected: Integer}
-	case t.Kind() == reflect.String:
-		return &shape{expected: String}
-	case t.Kind() == reflect.Bool:
-		return &shape{expected: Boolean}
+// add adds the struct that is t, or that pointers and lists of t lead to, and the
+// structs inside of it.
+func (m members) add(t reflect.Type) {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
 	}
-	return &shape{expected: Other}
+	if t.Kind() != reflect.Struct || m[t] != nil {
+		return
+	}
+	m[t] = map[string]reflect.StructField{}
+	for _, f := range reflect.VisibleFields(t) {
+		if name := Member(f); name != "" {
+			m[t][name] = f
+			m.add(f.Type)
+		}
+	}
 }
 
-// reader reads a text once. A method that returns an error has added it to problems.
+// reader goes through a text once. The JSON library fills the values. It asks value
+// before each of them, which goes on where the library would stop.
 type reader struct {
-	text     *jsontext.Decoder
+	members  members
 	options  Options
+	quoted   bool // the member that is read may be a string, see New
 	problems Problems
 }
 
-// read fills into from a body. whole: it has read the text to its end.
-func read(body []byte, s *shape, o Options, into reflect.Value) (problems Problems, whole bool) {
+// read fills into, a pointer to a struct, from a body. It is whole where all of the
+// text was read.
+func read(body []byte, m members, o Options, into any) (problems Problems, whole bool) {
 	if jsontext.Value(body).Kind() != '{' {
 		return Problems{{Kind: NotObject}}, false
 	}
-	r := &reader{text: jsontext.NewDecoder(bytes.NewBuffer(body)), options: o}
-	if err := r.object(s, into); err != nil {
+	r := &reader{members: m, options: o}
+	text := jsontext.NewDecoder(bytes.NewBuffer(body))
+	if err := json.UnmarshalDecode(text, into, json.WithUnmarshalers(json.UnmarshalFromFunc(r.value))); err != nil {
+		r.stop(text, err)
 		return r.problems, false
 	}
-	end := int(r.text.InputOffset())
+	end := int(text.InputOffset())
 	if rest := bytes.TrimLeft(body[end:], " \t\r\n"); len(rest) > 0 {
 		r.add(Problem{Kind: Malformed, Offset: int64(len(body) - len(rest))})
 		return r.problems, false
@@ -84,127 +63,119 @@ func read(body []byte, s *shape, o Options, into reflect.Value) (problems Proble
 
 func (r *reader) add(p Problem) { r.problems = append(r.problems, p) }
 
-// here is the name of the member that was read last.
-func (r *reader) here() string { return nameOf(r.text.StackPointer()) }
-
-// stop adds the problem of an error of the decoder.
-func (r *reader) stop(err error) error {
+// stop notes why the decoder cannot go on.
+func (r *reader) stop(text *jsontext.Decoder, err error) {
 	syntax, ok := errors.AsType[*jsontext.SyntacticError](err)
 	switch {
 	case !ok:
-		r.add(Problem{Kind: Malformed, Offset: r.text.InputOffset()})
+		r.add(Problem{Kind: Malformed, Offset: text.InputOffset()})
 	case errors.Is(err, jsontext.ErrDuplicateName):
 		r.add(Problem{Kind: Duplicate, Name: nameOf(syntax.JSONPointer)})
 	default:
 		r.add(Problem{Kind: Malformed, Offset: syntax.ByteOffset})
 	}
-	return err
 }
 
-// token skips a token.
-func (r *reader) token() error {
-	if _, err := r.text.ReadToken(); err != nil {
-		return r.stop(err)
+// value reads a value of any type. With ErrUnsupported it leaves a list, or a pointer to
+// an object, to the library, which comes back with what is inside.
+func (r *reader) value(text *jsontext.Decoder, into any) error {
+	v, kind := reflect.ValueOf(into).Elem(), text.PeekKind()
+	expected := r.expected(v.Type())
+	switch {
+	case expected == Object && kind == '{' && v.Kind() == reflect.Struct:
+		return r.object(text, v)
+	case expected == Object && kind == '{', expected == List && kind == '[':
+		return errors.ErrUnsupported
+	case (expected == Object || expected == List || expected == Boolean) && (kind == '{' || kind == '['):
+		return r.skipWrongType(text, expected)
 	}
-	return nil
-}
-
-func (r *reader) value(s *shape, into reflect.Value) error {
-	switch kind := r.text.PeekKind(); {
-	case s.members != nil && kind == '{':
-		return r.object(s, indirect(into))
-	case s.item != nil && kind == '[':
-		return r.list(s, indirect(into))
-	case kind == '{' || kind == '[':
-		if s.expected == Object || s.expected == List || s.expected == Boolean {
-			return r.skipWrongType(s)
-		}
-	}
-	return r.single(s, into)
-}
-
-// indirect returns what v points to, which it makes.
-func indirect(v reflect.Value) reflect.Value {
-	for v.Kind() == reflect.Pointer {
-		v.Set(reflect.New(v.Type().Elem()))
-		v = v.Elem()
-	}
-	return v
-}
-
-func (r *reader) object(s *shape, into reflect.Value) error {
-	if err := r.token(); err != nil {
-		return err
-	}
-	for r.text.PeekKind() != '}' {
-		quoted, err := r.text.ReadValue()
-		if err != nil {
-			return r.stop(err)
-		}
-		m, known := s.members[unquote(quoted)]
-		if !known && !r.options.IgnoreUnknown {
-			r.add(Problem{Kind: Unknown, Name: r.here()})
-		}
-		if known {
-			err = r.value(m.shape, into.FieldByIndex(m.index))
-		} else {
-			_, err = r.raw()
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return r.token()
-}
-
-func (r *reader) list(s *shape, into reflect.Value) error {
-	if err := r.token(); err != nil {
-		return err
-	}
-	into.Set(reflect.MakeSlice(into.Type(), 0, 0))
-	for r.text.PeekKind() != ']' {
-		item := reflect.New(into.Type().Elem()).Elem()
-		if err := r.value(s.item, item); err != nil {
-			return err
-		}
-		into.Set(reflect.Append(into, item))
-	}
-	return r.token()
-}
-
-// skipWrongType skips an object or a list where s wants another type. It adds that
-// problem before problems inside of the object.
-func (r *reader) skipWrongType(s *shape) error {
-	if err := r.token(); err != nil {
-		return err
-	}
-	r.add(Problem{Kind: WrongType, Name: r.here(), Expected: s.expected})
-	for depth := r.text.StackDepth(); r.text.StackDepth() >= depth; {
-		if err := r.token(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// single reads a value as a whole.
-func (r *reader) single(s *shape, into reflect.Value) error {
-	value, err := r.raw()
+	value, err := text.ReadValue()
 	if err != nil {
 		return err
 	}
-	if s.quoted || r.options.Quoted {
-		value = unquoted(s, value)
+	if r.quoted || r.options.Quoted {
+		value = unquoted(expected, value)
 	}
-	if err := json.Unmarshal(value, into.Addr().Interface()); err != nil {
-		r.add(Problem{Kind: WrongType, Name: r.here(), Expected: s.expected})
+	if err := json.Unmarshal(value, into); err != nil {
+		r.wrongType(text, expected)
 	}
 	return nil
 }
 
-// unquoted returns an integer or a boolean without its quotes, if it has any. For a
-// value that should be one and is none, it returns nil, which is no JSON value.
-func unquoted(s *shape, value jsontext.Value) jsontext.Value {
+// expected says what a type is read from. Types that read themselves are not looked
+// into.
+func (r *reader) expected(t reflect.Type) string {
+	switch {
+	case reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()):
+		return Other
+	case t.Kind() == reflect.Pointer:
+		return r.expected(t.Elem())
+	case t.Kind() == reflect.Struct:
+		return Object
+	case t.Kind() == reflect.Slice:
+		return List
+	case t.Kind() == reflect.String:
+		return String
+	case t.Kind() == reflect.Bool:
+		return Boolean
+	case t.Kind() == reflect.Int64 && r.quoted:
+		return QuotedInteger
+	case t.Kind() == reflect.Int64:
+		return Integer
+	}
+	return Other
+}
+
+func (r *reader) object(text *jsontext.Decoder, into reflect.Value) error {
+	if _, err := text.ReadToken(); err != nil {
+		return err
+	}
+	for text.PeekKind() != '}' {
+		name, err := text.ReadValue()
+		if err != nil {
+			return err
+		}
+		member, known := r.members[into.Type()][unquote(name)]
+		if known {
+			r.quoted = member.Tag.Get("strict") == "quoted"
+			err = json.UnmarshalDecode(text, into.FieldByIndex(member.Index).Addr().Interface())
+		} else {
+			if !r.options.IgnoreUnknown {
+				r.add(Problem{Kind: Unknown, Name: nameOf(text.StackPointer())})
+			}
+			_, err = text.ReadValue()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	_, err := text.ReadToken()
+	return err
+}
+
+func (r *reader) wrongType(text *jsontext.Decoder, expected string) {
+	r.add(Problem{Kind: WrongType, Name: nameOf(text.StackPointer()), Expected: expected})
+}
+
+// skipWrongType goes past an object or a list that should be something else. This is told
+// before what is wrong inside of it.
+func (r *reader) skipWrongType(text *jsontext.Decoder, expected string) error {
+	outside := text.StackDepth()
+	if _, err := text.ReadToken(); err != nil {
+		return err
+	}
+	r.wrongType(text, expected)
+	for text.StackDepth() > outside {
+		if _, err := text.ReadToken(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unquoted returns an integer or a boolean without the quotes that it may have.
+// What should be one and is none becomes nothing, which is of no type.
+func unquoted(expected string, value jsontext.Value) jsontext.Value {
 	text := string(value)
 	switch value.Kind() {
 	case 'n':
@@ -214,33 +185,25 @@ func unquoted(s *shape, value jsontext.Value) jsontext.Value {
 	}
 	_, isInteger := ParseInteger(text)
 	switch {
-	case s.expected != Integer && s.expected != QuotedInteger && s.expected != Boolean:
+	case expected != Integer && expected != QuotedInteger && expected != Boolean:
 		return value
-	case s.expected == Boolean && (text == "true" || text == "false"), s.expected != Boolean && isInteger:
+	case expected == Boolean && (text == "true" || text == "false"), expected != Boolean && isInteger:
 		return jsontext.Value(text)
 	}
 	return nil
 }
 
-// unquote returns the text of a JSON string that the decoder has read.
+// unquote returns what a string says that the decoder has read.
 func unquote(quoted jsontext.Value) string {
 	text, _ := jsontext.AppendUnquote(nil, quoted)
 	return string(text)
 }
 
-// ParseInteger reads an integer of 64 bits. It accepts one spelling of each: no plus
+// ParseInteger reads an integer of 64 bits in the one way to write it: no plus
 // sign, no leading zeros, no blanks, no -0.
 func ParseInteger(text string) (int64, bool) {
 	n, err := strconv.ParseInt(text, 10, 64)
 	return n, err == nil && strconv.FormatInt(n, 10) == text
-}
-
-func (r *reader) raw() (jsontext.Value, error) {
-	value, err := r.text.ReadValue()
-	if err != nil {
-		return nil, r.stop(err)
-	}
-	return value, nil
 }
 
 // nameOf writes a JSON pointer (RFC 6901) as subject.attributes[0].key.

@@ -23,7 +23,7 @@ type Options struct {
 // Decoder reads bodies of one kind. It is safe for concurrent use.
 type Decoder[T any] struct {
 	options  Options
-	shape    *shape
+	members  members
 	embedded map[string]bool // names of embedded structs, which no body has
 	validate *validator.Validate
 }
@@ -32,10 +32,10 @@ type Decoder[T any] struct {
 // own is a pointer: nil is absent or null. The tag `strict:"quoted"` on a field is
 // Options.Quoted for that field.
 func New[T any](o Options) *Decoder[T] {
-	d := &Decoder[T]{options: o, embedded: map[string]bool{}, validate: validator.New(validator.WithRequiredStructEnabled())}
+	d := &Decoder[T]{options: o, members: members{}, embedded: map[string]bool{}, validate: validator.New(validator.WithRequiredStructEnabled())}
 	d.validate.RegisterTagNameFunc(Member)
 	t := reflect.TypeFor[T]()
-	d.shape = shapeOf(t)
+	d.members.add(t)
 	for _, f := range reflect.VisibleFields(t) {
 		if f.Anonymous {
 			d.embedded[f.Name] = true
@@ -56,7 +56,7 @@ func Member(f reflect.StructField) string {
 // missing as well.
 func (d *Decoder[T]) Decode(body []byte) (T, Problems) {
 	var into, none T
-	problems, whole := read(body, d.shape, d.options, reflect.ValueOf(&into).Elem())
+	problems, whole := read(body, d.members, d.options, &into)
 	if whole {
 		problems = append(problems, d.check(into, problems)...)
 	}
