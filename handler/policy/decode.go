@@ -12,9 +12,6 @@ import (
 	"attestcsr/handler/strict"
 )
 
-// newDecoder reads the bodies of this dialect.
-func newDecoder[T any]() *strict.Decoder[T] { return strict.New[T](strict.Options{}) }
-
 // decode reads the JSON object of the request's body, whatever its Content-Type.
 // The body's size is bounded by whoever made the request's Body.
 func decode[T any](r *http.Request, in *strict.Decoder[T]) (body T, err error) {

@@ -83,19 +83,12 @@ func invalid(sentences ...string) error {
 func malformed(what string) error { return &badRequest{codeJSON, []problem{{before: what}}} }
 
 // Error is for the log.
-func (e *badRequest) Error() string {
-	texts := make([]string, len(e.problems))
-	for i, p := range e.problems {
-		texts[i] = p.logText()
-	}
-	return strings.Join(texts, "; ")
-}
+func (e *badRequest) Error() string { return strings.Join(e.sentences(problem.logText), "; ") }
 
-// sentences are for the answer.
-func (e *badRequest) sentences() []string {
+func (e *badRequest) sentences(write func(problem) string) []string {
 	sentences := make([]string, len(e.problems))
 	for i, p := range e.problems {
-		sentences[i] = p.String()
+		sentences[i] = write(p)
 	}
 	return sentences
 }
@@ -129,9 +122,9 @@ func describe(u *url.URL, err error) (status int, doc document) {
 	)
 	switch {
 	case errors.As(err, &bad) && bad.code == codeJSON:
-		return http.StatusBadRequest, document{ErrorCode: codeJSON, ErrorMessage: "Failed to parse the JSON of the request body: " + bad.sentences()[0] + "."}
+		return http.StatusBadRequest, document{ErrorCode: codeJSON, ErrorMessage: "Failed to parse the JSON of the request body: " + bad.problems[0].String() + "."}
 	case errors.As(err, &bad):
-		return http.StatusBadRequest, fieldErrors(bad.sentences())
+		return http.StatusBadRequest, fieldErrors(bad.sentences(problem.String))
 	case errors.As(err, &tooLong):
 		return http.StatusRequestEntityTooLarge, document{ErrorCode: codeValidation, ErrorMessage: fmt.Sprintf("The request body is larger than %d bytes.", tooLong.Limit)}
 	case errors.As(err, &httpErr) && httpErr.Code == http.StatusNotFound:

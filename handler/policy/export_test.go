@@ -11,6 +11,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/handler/strict"
 )
 
 // NewCursor and those below are functions of the package.
@@ -28,10 +29,10 @@ func DecodeRequest(body string, days bool) (csr.NewRequest, error) {
 	var err error
 	if days {
 		var with csrWithDays
-		with, err = decode(bodyRequest(body), newDecoder[csrWithDays]())
+		with, err = decode(bodyRequest(body), strict.New[csrWithDays](strict.Options{}))
 		b = with.csrBody
 	} else {
-		b, err = decode(bodyRequest(body), newDecoder[csrBody]())
+		b, err = decode(bodyRequest(body), strict.New[csrBody](strict.Options{}))
 	}
 	if err != nil {
 		return csr.NewRequest{}, err
@@ -41,7 +42,7 @@ func DecodeRequest(body string, days bool) (csr.NewRequest, error) {
 
 // DecodeTrustData reads a TlsTrustData and returns its chain.
 func DecodeTrustData(body string) (string, error) {
-	b, err := decode(bodyRequest(body), newDecoder[trustData]())
+	b, err := decode(bodyRequest(body), strict.New[trustData](strict.Options{}))
 	if err != nil {
 		return "", err
 	}

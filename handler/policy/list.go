@@ -177,7 +177,7 @@ func list[Object, Document any](
 			return err
 		}
 		ctx := c.Request().Context()
-		return limit.answer(ctx, func() ([]byte, error) {
+		body, release, err := limit.build(ctx, func() ([]byte, error) {
 			objects, next, total, err := fetch(grant, ctx, q.page)
 			if err != nil {
 				return nil, err
@@ -195,7 +195,12 @@ func list[Object, Document any](
 				result.Cursor = newCursor(q.page, next)
 			}
 			return json.Marshal(result)
-		}, func(body []byte) error { return c.JSONBlob(http.StatusOK, body) })
+		})
+		if err != nil {
+			return err
+		}
+		defer release()
+		return c.JSONBlob(http.StatusOK, body)
 	}
 }
 

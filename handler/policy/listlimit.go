@@ -41,34 +41,26 @@ func newListLimit() *listLimit {
 	}
 }
 
-// answer builds a body and sends it. Sending blocks no other list from being built.
-func (l *listLimit) answer(ctx context.Context, build func() ([]byte, error), send func([]byte) error) error {
-	body, held, err := l.build(ctx, build)
-	if err != nil {
-		return err
-	}
-	defer l.unsent.Release(held)
-	return send(body)
-}
-
-// build returns a body and how many bytes of l.unsent it holds.
-func (l *listLimit) build(ctx context.Context, build func() ([]byte, error)) (body []byte, held int64, err error) {
+// build waits for a free builder and calls build. The caller must call release once
+// it has sent the body.
+func (l *listLimit) build(ctx context.Context, build func() ([]byte, error)) (body []byte, release func(), err error) {
 	waiting, cancel := context.WithTimeout(ctx, listWait)
 	defer cancel()
 	if err := l.builders.Acquire(waiting, 1); err != nil {
-		return nil, 0, waitError(ctx)
+		return nil, nil, waitError(ctx)
 	}
 	defer l.builders.Release(1)
-	if body, err = build(); err != nil || len(body) <= maxFreeBytes {
-		return body, 0, err
+	body, err = build()
+	if err != nil || len(body) <= maxFreeBytes {
+		return body, func() {}, err
 	}
 	// The builder stays taken during this wait, so that finished bodies that wait for
 	// memory are never more than builders.
-	held = min(int64(len(body)), maxUnsentBytes)
+	held := min(int64(len(body)), maxUnsentBytes)
 	if err := l.unsent.Acquire(waiting, held); err != nil {
-		return nil, 0, waitError(ctx)
+		return nil, nil, waitError(ctx)
 	}
-	return body, held, nil
+	return body, func() { l.unsent.Release(held) }, nil
 }
 
 // waitError is the error of a request that has waited for listWait, or whose

@@ -16,6 +16,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/handler/strict"
 )
 
 const (
@@ -43,11 +44,11 @@ type Add func(method, path string, operation Operation, handle Handle)
 func Register(s Sessions, add Add) {
 	limit := newListLimit()
 	collection := actions{
-		"self_sign": {csr.SelfSignNew, answer(http.StatusCreated, replyCertificate, selfSignNew(newDecoder[csrWithDays]()))},
+		"self_sign": {csr.SelfSignNew, answer(http.StatusCreated, replyCertificate, selfSignNew(strict.New[csrWithDays](strict.Options{})))},
 	}
 	object := actions{
-		"create":    {csr.CreateNamedCSR, answer(http.StatusCreated, replyCSR, createCSR(newDecoder[csrBody]()))},
-		"import":    {csr.ImportCertificate, answer(http.StatusCreated, replyCertificate, importCertificate(newDecoder[trustData]()))},
+		"create":    {csr.CreateNamedCSR, answer(http.StatusCreated, replyCSR, createCSR(strict.New[csrBody](strict.Options{})))},
+		"import":    {csr.ImportCertificate, answer(http.StatusCreated, replyCertificate, importCertificate(strict.New[trustData](strict.Options{})))},
 		"upload":    {csr.ImportCertificate, answer(http.StatusCreated, replyCertificate, uploadCertificate)},
 		"self_sign": {csr.SelfSign, answer(http.StatusCreated, replyCertificate, selfSign)},
 	}

@@ -7,6 +7,7 @@
 package strict
 
 import (
+	"cmp"
 	"errors"
 	"reflect"
 	"strings"
@@ -24,7 +25,6 @@ type Options struct {
 type Decoder[T any] struct {
 	options  Options
 	members  members
-	embedded map[string]bool // names of embedded structs, which no body has
 	validate *validator.Validate
 }
 
@@ -32,17 +32,14 @@ type Decoder[T any] struct {
 // own is a pointer: nil is absent or null. The tag `strict:"quoted"` on a field is
 // Options.Quoted for that field.
 func New[T any](o Options) *Decoder[T] {
-	d := &Decoder[T]{options: o, members: members{}, embedded: map[string]bool{}, validate: validator.New(validator.WithRequiredStructEnabled())}
-	d.validate.RegisterTagNameFunc(Member)
-	t := reflect.TypeFor[T]()
-	d.members.add(t)
-	for _, f := range reflect.VisibleFields(t) {
-		if f.Anonymous {
-			d.embedded[f.Name] = true
-		}
-	}
+	d := &Decoder[T]{options: o, members: members{}, validate: validator.New(validator.WithRequiredStructEnabled())}
+	d.validate.RegisterTagNameFunc(func(f reflect.StructField) string { return cmp.Or(Member(f), embedded) })
+	d.members.add(reflect.TypeFor[T]())
 	return d
 }
+
+// embedded stands for an embedded struct, which has no name in a body.
+const embedded = "-"
 
 // Member is the JSON name of a struct's field, or "".
 func Member(f reflect.StructField) string {
@@ -78,7 +75,7 @@ func (d *Decoder[T]) check(body T, known Problems) Problems {
 	}
 	var problems Problems
 	for _, field := range broken {
-		p := Problem{Kind: Broken, Name: d.nameOf(field), Rule: field.Tag(), Limit: field.Param()}
+		p := Problem{Kind: Broken, Name: ruleName(field), Rule: field.Tag(), Limit: field.Param()}
 		if p.Rule == "required" {
 			p = Problem{Kind: Missing, Name: p.Name}
 		}
@@ -89,16 +86,10 @@ func (d *Decoder[T]) check(body T, known Problems) Problems {
 	return problems
 }
 
-// nameOf is Problem.Name for an error of the validator.
-func (d *Decoder[T]) nameOf(field validator.FieldError) string {
+// ruleName is Problem.Name for an error of the validator.
+func ruleName(field validator.FieldError) string {
 	_, path, _ := strings.Cut(field.Namespace(), ".") // after the name of T
-	var parts []string
-	for part := range strings.SplitSeq(path, ".") {
-		if !d.embedded[part] {
-			parts = append(parts, part)
-		}
-	}
-	return strings.Join(parts, ".")
+	return strings.ReplaceAll(path, embedded+".", "")
 }
 
 // Kind is a kind of problem.

@@ -16,9 +16,6 @@ import (
 	"attestcsr/handler/strict"
 )
 
-// newDecoder reads the bodies of this dialect.
-func newDecoder[T any]() *strict.Decoder[T] { return strict.New[T](strict.Options{}) }
-
 // decode reads the request's body, which is a JSON object. Package handler has
 // bounded its size.
 func decode[T any](c echo.Context, in *strict.Decoder[T]) (body T, err error) {
@@ -93,9 +90,6 @@ func malformed(what string) message {
 // checkQuery refuses query parameters, which no operation of this dialect has.
 func checkQuery(c echo.Context) error {
 	raw := c.Request().URL.RawQuery
-	if raw == "" {
-		return nil
-	}
 	query, err := url.ParseQuery(raw)
 	if err != nil {
 		query = url.Values{raw: nil}
