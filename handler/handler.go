@@ -14,7 +14,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -58,14 +57,10 @@ func (l Limits) withDefaults() Limits {
 // Handler serves the API. Ops serves health and metrics where they have a
 // listener of their own.
 type Handler struct {
+	cfg      Config
 	api, ops *echo.Echo
-	service  *csr.Service
-	auth     *auth.Authenticator
-	log      *slog.Logger
 	metrics  *metrics
-	limits   Limits
 	gate     *gate // of the API alone: health and metrics are answered while it is closed
-	ready    func(context.Context) error
 	// allow has, for each route template, the methods of the path.
 	allow map[string][]string
 }
@@ -73,70 +68,54 @@ type Handler struct {
 // dialect is what differs between the APIs of the two products, as far as this
 // package needs it. The rest is in the package of each dialect.
 type dialect struct {
-	name       string     // label of logs and metrics
-	realm      auth.Realm // whose sessions are accepted
+	auth.Realm // whose sessions are accepted; its Dialect is also the label of logs and metrics
 	writeError func(c echo.Context, requestID string, err error) error
+}
+
+func esx() dialect {
+	return dialect{auth.Realm{Dialect: "esx", SessionHeader: vapi.SessionHeader, SessionCookie: vapi.SessionHeader}, vapi.WriteError}
+}
+
+func nsx() dialect {
+	return dialect{auth.Realm{Dialect: "nsx", SessionCookie: policy.SessionCookie, XSRFHeader: policy.XSRFHeader}, policy.WriteError}
 }
 
 // dialectOf chooses the dialect whose error document a path gets, whether or not
 // the path exists.
 func dialectOf(path string) dialect {
+	d := esx()
 	switch {
 	case path == "/policy", strings.HasPrefix(path, "/policy/"),
 		path == policy.LoginPath, path == policy.LogoutPath:
-		return dialect{name: nsx, realm: nsxRealm(), writeError: policy.WriteError}
+		d = nsx()
 	case path == "/rest", strings.HasPrefix(path, "/rest/"):
-		return dialect{name: esx, realm: esxRealm(), writeError: vapi.WriteLegacyError}
+		d.writeError = vapi.WriteLegacyError
 	}
-	return dialect{name: esx, realm: esxRealm(), writeError: vapi.WriteError}
-}
-
-// Names of dialects.
-const (
-	esx = "esx"
-	nsx = "nsx"
-)
-
-func esxRealm() auth.Realm {
-	return auth.Realm{Dialect: esx, SessionHeader: vapi.SessionHeader, SessionCookie: vapi.SessionHeader}
-}
-
-func nsxRealm() auth.Realm {
-	return auth.Realm{Dialect: nsx, SessionCookie: policy.SessionCookie, XSRFHeader: policy.XSRFHeader}
+	return d
 }
 
 // New builds the routes. It fails when a collector cannot be registered.
 func New(cfg Config) (*Handler, error) {
-	h := &Handler{
-		service: cfg.Service,
-		auth:    cfg.Auth,
-		log:     cfg.Logger,
-		ready:   cfg.Ready,
-		limits:  cfg.Limits.withDefaults(),
-		allow:   map[string][]string{},
-	}
-	h.gate = newGate(h.limits.RequestsPerClient)
+	cfg.Limits = cfg.Limits.withDefaults()
+	h := &Handler{cfg: cfg, gate: newGate(cfg.Limits.RequestsPerClient), allow: map[string][]string{}}
 	h.metrics = newMetrics(h.gate.count)
 	for _, c := range h.metrics.collectors() {
 		if err := cfg.Registry.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
 	}
-	h.api = h.newEcho(cfg.TrustedProxies)
+	h.api = h.newEcho()
 	h.ops = h.api
 	if cfg.SeparateOps {
-		h.ops = h.newEcho(cfg.TrustedProxies)
+		h.ops = h.newEcho()
 	}
-	h.addOps(cfg.Registry)
-	vapi.Register(sessions{auth: h.auth, realm: esxRealm()}, func(method, path string, op csr.Operation, handle vapi.Handle) {
-		h.add(h.api, method, path, h.operation(dialectOf(path), fixed(op), handle))
+	h.addOps()
+	vapi.Register(sessions{cfg.Auth, esx().Realm}, func(method, path string, op csr.Operation, handle vapi.Handle) {
+		h.add(h.api, method, path, h.operation(esx(), fixed(op), handle))
 	})
-	policy.Register(sessions{auth: h.auth, realm: nsxRealm()}, func(method, path string, operation policy.Operation, handle policy.Handle) {
-		h.add(h.api, method, path, h.operation(dialectOf(path), operation, handle))
+	policy.Register(sessions{cfg.Auth, nsx().Realm}, func(method, path string, operation policy.Operation, handle policy.Handle) {
+		h.add(h.api, method, path, h.operation(nsx(), operation, handle))
 	})
-	for _, e := range []*echo.Echo{h.api, h.ops} {
-		h.refuseOtherMethods(e)
-	}
 	return h, nil
 }
 
@@ -150,40 +129,30 @@ func (h *Handler) Ops() http.Handler { return h.ops }
 // answered, or with ctx's error.
 func (h *Handler) Drain(ctx context.Context) error { return h.gate.drain(ctx) }
 
-func (h *Handler) newEcho(trusted []netip.Prefix) *echo.Echo {
+func (h *Handler) newEcho() *echo.Echo {
 	e := echo.New()
 	e.HTTPErrorHandler = h.fail
-	e.IPExtractor = origin.ClientAddress(trusted)
+	e.IPExtractor = origin.ClientAddress(h.cfg.TrustedProxies)
 	e.Use(h.observe)
 	return e
 }
 
-// add registers a route. HEAD follows GET. The method echo.RouteNotFound registers a
-// path that does not exist, beside a template that would match it.
+// add registers a route. HEAD follows GET. OPTIONS is answered with 405, like every
+// other method that a path does not have: Echo would answer it by itself. The method
+// echo.RouteNotFound registers a path that does not exist, beside a template that
+// would match it.
 func (h *Handler) add(e *echo.Echo, method, path string, handle echo.HandlerFunc) {
-	methods := []string{method}
-	if method == http.MethodGet {
-		methods = append(methods, http.MethodHead)
+	e.Add(method, path, handle)
+	if method == echo.RouteNotFound {
+		return
 	}
-	for _, m := range methods {
-		e.Add(m, path, handle)
-		if m != echo.RouteNotFound {
-			h.allow[path] = append(h.allow[path], m)
-		}
-	}
-}
-
-// refuseOtherMethods answers OPTIONS with 405, like every other method that a path
-// does not have. Echo would answer it by itself.
-func (h *Handler) refuseOtherMethods(e *echo.Echo) {
-	var paths []string
-	for _, r := range e.Routes() {
-		if r.Method != echo.RouteNotFound && !slices.Contains(paths, r.Path) {
-			paths = append(paths, r.Path)
-		}
-	}
-	for _, path := range paths {
+	if h.allow[path] == nil {
 		e.Add(http.MethodOptions, path, func(echo.Context) error { return echo.ErrMethodNotAllowed })
+	}
+	h.allow[path] = append(h.allow[path], method)
+	if method == http.MethodGet {
+		e.Add(http.MethodHead, path, handle)
+		h.allow[path] = append(h.allow[path], http.MethodHead)
 	}
 }
 
@@ -208,7 +177,7 @@ func (h *Handler) operation(d dialect, choose func(*http.Request) (csr.Operation
 			err = handle(c, grant)
 		}
 		if noSuchAction == nil && creates(op) {
-			h.metrics.countCreate(c, d.name, err)
+			h.metrics.countCreate(c, d.Dialect, err)
 		}
 		return err
 	}
@@ -217,12 +186,12 @@ func (h *Handler) operation(d dialect, choose func(*http.Request) (csr.Operation
 // authorise authenticates the caller and grants the operation.
 func (h *Handler) authorise(c echo.Context, d dialect, op csr.Operation) (*csr.Grant, error) {
 	r, ev := c.Request(), eventOf(c)
-	caller, err := h.auth.Authenticate(r.Context(), r, ev.Request, d.realm)
+	caller, err := h.cfg.Auth.Authenticate(r.Context(), r, ev.Request, d.Realm)
 	if err != nil {
 		return nil, err
 	}
 	ev.Request = caller.Request
-	return h.service.Authorise(caller, op)
+	return h.cfg.Service.Authorise(caller, op)
 }
 
 // fixed is the choose function of a route that has one operation, or none.
@@ -261,6 +230,6 @@ func (h *Handler) fail(err error, c echo.Context) {
 		}
 	}
 	if err := dialectOf(c.Request().URL.Path).writeError(c, ev.RequestID, err); err != nil {
-		h.log.Debug("error document not sent", "request_id", ev.RequestID, "err", err)
+		h.cfg.Logger.Debug("error document not sent", "request_id", ev.RequestID, "err", err)
 	}
 }

@@ -74,7 +74,7 @@ func (h *Handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 func (h *Handler) bounded(c echo.Context) *http.Request {
 	r := c.Request()
 	bounded := r.WithContext(r.Context())
-	bounded.Body = http.MaxBytesReader(c.Response().Writer, r.Body, int64(h.limits.BodyBytes))
+	bounded.Body = http.MaxBytesReader(c.Response().Writer, r.Body, int64(h.cfg.Limits.BodyBytes))
 	return bounded
 }
 
@@ -143,7 +143,7 @@ func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
 		level = slog.LevelError
 	}
 	ctx := context.WithoutCancel(c.Request().Context())
-	if !h.log.Enabled(ctx, level) {
+	if !h.cfg.Logger.Enabled(ctx, level) {
 		return
 	}
 	attrs := append(make([]slog.Attr, 0, 13),
@@ -151,7 +151,7 @@ func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
 		slog.Duration("duration", took), slog.String("user", ev.User), slog.String("client", ev.Address),
 		slog.String("request_id", ev.RequestID))
 	if !isOps(route) {
-		attrs = append(attrs, slog.String("dialect", dialectOf(c.Request().URL.Path).name))
+		attrs = append(attrs, slog.String("dialect", dialectOf(c.Request().URL.Path).Dialect))
 	}
 	if v := c.Request().Header.Get(echo.HeaderXRequestID); v != "" {
 		attrs = append(attrs, slog.String("client_request_id", strict.Printable(v, 64)))
@@ -169,7 +169,7 @@ func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
 	// of a GET for it.
 	line := slog.NewRecord(time.Now(), level, "request", 0)
 	line.AddAttrs(attrs...)
-	_ = h.log.Handler().Handle(ctx, line) // slog ignores it too: there is nowhere to report it
+	_ = h.cfg.Logger.Handler().Handle(ctx, line) // slog ignores it too: there is nowhere to report it
 }
 
 // maxLoggedError is in characters: an error may quote what a client sent.
@@ -230,8 +230,8 @@ func setRetryAfter(header http.Header, after time.Duration) {
 func (h *Handler) limitWriting(c echo.Context) func() {
 	return func() {
 		control := http.NewResponseController(c.Response().Writer)
-		if err := control.SetWriteDeadline(time.Now().Add(h.limits.WriteTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-			h.log.Debug("no write deadline", "err", err) // the connection is gone
+		if err := control.SetWriteDeadline(time.Now().Add(h.cfg.Limits.WriteTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			h.cfg.Logger.Debug("no write deadline", "err", err) // the connection is gone
 		}
 	}
 }

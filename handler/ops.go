@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
@@ -21,17 +20,17 @@ func isOps(path string) bool {
 
 // addOps registers what orchestrators and Prometheus call. These routes ask for no
 // credentials and say nothing but whether the service works.
-func (h *Handler) addOps(registry *prometheus.Registry) {
+func (h *Handler) addOps() {
 	h.add(h.ops, http.MethodGet, healthPath, func(c echo.Context) error {
 		return c.String(http.StatusOK, "ok\n")
 	})
 	h.add(h.ops, http.MethodGet, readyPath, h.readiness)
-	scrape := promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+	scrape := promhttp.HandlerFor(h.cfg.Registry, promhttp.HandlerOpts{
 		ErrorLog:            scrapeLog{h},
 		ErrorHandling:       promhttp.ContinueOnError,
 		MaxRequestsInFlight: 8,
 		Timeout:             10 * time.Second,
-		Registry:            registry,
+		Registry:            h.cfg.Registry,
 	})
 	h.add(h.ops, http.MethodGet, metricsPath, echo.WrapHandler(scrape))
 }
@@ -42,8 +41,8 @@ func (h *Handler) readiness(c echo.Context) error {
 	if h.gate.isClosed() {
 		return c.String(http.StatusServiceUnavailable, "shutting down\n")
 	}
-	if err := h.ready(c.Request().Context()); err != nil {
-		h.log.Warn("not ready", "request_id", eventOf(c).RequestID, "err", err)
+	if err := h.cfg.Ready(c.Request().Context()); err != nil {
+		h.cfg.Logger.Warn("not ready", "request_id", eventOf(c).RequestID, "err", err)
 		return c.String(http.StatusServiceUnavailable, "not ready: the log says why\n")
 	}
 	return c.String(http.StatusOK, "ready\n")
@@ -52,4 +51,4 @@ func (h *Handler) readiness(c echo.Context) error {
 // scrapeLog is promhttp's logger.
 type scrapeLog struct{ h *Handler }
 
-func (l scrapeLog) Println(v ...any) { l.h.log.Error("metrics not gathered", "err", v) }
+func (l scrapeLog) Println(v ...any) { l.h.cfg.Logger.Error("metrics not gathered", "err", v) }
