@@ -12,8 +12,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -98,11 +100,9 @@ func dialectOf(path string) dialect {
 func New(cfg Config) (*Handler, error) {
 	cfg.Limits = cfg.Limits.withDefaults()
 	h := &Handler{cfg: cfg, gate: newGate(cfg.Limits.RequestsPerClient), allow: map[string][]string{}}
-	h.metrics = newMetrics(h.gate.count)
-	for _, c := range h.metrics.collectors() {
-		if err := cfg.Registry.Register(c); err != nil {
-			return nil, fmt.Errorf("register metrics: %w", err)
-		}
+	var err error
+	if h.metrics, err = newMetrics(cfg.Registry, h.gate.count); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	h.api = h.newEcho()
 	h.ops = h.api
@@ -226,7 +226,9 @@ func (h *Handler) fail(err error, c echo.Context) {
 		case csr.Unauthenticated:
 			c.Response().Header().Set(echo.HeaderWWWAuthenticate, `Basic realm="attestcsr"`)
 		case csr.Busy, csr.Unavailable:
-			setRetryAfter(c.Response().Header(), csrErr.RetryAfter)
+			// Whole seconds, at least one (RFC 9110 section 10.2.3).
+			seconds := max(1, int(math.Ceil(csrErr.RetryAfter.Seconds())))
+			c.Response().Header().Set(echo.HeaderRetryAfter, strconv.Itoa(seconds))
 		}
 	}
 	if err := dialectOf(c.Request().URL.Path).writeError(c, ev.RequestID, err); err != nil {

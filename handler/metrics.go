@@ -1,7 +1,7 @@
 package handler
 
 import (
-	"strconv"
+	"errors"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -16,8 +16,8 @@ type metrics struct {
 	inFlight prometheus.GaugeFunc
 }
 
-func newMetrics(inFlight func() int) *metrics {
-	return &metrics{
+func newMetrics(registry *prometheus.Registry, inFlight func() int) (*metrics, error) {
+	m := &metrics{
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:                            "attestcsr_http_request_duration_seconds",
 			Help:                            "Time from the end of a request's header to the end of its answer, by route template.",
@@ -35,14 +35,7 @@ func newMetrics(inFlight func() int) *metrics {
 			Help: "API requests that are being answered.",
 		}, func() float64 { return float64(inFlight()) }),
 	}
-}
-
-func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.duration, m.created, m.inFlight}
-}
-
-func (m *metrics) observe(route, method string, status int, took time.Duration) {
-	m.duration.WithLabelValues(route, method, strconv.Itoa(status)).Observe(took.Seconds())
+	return m, errors.Join(registry.Register(m.duration), registry.Register(m.created), registry.Register(m.inFlight))
 }
 
 func (m *metrics) countCreate(c echo.Context, dialect string, err error) {

@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -126,10 +126,10 @@ func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
 		route = "unmatched"
 	}
 	method := c.Request().Method
-	if !knownMethod(method) {
+	if !slices.Contains(knownMethods(), method) {
 		method = "other"
 	}
-	h.metrics.observe(route, method, status, took)
+	h.metrics.duration.WithLabelValues(route, method, strconv.Itoa(status)).Observe(took.Seconds())
 
 	level := slog.LevelInfo
 	if isOps(route) {
@@ -212,17 +212,8 @@ func newRequestID() string {
 	return hex.EncodeToString(b[:])
 }
 
-func knownMethod(method string) bool {
-	switch method {
-	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
-		return true
-	}
-	return false
-}
-
-// setRetryAfter rounds up to whole seconds (RFC 9110 section 10.2.3), at least one.
-func setRetryAfter(header http.Header, after time.Duration) {
-	header.Set(echo.HeaderRetryAfter, strconv.Itoa(max(1, int(math.Ceil(after.Seconds())))))
+func knownMethods() []string {
+	return []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions}
 }
 
 // limitWriting sets the deadline for sending an answer when it begins. Until then the

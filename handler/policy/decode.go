@@ -59,7 +59,7 @@ func explain(found strict.Problems) error {
 }
 
 func describeProblem(p strict.Problem) problem {
-	name := shorten(p.Name, 64)
+	name := strict.Printable(p.Name, 64)
 	if name == "" {
 		name = `""`
 	}

@@ -72,13 +72,7 @@ func (p problem) logText() string {
 
 func refused(problems ...problem) error { return &badRequest{codeValidation, problems} }
 
-func invalid(sentences ...string) error {
-	problems := make([]problem, len(sentences))
-	for i, sentence := range sentences {
-		problems[i].before = sentence
-	}
-	return refused(problems...)
-}
+func invalid(sentence string) error { return refused(problem{before: sentence}) }
 
 func malformed(what string) error { return &badRequest{codeJSON, []problem{{before: what}}} }
 
@@ -209,7 +203,7 @@ func infraPath(u *url.URL) string {
 	if err != nil {
 		path = escaped
 	}
-	return shorten(path, maxPathLength)
+	return strict.Printable(path, maxPathLength)
 }
 
 // statusName is NSX's name of an HTTP status.
@@ -228,6 +222,3 @@ func reply(c echo.Context, status int, v any) error {
 	}
 	return c.JSONBlob(status, body)
 }
-
-// shorten makes text of a client fit for an answer.
-func shorten(s string, limit int) string { return strict.Printable(s, limit) }

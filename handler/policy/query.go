@@ -73,4 +73,4 @@ func (q *query) boolean(name string, absent bool) bool {
 }
 
 // quote quotes text of a client.
-func quote(text string) string { return strconv.Quote(shorten(text, 64)) }
+func quote(text string) string { return strconv.Quote(strict.Printable(text, 64)) }

@@ -35,19 +35,11 @@ type Sessions interface {
 
 func login(sessions Sessions) Handle {
 	return func(c echo.Context, _ *csr.Grant) error {
-		form, err := readForm(c.Request())
+		form, err := readForm(c.Request(), "j_username", "j_password")
 		if err != nil {
 			return err
 		}
-		user, err := only(form, "j_username")
-		if err != nil {
-			return err
-		}
-		password, err := only(form, "j_password")
-		if err != nil {
-			return err
-		}
-		id, token, err := sessions.LoginPassword(c, user, password)
+		id, token, err := sessions.LoginPassword(c, form.Get("j_username"), form.Get("j_password"))
 		if err != nil {
 			return err
 		}
@@ -70,9 +62,10 @@ func logout(sessions Sessions) Handle {
 	}
 }
 
-// readForm reads a form from the body. It reads no query parameters, since proxies
-// log those. Package handler has bounded the size of the body.
-func readForm(r *http.Request) (url.Values, error) {
+// readForm reads a form from the body, in which these fields must be given once. It
+// reads no query parameters, since proxies log those. Package handler has bounded the
+// size of the body.
+func readForm(r *http.Request, fields ...string) (url.Values, error) {
 	const mediaType = echo.MIMEApplicationForm
 	if given, _, err := mime.ParseMediaType(r.Header.Get(echo.HeaderContentType)); err != nil || given != mediaType {
 		return nil, invalid("the Content-Type must be " + mediaType)
@@ -85,14 +78,10 @@ func readForm(r *http.Request) (url.Values, error) {
 	if err != nil { // without err, which may quote a password
 		return nil, invalid("the body is not a form")
 	}
-	return form, nil
-}
-
-// only returns the value of a field that must be given once.
-func only(form url.Values, field string) (string, error) {
-	values := form[field]
-	if len(values) != 1 {
-		return "", invalid(field + " is required, once")
+	for _, field := range fields {
+		if len(form[field]) != 1 {
+			return nil, invalid(field + " is required, once")
+		}
 	}
-	return values[0], nil
+	return form, nil
 }
