@@ -1,11 +1,13 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"attestcsr/config"
 	"attestcsr/server"
 )
 
@@ -18,13 +20,8 @@ func (p process) auditCommand() *cobra.Command {
 			"removed, added, put in another order or cut off. The service may run meanwhile.\n" +
 			"Whoever has the keyset can forge the trail: keep copies of the trail elsewhere.",
 	}
-	load := p.settings(verify)
-	verify.RunE = func(cmd *cobra.Command, dirs []string) error {
-		cfg, err := load()
-		if err != nil {
-			return err
-		}
-		streams, err := server.VerifyTrail(cmd.Context(), cfg, dirs)
+	p.withSettings(verify, func(ctx context.Context, cfg *config.Config, dirs []string) error {
+		streams, err := server.VerifyTrail(ctx, cfg, dirs)
 		if err != nil {
 			return err
 		}
@@ -39,6 +36,6 @@ func (p process) auditCommand() *cobra.Command {
 			return errors.New("the audit trail is not what the service wrote: keep the files as they are and find out who changed them")
 		}
 		return nil
-	}
+	})
 	return group("audit", "Check the audit trail", verify)
 }

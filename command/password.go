@@ -1,10 +1,12 @@
 package command
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"attestcsr/config"
 	"attestcsr/server"
 )
 
@@ -39,18 +41,12 @@ func (p process) resetPasswordCommand() *cobra.Command {
 			"and ends the admin's sessions.",
 		Args: usageArgs(cobra.NoArgs),
 	}
-	load := p.settings(cmd)
-	cmd.RunE = func(*cobra.Command, []string) error {
-		cfg, err := load()
-		if err != nil {
-			return err
-		}
+	return p.withSettings(cmd, func(_ context.Context, cfg *config.Config, _ []string) error {
 		known, err := server.ResetPassword(cfg, isTerminal(p.stderr))
 		if err != nil {
 			return err
 		}
 		_, err = fmt.Fprintf(p.stderr, "new password of %s: %s\n", server.AdminName, whereIs(known))
 		return err
-	}
-	return cmd
+	})
 }

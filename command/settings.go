@@ -1,21 +1,27 @@
 package command
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"attestcsr/config"
 	"attestcsr/server"
 )
 
-// settings gives a command the flags of every setting. It returns what loads and
-// checks the settings, before anything is opened, and shows warnings.
-func (p process) settings(cmd *cobra.Command) func() (*config.Config, error) {
+// withSettings gives a command the flags of every setting. Before do runs, it loads
+// and checks the settings and shows warnings.
+func (p process) withSettings(cmd *cobra.Command, do func(ctx context.Context, cfg *config.Config, args []string) error) *cobra.Command {
 	load := p.quietSettings(cmd)
-	return func() (*config.Config, error) {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, warnings, err := load()
 		warn(p.stderr, warnings)
-		return cfg, err
+		if err != nil {
+			return err
+		}
+		return do(cmd.Context(), cfg, args)
 	}
+	return cmd
 }
 
 // quietSettings leaves the warnings to the caller.

@@ -1,11 +1,13 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"attestcsr/config"
 	"attestcsr/server"
 )
 
@@ -20,12 +22,7 @@ func (p process) storeCommand() *cobra.Command {
 		Args: usageArgs(cobra.NoArgs),
 	}
 	yes := discard.Flags().Bool("yes", false, "do not ask")
-	load := p.settings(discard)
-	discard.RunE = func(*cobra.Command, []string) error {
-		cfg, err := load()
-		if err != nil {
-			return err
-		}
+	p.withSettings(discard, func(_ context.Context, cfg *config.Config, _ []string) error {
 		discarded, err := server.DiscardKeys(cfg, func() (bool, error) {
 			if *yes {
 				return true, nil
@@ -40,6 +37,6 @@ func (p process) storeCommand() *cobra.Command {
 		}
 		_, err = fmt.Fprintln(p.stderr, "discarded: the next start makes new keys and a new certificate")
 		return err
-	}
+	})
 	return group("store", "Maintain the store", discard)
 }
