@@ -43,7 +43,7 @@ type Source struct {
 // Warnings are sentences for the operator; they stop nothing.
 func Load(src Source) (c *Config, warnings []string, err error) {
 	c = defaults()
-	l := &loader{config: c, settings: c.settings(), privileges: src.Privileges}
+	l := &loader{config: c, settings: c.settings(src.Privileges...)}
 	for _, s := range l.settings {
 		c.origins[s.key] = "default"
 	}
@@ -65,11 +65,10 @@ func Load(src Source) (c *Config, warnings []string, err error) {
 
 // loader applies one source after the other and collects what is wrong.
 type loader struct {
-	config     *Config
-	settings   []setting
-	privileges []string
-	problems   []error
-	warnings   []string
+	config   *Config
+	settings []setting
+	problems []error
+	warnings []string
 }
 
 func (l *loader) environment(env map[string]string) {
@@ -81,7 +80,7 @@ func (l *loader) environment(env map[string]string) {
 			continue
 		}
 		delete(unknown, s.env())
-		if v, ok := s.value.(textValue); ok {
+		if v, ok := s.value.(*textValue); ok {
 			l.text(s.key, v, value, "environment variable "+s.env())
 		} else {
 			l.warn("environment variable %s is ignored: %s is %s, which only the file can hold", s.env(), s.key, s.wants)
@@ -109,14 +108,14 @@ func ourVariables(env []string) map[string]string {
 
 func (l *loader) flags(flags *pflag.FlagSet) {
 	for _, s := range l.settings {
-		if v, ok := s.value.(textValue); ok && flags.Changed(s.flag()) {
+		if v, ok := s.value.(*textValue); ok && flags.Changed(s.flag()) {
 			l.text(s.key, v, flags.Lookup(s.flag()).Value.String(), "flag --"+s.flag())
 		}
 	}
 }
 
 // text applies the text of a variable or a flag.
-func (l *loader) text(key string, v textValue, text, origin string) {
+func (l *loader) text(key string, v *textValue, text, origin string) {
 	l.config.origins[key] = origin
 	if err := v.fromText(text); err != nil {
 		l.problem(key, "%w", err)
@@ -161,7 +160,7 @@ func (l *loader) warn(format string, args ...any) {
 func AddFlags(flags *pflag.FlagSet) {
 	flags.Var(&flagValue{kind: "file"}, configFlag, "settings file (YAML) [$"+configEnv+"]")
 	for _, s := range defaults().settings() {
-		if v, ok := s.value.(textValue); ok {
+		if v, ok := s.value.(*textValue); ok {
 			flags.Var(&flagValue{kind: s.wants, text: v.text(), list: v.isList()}, s.flag(), s.usage+" [$"+s.env()+"]")
 		}
 	}

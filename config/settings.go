@@ -1,7 +1,6 @@
 package config
 
 import (
-	"net/netip"
 	"slices"
 	"strings"
 )
@@ -14,14 +13,15 @@ type setting struct {
 	value value
 }
 
-// settings is the table, bound to the fields of c. Settings of one section stand
+// settings is the table, bound to the fields of c; reading a file needs the names of
+// privileges. Settings of one section stand
 // together. No key begins with port or service_: beside a Service named
 // attestcsr, Kubernetes sets ATTESTCSR_PORT and ATTESTCSR_SERVICE_… in every pod.
-func (c *Config) settings() []setting {
-	return slices.Concat(c.serverSettings(), c.limitSettings(), c.operatingSettings())
+func (c *Config) settings(privileges ...string) []setting {
+	return slices.Concat(c.serverSettings(privileges), c.limitSettings(), c.operatingSettings())
 }
 
-func (c *Config) serverSettings() []setting {
+func (c *Config) serverSettings(privileges []string) []setting {
 	return []setting{
 		{"listen", "host:port", "where to serve HTTPS; no host means all addresses, port 0 a free port",
 			text(&c.Listen, listenAddress)},
@@ -38,7 +38,7 @@ func (c *Config) serverSettings() []setting {
 		{"auth.users_file", "file", "users, as htpasswd -B writes them; empty leaves the built-in admin",
 			text(&c.Auth.UsersFile, optional(fileName))},
 		{"auth.privileges", "a mapping of users to lists of privileges", "what each user of the users file may do",
-			userPrivileges(&c.Auth.Privileges)},
+			userPrivileges(&c.Auth.Privileges, privileges)},
 		{"admin_password_file", "file", "password of the built-in admin, read at every start; ignored with a users file",
 			text(&c.AdminPasswordFile, optional(fileName))},
 		{"session.idle_timeout", "duration", "end a session after this long without a request, at most 720h",
@@ -46,9 +46,9 @@ func (c *Config) serverSettings() []setting {
 		{"session.lifetime", "duration", "end a session after this long in any case, at most 720h",
 			duration(&c.Session.Lifetime, maxSession)},
 		{"key_sizes", "bits,...", "RSA key sizes that may be asked for: multiples of 256, 2048 to 8192, 2048 among them",
-			&list[int]{&c.KeySizes, aNumber, keySize}},
+			list(&c.KeySizes, aNumber, keySize)},
 		{"trusted_proxies", "address,...", "proxies whose X-Forwarded-For is believed: addresses or CIDR prefixes",
-			&list[netip.Prefix]{&c.TrustedProxies, aString, proxy}},
+			list(&c.TrustedProxies, aString, proxy)},
 		{"key_pool.targets", "a mapping of key sizes to numbers of keys", "how many RSA keys of each size are kept ready; {} turns the pool off",
 			poolTargets(&c.KeyPool.Targets)},
 		{"key_pool.max", "keys", "how many keys of one size may be kept ready; a larger default target is lowered to it, a larger target in the file is an error",

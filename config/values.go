@@ -20,14 +20,6 @@ type value interface {
 	yaml() (line string, below []string)
 }
 
-// textValue is a value that flags and variables can set too: all but mappings.
-type textValue interface {
-	value
-	fromText(text string) error
-	text() string // what fromText reads as the same value
-	isList() bool
-}
-
 // kind is how YAML writes a single value.
 type kind string
 
@@ -37,31 +29,68 @@ const (
 	aBoolean kind = "true or false"
 )
 
-// single is a value that is neither a list nor a mapping.
-type single[T any] struct {
-	field  *T
-	kind   kind
-	parse  func(string) (T, error)
-	format func(T) string
+// textValue is a single value or a list, which flags and variables can set too.
+type textValue struct {
+	kind  kind
+	set   func(text string) error // sets the single value, or appends to the list
+	clear func()                  // empties the list; nil for a single value
+	texts func() []string         // what set takes as the same value
 }
 
-func (v *single[T]) text() string { return v.format(*v.field) }
-func (v *single[T]) isList() bool { return false }
+func (v *textValue) isList() bool { return v.clear != nil }
 
-func (v *single[T]) fromText(text string) (err error) {
-	*v.field, err = v.parse(text)
-	return err
+// text is what fromText reads as the same value.
+func (v *textValue) text() string { return strings.Join(v.texts(), ",") }
+
+// fromText separates the elements of a list by commas and optional spaces; the empty
+// text is the empty list.
+func (v *textValue) fromText(text string) error {
+	if !v.isList() {
+		return v.set(text)
+	}
+	v.clear()
+	if text == "" {
+		return nil
+	}
+	for element := range strings.SplitSeq(text, ",") {
+		if err := v.set(strings.TrimSpace(element)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (v *single[T]) fromFile(d document, s setting, node ast.Node) {
-	if text, ok := d.scalar(s, node, v.kind); ok {
-		if err := v.fromText(text); err != nil {
-			d.problemAtNode(node, s.key, "%w", err)
+func (v *textValue) fromFile(d document, s setting, node ast.Node) {
+	elements := []ast.Node{node}
+	if v.isList() {
+		v.clear()
+		sequence, ok := node.(*ast.SequenceNode)
+		if !ok {
+			d.problemAtNode(node, s.key, "must be a list in [ ] or with one - on each line (%s), not %s", s.wants, describe(node))
+			return
+		}
+		elements = sequence.Values
+	}
+	for _, element := range elements {
+		if text, ok := d.scalar(s, element, v.kind); ok {
+			if err := v.set(text); err != nil {
+				d.problemAtNode(element, s.key, "%w", err)
+			}
 		}
 	}
 }
 
-func (v *single[T]) yaml() (line string, below []string) { return v.kind.quote(v.text()), nil }
+func (v *textValue) yaml() (line string, below []string) {
+	texts := v.texts()
+	for i, text := range texts {
+		texts[i] = v.kind.quote(text)
+	}
+	line = strings.Join(texts, ", ")
+	if v.isList() {
+		line = "[" + line + "]"
+	}
+	return line, nil
+}
 
 // quote writes a string in double quotes. For valid UTF-8, Go's escapes are a
 // subset of YAML's (YAML 1.2.2 section 5.7).
@@ -72,10 +101,22 @@ func (k kind) quote(text string) string {
 	return text
 }
 
+// single is a value that is neither a list nor a mapping.
+func single[T any](field *T, k kind, parse func(string) (T, error), format func(T) string) value {
+	return &textValue{
+		kind: k,
+		set: func(text string) (err error) {
+			*field, err = parse(text)
+			return err
+		},
+		texts: func() []string { return []string{format(*field)} },
+	}
+}
+
 // text is a string that check accepts.
 func text(field *string, check func(string) error) value {
 	parse := func(s string) (string, error) { return s, check(s) }
-	return &single[string]{field, aString, parse, func(s string) string { return s }}
+	return single(field, aString, parse, func(s string) string { return s })
 }
 
 // number is a whole number from lowest to highest.
@@ -87,7 +128,7 @@ func number(field *int, lowest, highest int) value {
 		}
 		return n, nil
 	}
-	return &single[int]{field, aNumber, parse, strconv.Itoa}
+	return single(field, aNumber, parse, strconv.Itoa)
 }
 
 // boolean is true or false and no other word for it.
@@ -98,7 +139,7 @@ func boolean(field *bool) value {
 		}
 		return s == "true", nil
 	}
-	return &single[bool]{field, aBoolean, parse, strconv.FormatBool}
+	return single(field, aBoolean, parse, strconv.FormatBool)
 }
 
 // duration is over 0 and at most longest.
@@ -110,7 +151,7 @@ func duration(field *time.Duration, longest time.Duration) value {
 		}
 		return d, nil
 	}
-	return &single[time.Duration]{field, aString, parse, shortDuration}
+	return single(field, aString, parse, shortDuration)
 }
 
 // shortDuration writes 30m where Duration.String writes 30m0s.
@@ -134,7 +175,7 @@ func size(field *int64, smallest, largest int64) value {
 		}
 		return n, nil
 	}
-	return &single[int64]{field, aString, parse, formatBytes}
+	return single(field, aString, parse, formatBytes)
 }
 
 // memoryLimit is a size, auto or off.
@@ -159,77 +200,31 @@ func memoryLimit(field *int64) value {
 		}
 		return formatBytes(n)
 	}
-	return &single[int64]{field, aString, parse, format}
+	return single(field, aString, parse, format)
 }
 
-// list holds different elements, at most maxElements. Flags and variables separate
-// them by commas and optional spaces; the empty text is the empty list.
-type list[T comparable] struct {
-	field *[]T
-	kind  kind
-	parse func(string) (T, error)
-}
-
-func (v *list[T]) isList() bool { return true }
-func (v *list[T]) text() string { return strings.Join(v.elements(), ",") }
-
-func (v *list[T]) elements() []string {
-	var texts []string
-	for _, element := range *v.field {
-		texts = append(texts, fmt.Sprint(element))
-	}
-	return texts
-}
-
-func (v *list[T]) fromText(text string) error {
-	*v.field = nil
-	if text == "" {
+// list holds different elements, at most maxElements.
+func list[T comparable](field *[]T, k kind, parse func(string) (T, error)) value {
+	set := func(text string) error {
+		element, err := parse(text)
+		switch {
+		case err != nil:
+			return err
+		case slices.Contains(*field, element):
+			return fmt.Errorf("%.64q is listed twice", text)
+		case len(*field) == maxElements:
+			return fmt.Errorf("%.64q is one too many: at most %d are allowed", text, maxElements)
+		}
+		*field = append(*field, element)
 		return nil
 	}
-	for element := range strings.SplitSeq(text, ",") {
-		if err := v.add(strings.TrimSpace(element)); err != nil {
-			return err
+	texts := func() (texts []string) {
+		for _, element := range *field {
+			texts = append(texts, fmt.Sprint(element))
 		}
+		return texts
 	}
-	return nil
-}
-
-func (v *list[T]) fromFile(d document, s setting, node ast.Node) {
-	*v.field = nil
-	sequence, ok := node.(*ast.SequenceNode)
-	if !ok {
-		d.problemAtNode(node, s.key, "must be a list in [ ] or with one - on each line (%s), not %s", s.wants, describe(node))
-		return
-	}
-	for _, element := range sequence.Values {
-		if text, ok := d.scalar(s, element, v.kind); ok {
-			if err := v.add(text); err != nil {
-				d.problemAtNode(element, s.key, "%w", err)
-			}
-		}
-	}
-}
-
-func (v *list[T]) add(text string) error {
-	element, err := v.parse(text)
-	switch {
-	case err != nil:
-		return err
-	case slices.Contains(*v.field, element):
-		return fmt.Errorf("%.64q is listed twice", text)
-	case len(*v.field) == maxElements:
-		return fmt.Errorf("%.64q is one too many: at most %d are allowed", text, maxElements)
-	}
-	*v.field = append(*v.field, element)
-	return nil
-}
-
-func (v *list[T]) yaml() (line string, below []string) {
-	texts := v.elements()
-	for i, text := range texts {
-		texts[i] = v.kind.quote(text)
-	}
-	return "[" + strings.Join(texts, ", ") + "]", nil
+	return &textValue{kind: k, set: set, clear: func() { *field = nil }, texts: texts}
 }
 
 // mapping has an entry for each user, or each key size.
@@ -237,7 +232,7 @@ type mapping[K cmp.Ordered, V any] struct {
 	field     *map[K]V
 	parseName func(string) (K, error)
 	wants     string // what an entry looks like
-	entry     func(d document, field *V) value
+	entry     func(field *V) value
 	quote     func(K) string
 }
 
@@ -250,7 +245,7 @@ func (m mapping[K, V]) fromFile(d document, s setting, node ast.Node) {
 			continue
 		}
 		var read V
-		m.entry(d, &read).fromFile(d, setting{key: s.key + "." + e.name, wants: m.wants}, e.value)
+		m.entry(&read).fromFile(d, setting{key: s.key + "." + e.name, wants: m.wants}, e.value)
 		(*m.field)[name] = read
 	}
 }
@@ -258,7 +253,7 @@ func (m mapping[K, V]) fromFile(d document, s setting, node ast.Node) {
 func (m mapping[K, V]) yaml() (line string, below []string) {
 	for _, name := range slices.Sorted(maps.Keys(*m.field)) {
 		element := (*m.field)[name]
-		line, _ := m.entry(document{}, &element).yaml()
+		line, _ := m.entry(&element).yaml()
 		below = append(below, m.quote(name)+": "+line)
 	}
 	if len(below) == 0 {
@@ -267,22 +262,21 @@ func (m mapping[K, V]) yaml() (line string, below []string) {
 	return "", below
 }
 
-// userPrivileges is a list of privileges for each user.
-func userPrivileges(field *map[string][]string) value {
+// userPrivileges is a list of privileges for each user, each one of allowed.
+func userPrivileges(field *map[string][]string, allowed []string) value {
 	parseName := func(s string) (string, error) { return s, userName(s) }
-	entry := func(d document, field *[]string) value { return &list[string]{field, aString, d.privilege} }
-	return mapping[string, []string]{field, parseName, "privileges", entry, strconv.Quote}
-}
-
-func (d document) privilege(name string) (string, error) {
-	if slices.Contains(d.privileges, name) {
+	parse := func(name string) (string, error) {
+		if !slices.Contains(allowed, name) {
+			return "", fmt.Errorf("%.64q is not a privilege: %s are allowed", name, strings.Join(allowed, ", "))
+		}
 		return name, nil
 	}
-	return "", fmt.Errorf("%.64q is not a privilege: %s are allowed", name, strings.Join(d.privileges, ", "))
+	entry := func(field *[]string) value { return list(field, aString, parse) }
+	return mapping[string, []string]{field, parseName, "privileges", entry, strconv.Quote}
 }
 
 // poolTargets is a number of keys for each size in bits.
 func poolTargets(field *map[int]int) value {
-	entry := func(_ document, field *int) value { return number(field, 1, maxPool) }
+	entry := func(field *int) value { return number(field, 1, maxPool) }
 	return mapping[int, int]{field, keySize, "keys", entry, strconv.Itoa}
 }
