@@ -1,14 +1,10 @@
 package config_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"attestcsr/test/kit"
 )
 
 var checkFilesCases = map[string]struct {
@@ -55,10 +53,10 @@ var checkFilesCases = map[string]struct {
 		"flag --auth-users-file: auth.users_file: every user can read or change DIR/0602, which has mode 0602; run chmod o-rwx on it"}},
 	"certificate of another key": {args: "--tls-cert-file DIR/tls.crt --tls-key-file DIR/other/tls.key", problems: []string{
 		"flag --tls-cert-file: tls.cert_file: DIR/tls.crt cannot be used with the key in DIR/other/tls.key: tls: private key does not match public key"}},
-	"expired": {args: "--tls-cert-file DIR/tls.crt --tls-key-file DIR/tls.key", at: 24 * time.Hour, warnings: []string{
-		"flag --tls-cert-file: tls.cert_file: the certificate expired at 2026-11-23T13:00:00Z"}},
-	"not yet valid": {args: "--tls-cert-file DIR/tls.crt --tls-key-file DIR/tls.key", at: -24 * time.Hour, warnings: []string{
-		"flag --tls-cert-file: tls.cert_file: the certificate is not valid before 2026-11-23T11:00:00Z"}},
+	"expired": {args: "--tls-cert-file DIR/tls.crt --tls-key-file DIR/tls.key", at: 400 * 24 * time.Hour, warnings: []string{
+		"flag --tls-cert-file: tls.cert_file: the certificate expired at 2027-11-23T12:00:00Z"}},
+	"not yet valid": {args: "--tls-cert-file DIR/tls.crt --tls-key-file DIR/tls.key", at: -400 * 24 * time.Hour, warnings: []string{
+		"flag --tls-cert-file: tls.cert_file: the certificate is not valid before 2025-11-23T12:00:00Z"}},
 	"data_dir is a file":    {args: "--data-dir DIR/0640", problems: []string{"flag --data-dir: data_dir: DIR/0640 is not a directory"}},
 	"data_dir below a file": {args: "--data-dir DIR/0640/data", problems: []string{"flag --data-dir: data_dir: stat DIR/0640/data: not a directory"}},
 }
@@ -115,24 +113,16 @@ func prepareFiles(t *testing.T, dir string, now time.Time) {
 	certificate(t, filepath.Join(dir, "other"), now)
 }
 
-// certificate writes a key and a certificate for it that is valid in the hour
+// certificate writes a key and a certificate for it that is valid in the two years
 // around now.
 func certificate(t *testing.T, dir string, now time.Time) {
 	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ca := kit.NewCA(t, "", now)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(ca.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, filepath.Join(dir, "tls.crt"), 0o644, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	write(t, filepath.Join(dir, "tls.crt"), 0o644, []byte(kit.PEM(ca.Cert)))
 	write(t, filepath.Join(dir, "tls.key"), 0o640, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
 }
 
