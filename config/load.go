@@ -66,6 +66,7 @@ func Load(src Source) (c *Config, warnings []string, err error) {
 // loader applies one source after the other and collects what is wrong.
 type loader struct {
 	config   *Config
+	fileName string // of the settings file
 	settings []setting
 	problems []error
 	warnings []string

@@ -15,7 +15,7 @@ import (
 // value adapts a field of Config to the settings file.
 type value interface {
 	// fromFile sets the field to what node says, and reports what is wrong with it.
-	fromFile(d document, s setting, node ast.Node)
+	fromFile(l *loader, s setting, node ast.Node)
 	// yaml returns the value as YAML: on the line of its key, or on lines below it.
 	yaml() (line string, below []string)
 }
@@ -60,21 +60,21 @@ func (v *textValue) fromText(text string) error {
 	return nil
 }
 
-func (v *textValue) fromFile(d document, s setting, node ast.Node) {
+func (v *textValue) fromFile(l *loader, s setting, node ast.Node) {
 	elements := []ast.Node{node}
 	if v.isList() {
 		v.clear()
 		sequence, ok := node.(*ast.SequenceNode)
 		if !ok {
-			d.problemAtNode(node, s.key, "must be a list in [ ] or with one - on each line (%s), not %s", s.wants, describe(node))
+			l.problemAtNode(node, s.key, "must be a list in [ ] or with one - on each line (%s), not %s", s.wants, describe(node))
 			return
 		}
 		elements = sequence.Values
 	}
 	for _, element := range elements {
-		if text, ok := d.scalar(s, element, v.kind); ok {
+		if text, ok := l.scalar(s, element, v.kind); ok {
 			if err := v.set(text); err != nil {
-				d.problemAtNode(element, s.key, "%w", err)
+				l.problemAtNode(element, s.key, "%w", err)
 			}
 		}
 	}
@@ -236,16 +236,16 @@ type mapping[K cmp.Ordered, V any] struct {
 	quote     func(K) string
 }
 
-func (m mapping[K, V]) fromFile(d document, s setting, node ast.Node) {
+func (m mapping[K, V]) fromFile(l *loader, s setting, node ast.Node) {
 	*m.field = map[K]V{}
-	for _, e := range d.entries(s.key+".", node) {
+	for _, e := range l.entries(s.key+".", node) {
 		name, err := m.parseName(e.name)
 		if err != nil {
-			d.problemAtNode(e.key, s.key, "%w", err)
+			l.problemAtNode(e.key, s.key, "%w", err)
 			continue
 		}
 		var read V
-		m.entry(&read).fromFile(d, setting{key: s.key + "." + e.name, wants: m.wants}, e.value)
+		m.entry(&read).fromFile(l, setting{key: s.key + "." + e.name, wants: m.wants}, e.value)
 		(*m.field)[name] = read
 	}
 }

@@ -19,28 +19,22 @@ import (
 
 const maxFileSize = 1 << 20 // bytes; 40,000 users with a privilege each
 
-// document is the settings file. We walk its syntax tree ourselves rather than let
+// file applies the settings file. We walk its syntax tree ourselves rather than let
 // the library decode it into a struct: the walk finds all problems at once and
 // converts nothing, so that a number is not accepted as a string.
-type document struct {
-	*loader
-	name string
-}
-
-// file applies the settings file.
 func (l *loader) file(name string) {
-	d := document{l, name}
+	l.fileName = name
 	data, err := readFile(name)
 	if err != nil {
 		l.problems = append(l.problems, fmt.Errorf("settings file: %w", err))
 		return
 	}
-	root, err := d.parse(data)
+	root, err := l.parse(data)
 	if err != nil {
 		l.problems = append(l.problems, err)
 		return
 	}
-	d.section("", root)
+	l.section("", root)
 }
 
 func readFile(name string) (data []byte, err error) {
@@ -60,11 +54,11 @@ func readFile(name string) (data []byte, err error) {
 }
 
 // parse returns the body of the only YAML document, or nil when there is none.
-func (d document) parse(data []byte) (ast.Node, error) {
+func (l *loader) parse(data []byte) (ast.Node, error) {
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	for line, text := range bytes.Split(data, []byte("\n")) {
 		if !utf8.Valid(text) {
-			return nil, fmt.Errorf("%s:%d: is not valid UTF-8", d.name, line+1)
+			return nil, fmt.Errorf("%s:%d: is not valid UTF-8", l.fileName, line+1)
 		}
 	}
 	file, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey()) // entries reports duplicates
@@ -72,9 +66,9 @@ func (d document) parse(data []byte) (ast.Node, error) {
 		// The message alone: the whole error quotes lines of the file, and they may
 		// hold a secret in the wrong place.
 		if syntax, ok := errors.AsType[yaml.Error](err); ok {
-			return nil, fmt.Errorf("%s: not YAML: %s", d.position(syntax.GetToken()), syntax.GetMessage())
+			return nil, fmt.Errorf("%s: not YAML: %s", l.position(syntax.GetToken()), syntax.GetMessage())
 		}
-		return nil, fmt.Errorf("%s: not YAML", d.name)
+		return nil, fmt.Errorf("%s: not YAML", l.fileName)
 	}
 	switch len(file.Docs) {
 	case 0:
@@ -82,49 +76,49 @@ func (d document) parse(data []byte) (ast.Node, error) {
 	case 1:
 		return file.Docs[0].Body, nil
 	}
-	return nil, fmt.Errorf("%s: a second YAML document begins here; put all settings into one", d.position(file.Docs[1].Start))
+	return nil, fmt.Errorf("%s: a second YAML document begins here; put all settings into one", l.position(file.Docs[1].Start))
 }
 
 // position writes file:line:column, as compilers do.
-func (d document) position(t *token.Token) string {
+func (l *loader) position(t *token.Token) string {
 	if t == nil || t.Position == nil {
-		return d.name
+		return l.fileName
 	}
-	return fmt.Sprintf("%s:%d:%d", d.name, t.Position.Line, t.Position.Column)
+	return fmt.Sprintf("%s:%d:%d", l.fileName, t.Position.Line, t.Position.Column)
 }
 
 // problemAtNode records what is wrong at a node.
-func (d document) problemAtNode(node ast.Node, key, format string, args ...any) {
-	d.problemAt(d.position(node.GetToken()), key, format, args...)
+func (l *loader) problemAtNode(node ast.Node, key, format string, args ...any) {
+	l.problemAt(l.position(node.GetToken()), key, format, args...)
 }
 
 // section applies one section of the file, or the whole file when prefix is empty.
 // An empty section sets nothing.
-func (d document) section(prefix string, node ast.Node) {
+func (l *loader) section(prefix string, node ast.Node) {
 	if node == nil || node.Type() == ast.NullType {
 		return
 	}
-	allowed := d.allowed(prefix)
-	for _, e := range d.entries(prefix, node) {
+	allowed := l.allowed(prefix)
+	for _, e := range l.entries(prefix, node) {
 		key := prefix + e.name
 		if !slices.Contains(allowed, e.name) {
-			d.problemAtNode(e.key, fmt.Sprintf("%.80q", key), "is not a setting; allowed here: %s", strings.Join(allowed, ", "))
+			l.problemAtNode(e.key, fmt.Sprintf("%.80q", key), "is not a setting; allowed here: %s", strings.Join(allowed, ", "))
 			continue
 		}
-		i := slices.IndexFunc(d.settings, func(s setting) bool { return s.key == key })
+		i := slices.IndexFunc(l.settings, func(s setting) bool { return s.key == key })
 		if i < 0 {
-			d.section(key+".", e.value)
+			l.section(key+".", e.value)
 			continue
 		}
-		d.config.origins[key] = d.position(e.key.GetToken())
-		d.settings[i].value.fromFile(d, d.settings[i], e.value)
+		l.config.origins[key] = l.position(e.key.GetToken())
+		l.settings[i].value.fromFile(l, l.settings[i], e.value)
 	}
 }
 
 // allowed lists the names of settings and sections that may follow prefix.
-func (d document) allowed(prefix string) []string {
+func (l *loader) allowed(prefix string) []string {
 	var names []string
-	for _, s := range d.settings {
+	for _, s := range l.settings {
 		if rest, ok := strings.CutPrefix(s.key, prefix); ok {
 			name, _, _ := strings.Cut(rest, ".")
 			names = append(names, name)
@@ -141,11 +135,11 @@ type entry struct {
 
 // entries returns the entries of the mapping under prefix. It reports and leaves
 // out keys that are set twice: it would not be clear which of the two holds.
-func (d document) entries(prefix string, node ast.Node) []entry {
+func (l *loader) entries(prefix string, node ast.Node) []entry {
 	section := cmp.Or(strings.TrimSuffix(prefix, "."), "the file")
 	mapping, ok := node.(ast.MapNode)
 	if !ok {
-		d.problemAtNode(node, section, "must be a mapping of keys to values, not %s", describe(node))
+		l.problemAtNode(node, section, "must be a mapping of keys to values, not %s", describe(node))
 		return nil
 	}
 	var entries []entry
@@ -158,21 +152,21 @@ func (d document) entries(prefix string, node ast.Node) []entry {
 		case *ast.IntegerNode:
 			e.name = n.GetToken().Value
 		default:
-			d.problemAtNode(n, section, "a key must be a plain word or a number, not %s", describe(n))
+			l.problemAtNode(n, section, "a key must be a plain word or a number, not %s", describe(n))
 			continue
 		}
 		if where, twice := first[e.name]; twice {
-			d.problemAtNode(e.key, fmt.Sprintf("%.80q", prefix+e.name), "is set twice, first at %s; remove one", where)
+			l.problemAtNode(e.key, fmt.Sprintf("%.80q", prefix+e.name), "is set twice, first at %s; remove one", where)
 			continue
 		}
-		first[e.name] = d.position(e.key.GetToken())
+		first[e.name] = l.position(e.key.GetToken())
 		entries = append(entries, e)
 	}
 	return entries
 }
 
 // scalar returns the text of a single value, or reports that node is none of the kind.
-func (d document) scalar(s setting, node ast.Node, k kind) (text string, ok bool) {
+func (l *loader) scalar(s setting, node ast.Node, k kind) (text string, ok bool) {
 	switch n := node.(type) {
 	case *ast.StringNode:
 		text, ok = n.Value, k == aString
@@ -182,7 +176,7 @@ func (d document) scalar(s setting, node ast.Node, k kind) (text string, ok bool
 		text, ok = n.GetToken().Value, k == aBoolean
 	}
 	if !ok {
-		d.problemAtNode(node, s.key, "must be %s (%s), not %s", k, s.wants, describe(node))
+		l.problemAtNode(node, s.key, "must be %s (%s), not %s", k, s.wants, describe(node))
 	}
 	return text, ok
 }
