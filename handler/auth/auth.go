@@ -41,9 +41,6 @@ type Config struct {
 
 // withDefaults returns the configuration with a default for each zero value.
 func (c Config) withDefaults() Config {
-	if c.Users == nil {
-		c.Users = nobody()
-	}
 	if c.Privileges == nil {
 		c.Privileges = func(string) []csr.Privilege { return nil }
 	}
@@ -89,12 +86,11 @@ type Realm struct {
 // Authenticator is safe for concurrent use. It runs nothing in the background, apart
 // from password checks whose client has gone, and timers of wrong passwords.
 type Authenticator struct {
-	users      atomic.Pointer[Users]
-	privileges func(string) []csr.Privilege
-	passwords  *passwords
-	sessions   *sessions
-	metrics    metrics
-	refused    func(audit.Refusal)
+	cfg       Config
+	users     atomic.Pointer[Users]
+	passwords *passwords
+	sessions  *sessions
+	metrics   metrics
 }
 
 // Methods of authentication, as Caller.Method and the metrics name them.
@@ -143,11 +139,13 @@ func (at attempt) by(user string) audit.Request {
 // New makes an Authenticator.
 func New(cfg Config) *Authenticator {
 	cfg = cfg.withDefaults()
-	a := &Authenticator{privileges: cfg.Privileges, refused: cfg.Refused}
-	a.users.Store(cfg.Users)
+	users := cfg.Users
+	cfg.Users = nil // SetUsers replaces them: a.users has the present ones
+	a := &Authenticator{cfg: cfg}
 	a.passwords = newPasswords(cfg, &a.users)
 	a.sessions = newSessions(cfg, &a.users)
 	a.metrics = newMetrics(a.sessions)
+	a.SetUsers(users)
 	return a
 }
 
@@ -177,7 +175,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, r *http.Request, from 
 	if err != nil {
 		return csr.Caller{}, err
 	}
-	return csr.Caller{Request: at.by(who.user), Privileges: a.privileges(who.user)}, nil
+	return csr.Caller{Request: at.by(who.user), Privileges: a.cfg.Privileges(who.user)}, nil
 }
 
 // verify returns whose credentials they are.

@@ -6,8 +6,8 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"net/netip"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,11 +40,10 @@ type credential [sha256.Size]byte
 // while; the same credentials from one address at the same time are one check; wrong
 // passwords are throttled; and few comparisons run at once.
 type passwords struct {
-	users      *atomic.Pointer[Users]
-	onPassword func(user string)
-	now        func() time.Time
-	key        [sha256.Size]byte
-	compare    func(hash, password []byte) error // bcrypt's; tests count its calls
+	cfg     Config
+	users   *atomic.Pointer[Users]
+	key     [sha256.Size]byte
+	compare func(hash, password []byte) error // bcrypt's; tests count its calls
 
 	throttle    *throttle
 	checks      singleflight.Group  // by credential and address: admitted and counted once
@@ -52,21 +51,18 @@ type passwords struct {
 	slots       *semaphore.Weighted // for comparisons that run
 	waiting     atomic.Int64        // for a slot
 
-	rememberFor time.Duration
-	mu          sync.Mutex
-	remembered  map[credential]time.Time // until when
+	mu         sync.Mutex
+	remembered map[credential]time.Time // until when
 }
 
 func newPasswords(cfg Config, users *atomic.Pointer[Users]) *passwords {
 	p := &passwords{
-		users:       users,
-		onPassword:  cfg.OnPassword,
-		now:         cfg.Now,
-		compare:     bcrypt.CompareHashAndPassword,
-		throttle:    newThrottle(cfg),
-		slots:       semaphore.NewWeighted(int64(cfg.Comparisons)),
-		rememberFor: cfg.RememberFor,
-		remembered:  make(map[credential]time.Time),
+		cfg:        cfg,
+		users:      users,
+		compare:    bcrypt.CompareHashAndPassword,
+		throttle:   newThrottle(cfg),
+		slots:      semaphore.NewWeighted(int64(cfg.Comparisons)),
+		remembered: make(map[credential]time.Time),
 	}
 	_, _ = rand.Read(p.key[:]) // never fails, by its documentation
 	return p
@@ -106,7 +102,7 @@ func (p *passwords) verify(ctx context.Context, user, password string, from neti
 	case !p.users.Load().holds(user, hash): // no such user, or removed or changed meanwhile
 		return identity{}, wrongPassword()
 	}
-	p.onPassword(user)
+	p.cfg.OnPassword(user)
 	return who, nil
 }
 
@@ -164,17 +160,11 @@ func (p *passwords) takeSlot() error {
 	return nil
 }
 
-// credential computes what stands for a password in memory. Each part comes after its
-// length, so that no two lists of parts give the same text.
+// credential computes what stands for a password in memory. Each part is quoted, so
+// that no two lists of parts give the same text.
 func (p *passwords) credential(who identity, password string) (c credential) {
-	text := make([]byte, 0, 512)
-	for _, part := range [...]string{who.user, password, who.hash} {
-		text = strconv.AppendInt(text, int64(len(part)), 10)
-		text = append(text, ':')
-		text = append(text, part...)
-	}
 	mac := hmac.New(sha256.New, p.key[:])
-	mac.Write(text)
+	_, _ = fmt.Fprintf(mac, "%q %q %q", who.user, password, who.hash) // a hash's Write never fails
 	mac.Sum(c[:0])
 	return c
 }
@@ -182,7 +172,7 @@ func (p *passwords) credential(who identity, password string) (c credential) {
 func (p *passwords) remembers(c credential) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.now().Before(p.remembered[c])
+	return p.cfg.Now().Before(p.remembered[c])
 }
 
 // remember keeps a right password. A full table, most of it out of date, is emptied:
@@ -193,5 +183,5 @@ func (p *passwords) remember(c credential) {
 	if len(p.remembered) >= maxRemembered {
 		clear(p.remembered)
 	}
-	p.remembered[c] = p.now().Add(p.rememberFor)
+	p.remembered[c] = p.cfg.Now().Add(p.cfg.RememberFor)
 }

@@ -19,7 +19,7 @@ func (a *Authenticator) reportRefusal(at attempt, err error) {
 	default:
 		return
 	}
-	a.refused(audit.Refusal{Request: at.by(a.knownUser(at)), Outcome: text})
+	a.cfg.Refused(audit.Refusal{Request: at.by(a.knownUser(at)), Outcome: text})
 }
 
 // knownUser returns the user of refused credentials if there is such a user. Another

@@ -23,17 +23,14 @@ type Session struct {
 
 // identity is a user and the stored hash that the password was compared with: where
 // the hash is another one now, the password was changed.
-type identity struct {
-	user string
-	hash string
-}
+type identity struct{ user, hash string }
 
-// session is a Session with what decides when it ends.
+// session is a Session with what decides who may use it.
 type session struct {
-	identity
-	dialect           string
-	xsrf              digest // of the token
-	created, accessed time.Time
+	Session
+	hash    string // of the user, as in identity
+	dialect string
+	xsrf    digest // of the token
 }
 
 // digest is the SHA-256 of a session id or token: a copy of the process's memory holds
@@ -60,11 +57,8 @@ func digestOf(secret string) digest {
 
 // sessions is the store of sessions. They live in memory and end with the process.
 type sessions struct {
-	users         *atomic.Pointer[Users]
-	now           func() time.Time
-	idle          time.Duration
-	lifetime      time.Duration
-	max, maxOfOne int
+	cfg   Config
+	users *atomic.Pointer[Users]
 
 	mu     sync.Mutex
 	byKey  map[digest]*session
@@ -72,16 +66,7 @@ type sessions struct {
 }
 
 func newSessions(cfg Config, users *atomic.Pointer[Users]) *sessions {
-	return &sessions{
-		users:    users,
-		now:      cfg.Now,
-		idle:     cfg.IdleTimeout,
-		lifetime: cfg.Lifetime,
-		max:      cfg.Sessions,
-		maxOfOne: cfg.SessionsPerUser,
-		byKey:    make(map[digest]*session),
-		byUser:   make(map[string]int),
-	}
+	return &sessions{cfg: cfg, users: users, byKey: make(map[digest]*session), byUser: make(map[string]int)}
 }
 
 // claim is what a request says of the session that it belongs to.
@@ -135,7 +120,7 @@ func (s *sessions) create(who identity, realm Realm) (Login, error) {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.now()
+	now := s.cfg.Now()
 	// SetUsers ends sessions under the same lock. A login that overlaps with the
 	// removal of its user is ended there or refused here.
 	if !s.users.Load().holds(who.user, who.hash) {
@@ -146,7 +131,10 @@ func (s *sessions) create(who identity, realm Realm) (Login, error) {
 			return Login{}, &csr.Error{Kind: csr.Unavailable, RetryAfter: atLeastOneSecond(next.Sub(now)), Err: errors.New("too many sessions")}
 		}
 	}
-	s.byKey[key] = &session{identity: who, dialect: realm.Dialect, xsrf: xsrf, created: now, accessed: now}
+	s.byKey[key] = &session{
+		Session: Session{User: who.user, Created: now, LastAccessed: now},
+		hash:    who.hash, dialect: realm.Dialect, xsrf: xsrf,
+	}
 	s.byUser[who.user]++
 	return made, nil
 }
@@ -159,8 +147,8 @@ func (s *sessions) use(c claim) (Session, error) {
 	if err != nil {
 		return Session{}, err
 	}
-	found.accessed = s.now()
-	return found.describe(), nil
+	found.LastAccessed = s.cfg.Now()
+	return found.Session, nil
 }
 
 // owner returns whose session a request names; nothing where there is none. It asks
@@ -169,7 +157,7 @@ func (s *sessions) owner(c claim) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if found, ok := s.byKey[c.key]; ok && found.dialect == c.dialect {
-		return found.user
+		return found.User
 	}
 	return ""
 }
@@ -183,14 +171,14 @@ func (s *sessions) end(c claim) (Session, error) {
 		return Session{}, err
 	}
 	s.remove(c.key, found)
-	return found.describe(), nil
+	return found.Session, nil
 }
 
 // count is the number of sessions that have not ended.
 func (s *sessions) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.removeExpired(s.now())
+	s.removeExpired(s.cfg.Now())
 	return len(s.byKey)
 }
 
@@ -200,7 +188,7 @@ func (s *sessions) endStale() {
 	defer s.mu.Unlock()
 	users := s.users.Load()
 	for key, one := range s.byKey {
-		if !users.holds(one.user, one.hash) {
+		if !users.holds(one.User, one.hash) {
 			s.remove(key, one)
 		}
 	}
@@ -213,7 +201,7 @@ func (s *sessions) find(c claim) (*session, error) {
 	switch {
 	case !ok || found.dialect != c.dialect:
 		return nil, noSession()
-	case !s.now().Before(s.expiry(found)) || !s.users.Load().holds(found.user, found.hash):
+	case !s.cfg.Now().Before(s.expiry(found)) || !s.users.Load().holds(found.User, found.hash):
 		s.remove(c.key, found)
 		return nil, noSession()
 	case c.needsToken && subtle.ConstantTimeCompare(c.token[:], found.xsrf[:]) != 1:
@@ -222,13 +210,9 @@ func (s *sessions) find(c claim) (*session, error) {
 	return found, nil
 }
 
-func (one *session) describe() Session {
-	return Session{User: one.user, Created: one.created, LastAccessed: one.accessed}
-}
-
 // expiry is when a session ends if it is not used before.
 func (s *sessions) expiry(one *session) time.Time {
-	idle, last := one.accessed.Add(s.idle), one.created.Add(s.lifetime)
+	idle, last := one.LastAccessed.Add(s.cfg.IdleTimeout), one.Created.Add(s.cfg.Lifetime)
 	if idle.Before(last) {
 		return idle
 	}
@@ -237,7 +221,7 @@ func (s *sessions) expiry(one *session) time.Time {
 
 // removeExpired returns when the next session may expire.
 func (s *sessions) removeExpired(now time.Time) (next time.Time) {
-	next = now.Add(s.idle)
+	next = now.Add(s.cfg.IdleTimeout)
 	for key, one := range s.byKey {
 		at := s.expiry(one)
 		switch {
@@ -251,12 +235,12 @@ func (s *sessions) removeExpired(now time.Time) (next time.Time) {
 }
 
 func (s *sessions) full(user string) bool {
-	return len(s.byKey) >= s.max || s.byUser[user] >= s.maxOfOne
+	return len(s.byKey) >= s.cfg.Sessions || s.byUser[user] >= s.cfg.SessionsPerUser
 }
 
 func (s *sessions) remove(key digest, one *session) {
 	delete(s.byKey, key)
-	if s.byUser[one.user]--; s.byUser[one.user] == 0 {
-		delete(s.byUser, one.user)
+	if s.byUser[one.User]--; s.byUser[one.User] == 0 {
+		delete(s.byUser, one.User)
 	}
 }
