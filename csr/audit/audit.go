@@ -112,9 +112,8 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	}
 	base := chain{dir: o.Dir, mac: o.MAC, outbox: o.Outbox, log: o.Logger, now: o.Now, copies: l.copies, step: o.step}
 	changes, refusals := base, base
-	changes.stream, changes.maxFile, changes.next = Changes, o.MaxFileSize, l.nextChange
-	refusals.stream, refusals.maxFile, refusals.next = Refusals, o.MaxRefusalsSize/refusalFiles, nextRefusal
-	refusals.maxTotal = o.MaxRefusalsSize
+	changes.stream, changes.maxFile = Changes, o.MaxFileSize
+	refusals.stream, refusals.maxFile, refusals.maxTotal = Refusals, o.MaxRefusalsSize/refusalFiles, o.MaxRefusalsSize
 	l.changes, l.refusals = &changes, &refusals
 	err := l.changes.open(ctx)
 	if err == nil {
@@ -122,9 +121,16 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	}
 	if err != nil {
 		l.copies.close()
-		return nil, errors.Join(fmt.Errorf("audit trail: %w", err), l.changes.closeFile(), l.refusals.closeFile())
+		return nil, fmt.Errorf("audit trail: %w", err)
 	}
-	go l.run() //nolint:gosec // it lives until Close, not as long as ctx
+	var streams sync.WaitGroup
+	streams.Go(func() { l.run(l.changes, changesInterval, l.wake, l.exportChanges) })
+	streams.Go(func() { l.run(l.refusals, refusalsInterval, nil, l.exportRefusals) })
+	go func() {
+		streams.Wait()
+		l.copies.close()
+		close(l.stopped)
+	}()
 	return l, nil
 }
 
@@ -160,20 +166,15 @@ func (l *Log) Admit(ctx context.Context) error {
 		return nil //nolint:nilerr // the commit fails too, with an error that says why
 	}
 	if n >= l.o.OutboxBound/2 {
-		l.wakeUp() // so that a burst of changes does not reach the bound
+		select { // so that a burst of changes does not reach the bound
+		case l.wake <- struct{}{}:
+		default:
+		}
 	}
 	if n >= l.o.OutboxBound {
 		return ErrBacklog
 	}
 	return nil
-}
-
-// wakeUp has changes written without waiting for their interval.
-func (l *Log) wakeUp() {
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
 }
 
 // Note returns what the commit of a change has to carry; nil where changes are not
@@ -210,7 +211,7 @@ func (l *Log) Close(ctx context.Context) error {
 	l.closing.Do(func() { close(l.stop) })
 	select {
 	case <-l.stopped:
-		return errors.Join(l.changes.closeFile(), l.refusals.closeFile())
+		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("audit trail: what could not be written is written by the next start: %w", ctx.Err())
 	}

@@ -9,8 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"attestcsr/keystore/ownfile"
@@ -26,16 +24,12 @@ type chain struct {
 	outbox   Outbox
 	log      *slog.Logger
 	now      func() time.Time
-	copies   *copies // nil: lines are not copied to the log
-	// next returns the entry that was to be written after a revision when the
-	// process ended, false where there was none. found is the line that is there.
-	next func(ctx context.Context, after uint64, found line) (entry, bool, error)
-	step func(string) error // for tests: ends the process at a step, or makes it fail
+	copies   *copies            // nil: lines are not copied to the log
+	step     func(string) error // for tests: ends the process at a step, or makes it fail
 
 	anchored anchor   // what the store has
 	kept     []start  // see anchor
 	head     position // the last line that is durable in its file
-	file     *os.File // of head; nil: to be opened
 	torn     bool     // an unfinished write may have left bytes after head
 }
 
@@ -67,15 +61,19 @@ type entry struct {
 // file is not written yet, it comes first. written is how many of the entries are
 // durable, also beside an error; nothing is left of the others.
 func (c *chain) append(ctx context.Context, entries []entry) (written int, err error) {
+	opening := 0
 	if c.openingDue() {
-		o := c.anchored.Opening
-		if err := c.appendLines(ctx, []entry{{Event: o.Event, reason: o.Reason}}); err != nil {
-			return 0, err
-		}
+		opening = 1
+		entries = append([]entry{c.openingEntry()}, entries...)
 	}
 	before := c.head.Seq
 	err = c.appendLines(ctx, entries)
-	return int(c.head.Seq - before), err //nolint:gosec // at most len(entries)
+	return max(0, int(c.head.Seq-before)-opening), err //nolint:gosec // at most len(entries)
+}
+
+// openingEntry is the line that opens the file.
+func (c *chain) openingEntry() entry {
+	return entry{Event: c.anchored.Opening.Event, reason: c.anchored.Opening.Reason}
 }
 
 // openingDue reports whether the next line is the one that opens the file.
@@ -121,23 +119,25 @@ func (c *chain) encode(after position, e entry, key string) (text []byte, at pos
 }
 
 // write puts lines after head, flushes them and makes end the head.
-func (c *chain) write(ctx context.Context, lines []byte, end position) error {
+func (c *chain) write(ctx context.Context, lines []byte, end position) (err error) {
 	if len(lines) == 0 {
 		return nil
 	}
 	if err := c.at(stepWrite); err != nil {
 		return err
 	}
-	if err := c.openHead(ctx); err != nil {
+	file, err := c.openHead(ctx)
+	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, file.Close()) }()
 	if c.torn {
-		if err := c.file.Truncate(c.head.Size); err != nil {
+		if err := file.Truncate(c.head.Size); err != nil {
 			return err
 		}
 	}
 	c.torn = true
-	if _, err := c.file.WriteAt(lines, c.head.Size); err != nil {
+	if _, err := file.WriteAt(lines, c.head.Size); err != nil {
 		return err
 	}
 	if err := c.at(stepWritten); err != nil {
@@ -145,7 +145,7 @@ func (c *chain) write(ctx context.Context, lines []byte, end position) error {
 	}
 	// After a flush that failed the pages count as clean without being on the
 	// disk: the next attempt cuts them off and writes them again.
-	if err := c.file.Sync(); err != nil {
+	if err := file.Sync(); err != nil {
 		return err
 	}
 	c.torn, c.head = false, end
@@ -154,41 +154,33 @@ func (c *chain) write(ctx context.Context, lines []byte, end position) error {
 }
 
 // openHead opens the file of head, or makes it where it has no line yet, and checks
-// that nobody else has changed it.
-func (c *chain) openHead(ctx context.Context) error {
-	path := c.path(c.head.File)
-	if c.file == nil {
-		flags := os.O_WRONLY
-		if c.head.Size == 0 {
-			flags |= os.O_CREATE
-			if err := c.release(ctx); err != nil {
-				return err
-			}
+// that nobody else has changed its length.
+func (c *chain) openHead(ctx context.Context) (*os.File, error) {
+	flags, name := os.O_WRONLY, fileName(c.stream, c.head.File)
+	if c.head.Size == 0 {
+		flags |= os.O_CREATE
+		if err := c.release(ctx); err != nil {
+			return nil, err
 		}
-		f, err := os.OpenFile(path, flags, 0o600)
-		if err != nil {
-			return err
-		}
-		if err := ownfile.SyncDir(c.dir); err != nil {
-			return errors.Join(err, f.Close())
-		}
-		c.file = f
 	}
-	ours, err := c.file.Stat()
-	if err != nil {
-		return err
-	}
-	named, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(ours, named) {
-		return &damagedError{filepath.Base(path) + " was removed or replaced while it was in use"}
+	f, err := os.OpenFile(c.path(c.head.File), flags, 0o600)
+	if errors.Is(err, fs.ErrNotExist) && c.head.Size > 0 {
+		return nil, &damagedError{name + " was removed while it was in use"}
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if named.Size() != c.head.Size && !c.torn {
-		return &damagedError{fmt.Sprintf("%s has %d bytes and not %d: it was changed while it was in use", filepath.Base(path), named.Size(), c.head.Size)}
+	info, err := f.Stat()
+	if err == nil && info.Size() != c.head.Size && !c.torn {
+		err = &damagedError{fmt.Sprintf("%s has %d bytes and not %d: it was changed while it was in use", name, info.Size(), c.head.Size)}
 	}
-	return nil
+	if err == nil && c.head.Size == 0 {
+		err = ownfile.SyncDir(c.dir)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // damagedError: a file is not what the chain left. Nothing is overwritten; see
@@ -203,20 +195,20 @@ func (c *chain) rotate() error {
 		return err
 	}
 	number, err := c.nextFile()
-	if err != nil {
-		return err
+	if err == nil {
+		c.moveTo(number)
 	}
-	if err := c.closeFile(); err != nil {
-		return err
-	}
-	c.moveTo(number)
-	return nil
+	return err
 }
 
 // nextFile is the number of a file that there never was.
 func (c *chain) nextFile() (int, error) {
-	numbers, err := files(c.dir, c.stream)
-	return slices.Max(append(numbers, c.head.File)) + 1, err
+	all, err := filesIn([]string{c.dir}, c.stream)
+	newest := c.head.File
+	if len(all) > 0 {
+		newest = max(newest, all[len(all)-1].number)
+	}
+	return newest + 1, err
 }
 
 // moveTo makes the beginning of a file the head.
@@ -244,17 +236,14 @@ func (c *chain) release(ctx context.Context) error {
 	if c.maxTotal == 0 {
 		return nil
 	}
-	total := c.maxFile
-	sizes := make([]int64, len(c.kept)-1) // without the newest
-	for i := range sizes {
-		if info, err := os.Stat(c.path(c.kept[i].File)); err == nil {
-			sizes[i] = info.Size()
+	drop := len(c.kept) - 1 // all but the newest
+	for total := c.maxFile; drop > 0 && len(c.kept)-drop < maxKept; drop-- {
+		if info, err := os.Stat(c.path(c.kept[drop-1].File)); err == nil {
+			total += info.Size()
 		}
-		total += sizes[i]
-	}
-	drop := 0
-	for ; drop < len(sizes) && (total > c.maxTotal || len(c.kept)-drop > maxKept); drop++ {
-		total -= sizes[drop]
+		if total > c.maxTotal {
+			break
+		}
 	}
 	if drop == 0 {
 		return nil
@@ -273,13 +262,13 @@ func (c *chain) release(ctx context.Context) error {
 
 // removeReleased removes the files of this chain that the anchor has given up.
 func (c *chain) removeReleased() error {
-	numbers, err := files(c.dir, c.stream)
+	all, err := filesIn([]string{c.dir}, c.stream)
 	if err != nil || c.maxTotal == 0 {
 		return err
 	}
-	for _, n := range numbers {
-		if n >= c.anchored.Begun && n < c.anchored.Kept[0].File {
-			if err := os.Remove(c.path(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for _, f := range all {
+		if f.number >= c.anchored.Begun && f.number < c.anchored.Kept[0].File {
+			if err := os.Remove(f.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}
@@ -321,35 +310,4 @@ func (c *chain) commitAnchor(ctx context.Context, a anchor) error {
 // uncommitted reports whether lines are durable that the anchor does not have.
 func (c *chain) uncommitted() bool { return c.head != c.anchored.Last }
 
-func (c *chain) closeFile() error {
-	if c.file == nil {
-		return nil
-	}
-	f := c.file
-	c.file = nil
-	return f.Close()
-}
-
 func (c *chain) path(number int) string { return filepath.Join(c.dir, fileName(c.stream, number)) }
-
-func fileName(stream string, number int) string {
-	return fmt.Sprintf("%s-%06d.jsonl", stream, number)
-}
-
-// files returns the numbers of a stream's files in ascending order.
-func files(dir, stream string) ([]int, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	var numbers []int
-	for _, e := range entries {
-		digits, is := strings.CutPrefix(e.Name(), stream+"-")
-		digits, jsonl := strings.CutSuffix(digits, ".jsonl")
-		if n, err := strconv.Atoi(digits); is && jsonl && err == nil && n > 0 && fileName(stream, n) == e.Name() {
-			numbers = append(numbers, n)
-		}
-	}
-	slices.Sort(numbers)
-	return numbers, nil
-}

@@ -120,9 +120,6 @@ func bounded(s string) string {
 	if len(s) > maxText {
 		s = s[:maxText]
 	}
-	if !strings.ContainsFunc(s, unprintable) {
-		return s
-	}
 	return strings.Map(func(r rune) rune {
 		if unprintable(r) {
 			return '.'

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,9 +26,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(crashDirVariable); dir != "" {
-		os.Exit(crashChild(dir))
-	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -178,6 +176,15 @@ func (tr *trail) flush() {
 	kit.Eventually(tr.t, "the outbox is empty", func() bool {
 		n, err := tr.store.Pending(tr.t.Context())
 		return err == nil && n == 0
+	})
+}
+
+// flushUnless waits until nothing waits, or the trail has ended.
+func (tr *trail) flushUnless(ended *atomic.Bool) {
+	tr.t.Helper()
+	kit.Eventually(tr.t, "the outbox is empty, or the end", func() bool {
+		n, err := tr.store.Pending(tr.t.Context())
+		return ended.Load() || err == nil && n == 0
 	})
 }
 

@@ -1,14 +1,12 @@
 package audit
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 
@@ -96,9 +94,6 @@ func (c *chain) beginFile(ctx context.Context, kind Kind, reason string, a ancho
 		return err
 	}
 	c.head, c.kept, c.torn = a.Last, a.Kept, false
-	if err := c.closeFile(); err != nil {
-		return err
-	}
 	_, err := c.append(ctx, nil)
 	return err
 }
@@ -106,23 +101,21 @@ func (c *chain) beginFile(ctx context.Context, kind Kind, reason string, a ancho
 // follow checks that the last line of the anchor is in its place, and moves head
 // over the lines after it.
 func (c *chain) follow(ctx context.Context) error {
-	if err := c.checkHead(); err != nil {
+	if err := c.followFile(ctx); err != nil {
 		return err
 	}
-	numbers, err := files(c.dir, c.stream)
+	all, err := filesIn([]string{c.dir}, c.stream)
 	if err != nil {
 		return err
 	}
-	for _, n := range numbers {
-		if n < c.head.File {
+	for _, f := range all {
+		if f.number <= c.head.File {
 			continue
 		}
-		if n > c.head.File {
-			if c.torn {
-				return &damagedError{fileName(c.stream, c.head.File) + " ends within a line, and there is a later file"}
-			}
-			c.moveTo(n)
+		if c.torn {
+			return &damagedError{fileName(c.stream, c.head.File) + " ends within a line, and there is a later file"}
 		}
+		c.moveTo(f.number)
 		if err := c.followFile(ctx); err != nil {
 			return err
 		}
@@ -130,80 +123,50 @@ func (c *chain) follow(ctx context.Context) error {
 	return nil
 }
 
-// checkHead checks that the file of head is there, is at least as long as it was,
-// and has the last line in its place.
-func (c *chain) checkHead() (err error) {
-	name := fileName(c.stream, c.head.File)
-	f, err := os.Open(c.path(c.head.File))
-	if errors.Is(err, fs.ErrNotExist) {
-		if c.head.Size == 0 {
-			return nil // a crash came before it was made
-		}
+// followFile checks that head is in its place, and moves it over the lines after it in
+// its file, as long as each is the one that the service was to write there. It sets
+// torn where an unfinished write comes next.
+func (c *chain) followFile(ctx context.Context) error {
+	path, name := c.path(c.head.File), fileName(c.stream, c.head.File)
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && c.head.Size == 0:
+		return nil // a crash came before it was made
+	case errors.Is(err, fs.ErrNotExist):
 		return &damagedError{name + " is missing"}
-	}
-	if err != nil {
+	case err != nil:
 		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if err := ownfile.Check(f.Name(), info, c.log); err != nil {
-		return err
-	}
-	if info.Size() < c.head.Size {
+	case info.Size() < c.head.Size:
 		return &damagedError{fmt.Sprintf("%s has %d bytes and had %d: lines were cut off", name, info.Size(), c.head.Size)}
 	}
-	tail := make([]byte, min(c.head.Size, maxLine))
-	if _, err := f.ReadAt(tail, c.head.Size-int64(len(tail))); err != nil {
+	if err := ownfile.Check(path, info, c.log); err != nil {
 		return err
 	}
-	if len(tail) == 0 {
-		return nil
-	}
-	tail, whole := bytes.CutSuffix(tail, []byte("\n"))
-	text := tail[bytes.LastIndexByte(tail, '\n')+1:]
-	if l, mac, err := decodeLine(text); !whole || err != nil || l.Seq != c.head.Seq || mac != c.head.MAC {
-		return &damagedError{fmt.Sprintf("%s does not have line %d where it was", name, c.head.Seq)}
-	}
-	return nil
-}
-
-// followFile moves head over the lines after it in its file, as long as each is the
-// one that the service was to write there. It sets torn where an unfinished write
-// comes next.
-func (c *chain) followFile(ctx context.Context) (err error) {
-	f, err := os.Open(c.path(c.head.File))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := f.Seek(c.head.Size, io.SeekStart); err != nil {
-		return err
-	}
-	lines := bufio.NewReaderSize(f, maxLine+1)
-	for {
-		text, err := lines.ReadSlice('\n')
-		switch {
-		case errors.Is(err, io.EOF):
-			c.torn = len(text) > 0
-			return nil
-		case err != nil && !errors.Is(err, bufio.ErrBufferFull):
-			return err
-		case hasHole(text):
-			c.torn = true
+	size, inPlace := c.head.Size, c.head.Size == 0
+	at := max(0, c.head.Size-maxLine-1) // before the last line
+	c.torn, err = eachLine(path, at, func(text []byte) error {
+		at += int64(len(text))
+		if !inPlace {
+			l, mac, err := decodeLine(bytes.TrimSuffix(text, []byte("\n")))
+			inPlace = err == nil && at == c.head.Size && l.Seq == c.head.Seq && mac == c.head.MAC
 			return nil
 		}
 		expected, err := c.takeOver(ctx, text)
-		if err != nil {
-			return err
+		if err == nil && !expected {
+			err = &damagedError{fmt.Sprintf("%s holds, from byte %d on, what the service did not write after line %d", name, c.head.Size, c.head.Seq)}
 		}
-		if !expected {
-			return &damagedError{fmt.Sprintf("%s holds, from byte %d on, what the service did not write after line %d",
-				fileName(c.stream, c.head.File), c.head.Size, c.head.Seq)}
-		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return err
+	case !inPlace:
+		return &damagedError{fmt.Sprintf("%s does not have line %d where it was", name, c.head.Seq)}
+	case c.head.Size > size:
+		// A process that was killed may not have flushed them. This flushes any file.
+		return ownfile.SyncDir(path)
 	}
+	return nil
 }
 
 // takeOver makes the line after head the new head if it is the one that the service
@@ -215,14 +178,18 @@ func (c *chain) takeOver(ctx context.Context, text []byte) (bool, error) {
 	if err != nil {
 		return false, nil //nolint:nilerr // it is no line of ours
 	}
-	var want entry
-	if c.openingDue() {
-		want = entry{Event: c.anchored.Opening.Event, reason: c.anchored.Opening.Reason}
-	} else {
-		var due bool
-		if want, due, err = c.next(ctx, c.head.Revision, found); err != nil || !due {
+	want := entry{Event: found.Event}
+	switch {
+	case c.openingDue():
+		want = c.openingEntry()
+	case c.stream == Refusals: // they were in memory, so that any may be the one
+		want.Kind = Refused
+	default:
+		waiting, err := c.readNotes(ctx, 1)
+		if err != nil || len(waiting) == 0 {
 			return false, err
 		}
+		want = waiting[0]
 	}
 	again, at, err := c.encode(c.head, want, found.Key)
 	if err != nil || !bytes.Equal(again, text) {
@@ -231,8 +198,3 @@ func (c *chain) takeOver(ctx context.Context, text []byte) (bool, error) {
 	c.head = at
 	return true, nil
 }
-
-// hasHole reports whether text has zeros, as no line has. When the power goes while
-// lines are written, a later part of them may be on the disk and an earlier one not,
-// which then reads as zeros.
-func hasHole(text []byte) bool { return bytes.IndexByte(text, 0) >= 0 }

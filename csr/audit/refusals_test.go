@@ -2,7 +2,6 @@ package audit_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -149,71 +148,6 @@ func TestFlood(t *testing.T) {
 	tr.wantWhole()
 	tr.wantChanges() // are no part of it
 	kit.Count(t, "refusals in a flood", sent)
-}
-
-// Changes that come faster than they are written do not keep refusals waiting.
-func TestRefusalsAmongChanges(t *testing.T) {
-	t.Parallel()
-	const notes = 1200 // of which a group takes 500
-	var (
-		held  atomic.Bool // the outbox cannot be read
-		mu    sync.Mutex
-		steps []string
-	)
-	tr := newTrail(t)
-	tr.close()
-	tr.o = tr.o.WithStep(func(step string) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if step == "changes write" && !held.Load() {
-			if len(steps) == 0 {
-				tr.log.Refuse(refusal("", "192.0.2.1", "unauthenticated"))
-			}
-			time.Sleep(600 * time.Millisecond) // a slow disk
-		}
-		steps = append(steps, step)
-		return nil
-	})
-	tr.wrap = func(o audit.Outbox) audit.Outbox { return heldOutbox{o, &held} }
-	tr.open()
-	held.Store(true)
-	var writers sync.WaitGroup
-	for range 16 {
-		writers.Go(func() {
-			for range notes / 16 {
-				note, err := tr.log.Note(event(0))
-				if err != nil {
-					t.Error(err)
-				}
-				commit(t, tr.store, note)
-			}
-		})
-	}
-	writers.Wait()
-	mu.Lock()
-	steps = nil
-	mu.Unlock()
-	held.Store(false)
-	tr.flush()
-	mu.Lock()
-	defer mu.Unlock()
-	refused := slices.Index(steps, "refusals flushed")
-	if refused < 0 || !slices.Contains(steps[refused:], "changes flushed") {
-		t.Errorf("the refusal is written after all changes: %q", steps)
-	}
-}
-
-// heldOutbox cannot be read while it is held.
-type heldOutbox struct {
-	outbox
-	held *atomic.Bool
-}
-
-func (h heldOutbox) Pending(ctx context.Context) (int, error) {
-	if h.held.Load() {
-		return 0, errInjected
-	}
-	return h.outbox.Pending(ctx)
 }
 
 // What strangers send cannot forge or flood the trail.

@@ -1,16 +1,11 @@
 package audit
 
 import (
-	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 )
@@ -138,27 +133,6 @@ func (v *verifier) problem(format string, args ...any) {
 	v.summary.Problems = append(v.summary.Problems, Problem{v.file, v.line, fmt.Sprintf(format, args...)})
 }
 
-// numbered is a file of a stream.
-type numbered struct {
-	number int
-	path   string
-}
-
-func filesIn(dirs []string, stream string) ([]numbered, error) {
-	var all []numbered
-	for _, dir := range dirs {
-		numbers, err := files(dir, stream)
-		if err != nil {
-			return nil, err
-		}
-		for _, n := range numbers {
-			all = append(all, numbered{n, filepath.Join(dir, fileName(stream, n))})
-		}
-	}
-	slices.SortStableFunc(all, func(a, b numbered) int { return cmp.Compare(a.number, b.number) })
-	return all, nil
-}
-
 func (v *verifier) run(dirs []string, text []byte) error {
 	all, err := filesIn(dirs, v.summary.Stream)
 	if err != nil {
@@ -198,35 +172,21 @@ func (v *verifier) run(dirs []string, text []byte) error {
 
 // readFile goes through a file. The end of the newest may be an unfinished write,
 // which is going on, or which the next start cuts off.
-func (v *verifier) readFile(path string, newest bool) (err error) {
-	f, err := os.Open(path)
+func (v *verifier) readFile(path string, newest bool) error {
+	unfinished, err := eachLine(path, 0, func(text []byte) error {
+		v.line++
+		v.check(bytes.TrimSuffix(text, []byte("\n")))
+		return nil
+	})
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // removed meanwhile: the next line shows whether it is missed
 	}
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
 	v.summary.Files++
-	lines := bufio.NewReaderSize(f, maxLine+1)
-	for {
-		text, err := lines.ReadSlice('\n')
-		end := errors.Is(err, io.EOF)
-		switch {
-		case err != nil && !end && !errors.Is(err, bufio.ErrBufferFull):
-			return err
-		case end && len(text) == 0:
-			return nil
-		case newest && (end || v.seenAnchor && hasHole(text)):
-			return nil // unfinished
-		}
+	if unfinished && !newest {
 		v.line++
-		if err != nil {
-			v.check(nil) // it is no line, and what comes after it cannot be counted in lines
-			return nil
-		}
-		v.check(bytes.TrimSuffix(text, []byte("\n")))
+		v.check(nil)
 	}
+	return err
 }
 
 // check looks at one line. After a problem, checking resumes at a line with which
