@@ -140,7 +140,7 @@ func importCertificate(in *strict.Decoder[trustData]) action[csr.NamedCertificat
 	}
 }
 
-// uploadCertificate is importCertificate for a file, as a browser sends one.
+// uploadCertificate is importCertificate with a form as body, from a browser.
 func uploadCertificate(r *http.Request, grant *csr.Grant, id string) (none csr.NamedCertificate, _ error) {
 	pem, err := uploadedFile(r)
 	if err != nil {
@@ -180,7 +180,7 @@ func uploadedFile(r *http.Request) ([]byte, error) {
 	}
 }
 
-// selfSign reads no body: clients send "{}" or none.
+// selfSign ignores the body: some clients send "{}" and others none.
 func selfSign(r *http.Request, grant *csr.Grant, id string) (none csr.NamedCertificate, _ error) {
 	q := readQuery(r)
 	days := q.integer("days_valid")

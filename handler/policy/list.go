@@ -74,9 +74,8 @@ func readListQuery(r *http.Request, members []string) (listQuery, error) {
 	return l, q.err()
 }
 
-// readMembers splits a list of names of members. It takes no more names than
-// there are members: each is looked for in every result. The names come back in the
-// order of the members, once.
+// readMembers splits a list of names of members. It returns each name once, in the
+// order of members.
 func readMembers(q *query, text string, members []string) []string {
 	names := strings.SplitN(text, ",", len(members)+1)
 	if len(names) > len(members) {

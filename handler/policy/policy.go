@@ -62,8 +62,9 @@ func Register(s Sessions, add Add) {
 	add(http.MethodGet, certificatesPath, fixed(csr.ListNamedCertificates), list(limit, (*csr.Grant).ListNamedCertificates, newTLSCertificate))
 	add(http.MethodGet, certificatesPath+"/:id", fixed(csr.GetNamedCertificate), get((*csr.Grant).NamedCertificate, replyCertificate))
 	add(http.MethodDelete, certificatesPath+"/:id", fixed(csr.DeleteNamedCertificate), remove((*csr.Grant).DeleteNamedCertificate))
-	// Echo lets a parameter that ends a route swallow slashes unless something
-	// comes after it, and one inside a route be empty. No id is either.
+	// An id has no slashes and is not empty. In Echo, a parameter at the end of a route
+	// matches slashes unless a longer route exists, and one inside of a route matches
+	// the empty string.
 	add(echo.RouteNotFound, certificatesPath+"/:id/*", nil, unknownPath)
 	add(echo.RouteNotFound, csrsPath+"/"+pemFile, nil, unknownPath)
 
@@ -154,8 +155,8 @@ func replyCertificate(c echo.Context, status int, n csr.NamedCertificate) error 
 // "policy", "api", "v1", "infra" and the collection.
 const idSegment = 6
 
-// objectID returns the id in the path, or "" where it has none. Echo unescapes path
-// parameters only sometimes, so that the escaped path is unescaped here, once.
+// objectID returns the id in the path, or "" if it has none. It does not use Echo's
+// parameter, which is sometimes unescaped and sometimes not.
 func objectID(c echo.Context) (string, error) {
 	segments := strings.Split(c.Request().URL.EscapedPath(), "/")
 	if len(segments) <= idSegment {

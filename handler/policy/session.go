@@ -43,9 +43,9 @@ func login(sessions Sessions) Handle {
 		if err != nil {
 			return err
 		}
-		// One line and in this order: a well-known client takes the cookie out of it
-		// with a pattern that wants a semicolon. Lax keeps the cookie off other sites'
-		// POSTs, besides the token.
+		// One line and in this order: a well-known client reads the cookie with a
+		// pattern that wants a semicolon. With Lax browsers do not send the cookie with
+		// POSTs of other sites, which protects besides the token.
 		header := c.Response().Header()
 		header.Set(echo.HeaderSetCookie, SessionCookie+"="+id+"; Path=/; Secure; HttpOnly; SameSite=Lax")
 		header.Set(XSRFHeader, token)

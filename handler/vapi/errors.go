@@ -43,7 +43,7 @@ func newMessage(id, format string, args ...string) message {
 	return message{ID: id, Default: fmt.Sprintf(format, values...), Args: append([]string{}, args...)}
 }
 
-// quoting makes a message whose argument is the client's own words.
+// quoting makes a message whose argument is text of the client.
 func quoting(id, format, said string) message {
 	m := newMessage(id, format, said)
 	m.quotes = true

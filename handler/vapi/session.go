@@ -9,9 +9,9 @@ import (
 	"attestcsr/csr"
 )
 
-// The sessions are /api/session, and its predecessor under /rest which govmomi
-// still uses. Both ignore query parameters that they do not know: their only
-// declared errors are 401 and 503.
+// The sessions are /api/session and its predecessor under /rest, which govmomi still
+// uses. Both ignore unknown query parameters, since the vendor declares no errors but
+// 401 and 503 for them.
 
 type sessionInfo struct {
 	User             string `json:"user"`
@@ -58,8 +58,8 @@ func logout(s Sessions, status int) Handle {
 	}
 }
 
-// legacyPost logs in, or with ?~action=get shows the session: that service has
-// no GET.
+// legacyPost logs in, or with ?~action=get returns the session: this path has no
+// GET.
 func legacyPost(s Sessions) Handle {
 	actions := map[string]Handle{"": login(s, http.StatusOK, legacy), "get": showSession(s, legacy)}
 	return func(c echo.Context, grant *csr.Grant) error {
