@@ -25,13 +25,6 @@ type start struct {
 	Prev string `json:"prev"` // MAC of the line before
 }
 
-// opening is the line that a new file begins with, as long as it may not be written
-// yet.
-type opening struct {
-	Event  `json:",inline"`
-	Reason string `json:"reason"`
-}
-
 // anchor is what the store knows of a stream: files that were cut short or taken
 // away contradict it. It has an HMAC as lines have.
 type anchor struct {
@@ -41,10 +34,12 @@ type anchor struct {
 	Begun   int    `json:"begun"` // number of the chain's first file
 	// Kept are the files, the oldest first; of a stream that keeps all of them the
 	// first alone.
-	Kept    []start  `json:"kept"`
-	Last    position `json:"last"`
-	Opening *opening `json:"opening,omitzero"`
-	Key     string   `json:"key"`
+	Kept []start  `json:"kept"`
+	Last position `json:"last"`
+	// Opening is the line that a new file begins with, as long as it may not be written
+	// yet.
+	Opening *entry `json:"opening,omitzero"`
+	Key     string `json:"key"`
 }
 
 func (a anchor) encode(m MAC) ([]byte, error) {

@@ -50,11 +50,11 @@ func (c *chain) at(step string) error {
 	return c.step(c.stream + " " + step)
 }
 
-// entry is an event to be written, with the revision of its change.
+// entry is an event to be written.
 type entry struct {
-	Event
-	revision uint64
-	reason   string // of an opening line
+	Event    `json:",inline"`
+	Reason   string `json:"reason"`            // of an opening line
+	Revision uint64 `json:"revision,omitzero"` // of a change
 }
 
 // append writes entries as lines and flushes them. Where the line that opens the
@@ -64,16 +64,11 @@ func (c *chain) append(ctx context.Context, entries []entry) (written int, err e
 	opening := 0
 	if c.openingDue() {
 		opening = 1
-		entries = append([]entry{c.openingEntry()}, entries...)
+		entries = append([]entry{*c.anchored.Opening}, entries...)
 	}
 	before := c.head.Seq
 	err = c.appendLines(ctx, entries)
 	return max(0, int(c.head.Seq-before)-opening), err //nolint:gosec // at most len(entries)
-}
-
-// openingEntry is the line that opens the file.
-func (c *chain) openingEntry() entry {
-	return entry{Event: c.anchored.Opening.Event, reason: c.anchored.Opening.Reason}
 }
 
 // openingDue reports whether the next line is the one that opens the file.
@@ -107,14 +102,14 @@ func (c *chain) appendLines(ctx context.Context, entries []entry) error {
 // depends on nothing but the entry, the chain and the key, so that a line that has to
 // be written again is the same.
 func (c *chain) encode(after position, e entry, key string) (text []byte, at position, err error) {
-	l := line{Stream: c.stream, Chain: c.anchored.Chain, Seq: after.Seq + 1, Event: e.Event, Revision: e.revision, Key: key}
+	l := line{Stream: c.stream, Chain: c.anchored.Chain, Seq: after.Seq + 1, Event: e.Event, Revision: e.Revision, Key: key}
 	if l.opens() {
-		l.Reason, l.Prev = e.reason, after.MAC
+		l.Reason, l.Prev = e.Reason, after.MAC
 	}
 	text, mac, err := l.encode(c.mac, after.MAC)
 	return text, position{
 		File: after.File, Size: after.Size + int64(len(text)),
-		Seq: l.Seq, MAC: mac, Revision: max(after.Revision, e.revision),
+		Seq: l.Seq, MAC: mac, Revision: max(after.Revision, e.Revision),
 	}, err
 }
 

@@ -101,7 +101,7 @@ func (c *chain) readNotes(ctx context.Context, limit int) ([]entry, error) {
 			c.log.Error("a change was committed with a note that cannot be read: it is in the audit trail without who and what", "revision", revision, "error", err)
 			event = Event{Kind: Change, Outcome: unreadable}
 		}
-		group = append(group, entry{Event: event, revision: revision})
+		group = append(group, entry{Event: event, Revision: revision})
 		return nil
 	})
 	return group, err

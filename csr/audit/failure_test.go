@@ -24,16 +24,7 @@ func TestFailingWrites(t *testing.T) {
 			t.Parallel()
 			var failing atomic.Bool
 			var fired atomic.Int64
-			tr := newTrail(t, func(o *audit.Options) {
-				o.OutboxBound = 5
-				*o = o.WithStep(func(at string) error {
-					if failing.Load() && at == "changes "+step {
-						fired.Add(1)
-						return errInjected
-					}
-					return nil
-				})
-			})
+			tr := newTrail(t, failAt("changes "+step, &fired, failing.Load), func(o *audit.Options) { o.OutboxBound = 5 })
 			failing.Store(true)
 			tr.changes(4)
 			// What comes after the flush fails once: the lines are durable then.
@@ -169,16 +160,9 @@ func TestOpeningIsWritten(t *testing.T) {
 				var works atomic.Bool
 				var fired atomic.Int64
 				said := &kit.Buffer{}
-				tr := newTrail(t, func(o *audit.Options) {
-					o.Logger = slog.New(slog.NewTextHandler(said, nil))
-					*o = o.WithStep(func(at string) error {
-						if at == "changes "+step && !works.Load() && strings.Contains(said.String(), "is damaged") {
-							fired.Add(1)
-							return errInjected
-						}
-						return nil
-					})
-				})
+				tr := newTrail(t,
+					func(o *audit.Options) { o.Logger = slog.New(slog.NewTextHandler(said, nil)) },
+					failAt("changes "+step, &fired, func() bool { return !works.Load() && strings.Contains(said.String(), "is damaged") }))
 				tr.changes(3)
 				tr.flush()
 				kit.Remove(t, "", tr.files(audit.Changes)[0])

@@ -327,4 +327,17 @@ func (tr *trail) wantProblem(place, what string, dirs ...string) {
 
 var errInjected = errors.New("injected")
 
+// failAt makes a step fail as long as when says so, and counts it.
+func failAt(step string, fired *atomic.Int64, when func() bool) func(*audit.Options) {
+	return func(o *audit.Options) {
+		*o = o.WithStep(func(at string) error {
+			if at == step && when() {
+				fired.Add(1)
+				return errInjected
+			}
+			return nil
+		})
+	}
+}
+
 func smallFiles(o *audit.Options) { o.MaxFileSize = 2000 }

@@ -89,7 +89,7 @@ func (c *chain) continueAfterDamage(ctx context.Context, reason string) error {
 // after a crash the next start writes it, so that files without an anchor are always
 // those of another store.
 func (c *chain) beginFile(ctx context.Context, kind Kind, reason string, a anchor) error {
-	a.Opening = &opening{Event{Kind: kind, Time: stamp(c.now())}, bounded(reason)}
+	a.Opening = &entry{Event: Event{Kind: kind, Time: stamp(c.now())}, Reason: bounded(reason)}
 	if err := c.commitAnchor(ctx, a); err != nil {
 		return err
 	}
@@ -181,7 +181,7 @@ func (c *chain) takeOver(ctx context.Context, text []byte) (bool, error) {
 	want := entry{Event: found.Event}
 	switch {
 	case c.openingDue():
-		want = c.openingEntry()
+		want = *c.anchored.Opening
 	case c.stream == Refusals: // they were in memory, so that any may be the one
 		want.Kind = Refused
 	default:

@@ -173,14 +173,7 @@ func TestTextOfStrangers(t *testing.T) {
 func TestFailingRefusals(t *testing.T) {
 	t.Parallel()
 	var failing atomic.Bool
-	tr := newTrail(t, func(o *audit.Options) {
-		*o = o.WithStep(func(step string) error {
-			if step == "refusals write" && failing.Load() {
-				return errInjected
-			}
-			return nil
-		})
-	})
+	tr := newTrail(t, failAt("refusals write", new(atomic.Int64), failing.Load))
 	failing.Store(true)
 	for i := range audit.MaxGroups + 100 {
 		tr.log.Refuse(refusal("", fmt.Sprint(i), "unauthenticated"))
