@@ -214,11 +214,16 @@ func TestSources(t *testing.T) {
 			}
 		})
 	}
-	t.Run("every flag is in this test", func(t *testing.T) {
+	t.Run("every flag is in this test and has a good name", func(t *testing.T) {
 		t.Parallel()
 		parsedFlags(t).VisitAll(func(f *pflag.Flag) {
 			if f.Name != "config" && !slices.ContainsFunc(flat, func(s struct{ name, value string }) bool { return s.name == f.Name }) {
 				t.Errorf("--%s is not tried", f.Name)
+			}
+			// Beside a Service named attestcsr, Kubernetes sets ATTESTCSR_PORT… and
+			// ATTESTCSR_SERVICE_… in pods: a setting of such a name would take them.
+			if strings.HasPrefix(f.Name, "port") || strings.HasPrefix(f.Name, "service-") {
+				t.Errorf("--%s is a reserved name", f.Name)
 			}
 		})
 	})

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/spf13/pflag"
-
 	"attestcsr/config"
 )
 
@@ -88,21 +86,5 @@ func TestFlagHelp(t *testing.T) {
 	}
 	if strings.Contains(usage, "privileges") {
 		t.Error("a mapping has no flag")
-	}
-}
-
-// Kubernetes sets ATTESTCSR_PORT… and ATTESTCSR_SERVICE_… in pods beside a
-// Service named attestcsr: a setting of such a name would take its value from there.
-func TestNoSettingHasANameThatKubernetesInjects(t *testing.T) {
-	t.Parallel()
-	n := 0
-	parsedFlags(t).VisitAll(func(f *pflag.Flag) {
-		n++
-		if strings.HasPrefix(f.Name, "port") || strings.HasPrefix(f.Name, "service-") {
-			t.Errorf("--%s is a reserved name", f.Name)
-		}
-	})
-	if n == 0 {
-		t.Error("no flags")
 	}
 }
