@@ -160,7 +160,8 @@ func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
 		attrs = append(attrs, slog.String("op_id", strict.Printable(v, 64)))
 	}
 	if ev.err != nil {
-		attrs = append(attrs, slog.String("error_kind", kind), slog.String("err", strict.Printable(oneLine(ev.err), maxLoggedError)))
+		oneLine := strings.ReplaceAll(ev.err.Error(), "\n", "; ") // joined errors have a line each
+		attrs = append(attrs, slog.String("error_kind", kind), slog.String("err", strict.Printable(oneLine, maxLoggedError)))
 	}
 	if broken := (*panicked)(nil); errors.As(ev.err, &broken) {
 		attrs = append(attrs, slog.String("stack", string(broken.stack)))
@@ -174,9 +175,6 @@ func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
 
 // maxLoggedError is in characters: an error may quote what a client sent.
 const maxLoggedError = 8 << 10
-
-// oneLine is the text of an error, which has a line for each of joined ones.
-func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 // classify names the kind of a request's error and reports whether the service is at
 // fault.

@@ -65,6 +65,7 @@ func Register(s Sessions, add Add) {
 	// An id has no slashes and is not empty. In Echo, a parameter at the end of a route
 	// matches slashes unless a longer route exists, and one inside of a route matches
 	// the empty string.
+	unknownPath := func(echo.Context, *csr.Grant) error { return echo.ErrNotFound }
 	add(echo.RouteNotFound, certificatesPath+"/:id/*", nil, unknownPath)
 	add(echo.RouteNotFound, csrsPath+"/"+pemFile, nil, unknownPath)
 
@@ -76,8 +77,6 @@ func Register(s Sessions, add Add) {
 func fixed(o csr.Operation) Operation {
 	return func(*http.Request) (csr.Operation, error) { return o, nil }
 }
-
-func unknownPath(echo.Context, *csr.Grant) error { return echo.ErrNotFound }
 
 // actions are what a POST to one path can do, by the value of the parameter
 // "action".
