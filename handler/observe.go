@@ -126,7 +126,8 @@ func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
 		route = "unmatched"
 	}
 	method := c.Request().Method
-	if !slices.Contains(knownMethods(), method) {
+	known := []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions}
+	if !slices.Contains(known, method) {
 		method = "other"
 	}
 	h.metrics.duration.WithLabelValues(route, method, strconv.Itoa(status)).Observe(took.Seconds())
@@ -208,10 +209,6 @@ func newRequestID() string {
 	var b [16]byte
 	rand.Read(b[:]) // never fails since Go 1.24
 	return hex.EncodeToString(b[:])
-}
-
-func knownMethods() []string {
-	return []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions}
 }
 
 // limitWriting sets the deadline for sending an answer when it begins. Until then the
