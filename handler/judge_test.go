@@ -187,8 +187,10 @@ func (w wantedCSR) judge(text string) (request, error) {
 	if got := r.parsed.SignatureAlgorithm; got != w.signature() {
 		return r, fmt.Errorf("signed with %v", got)
 	}
-	if len(r.parsed.Attributes) > 1 { //nolint:staticcheck // the deprecated field has what is not an extension
-		return r, fmt.Errorf("attributes beside the extensions: %+v", r.parsed.Attributes) //nolint:staticcheck // as above
+	//lint:ignore SA1019 the deprecated field has what is not an extension
+	if len(r.parsed.Attributes) > 1 { //nolint:staticcheck // see above
+		//lint:ignore SA1019 as above
+		return r, fmt.Errorf("attributes beside the extensions: %+v", r.parsed.Attributes) //nolint:staticcheck // see above
 	}
 	return r, nil
 }

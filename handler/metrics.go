@@ -4,6 +4,8 @@ import (
 	"errors"
 	"time"
 
+	"attestcsr/csr"
+
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -35,11 +37,21 @@ func newMetrics(registry *prometheus.Registry, inFlight func() int) (*metrics, e
 			Help: "API requests that are being answered.",
 		}, func() float64 { return float64(inFlight()) }),
 	}
+	// From zero, so that a rate sees the first of each.
+	for _, dialect := range []string{esx().Dialect, nsx().Dialect} {
+		m.created.WithLabelValues(dialect, outcomeCreated)
+		for _, kind := range csr.Kinds() {
+			m.created.WithLabelValues(dialect, kind.String())
+		}
+	}
 	return m, errors.Join(registry.Register(m.duration), registry.Register(m.created), registry.Register(m.inFlight))
 }
 
+// outcomeCreated stands beside the kinds of errors.
+const outcomeCreated = "created"
+
 func (m *metrics) countCreate(c echo.Context, dialect string, err error) {
-	outcome := "created"
+	outcome := outcomeCreated
 	if err != nil {
 		outcome, _ = classify(c.Request().Context(), err)
 	}

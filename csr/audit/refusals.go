@@ -77,8 +77,7 @@ type refusalLine struct {
 // due returns the lines that are to be written now: those of first refusals, and the
 // counts of the others where the minute is over or the service stops. It removes the
 // groups of which nothing came within their minute.
-func (t *refusalTable) due(stopping bool) (lines []refusalLine) {
-	now := t.now()
+func (t *refusalTable) due(now time.Time, stopping bool) (lines []refusalLine) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var last []refusalLine
@@ -102,10 +101,9 @@ func (t *refusalTable) due(stopping bool) (lines []refusalLine) {
 	return append(lines, last...)
 }
 
-// setWritten takes lines out of the table. What came while they were written is for
-// the next line, and a new minute begins.
-func (t *refusalTable) setWritten(lines []refusalLine) {
-	now := t.now()
+// setWritten takes lines that were due at a time out of the table. What came while
+// they were written is for the next line, whose minute begins at that time.
+func (t *refusalTable) setWritten(lines []refusalLine, due time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, l := range lines {
@@ -115,14 +113,15 @@ func (t *refusalTable) setWritten(lines []refusalLine) {
 			continue
 		}
 		g.rest.Count -= l.Count
-		g.opened, g.rest.Since = now, g.rest.Time
+		g.opened, g.rest.Since = due, g.rest.Time
 	}
 }
 
 // exportRefusals writes the lines that are due. Only what was written leaves the
 // table.
 func (l *Log) exportRefusals(ctx context.Context, stopping bool) (more bool, err error) {
-	lines := l.refused.due(stopping)
+	now := l.o.Now()
+	lines := l.refused.due(now, stopping)
 	if len(lines) == 0 && !l.refusals.uncommitted() {
 		return false, nil
 	}
@@ -131,7 +130,7 @@ func (l *Log) exportRefusals(ctx context.Context, stopping bool) (more bool, err
 		entries[i] = line.entry
 	}
 	written, err := l.write(ctx, l.refusals, entries)
-	l.refused.setWritten(lines[:written])
+	l.refused.setWritten(lines[:written], now)
 	if err != nil {
 		return false, err
 	}

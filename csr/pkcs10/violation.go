@@ -77,16 +77,6 @@ const (
 	KeyTooLarge   Rule = "key_too_large"
 )
 
-// Rules lists every rule, so that tests and documents can walk them.
-func Rules() []Rule {
-	return []Rule{
-		Empty, EmptyItem, TooLong, TooMany, NotAllowed, InvalidUTF8, ControlCharacter, UnknownCountry,
-		NotAMailbox, NotAURI, NotAnIPAddress, NotADNSName, NotAName, NotAnID, OutOfRange, Full,
-		NoCertificate, ForeignBlock, Malformed, BrokenChain, WeakSignature, NotYetValid, Expired, KeyUsage, KeyMismatch,
-		KeyTooLarge,
-	}
-}
-
 // Describe says in one sentence, without a full stop, what the rule asks for. The
 // sentence begins with the name that the dialect has for the field, and the quoted
 // value.
