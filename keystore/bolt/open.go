@@ -100,7 +100,9 @@ func (s *Store) inspect() (notes int, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) // until f is closed
+	// Unlocked, and not only closed: a process that is being started has a copy of f.
+	defer func() { err = errors.Join(err, unix.Flock(int(f.Fd()), unix.LOCK_UN)) }()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK):
 		return 0, s.locked()

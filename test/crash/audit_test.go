@@ -35,7 +35,7 @@ func auditVerify(dataDir string) (string, error) {
 // line that was edited.
 func TestAudit(t *testing.T) {
 	t.Parallel()
-	s := start.Serve(t, start.Options{BuiltInAdmin: true, Settings: "auth:\n  privileges:\n    admin: [SECURITY_MGMT]\n"})
+	s := start.Serve(t, start.Options{Binary: start.Binary(t), BuiltInAdmin: true, Settings: "auth:\n  privileges:\n    admin: [SECURITY_MGMT]\n"})
 	password := s.Password
 	session := makeAuditedRequests(t, s)
 	kit.Eventually(t, "two changes beside the first", func() bool { return len(auditEvents(t, s.DataDir, "changes")) == 3 })
@@ -84,7 +84,7 @@ func makeAuditedRequests(t *testing.T, s *start.Instance) (session string) {
 	s.Must(401, "GET", start.CSRPath, "", start.As(start.User, "hunter2-wrong"))
 	s.Must(401, "GET", start.CSRPath, "", start.Session(madeUpSession))
 	form := url.Values{"j_username": {"mistyped-password"}, "j_password": {"hunter2"}}
-	s.Must(401, "POST", start.NSXLogin, form.Encode(), start.With("Content-Type", start.FormType), start.Anonymous)
+	s.Must(401, "POST", start.NSXLogin, form.Encode(), start.Header("Content-Type", start.FormType), start.Anonymous)
 	return session
 }
 

@@ -30,7 +30,7 @@ type scenario struct {
 func scenarios() []scenario {
 	return []scenario{
 		{name: "first start", first: true, steps: []step{createRequest("a")}},
-		{name: "ESX", steps: []step{createCSR, setCertificate, renewCertificate, createCSR, deleteCSR}},
+		{name: "ESX", steps: []step{createCSR, createCSR, setCertificate, renewCertificate}},
 		{name: "NSX", steps: []step{createRequest("a"), importCertificate("a"), createRequest("b"), deleteRequest("b")}},
 	}
 }

@@ -28,7 +28,7 @@ func floodConnections(t *testing.T, v *victim) {
 	each(attempts, 16, func(i int) {
 		time.Sleep(5 * time.Millisecond) // the honest clients run on the same processors
 		if i%20 == 0 {
-			if _, err := v.secure(t, i%40, settings); err == nil {
+			if _, err := v.dialTLS(t, i%40, settings); err == nil {
 				held.Add(1)
 			}
 			return
@@ -72,7 +72,7 @@ func slowHeaders(t *testing.T, v *victim) {
 	var wg sync.WaitGroup
 	var held atomic.Int64
 	each(kit.Effort(600, 10_000), 32, func(i int) {
-		c, err := v.secure(t, i%12, settings)
+		c, err := v.dialTLS(t, i%12, settings)
 		if err != nil {
 			return
 		}
@@ -93,7 +93,7 @@ func slowBodies(t *testing.T, v *victim) {
 	var gone atomic.Int64
 	var wg sync.WaitGroup
 	each(kit.Effort(150, 5000), 32, func(i int) {
-		c, err := v.secure(t, i%3, settings)
+		c, err := v.dialTLS(t, i%3, settings)
 		if err != nil {
 			return
 		}
@@ -123,7 +123,7 @@ func neverRead(t *testing.T, v *victim) {
 	before := cut()
 	var held atomic.Int64
 	each(kit.Effort(40, 2500), 32, func(i int) {
-		c, err := v.secure(t, i%3, settings)
+		c, err := v.dialTLS(t, i%3, settings)
 		if err != nil {
 			return
 		}
@@ -154,7 +154,7 @@ func hugeHeaders(t *testing.T, v *victim) {
 	for name, text := range forms {
 		each(kit.Effort(10, 2000), 4, func(i int) {
 			time.Sleep(10 * time.Millisecond)
-			c, err := v.secure(t, i%40, settings)
+			c, err := v.dialTLS(t, i%40, settings)
 			if err != nil {
 				t.Error(err)
 				return
@@ -231,7 +231,7 @@ func compressedBodies(t *testing.T, v *victim) {
 	tried := 0
 	for path, method := range jsonRoutes() {
 		for _, coding := range []string{"gzip", "deflate", "br", "zstd", "GZIP", "gzip, identity", "x"} {
-			a, err := v.Do(method, path, bomb, start.With("Content-Encoding", coding))
+			a, err := v.Do(method, path, bomb, start.Header("Content-Encoding", coding))
 			if err != nil || a.Status != 400 || !strings.Contains(a.Body, "Content-Encoding") {
 				t.Errorf("%s to %s: %v %d %s", coding, path, err, a.Status, a.Body)
 			}
@@ -262,7 +262,7 @@ func manyCreates(t *testing.T, v *victim) {
 	body := strings.Replace(start.ValidSpec, "{", `{"key_size":4096,`, 1)
 	n, atOnce := kit.Effort(250, 5000), kit.Effort(250, 1000)
 	each(n, atOnce, func(i int) {
-		a, err := v.By(clients[i%len(clients)]).Do("POST", start.CSRPath, body, start.Session(v.session))
+		a, err := v.WithClient(clients[i%len(clients)]).Do("POST", start.CSRPath, body, start.Session(v.session))
 		if err == nil && a.Status != 201 && (a.Status != 503 || a.Header.Get("Retry-After") == "") {
 			t.Errorf("%d %s", a.Status, a.Body)
 		}

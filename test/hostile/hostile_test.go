@@ -223,7 +223,7 @@ func (h *honest) read(ctx context.Context, t *testing.T, v *victim) {
 	defer client.CloseIdleConnections()
 	for ctx.Err() == nil {
 		begun := time.Now()
-		a, err := v.By(client).Do("GET", start.CSRPath, "", start.Session(v.session))
+		a, err := v.WithClient(client).Do("GET", start.CSRPath, "", start.Session(v.session))
 		if err != nil || a.Status != 200 {
 			t.Errorf("an honest read, new connection %t: %v %d", h.fresh, err, a.Status)
 		} else {
@@ -259,8 +259,8 @@ func (v *victim) dial(t *testing.T, source int) (net.Conn, error) {
 	return c, err
 }
 
-// secure is dial with a TLS handshake.
-func (v *victim) secure(t *testing.T, source int, settings *tls.Config) (*tls.Conn, error) {
+// dialTLS is dial with a TLS handshake.
+func (v *victim) dialTLS(t *testing.T, source int, settings *tls.Config) (*tls.Conn, error) {
 	c, err := v.dial(t, source)
 	if err != nil {
 		return nil, err

@@ -69,7 +69,7 @@ func (v *victim) checkTimeouts(t *testing.T) {
 			1800 * time.Millisecond, 5 * time.Second},
 	} {
 		wg.Go(func() {
-			conn, err := v.secure(t, 1, hostileTLS())
+			conn, err := v.dialTLS(t, 1, hostileTLS())
 			if err != nil {
 				t.Error(err)
 				return
@@ -110,7 +110,7 @@ func (v *victim) checkConnectionBounds(t *testing.T) {
 		held++
 	}
 	// ops_listen has room while listen is full.
-	ops := v.By(&http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+	ops := v.WithClient(&http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true,
 	}})
 	ops.URL = v.Ops

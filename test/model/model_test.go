@@ -112,7 +112,7 @@ func (m *model) remember(before string) {
 func (m *model) check(rt *rapid.T) {
 	o, err := observe(m.service)
 	if err == nil {
-		err = m.world.meet(o)
+		err = m.world.accept(o)
 	}
 	if err != nil {
 		rt.Fatal(err)
@@ -162,7 +162,7 @@ func (m *model) crash(rt *rapid.T) {
 	}
 	var reasons []string
 	for _, p := range possible {
-		if err := p.world.meet(o); err != nil {
+		if err := p.world.accept(o); err != nil {
 			reasons = append(reasons, fmt.Sprintf("after %v: %v", p.done, err))
 			continue
 		}

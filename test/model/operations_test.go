@@ -137,9 +137,9 @@ func learnInto(n *named, w *world) func(string) error {
 			return fmt.Errorf("%w: %s", err, body)
 		}
 		if n.certificate {
-			return w.meetCertificate(doc)
+			return w.acceptCertificate(doc)
 		}
-		return n.meet(doc)
+		return n.accept(doc)
 	}
 }
 
@@ -156,7 +156,7 @@ func drawCreateCSR(rt *rapid.T, _ *model) *operation {
 			w.hasPending, w.pending, w.subject = true, "", name
 			return answer{status: 201, learn: func(body string) error {
 				var made struct{ CSR string }
-				return errors.Join(json.Unmarshal([]byte(body), &made), w.meetPending(made.CSR))
+				return errors.Join(json.Unmarshal([]byte(body), &made), w.acceptPending(made.CSR))
 			}}
 		},
 	}
@@ -262,7 +262,7 @@ func (w *world) promote(id, user, display, chain string) answer {
 		n.display = id
 	}
 	delete(w.csrs, id)
-	w.untold = append(w.untold, n)
+	w.withoutID = append(w.withoutID, n)
 	return answer{status: 201, learn: learnInto(n, w)}
 }
 
@@ -308,7 +308,7 @@ func drawSelfSignNew(rt *rapid.T, _ *model) *operation {
 		body: strings.Replace(start.ECSpec("web"), "{", "{"+displayName(display), 1),
 		apply: func(w *world) answer {
 			n := &named{certificate: true, user: user, display: display}
-			w.untold = append(w.untold, n)
+			w.withoutID = append(w.withoutID, n)
 			return answer{status: 201, learn: learnInto(n, w)}
 		},
 	}

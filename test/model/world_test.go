@@ -22,8 +22,8 @@ type world struct {
 	installed  string // PEM of the installed certificate
 	csrs       map[string]*named
 	certs      map[string]*named
-	// untold are certificates that were made, but whose ids nobody was told.
-	untold []*named
+	// withoutID are certificates that were made, but whose ids nobody was told.
+	withoutID []*named
 }
 
 // named is an object of the NSX dialect. doc is all of it, nil until it has been
@@ -45,15 +45,15 @@ func (w *world) clone() *world {
 		one := *n // doc is never changed
 		return &one
 	}
-	c.csrs, c.certs, c.untold = map[string]*named{}, map[string]*named{}, nil
+	c.csrs, c.certs, c.withoutID = map[string]*named{}, map[string]*named{}, nil
 	for id, n := range w.csrs {
 		c.csrs[id] = copied(n)
 	}
 	for id, n := range w.certs {
 		c.certs[id] = copied(n)
 	}
-	for _, n := range w.untold {
-		c.untold = append(c.untold, copied(n))
+	for _, n := range w.withoutID {
+		c.withoutID = append(c.withoutID, copied(n))
 	}
 	return &c
 }
@@ -79,9 +79,9 @@ func keyOf(text string) crypto.PublicKey {
 	return nil
 }
 
-// meet compares the object with one that was answered, and takes over what only
+// accept compares the object with one that was answered, and takes over what only
 // the service could know.
-func (n *named) meet(doc map[string]any) error {
+func (n *named) accept(doc map[string]any) error {
 	if n.doc != nil {
 		if !reflect.DeepEqual(withoutTime(n.doc), withoutTime(doc)) {
 			return fmt.Errorf("it was\n%v\nand is\n%v", n.doc, doc)
@@ -104,9 +104,9 @@ func (n *named) meet(doc map[string]any) error {
 		}
 	}
 	text, _ := doc["pem_encoded"].(string)
-	check := n.meetRequest
+	check := n.checkRequest
 	if n.certificate {
-		check = n.meetChain
+		check = n.checkChain
 	}
 	if err := check(text); err != nil {
 		return err
@@ -132,7 +132,7 @@ func withoutTime(doc map[string]any) map[string]any {
 	return doc
 }
 
-func (n *named) meetRequest(text string) error {
+func (n *named) checkRequest(text string) error {
 	r, err := kit.ParseCSR(text)
 	if err == nil && r.Subject.CommonName != n.subject {
 		err = fmt.Errorf("a CSR for %s, want %s", r.Subject, n.subject)
@@ -140,7 +140,7 @@ func (n *named) meetRequest(text string) error {
 	return err
 }
 
-func (n *named) meetChain(text string) error {
+func (n *named) checkChain(text string) error {
 	chain, err := kit.ParseChain(text)
 	switch {
 	case err != nil:
@@ -190,23 +190,23 @@ func observe(s *start.Instance) (observation, error) {
 	return o, nil
 }
 
-// meet compares the world with what the service shows, and takes over what only
+// accept compares the world with what the service shows, and takes over what only
 // the service could know.
-func (w *world) meet(o observation) error {
+func (w *world) accept(o observation) error {
 	switch {
 	case w.hasPending != (o.pending != ""):
 		return fmt.Errorf("a pending CSR: %t, but there is %q", w.hasPending, o.pending)
 	case o.installed != w.installed:
 		return fmt.Errorf("another certificate is installed:\n%s\nwant\n%s", o.installed, w.installed)
 	case w.hasPending:
-		if err := w.meetPending(o.pending); err != nil {
+		if err := w.acceptPending(o.pending); err != nil {
 			return err
 		}
 	}
 	for _, l := range []struct {
 		listing
 		want int
-	}{{o.csrs, len(w.csrs)}, {o.certs, len(w.certs) + len(w.untold)}} {
+	}{{o.csrs, len(w.csrs)}, {o.certs, len(w.certs) + len(w.withoutID)}} {
 		if len(l.Results) != l.want || l.ResultCount != l.want || l.Cursor != "" {
 			return fmt.Errorf("%d listed, result_count %d, want %d", len(l.Results), l.ResultCount, l.want)
 		}
@@ -217,19 +217,19 @@ func (w *world) meet(o observation) error {
 		if n == nil {
 			return fmt.Errorf("a CSR that nobody made: %v", doc)
 		}
-		if err := n.meet(doc); err != nil {
+		if err := n.accept(doc); err != nil {
 			return fmt.Errorf("CSR %q: %w", id, err)
 		}
 	}
 	for _, doc := range o.certs.Results {
-		if err := w.meetCertificate(doc); err != nil {
+		if err := w.acceptCertificate(doc); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w *world) meetPending(text string) error {
+func (w *world) acceptPending(text string) error {
 	if w.pending != "" && text != w.pending {
 		return fmt.Errorf("another CSR is pending:\n%s\nwant\n%s", text, w.pending)
 	}
@@ -243,19 +243,19 @@ func (w *world) meetPending(text string) error {
 	return err
 }
 
-func (w *world) meetCertificate(doc map[string]any) error {
+func (w *world) acceptCertificate(doc map[string]any) error {
 	id, _ := doc["id"].(string)
 	if n := w.certs[id]; n != nil {
-		if err := n.meet(doc); err != nil {
+		if err := n.accept(doc); err != nil {
 			return fmt.Errorf("certificate %q: %w", id, err)
 		}
 		return nil
 	}
 	var reasons []string
-	for i, n := range w.untold {
-		err := n.meet(doc)
+	for i, n := range w.withoutID {
+		err := n.accept(doc)
 		if err == nil {
-			w.untold = slices.Delete(w.untold, i, i+1)
+			w.withoutID = slices.Delete(w.withoutID, i, i+1)
 			w.certs[id] = n
 			return nil
 		}

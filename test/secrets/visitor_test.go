@@ -184,7 +184,7 @@ func (v *visitor) sendInBodies(text string) {
 		v.fails(inEchoes, "PUT", start.CertificatePath, body)
 		v.fails(inEchoes, "POST", start.NSXCSRs+"/x?action=create", body)
 		v.fails(inEchoes, "POST", start.NSXCSRs+"/two?action=import", body)
-		v.fails(inEchoes, "POST", start.NSXCSRs+"/two?action=upload", body, start.With("Content-Type", "multipart/form-data; boundary="+v.id[:32]))
+		v.fails(inEchoes, "POST", start.NSXCSRs+"/two?action=upload", body, start.Header("Content-Type", "multipart/form-data; boundary="+v.id[:32]))
 	}
 }
 
@@ -203,7 +203,7 @@ func (v *visitor) sendInPaths(text string) {
 	v.fails(inEchoes, "POST", start.NSXCSRs+"/two?action="+escaped, "")
 	v.fails(inEchoes, "POST", start.NSXCSRs+"/two?action=self_sign&days_valid="+escaped, "")
 	v.fails(inEchoes, "POST", "/rest/com/vmware/cis/session?~action="+escaped, "")
-	v.fails(inEchoes, "POST", start.CSRPath, start.ValidSpec, start.With("Content-Type", "text/"+text))
+	v.fails(inEchoes, "POST", start.CSRPath, start.ValidSpec, start.Header("Content-Type", "text/"+text))
 }
 
 // sendKey sends a private key where a certificate belongs. No answer quotes it.

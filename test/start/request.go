@@ -73,8 +73,8 @@ func Session(id string) Edit {
 	}
 }
 
-// With sends a request with a header field.
-func With(name, value string) Edit {
+// Header sends a request with a header field.
+func Header(name, value string) Edit {
 	return func(r *http.Request) { r.Header.Set(name, value) }
 }
 
@@ -136,11 +136,11 @@ func Upload(name, content string) (form string, edit Edit) {
 	if err = errors.Join(err, w.Close()); err != nil {
 		panic(err) // in memory: never
 	}
-	return b.String(), With("Content-Type", w.FormDataContentType())
+	return b.String(), Header("Content-Type", w.FormDataContentType())
 }
 
-// By returns the instance with another client.
-func (s *Instance) By(client *http.Client) *Instance {
+// WithClient returns the instance with another client.
+func (s *Instance) WithClient(client *http.Client) *Instance {
 	other := *s
 	other.Client = client
 	return &other
