@@ -85,7 +85,7 @@ lint: ## formatting and golangci-lint
 		GOFLAGS= GOBIN=$(LINT_DIR) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$(LINT_VERSION); \
 		lint=$(LINT_DIR)/golangci-lint; \
 	fi; \
-	echo "$$lint run ./..."; "$$lint" run ./...
+	echo "$$lint run ./..."; "$$lint" run --allow-parallel-runners ./...
 
 # Up to Go 1.26 a fuzz run that found nothing sometimes fails when its time is up,
 # with a bare "context deadline exceeded" (go.dev/issue/75804). A finding always
