@@ -25,9 +25,11 @@ func TestEndAtSteps(t *testing.T) {
 			t.Run(stream+" "+step, func(t *testing.T) {
 				t.Parallel()
 				tr := newTrail(t, smallFiles, func(o *audit.Options) { o.MaxRefusalsSize = 8000 })
-				for n := range kit.Effort(3, 20) {
+				ends := kit.Effort(3, 20)
+				for n := range ends {
 					endAt(t, tr, stream+" "+step, int64(n+1))
 				}
+				kit.Count(t, "ends of the audit trail at steps", ends)
 				tr.close()
 				tr.wantChanges()
 				tr.wantWhole()

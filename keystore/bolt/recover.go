@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 
 	"attestcsr/keystore"
 )
@@ -116,4 +117,10 @@ func (s *Store) recover() (err error) {
 		return err
 	}
 	return s.publish(0)
+}
+
+// dropPageCache makes the next read of a file that nobody has mapped come from
+// the disk: after a failed flush the page cache may show what never got there.
+func dropPageCache(f *os.File) error {
+	return os.NewSyscallError("fadvise", unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED))
 }

@@ -3,6 +3,8 @@ package pool
 import (
 	"runtime"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // thread runs functions, one at a time, on an operating system thread of its own, under
@@ -65,4 +67,13 @@ func (t *thread) serve(started func()) {
 		f()
 		t.done <- struct{}{}
 	}
+}
+
+func onMainThread() bool { return unix.Gettid() == unix.Getpid() }
+
+// makeIdle gives the calling thread the lowest priority, for good. That needs no
+// privilege.
+func makeIdle() bool {
+	const thisThread = 0
+	return unix.SchedSetAttr(thisThread, &unix.SchedAttr{Policy: unix.SCHED_IDLE}, 0) == nil
 }
