@@ -6,12 +6,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
-	"unicode"
 
 	"attestcsr/csr"
 	"attestcsr/csr/audit"
@@ -264,26 +262,4 @@ func violationsOf(t testing.TB, err error) []pkcs10.Violation {
 		t.Fatalf("error %v, want kind invalid with violations", err)
 	}
 	return e.Violations
-}
-
-// rules is a compact form of violations: "field: rule".
-func rules(vs []pkcs10.Violation) []string {
-	var s []string
-	for _, v := range vs {
-		s = append(s, string(v.Field)+": "+string(v.Rule))
-	}
-	return s
-}
-
-// checkSentences fails unless every violation can be shown to a client and
-// written to a log as one line.
-func checkSentences(t testing.TB, vs []pkcs10.Violation) {
-	t.Helper()
-	for _, v := range vs {
-		sentence := v.Describe("some_field")
-		if !strings.HasPrefix(sentence, "some_field ") || len(sentence) > 600 ||
-			strings.ContainsFunc(sentence, func(r rune) bool { return !unicode.IsPrint(r) }) {
-			t.Fatalf("%+v: %q", v, sentence)
-		}
-	}
 }

@@ -65,7 +65,7 @@ func TestImportRules(t *testing.T) {
 			}
 			continue
 		}
-		if vs := rules(violationsOf(t, err)); !slices.Equal(vs, []string{c.want}) {
+		if vs := kit.Rules(violationsOf(t, err)); !slices.Equal(vs, []string{c.want}) {
 			t.Errorf("%s: violations %q", c.name, vs)
 		}
 		if still, err := b.named(t, c.name); err != nil || !reflect.DeepEqual(still, made) {
@@ -157,7 +157,7 @@ func TestSelfSignNewRules(t *testing.T) {
 	b := newBench(t)
 	g := b.namedGrant(t, csr.SelfSignNew)
 	_, err := g.SelfSignNew(t.Context(), csr.NewRequest{Labels: csr.Labels{Description: "\x00"}, Spec: pkcs10.Spec{Algorithm: "x"}}, new(int64(0)))
-	if got := rules(violationsOf(t, err)); !slices.Equal(got, []string{"days valid: out_of_range", "description: control_character", "key algorithm: not_allowed"}) {
+	if got := kit.Rules(violationsOf(t, err)); !slices.Equal(got, []string{"days valid: out_of_range", "description: control_character", "key algorithm: not_allowed"}) {
 		t.Errorf("violations %q", got)
 	}
 	if _, err := g.SelfSignNew(t.Context(), csr.NewRequest{Spec: commonName("x"), Revision: new(int64(1))}, nil); kindOf(err) != csr.Stale {

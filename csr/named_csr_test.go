@@ -174,10 +174,10 @@ func TestNamedRules(t *testing.T) {
 		c.edit(&r)
 		made, err := b.tryNamed(t, r)
 		vs := violationsOf(t, err)
-		if got := rules(vs); !slices.Equal(got, c.want) {
+		if got := kit.Rules(vs); !slices.Equal(got, c.want) {
 			t.Errorf("%s: violations %q, want %q", c.name, got, c.want)
 		}
-		checkSentences(t, vs)
+		kit.CheckSentences(t, vs)
 		if got, err := b.named(t, r.ID); c.want == nil && (err != nil || !reflect.DeepEqual(got, made)) {
 			t.Errorf("%s: created %+v\nstored %+v\nerror %v", c.name, made, got, err)
 		}
@@ -193,7 +193,7 @@ func TestNamedRules(t *testing.T) {
 		},
 	} {
 		for _, id := range []string{"", ".", "..", "a\x00", strings.Repeat("a", 256), "\xff"} {
-			if got := rules(violationsOf(t, operation(id))); !slices.Equal(got, []string{"id: not_an_id"}) {
+			if got := kit.Rules(violationsOf(t, operation(id))); !slices.Equal(got, []string{"id: not_an_id"}) {
 				t.Errorf("%s %q: %q", o, id, got)
 			}
 		}

@@ -11,6 +11,7 @@ import (
 
 	"attestcsr/csr"
 	"attestcsr/csr/pkcs10"
+	"attestcsr/test/kit"
 )
 
 // compareBy is the order of a list, as it is documented.
@@ -91,10 +92,10 @@ func TestPageRules(t *testing.T) {
 		_, _, _, err2 := b.namedGrant(t, csr.ListNamedCertificates).ListNamedCertificates(t.Context(), c.page)
 		for _, err := range []error{err, err2} {
 			vs := violationsOf(t, err)
-			if got := rules(vs); !slices.Equal(got, c.want) {
+			if got := kit.Rules(vs); !slices.Equal(got, c.want) {
 				t.Errorf("%s: violations %q, want %q", c.name, got, c.want)
 			}
-			checkSentences(t, vs)
+			kit.CheckSentences(t, vs)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"attestcsr/csr"
 	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
+	"attestcsr/test/kit"
 )
 
 func record(payload []byte) keystore.Record {
@@ -168,7 +169,7 @@ func FuzzObject(f *testing.F) {
 		labels := csr.Labels{DisplayName: name, Description: description, Tags: []csr.Tag{{Scope: scope, Tag: tag}}}
 		change, err := csr.StoreObject(id, labels)
 		if err != nil {
-			checkSentences(t, violationsOf(t, err))
+			kit.CheckSentences(t, violationsOf(t, err))
 			return
 		}
 		if slices.Contains([]string{"", ".", ".."}, id) || len(id) > 255 || strings.ContainsAny(id, "\x00\r\n\t\x7f") ||

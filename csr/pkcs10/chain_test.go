@@ -108,7 +108,7 @@ func TestChainChecks(t *testing.T) {
 		if !slices.Equal(broken, c.want) {
 			t.Errorf("%s: rules %q, want %q", c.name, broken, c.want)
 		}
-		checkSentences(t, vs)
+		kit.CheckSentences(t, vs)
 		if err == nil && (text != kit.PEM(c.chain...) || len(got) != len(c.chain)) {
 			t.Errorf("%s: the chain was changed", c.name)
 		}
@@ -180,7 +180,7 @@ func TestChainText(t *testing.T) {
 			if said := fmt.Sprintf("%v %+v %s", err, vs, vs[0].Describe("certificate")); strings.Contains(said, secret[:16]) || strings.Contains(said, one[30:46]) {
 				t.Fatalf("what was sent is echoed: %s", said)
 			}
-			checkSentences(t, vs)
+			kit.CheckSentences(t, vs)
 		}
 	}
 }
@@ -237,7 +237,7 @@ func FuzzChain(f *testing.F) {
 			if out != "" || certificates != nil {
 				t.Fatal("a chain beside an error")
 			}
-			checkSentences(t, violationsOf(t, err))
+			kit.CheckSentences(t, violationsOf(t, err))
 			return
 		}
 		if n := len(certificates); n < 1 || n > 10 {

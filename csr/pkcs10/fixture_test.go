@@ -6,11 +6,9 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
-	"strings"
 	"sync"
 	"testing"
 	"time"
-	"unicode"
 
 	"attestcsr/csr/pkcs10"
 	"attestcsr/test/kit"
@@ -47,28 +45,6 @@ func violationsOf(t testing.TB, err error) pkcs10.Violations {
 		t.Fatalf("error %v, want violations", err)
 	}
 	return broken
-}
-
-// rules is a compact form of violations: "field: rule".
-func rules(vs []pkcs10.Violation) []string {
-	var s []string
-	for _, v := range vs {
-		s = append(s, string(v.Field)+": "+string(v.Rule))
-	}
-	return s
-}
-
-// checkSentences fails unless every violation can be shown to a client and
-// written to a log as one line.
-func checkSentences(t testing.TB, vs []pkcs10.Violation) {
-	t.Helper()
-	for _, v := range vs {
-		sentence := v.Describe("some_field")
-		if !strings.HasPrefix(sentence, "some_field ") || len(sentence) > 600 ||
-			strings.ContainsFunc(sentence, func(r rune) bool { return !unicode.IsPrint(r) }) {
-			t.Fatalf("%+v: %q", v, sentence)
-		}
-	}
 }
 
 // testKey is one P-256 key for all tests that need no fresh one.

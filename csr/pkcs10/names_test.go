@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"attestcsr/csr/pkcs10"
+	"attestcsr/test/kit"
 )
 
 // namesOf returns the names of the extension in their order, as "tag:value".
@@ -47,7 +48,7 @@ func resultOf(t *testing.T, name pkcs10.AltName) string {
 	spec := pkcs10.Spec{AltNames: []pkcs10.AltName{name}}
 	if _, _, err := resolve(spec); err != nil {
 		vs := violationsOf(t, err)
-		checkSentences(t, vs)
+		kit.CheckSentences(t, vs)
 		if len(vs) != 1 || vs[0].Field != pkcs10.SubjectAltName {
 			t.Fatalf("violations %+v", vs)
 		}
@@ -219,7 +220,7 @@ func FuzzAltName(f *testing.F) {
 		for _, kind := range []pkcs10.AltNameKind{pkcs10.ByContent, pkcs10.DNSName, pkcs10.IPAddress, pkcs10.Mailbox, pkcs10.URI} {
 			spec := pkcs10.Spec{AltNames: []pkcs10.AltName{{Kind: kind, Value: value}, {Kind: kind, Value: value}}}
 			if _, _, err := resolve(spec); err != nil {
-				checkSentences(t, violationsOf(t, err))
+				kit.CheckSentences(t, violationsOf(t, err))
 				continue
 			}
 			// What is accepted is read back by crypto/x509, is one name, and

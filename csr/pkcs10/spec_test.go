@@ -8,6 +8,7 @@ import (
 	"github.com/go-playground/validator/v10"
 
 	"attestcsr/csr/pkcs10"
+	"attestcsr/test/kit"
 )
 
 // Generated specs, which the handler's tests judge, try sizes, subjects of every
@@ -99,7 +100,7 @@ func TestAllViolationsInTableOrder(t *testing.T) {
 		"subject alternative name: not_a_name",
 		"subject alternative name: not_a_mailbox",
 	}
-	if got := rules(violationsOf(t, err)); !slices.Equal(got, want) {
+	if got := kit.Rules(violationsOf(t, err)); !slices.Equal(got, want) {
 		t.Errorf("violations\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
@@ -111,7 +112,7 @@ func FuzzSubjectValue(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value string) {
 		spec := pkcs10.Spec{Subject: []pkcs10.Attribute{{Type: pkcs10.CommonName, Value: value}}}
 		if _, _, err := resolve(spec); err != nil {
-			checkSentences(t, violationsOf(t, err))
+			kit.CheckSentences(t, violationsOf(t, err))
 			return
 		}
 		r := build(t, spec)
