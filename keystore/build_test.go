@@ -1,8 +1,6 @@
 package keystore_test
 
 import (
-	"attestcsr/test/kit"
-
 	"context"
 	"crypto"
 	"errors"
@@ -10,6 +8,7 @@ import (
 	"testing"
 
 	"attestcsr/keystore"
+	"attestcsr/test/kit"
 )
 
 // As many builds run at once as there are processors, and each caller's place is

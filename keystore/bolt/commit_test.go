@@ -1,8 +1,6 @@
 package bolt_test
 
 import (
-	"attestcsr/test/kit"
-
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +16,7 @@ import (
 
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
+	"attestcsr/test/kit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -1,8 +1,6 @@
 package bolt_test
 
 import (
-	"attestcsr/test/kit"
-
 	"bytes"
 	"errors"
 	"fmt"
@@ -17,6 +15,7 @@ import (
 
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
+	"attestcsr/test/kit"
 )
 
 const pageSize = 4096

@@ -1,8 +1,6 @@
 package bolt_test
 
 import (
-	"attestcsr/test/kit"
-
 	"bytes"
 	"fmt"
 	"math/rand/v2"
@@ -15,6 +13,7 @@ import (
 
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
+	"attestcsr/test/kit"
 )
 
 // TestPeek reads a store that another has open, whose lock it does not take.

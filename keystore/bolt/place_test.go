@@ -1,8 +1,6 @@
 package bolt_test
 
 import (
-	"attestcsr/test/kit"
-
 	"errors"
 	"os"
 	"path/filepath"
@@ -10,6 +8,7 @@ import (
 	"testing"
 
 	"attestcsr/keystore"
+	"attestcsr/test/kit"
 )
 
 // A store whose file is taken away takes no changes: they would be gone with it.

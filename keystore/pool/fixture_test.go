@@ -1,8 +1,6 @@
 package pool_test
 
 import (
-	"attestcsr/test/kit"
-
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +18,7 @@ import (
 	"attestcsr/keystore"
 	"attestcsr/keystore/keystoretest"
 	"attestcsr/keystore/pool"
+	"attestcsr/test/kit"
 )
 
 // onMainThread runs functions on the main thread of the process.

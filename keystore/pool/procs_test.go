@@ -1,14 +1,13 @@
 package pool_test
 
 import (
-	"attestcsr/test/kit"
-
 	"os"
 	"runtime"
 	"strconv"
 	"testing"
 
 	"attestcsr/keystore/pool"
+	"attestcsr/test/kit"
 )
 
 // What GOMAXPROCS is while keys are made, and when none was made for a while. Not

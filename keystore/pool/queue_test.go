@@ -1,8 +1,6 @@
 package pool_test
 
 import (
-	"attestcsr/test/kit"
-
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +12,7 @@ import (
 
 	"attestcsr/keystore"
 	"attestcsr/keystore/pool"
+	"attestcsr/test/kit"
 )
 
 // ask starts a caller who waits, and returns what ends with his answer.

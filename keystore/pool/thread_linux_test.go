@@ -1,8 +1,6 @@
 package pool_test
 
 import (
-	"attestcsr/test/kit"
-
 	"context"
 	"os"
 	"path/filepath"
@@ -17,6 +15,7 @@ import (
 	"attestcsr/keystore"
 	"attestcsr/keystore/keystoretest"
 	"attestcsr/keystore/pool"
+	"attestcsr/test/kit"
 )
 
 // policies returns the scheduling policy of every thread of this process.

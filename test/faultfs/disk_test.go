@@ -1,8 +1,6 @@
 package faultfs_test
 
 import (
-	"attestcsr/test/kit"
-
 	"bytes"
 	"maps"
 	"math/rand/v2"
@@ -14,6 +12,7 @@ import (
 	"testing"
 
 	"attestcsr/test/faultfs"
+	"attestcsr/test/kit"
 )
 
 const pageSize = 4096
