@@ -77,7 +77,7 @@ func TestCreatesDuringScrapesAndReloads(t *testing.T) {
 	reloads := repeat(func(n int) {
 		useCertificate(t, pairs[(n+1)%2], dir)
 		kit.Overwrite(t, filepath.Dir(s.Config()), "users", users+strings.Repeat("\n", n%2))
-		time.Sleep(300 * time.Millisecond) // files are looked at four times a second
+		time.Sleep(time.Second) // files are looked at four times a second, and taken when two looks agree
 	})
 	const creates = 15 // of each client: RSA keys take their time under the race detector
 	var clients sync.WaitGroup
