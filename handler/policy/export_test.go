@@ -29,10 +29,10 @@ func DecodeRequest(body string, days bool) (csr.NewRequest, error) {
 	var err error
 	if days {
 		var with csrWithDays
-		with, err = decode(bodyRequest(body), strict.New[csrWithDays](strict.Options{}))
+		with, err = decode(bodyRequest(body), strict.New[csrWithDays]())
 		b = with.csrBody
 	} else {
-		b, err = decode(bodyRequest(body), strict.New[csrBody](strict.Options{}))
+		b, err = decode(bodyRequest(body), strict.New[csrBody]())
 	}
 	if err != nil {
 		return csr.NewRequest{}, err
@@ -42,7 +42,7 @@ func DecodeRequest(body string, days bool) (csr.NewRequest, error) {
 
 // DecodeTrustData reads a TlsTrustData and returns its chain.
 func DecodeTrustData(body string) (string, error) {
-	b, err := decode(bodyRequest(body), strict.New[trustData](strict.Options{}))
+	b, err := decode(bodyRequest(body), strict.New[trustData]())
 	if err != nil {
 		return "", err
 	}

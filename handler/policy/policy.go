@@ -44,11 +44,11 @@ type Add func(method, path string, operation Operation, handle Handle)
 func Register(s Sessions, add Add) {
 	limit := newListLimit()
 	collection := actions{
-		"self_sign": {csr.SelfSignNew, answer(http.StatusCreated, replyCertificate, selfSignNew(strict.New[csrWithDays](strict.Options{})))},
+		"self_sign": {csr.SelfSignNew, answer(http.StatusCreated, replyCertificate, selfSignNew(strict.New[csrWithDays]()))},
 	}
 	object := actions{
-		"create":    {csr.CreateNamedCSR, answer(http.StatusCreated, replyCSR, createCSR(strict.New[csrBody](strict.Options{})))},
-		"import":    {csr.ImportCertificate, answer(http.StatusCreated, replyCertificate, importCertificate(strict.New[trustData](strict.Options{})))},
+		"create":    {csr.CreateNamedCSR, answer(http.StatusCreated, replyCSR, createCSR(strict.New[csrBody]()))},
+		"import":    {csr.ImportCertificate, answer(http.StatusCreated, replyCertificate, importCertificate(strict.New[trustData]()))},
 		"upload":    {csr.ImportCertificate, answer(http.StatusCreated, replyCertificate, uploadCertificate)},
 		"self_sign": {csr.SelfSign, answer(http.StatusCreated, replyCertificate, selfSign)},
 	}

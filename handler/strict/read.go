@@ -36,18 +36,17 @@ func (m members) add(t reflect.Type) {
 // before each of them, which goes on where the library would stop.
 type reader struct {
 	members  members
-	options  Options
-	quoted   bool // the member that is read may be a string, see New
+	quoted   bool // an integer may be a string, see New
 	problems Problems
 }
 
 // read fills into, a pointer to a struct, from a body. It is whole where all of the
 // text was read.
-func read(body []byte, m members, o Options, into any) (problems Problems, whole bool) {
+func read(body []byte, m members, into any) (problems Problems, whole bool) {
 	if jsontext.Value(body).Kind() != '{' {
 		return Problems{{Kind: NotObject}}, false
 	}
-	r := &reader{members: m, options: o}
+	r := &reader{members: m}
 	text := jsontext.NewDecoder(bytes.NewBuffer(body))
 	if err := json.UnmarshalDecode(text, into, json.WithUnmarshalers(json.UnmarshalFromFunc(r.value))); err != nil {
 		r.stop(text, err)
@@ -93,8 +92,8 @@ func (r *reader) value(text *jsontext.Decoder, into any) error {
 	if err != nil {
 		return err
 	}
-	if r.quoted || r.options.Quoted {
-		value = unquoted(expected, value)
+	if expected == QuotedInteger {
+		value = unquoted(value)
 	}
 	if err := json.Unmarshal(value, into); err != nil {
 		r.wrongType(text, expected)
@@ -140,9 +139,7 @@ func (r *reader) object(text *jsontext.Decoder, into reflect.Value) error {
 			r.quoted = member.Tag.Get("strict") == "quoted"
 			err = json.UnmarshalDecode(text, into.FieldByIndex(member.Index).Addr().Interface())
 		} else {
-			if !r.options.IgnoreUnknown {
-				r.add(Problem{Kind: Unknown, Name: nameOf(text.StackPointer())})
-			}
+			r.add(Problem{Kind: Unknown, Name: nameOf(text.StackPointer())})
 			_, err = text.ReadValue()
 		}
 		if err != nil {
@@ -173,21 +170,14 @@ func (r *reader) skipWrongType(text *jsontext.Decoder, expected string) error {
 	return nil
 }
 
-// unquoted returns an integer or a boolean without the quotes that it may have.
-// What should be one and is none becomes nothing, which is of no type.
-func unquoted(expected string, value jsontext.Value) jsontext.Value {
+// unquoted returns null as it is, and an integer without the quotes that it may have.
+// Anything else becomes nothing, which is of no type.
+func unquoted(value jsontext.Value) jsontext.Value {
 	text := string(value)
-	switch value.Kind() {
-	case 'n':
-		return value
-	case '"':
+	if value.Kind() == '"' {
 		text = unquote(value)
 	}
-	_, isInteger := ParseInteger(text)
-	switch {
-	case expected != Integer && expected != QuotedInteger && expected != Boolean:
-		return value
-	case expected == Boolean && (text == "true" || text == "false"), expected != Boolean && isInteger:
+	if _, isInteger := ParseInteger(text); isInteger || value.Kind() == 'n' {
 		return jsontext.Value(text)
 	}
 	return nil

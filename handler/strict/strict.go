@@ -1,6 +1,6 @@
 // Package strict reads the JSON objects that clients send, and explains why it
-// refuses one. By default it refuses what it does not know: a client that misspells
-// key_size must not get a weaker key without notice.
+// refuses one. It refuses what it does not know: a client that misspells key_size must
+// not get a weaker key without notice.
 //
 // A dialect describes a body as a struct with json tags and with the validate tags of
 // go-playground/validator. It makes the text of an answer from the problems itself.
@@ -15,24 +15,17 @@ import (
 	"github.com/go-playground/validator/v10"
 )
 
-// Options is what a dialect is lenient about.
-type Options struct {
-	IgnoreUnknown bool // ignore members that the struct does not have
-	Quoted        bool // accept integers and booleans as strings
-}
-
 // Decoder reads bodies of one kind. It is safe for concurrent use.
 type Decoder[T any] struct {
-	options  Options
 	members  members
 	validate *validator.Validate
 }
 
 // New makes a Decoder for the struct T. A field whose zero value is a value of its
-// own is a pointer: nil is absent or null. The tag `strict:"quoted"` on a field is
-// Options.Quoted for that field.
-func New[T any](o Options) *Decoder[T] {
-	d := &Decoder[T]{options: o, members: members{}, validate: validator.New(validator.WithRequiredStructEnabled())}
+// own is a pointer: nil is absent or null. An integer with the tag `strict:"quoted"`
+// may also come as a string.
+func New[T any]() *Decoder[T] {
+	d := &Decoder[T]{members: members{}, validate: validator.New(validator.WithRequiredStructEnabled())}
 	d.validate.RegisterTagNameFunc(func(f reflect.StructField) string { return cmp.Or(Member(f), embedded) })
 	d.members.add(reflect.TypeFor[T]())
 	return d
@@ -53,7 +46,7 @@ func Member(f reflect.StructField) string {
 // missing as well.
 func (d *Decoder[T]) Decode(body []byte) (T, Problems) {
 	var into, none T
-	problems, whole := read(body, d.members, d.options, &into)
+	problems, whole := read(body, d.members, &into)
 	if whole {
 		problems = append(problems, d.check(into, problems)...)
 	}

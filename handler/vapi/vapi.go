@@ -42,11 +42,11 @@ type Sessions interface {
 
 // Register hands every route of the dialect to add.
 func Register(s Sessions, add func(method, path string, op csr.Operation, handle Handle)) {
-	add(http.MethodPost, csrPath, csr.CreateCSR, createCSR(strict.New[createSpec](strict.Options{})))
+	add(http.MethodPost, csrPath, csr.CreateCSR, createCSR(strict.New[createSpec]()))
 	add(http.MethodGet, csrPath, csr.GetCSR, get((*csr.Grant).CSR, func(pem string) info { return info{pem} }))
 	add(http.MethodDelete, csrPath, csr.DeleteCSR, deleteCSR)
 	add(http.MethodGet, certificatePath, csr.GetCertificate, get((*csr.Grant).Certificate, func(pem string) certificateInfo { return certificateInfo{pem} }))
-	add(http.MethodPut, certificatePath, csr.SetCertificate, setCertificate(strict.New[setSpec](strict.Options{})))
+	add(http.MethodPut, certificatePath, csr.SetCertificate, setCertificate(strict.New[setSpec]()))
 
 	add(http.MethodPost, sessionPath, "", login(s, http.StatusCreated, bare))
 	add(http.MethodGet, sessionPath, "", showSession(s, bare))
