@@ -101,10 +101,7 @@ func openBench(t testing.TB, dir string, wrap func(keystore.Custodian) keystore.
 			t.Error(err)
 		}
 	})
-	b.Service, err = csr.New(csr.Config{Keys: b.keys, KeySizes: sizes(), Hostname: hostname, Now: noon})
-	if err != nil {
-		t.Fatal(err)
-	}
+	b = b.with(t, func(*csr.Config) {})
 	if err := b.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +203,7 @@ func isMismatch(err error) bool {
 // with returns the bench with another service on the same keys.
 func (b bench) with(t testing.TB, edit func(*csr.Config)) bench {
 	t.Helper()
-	c := csr.Config{Keys: b.keys, KeySizes: sizes(), Hostname: hostname, Now: noon}
+	c := csr.Config{Keys: b.keys, KeySizes: sizes(), Hostname: hostname, MaxRequests: 100_000, MaxCertificates: 100_000, Now: noon}
 	edit(&c)
 	service, err := csr.New(c)
 	if err != nil {

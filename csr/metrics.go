@@ -25,92 +25,82 @@ const scrapeTimeout = 2 * time.Second
 // A time is absent where there is no such CSR or certificate.
 func (s *Service) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{
-		timeCollector{s.installedUntil, prometheus.NewDesc(
+		gauge{s.installedUntil, prometheus.NewDesc(
 			"attestcsr_certificate_not_after_timestamp_seconds",
 			"End of validity of the installed attestation certificate, as a Unix time.", nil, nil)},
-		timeCollector{s.pendingSince, prometheus.NewDesc(
+		gauge{s.pendingSince, prometheus.NewDesc(
 			"attestcsr_csr_created_timestamp_seconds",
 			"Creation of the pending certification request, as a Unix time.", nil, nil)},
-		countCollector{s, prometheus.NewDesc("attestcsr_objects",
-			"Named certification requests and named certificates that are stored.", []string{"collection"}, nil)},
-		timeCollector{s.soonestUntil, prometheus.NewDesc("attestcsr_certificates_soonest_not_after_timestamp_seconds",
+		s.counted(collectionRequests, "csrs"),
+		s.counted(collectionCertificates, "certificates"),
+		gauge{s.soonestUntil, prometheus.NewDesc("attestcsr_certificates_soonest_not_after_timestamp_seconds",
 			"Earliest end of validity among the named certificates, as a Unix time.", nil, nil)},
 	}
 }
 
-// countCollector counts the named objects.
-type countCollector struct {
-	service *Service
-	desc    *prometheus.Desc
-}
-
-func (c countCollector) Describe(descs chan<- *prometheus.Desc) { descs <- c.desc }
-
-func (c countCollector) Collect(metrics chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
-	defer cancel()
-	for _, collection := range []struct{ name, label string }{
-		{collectionRequests, "csrs"}, {collectionCertificates, "certificates"},
-	} {
-		if n, err := c.service.keys.Count(ctx, collection.name); err == nil {
-			metrics <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(n), collection.label)
-		}
-	}
-}
-
-// timeCollector is a gauge of a time that is read from the store.
-type timeCollector struct {
-	read func(context.Context) (time.Time, error)
+// gauge is a number, or a Unix time, that is read from the store.
+type gauge struct {
+	read func(context.Context) (int64, error)
 	desc *prometheus.Desc
 }
 
-func (c timeCollector) Describe(descs chan<- *prometheus.Desc) { descs <- c.desc }
+func (g gauge) Describe(descs chan<- *prometheus.Desc) { descs <- g.desc }
 
-func (c timeCollector) Collect(metrics chan<- prometheus.Metric) {
+func (g gauge) Collect(metrics chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
-	t, err := c.read(ctx)
+	value, err := g.read(ctx)
 	if err != nil {
 		// Absent rather than invalid: an invalid metric fails the whole scrape,
 		// and with it the metrics that say what is wrong with the store.
 		return
 	}
-	metrics <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(t.Unix()))
+	metrics <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, float64(value))
 }
 
-func (s *Service) pendingSince(ctx context.Context) (time.Time, error) {
+// counted is the number of objects in a collection.
+func (s *Service) counted(collection, label string) gauge {
+	count := func(ctx context.Context) (int64, error) {
+		n, err := s.keys.Count(ctx, collection)
+		return int64(n), err
+	}
+	return gauge{count, prometheus.NewDesc("attestcsr_objects",
+		"Named certification requests and named certificates that are stored.", nil, prometheus.Labels{"collection": label})}
+}
+
+func (s *Service) pendingSince(ctx context.Context) (int64, error) {
 	record, err := s.keys.Get(ctx, pendingSlot())
 	if err != nil {
-		return time.Time{}, err
+		return 0, err
 	}
 	p, err := decodePayload(record)
-	return p.Created, err
+	return p.Created.Unix(), err
 }
 
-func (s *Service) installedUntil(ctx context.Context) (time.Time, error) {
+func (s *Service) installedUntil(ctx context.Context) (int64, error) {
 	record, err := s.keys.Get(ctx, installedSlot())
 	if err != nil {
-		return time.Time{}, err
+		return 0, err
 	}
 	return notAfter(record)
 }
 
 // soonestUntil reads the first entry of the index by time.
-func (s *Service) soonestUntil(ctx context.Context) (time.Time, error) {
+func (s *Service) soonestUntil(ctx context.Context) (int64, error) {
 	first, err := s.keys.List(ctx, keystore.Query{Collection: collectionCertificates, Index: indexNotAfter, Limit: 1})
 	if err != nil {
-		return time.Time{}, err
+		return 0, err
 	}
 	if len(first) == 0 {
-		return time.Time{}, keystore.ErrNotFound
+		return 0, keystore.ErrNotFound
 	}
 	return notAfter(first[0].Record)
 }
 
-func notAfter(r keystore.Record) (time.Time, error) {
+func notAfter(r keystore.Record) (int64, error) {
 	c, err := certificateIn(r)
 	if err != nil {
-		return time.Time{}, err
+		return 0, err
 	}
-	return c.Chain[0].NotAfter, nil
+	return c.Chain[0].NotAfter.Unix(), nil
 }

@@ -155,34 +155,20 @@ func (g *Grant) selfSignNew(ctx context.Context, r NewRequest, days *int64) (Nam
 // Errors: Invalid when no certificate can have that id, NotFound, Unavailable,
 // Internal.
 func (g *Grant) NamedCertificate(ctx context.Context, id string) (NamedCertificate, error) {
-	if err := g.permits(GetNamedCertificate); err != nil {
-		return NamedCertificate{}, err
-	}
-	c, err := get(ctx, g.service, certificateSlot(id), certificateIn)
-	return c, classify(err)
+	return get(ctx, g, GetNamedCertificate, certificateSlot(id), certificateIn)
 }
 
 // DeleteNamedCertificate removes a certificate and destroys its key.
 //
 // Errors: those of NamedCertificate.
 func (g *Grant) DeleteNamedCertificate(ctx context.Context, id string) error {
-	if err := g.permitsChange(ctx, DeleteNamedCertificate); err != nil {
-		return err
-	}
-	if err := validID(id); err != nil {
-		return classify(err)
-	}
-	return classify(g.remove(ctx, certificateSlot(id)))
+	return g.deleteNamed(ctx, DeleteNamedCertificate, certificateSlot(id))
 }
 
 // ListNamedCertificates returns a page of the certificates, as ListNamedCSRs does
 // of the certification requests.
 func (g *Grant) ListNamedCertificates(ctx context.Context, p Page) (items []NamedCertificate, next []byte, total int, err error) {
-	if err := g.permits(ListNamedCertificates); err != nil {
-		return nil, nil, 0, err
-	}
-	items, next, total, err = listPage(ctx, g.service, collectionCertificates, p, certificateIn)
-	return items, next, total, classify(err)
+	return list(ctx, g, ListNamedCertificates, collectionCertificates, p, certificateIn)
 }
 
 // promote moves the key of a certification request to a new certificate. build makes

@@ -102,24 +102,14 @@ func (r NewRequest) resolve(p pkcs10.Policy, broken *pkcs10.Violations) (pkcs10.
 // Errors: Invalid when no request can have that id, NotFound, Unavailable,
 // Internal.
 func (g *Grant) NamedCSR(ctx context.Context, id string) (NamedRequest, error) {
-	if err := g.permits(GetNamedCSR); err != nil {
-		return NamedRequest{}, err
-	}
-	r, err := get(ctx, g.service, requestSlot(id), requestIn)
-	return r, classify(err)
+	return get(ctx, g, GetNamedCSR, requestSlot(id), requestIn)
 }
 
 // DeleteNamedCSR removes a certification request and destroys its key.
 //
 // Errors: those of NamedCSR, and Conflict when others kept changing it.
 func (g *Grant) DeleteNamedCSR(ctx context.Context, id string) error {
-	if err := g.permitsChange(ctx, DeleteNamedCSR); err != nil {
-		return err
-	}
-	if err := validID(id); err != nil {
-		return classify(err)
-	}
-	return classify(g.remove(ctx, requestSlot(id)))
+	return g.deleteNamed(ctx, DeleteNamedCSR, requestSlot(id))
 }
 
 // ListNamedCSRs returns a page of the certification requests, the position that
@@ -128,22 +118,32 @@ func (g *Grant) DeleteNamedCSR(ctx context.Context, id string) error {
 //
 // Errors: Invalid when the page breaks a rule, Unavailable, Internal.
 func (g *Grant) ListNamedCSRs(ctx context.Context, p Page) (items []NamedRequest, next []byte, total int, err error) {
-	if err := g.permits(ListNamedCSRs); err != nil {
-		return nil, nil, 0, err
-	}
-	items, next, total, err = listPage(ctx, g.service, collectionRequests, p, requestIn)
-	return items, next, total, classify(err)
+	return list(ctx, g, ListNamedCSRs, collectionRequests, p, requestIn)
 }
 
-// get reads a slot of a collection of named objects.
-func get[T any](ctx context.Context, s *Service, slot keystore.Slot, read func(keystore.Record) (T, error)) (T, error) {
-	var none T
+// get is an operation that reads a named object.
+func get[T any](ctx context.Context, g *Grant, o Operation, slot keystore.Slot, read func(keystore.Record) (T, error)) (none T, _ error) {
+	if err := g.permits(o); err != nil {
+		return none, err
+	}
 	if err := validID(slot.ID); err != nil {
-		return none, err
+		return none, classify(err)
 	}
-	record, err := s.keys.Get(ctx, slot)
+	record, err := g.service.keys.Get(ctx, slot)
 	if err != nil {
-		return none, err
+		return none, classify(err)
 	}
-	return read(record)
+	object, err := read(record)
+	return object, classify(err)
+}
+
+// deleteNamed is an operation that removes a named object.
+func (g *Grant) deleteNamed(ctx context.Context, o Operation, slot keystore.Slot) error {
+	if err := g.permitsChange(ctx, o); err != nil {
+		return err
+	}
+	if err := validID(slot.ID); err != nil {
+		return classify(err)
+	}
+	return classify(g.remove(ctx, slot))
 }

@@ -67,6 +67,15 @@ func (p Page) query(collection string) (keystore.Query, error) {
 	return keystore.Query{Collection: collection, Index: index, After: p.After, Descending: p.Descending, Limit: p.Limit}, broken.Err()
 }
 
+// list is an operation that reads a page of a collection.
+func list[T any](ctx context.Context, g *Grant, o Operation, collection string, p Page, read func(keystore.Record) (T, error)) (items []T, next []byte, total int, err error) {
+	if err := g.permits(o); err != nil {
+		return nil, nil, 0, err
+	}
+	items, next, total, err = listPage(ctx, g.service, collection, p, read)
+	return items, next, total, classify(err)
+}
+
 // listPage reads a page of a collection. It reads in chunks, and the total after the
 // items: a change in between may be in the total alone.
 func listPage[T any](ctx context.Context, s *Service, collection string, p Page, read func(keystore.Record) (T, error)) (items []T, next []byte, total int, err error) {

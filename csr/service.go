@@ -1,7 +1,6 @@
 package csr
 
 import (
-	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -17,7 +16,6 @@ import (
 
 const (
 	initialLifetimeYears = 10
-	defaultMaxObjects    = 100_000
 
 	// maxAttempts bounds how often an operation starts again after another caller
 	// changed the slot. Only many different renewals at once can use it up.
@@ -40,12 +38,12 @@ type Config struct {
 	// Hostname is the common name of a subject without one: 1 to 64 characters.
 	Hostname string
 	// MaxRequests and MaxCertificates are how many named certification requests and
-	// named certificates there may be at a time; 0 is 100,000.
+	// named certificates there may be at a time.
 	MaxRequests, MaxCertificates int
 	// Audit gets a note with the commit of every change, and every refusal for want
 	// of a privilege. The caller closes it. Nil: nothing is audited.
 	Audit *audit.Log
-	Now   func() time.Time // nil is time.Now
+	Now   func() time.Time
 }
 
 // Service is the core. It is safe for concurrent use.
@@ -72,24 +70,14 @@ func New(c Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.MaxRequests < 0 {
-		return nil, fmt.Errorf("limits.csrs: %d: it must be positive", c.MaxRequests)
-	}
-	if c.MaxCertificates < 0 {
-		return nil, fmt.Errorf("limits.certificates: %d: it must be positive", c.MaxCertificates)
-	}
-	s := &Service{
+	return &Service{
 		keys:         c.Keys,
 		policy:       policy,
-		requests:     collection{collectionRequests, Collection, cmp.Or(c.MaxRequests, defaultMaxObjects)},
-		certificates: collection{collectionCertificates, CertificateCollection, cmp.Or(c.MaxCertificates, defaultMaxObjects)},
+		requests:     collection{collectionRequests, Collection, c.MaxRequests},
+		certificates: collection{collectionCertificates, CertificateCollection, c.MaxCertificates},
 		audit:        c.Audit,
 		now:          c.Now,
-	}
-	if s.now == nil {
-		s.now = time.Now
-	}
-	return s, nil
+	}, nil
 }
 
 // Prepare makes a key and a self-signed certificate where none is installed: the

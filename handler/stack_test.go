@@ -2,6 +2,7 @@ package handler_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -71,7 +72,7 @@ func newStack(t testing.TB, options ...option) *stack {
 // setup is what few tests change.
 type setup struct {
 	freshKeys bool // each key is made when it is asked for
-	requests  int  // that the collection of NSX takes; 0: the default
+	requests  int  // that the collection of NSX takes; 0: 100,000
 }
 
 func newStackOf(t testing.TB, of setup, options ...option) *stack {
@@ -79,7 +80,10 @@ func newStackOf(t testing.TB, of setup, options ...option) *stack {
 	s := &stack{t: t, log: &kit.Buffer{}, registry: prometheus.NewRegistry(), hostname: "esx-01.example.com"}
 	logger := slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	keys := s.openKeystore(of.freshKeys, logger)
-	service, err := csr.New(csr.Config{Keys: keys, KeySizes: []int{2048, 3072, 4096}, Hostname: s.hostname, MaxRequests: of.requests})
+	service, err := csr.New(csr.Config{
+		Keys: keys, KeySizes: []int{2048, 3072, 4096}, Hostname: s.hostname,
+		MaxRequests: cmp.Or(of.requests, 100_000), MaxCertificates: 100_000, Now: time.Now,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
