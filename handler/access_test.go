@@ -36,7 +36,7 @@ func newMatrix(t *testing.T) *matrix {
 	lines := usersFile(t, all...)
 	m.users = parseUsers(t, lines)
 	m.remaining = parseUsers(t, regexp.MustCompile(`(?m)^leaver:.*\n`).ReplaceAllString(lines, ""))
-	m.auth = auth.New(auth.Config{
+	m.auth = newAuth(auth.Config{
 		Users: m.remaining, Now: m.clock.Now, IdleTimeout: m.idle, Lifetime: m.lifetime,
 		Privileges: func(user string) []csr.Privilege { return accessPrivileges[user] },
 		// The throttle has tests of its own, and would slow this one down.

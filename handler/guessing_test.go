@@ -24,7 +24,7 @@ import (
 func newGuessed(t *testing.T) *stack {
 	t.Helper()
 	return newStack(t, func(c *handler.Config) {
-		c.Auth = auth.New(auth.Config{
+		c.Auth = newAuth(auth.Config{
 			Users:      users(t, "admin", adminPassword, "viewer", viewerPassword, "hosts", hostsPassword),
 			Privileges: func(string) []csr.Privilege { return csr.Privileges() },
 		})
@@ -190,7 +190,7 @@ func TestTimingOfUnknownUsers(t *testing.T) { //nolint:paralleltest // see above
 		t.Fatal(err)
 	}
 	s := newStack(t, func(c *handler.Config) {
-		c.Auth = auth.New(auth.Config{Users: parseUsers(t, "admin:"+string(hash)+"\n"), Failures: 1 << 20})
+		c.Auth = newAuth(auth.Config{Users: parseUsers(t, "admin:"+string(hash)+"\n"), Failures: 1 << 20})
 	})
 	pairs := kit.Effort(10, 200)
 	// In the short run, hashes are cheap and the machine does other things too. A

@@ -7,7 +7,6 @@
 package handler
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,27 +32,15 @@ import (
 type Config struct {
 	Service        *csr.Service
 	Auth           *auth.Authenticator
-	Ready          func(context.Context) error // nil: requests that write can be expected to succeed
+	Ready          func(context.Context) error // an error: requests that write would fail
 	Registry       *prometheus.Registry        // what /metrics shows; the handler registers its own collectors here
 	Logger         *slog.Logger
 	TrustedProxies []netip.Prefix // peers whose X-Forwarded-For is believed
-	Limits         Limits
-	SeparateOps    bool // health and metrics only on Ops, not beside the API
-}
+	SeparateOps    bool           // health and metrics only on Ops, not beside the API
 
-// Limits bounds what requests can make the server hold. Zero values stand for the
-// defaults.
-type Limits struct {
-	BodyBytes         int           // of a request; 64 KiB
-	RequestsPerClient int           // API requests of one client at a time; 256
-	WriteTimeout      time.Duration // for a client to take an answer that is ready; 30 seconds
-}
-
-func (l Limits) withDefaults() Limits {
-	l.BodyBytes = cmp.Or(l.BodyBytes, 64<<10)
-	l.RequestsPerClient = cmp.Or(l.RequestsPerClient, 256)
-	l.WriteTimeout = cmp.Or(l.WriteTimeout, 30*time.Second)
-	return l
+	BodyBytes         int           // of a request, at most
+	RequestsPerClient int           // API requests of one client at a time
+	WriteTimeout      time.Duration // for a client to take an answer that is ready
 }
 
 // Handler serves the API. Ops serves health and metrics where they have a
@@ -98,8 +85,7 @@ func dialectOf(path string) dialect {
 
 // New builds the routes. It fails when a collector cannot be registered.
 func New(cfg Config) (*Handler, error) {
-	cfg.Limits = cfg.Limits.withDefaults()
-	h := &Handler{cfg: cfg, gate: newGate(cfg.Limits.RequestsPerClient), allow: map[string][]string{}}
+	h := &Handler{cfg: cfg, gate: newGate(cfg.RequestsPerClient), allow: map[string][]string{}}
 	var err error
 	if h.metrics, err = newMetrics(cfg.Registry, h.gate.count); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)

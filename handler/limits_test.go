@@ -17,8 +17,6 @@ import (
 	"attestcsr/handler"
 )
 
-func limited(l handler.Limits) option { return func(c *handler.Config) { c.Limits = l } }
-
 // routesWithBodies returns a request to each route that reads a body.
 func routesWithBodies() []call {
 	const csrs = "/policy/api/v1/infra/csrs"
@@ -38,7 +36,7 @@ func routesWithBodies() []call {
 func TestBodyLimit(t *testing.T) {
 	t.Parallel()
 	const limit = 2000
-	s := newStack(t, limited(handler.Limits{BodyBytes: limit}))
+	s := newStack(t, func(c *handler.Config) { c.BodyBytes = limit })
 	dialer := &tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}}
 	for _, route := range routesWithBodies() {
 		for name, send := range map[string]func(w io.Writer) error{
@@ -126,7 +124,7 @@ func TestContentEncoding(t *testing.T) {
 func TestRequestsAtATime(t *testing.T) {
 	t.Parallel()
 	const client, other = "192.0.2.1", "192.0.2.2"
-	s := newStack(t, trusting("127.0.0.0/8"), limited(handler.Limits{RequestsPerClient: 6}))
+	s := newStack(t, trusting("127.0.0.0/8"), func(c *handler.Config) { c.RequestsPerClient = 6 })
 	get := func(path, from string) answer {
 		return s.do(call{method: "GET", path: path, header: map[string]string{"X-Forwarded-For": from}})
 	}
@@ -192,7 +190,7 @@ func (s *stack) createFrom(client string, body io.Reader) {
 // is cut off, and the log does not call it an error of the service.
 func TestAnswerNotTaken(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, limited(handler.Limits{WriteTimeout: 300 * time.Millisecond}))
+	s := newStack(t, func(c *handler.Config) { c.WriteTimeout = 300 * time.Millisecond })
 	for i := range 200 {
 		a := s.do(call{method: "POST", path: fmt.Sprintf("/policy/api/v1/infra/csrs/%d?action=create", i),
 			body: `{"subject":{"attributes":[{"key":"CN","value":"x"}]},"algorithm":"EC","key_size":256,"description":"` + strings.Repeat("x", 1000) + `"}`})

@@ -74,7 +74,7 @@ func (h *Handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 func (h *Handler) bounded(c echo.Context) *http.Request {
 	r := c.Request()
 	bounded := r.WithContext(r.Context())
-	bounded.Body = http.MaxBytesReader(c.Response().Writer, r.Body, int64(h.cfg.Limits.BodyBytes))
+	bounded.Body = http.MaxBytesReader(c.Response().Writer, r.Body, int64(h.cfg.BodyBytes))
 	return bounded
 }
 
@@ -216,7 +216,7 @@ func newRequestID() string {
 func (h *Handler) limitWriting(c echo.Context) func() {
 	return func() {
 		control := http.NewResponseController(c.Response().Writer)
-		if err := control.SetWriteDeadline(time.Now().Add(h.cfg.Limits.WriteTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		if err := control.SetWriteDeadline(time.Now().Add(h.cfg.WriteTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 			h.cfg.Logger.Debug("no write deadline", "err", err) // the connection is gone
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"attestcsr/csr"
+	"attestcsr/csr/audit"
 	"attestcsr/handler"
 	"attestcsr/handler/auth"
 	"attestcsr/keystore"
@@ -60,6 +61,15 @@ type stack struct {
 	hostname string
 }
 
+// newAuth makes an Authenticator as the service does, with what cfg has instead.
+func newAuth(cfg auth.Config) *auth.Authenticator {
+	return auth.New(kit.Complete(cfg, auth.Config{
+		Privileges: func(string) []csr.Privilege { return nil }, OnPassword: func(string) {}, Refused: func(audit.Refusal) {}, Now: time.Now,
+		IdleTimeout: 30 * time.Minute, Lifetime: 24 * time.Hour, Sessions: 10_000, SessionsPerUser: 1_000,
+		RememberFor: 5 * time.Minute, Failures: 20, Comparisons: 1,
+	}))
+}
+
 type option func(*handler.Config)
 
 // newStack has one RSA key of each size, which it hands out again and again: most
@@ -90,11 +100,8 @@ func newStackOf(t testing.TB, of setup, options ...option) *stack {
 	if err := service.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s.auth = auth.New(auth.Config{
-		Users:       users(t, "admin", adminPassword, "reader", readerPassword, "viewer", viewerPassword, "hosts", hostsPassword),
-		Privileges:  privileges,
-		IdleTimeout: 30 * time.Minute,
-		Lifetime:    24 * time.Hour,
+	s.auth = newAuth(auth.Config{
+		Users: users(t, "admin", adminPassword, "reader", readerPassword, "viewer", viewerPassword, "hosts", hostsPassword), Privileges: privileges,
 	})
 	for _, c := range slices.Concat(keys.Collectors(), service.Collectors(), s.auth.Collectors()) {
 		s.registry.MustRegister(c)
@@ -102,6 +109,7 @@ func newStackOf(t testing.TB, of setup, options ...option) *stack {
 	cfg := handler.Config{
 		Service: service, Auth: s.auth, Ready: service.Ready,
 		Registry: s.registry, Logger: logger,
+		BodyBytes: 64 << 10, RequestsPerClient: 256, WriteTimeout: 30 * time.Second,
 	}
 	for _, o := range options {
 		o(&cfg)

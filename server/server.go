@@ -111,18 +111,16 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.handler, err = handler.New(handler.Config{
-		Service:        service,
-		Auth:           s.auth,
-		Ready:          s.readiness(service),
-		Registry:       registry,
-		Logger:         log,
-		TrustedProxies: cfg.TrustedProxies,
-		Limits: handler.Limits{
-			BodyBytes:         cfg.Limits.BodyBytes,
-			RequestsPerClient: cfg.Limits.ConnectionsPerAddress,
-			WriteTimeout:      cfg.Limits.WriteTimeout,
-		},
-		SeparateOps: cfg.OpsListen != "",
+		Service:           service,
+		Auth:              s.auth,
+		Ready:             s.readiness(service),
+		Registry:          registry,
+		Logger:            log,
+		TrustedProxies:    cfg.TrustedProxies,
+		SeparateOps:       cfg.OpsListen != "",
+		BodyBytes:         cfg.Limits.BodyBytes,
+		RequestsPerClient: cfg.Limits.ConnectionsPerAddress,
+		WriteTimeout:      cfg.Limits.WriteTimeout,
 	})
 	return s, err
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/bcrypt"
 
@@ -22,8 +23,11 @@ import (
 // AdminName is the user that exists where no auth.users_file is set.
 const AdminName = "admin"
 
-// maxOwnFile is far more than a hash takes; bytes.
-const maxOwnFile = 64 << 10
+const (
+	maxOwnFile       = 64 << 10        // bytes; far more than a hash takes
+	rememberPassword = 5 * time.Minute // how long a right password is not compared again
+	maxFailures      = 20              // wrong passwords a minute from one address
+)
 
 // Password says how the built-in admin's password can be known. Only text that
 // a terminal shows holds the password itself.
@@ -182,6 +186,9 @@ func (s *Server) prepareUsers(terminal bool, processors int) error {
 		SessionsPerUser: s.cfg.Limits.SessionsPerUser,
 		OnPassword:      s.forgetInitialPassword,
 		Refused:         s.audit.Refuse,
+		Now:             time.Now,
+		RememberFor:     rememberPassword,
+		Failures:        maxFailures,
 		Comparisons:     max(1, processors/2),
 	})
 	return nil

@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -21,52 +20,23 @@ import (
 	"attestcsr/handler/origin"
 )
 
-// Config is what an Authenticator is made of. Zero values stand for the defaults.
+// Config is what an Authenticator is made of. All of it has to be given. The functions
+// are called concurrently.
 type Config struct {
-	Users      *Users                            // nil: nobody can authenticate until SetUsers
-	Privileges func(user string) []csr.Privilege // asked at each request, concurrently; nil: nobody has any
-	OnPassword func(user string)                 // called for each request whose password was compared and is right, before its answer; concurrently; may be nil
-	Refused    func(audit.Refusal)               // called for each request that is refused, before its answer; concurrently; may be nil
-	Now        func() time.Time                  // time.Now
+	Users      *Users
+	Privileges func(user string) []csr.Privilege // asked at each request
+	OnPassword func(user string)                 // called for each request whose password was compared and is right, before its answer
+	Refused    func(audit.Refusal)               // called for each request that is refused, before its answer
+	Now        func() time.Time
 
-	IdleTimeout     time.Duration // of sessions; 30 minutes
-	Lifetime        time.Duration // of sessions; 24 hours
-	Sessions        int           // in all; 10,000
-	SessionsPerUser int           // 1,000
+	IdleTimeout     time.Duration // of sessions
+	Lifetime        time.Duration // of sessions
+	Sessions        int           // in all
+	SessionsPerUser int
 
-	RememberFor time.Duration // how long a right password is not compared again; 5 minutes
-	Failures    int           // wrong passwords a minute from one address; 20
-	Comparisons int           // bcrypt comparisons at once; half of GOMAXPROCS, at least 1
-}
-
-// withDefaults returns the configuration with a default for each zero value.
-func (c Config) withDefaults() Config {
-	if c.Privileges == nil {
-		c.Privileges = func(string) []csr.Privilege { return nil }
-	}
-	if c.OnPassword == nil {
-		c.OnPassword = func(string) {}
-	}
-	if c.Refused == nil {
-		c.Refused = func(audit.Refusal) {}
-	}
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	orDefault(&c.IdleTimeout, 30*time.Minute)
-	orDefault(&c.Lifetime, 24*time.Hour)
-	orDefault(&c.Sessions, 10_000)
-	orDefault(&c.SessionsPerUser, 1_000)
-	orDefault(&c.RememberFor, 5*time.Minute)
-	orDefault(&c.Failures, 20)
-	orDefault(&c.Comparisons, max(1, runtime.GOMAXPROCS(0)/2))
-	return c
-}
-
-func orDefault[T int | time.Duration](value *T, otherwise T) {
-	if *value == 0 {
-		*value = otherwise
-	}
+	RememberFor time.Duration // how long a right password is not compared again
+	Failures    int           // wrong passwords a minute from one address
+	Comparisons int           // bcrypt comparisons at once
 }
 
 // Realm says how sessions come in one dialect. A session of one Dialect is unknown in
@@ -138,7 +108,6 @@ func (at attempt) by(user string) audit.Request {
 
 // New makes an Authenticator.
 func New(cfg Config) *Authenticator {
-	cfg = cfg.withDefaults()
 	users := cfg.Users
 	cfg.Users = nil // SetUsers replaces them: a.users has the present ones
 	a := &Authenticator{cfg: cfg}
@@ -149,12 +118,9 @@ func New(cfg Config) *Authenticator {
 	return a
 }
 
-// SetUsers replaces the users; nil leaves nobody. Sessions and remembered passwords
-// of users who were removed or have another hash end before it returns.
+// SetUsers replaces the users. Sessions and remembered passwords of users who were
+// removed or have another hash end before it returns.
 func (a *Authenticator) SetUsers(users *Users) {
-	if users == nil {
-		users = nobody()
-	}
 	a.users.Store(users)
 	// Remembered passwords need not be looked at: their keys are made with the hash.
 	a.sessions.endStale()
@@ -270,6 +236,3 @@ func (a *Authenticator) Collectors() []prometheus.Collector {
 func unauthenticated(reason string) error {
 	return &csr.Error{Kind: csr.Unauthenticated, Err: errors.New(reason)}
 }
-
-// atLeastOneSecond makes d fit for Retry-After, which has no fractions.
-func atLeastOneSecond(d time.Duration) time.Duration { return max(d, time.Second) }

@@ -18,7 +18,7 @@ import (
 // decides alone.
 func TestPrecedence(t *testing.T) {
 	t.Parallel()
-	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret", "bob", "hidden")})
+	a := newAuth(auth.Config{Users: usersOf(t, "amy", "secret", "bob", "hidden")})
 	var (
 		amy      = basic("amy", "secret")
 		bad      = basic("amy", "wrong")
@@ -59,7 +59,7 @@ func TestPrecedence(t *testing.T) {
 func TestPrivilegesAreLookedUpAtEachRequest(t *testing.T) {
 	t.Parallel()
 	var held []csr.Privilege
-	a := auth.New(auth.Config{
+	a := newAuth(auth.Config{
 		Users:      usersOf(t, "amy", "secret"),
 		Privileges: func(string) []csr.Privilege { return held },
 	})
@@ -81,7 +81,7 @@ func TestPrivilegesAreLookedUpAtEachRequest(t *testing.T) {
 // What an error says is the same whatever was wrong with the credentials.
 func TestErrorsDoNotSayWhichPartWasWrong(t *testing.T) {
 	t.Parallel()
-	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret", "bob", "hidden")})
+	a := newAuth(auth.Config{Users: usersOf(t, "amy", "secret", "bob", "hidden")})
 	expired := login(t, a, "bob", "hidden", esx)
 	if _, err := a.Logout(request("vmware-api-session-id: "+expired), from(here), esx); err != nil {
 		t.Fatal(err)
@@ -111,7 +111,7 @@ func TestErrorsDoNotSayWhichPartWasWrong(t *testing.T) {
 
 func TestNobody(t *testing.T) {
 	t.Parallel()
-	a := auth.New(auth.Config{})
+	a := newAuth(auth.Config{})
 	counted := count(a, 0)
 	a.Compare(func(hash, password []byte) error {
 		// Cost 10 is slow under the race detector and not the point.
@@ -125,13 +125,13 @@ func TestNobody(t *testing.T) {
 	if err := try(a, "amy", "secret", here); err != nil {
 		t.Fatal(err)
 	}
-	a.SetUsers(nil)
+	a.SetUsers(parse(t, ""))
 	wantKind(t, try(a, "amy", "secret", here), csr.Unauthenticated)
 }
 
 func TestMetrics(t *testing.T) {
 	t.Parallel()
-	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret")})
+	a := newAuth(auth.Config{Users: usersOf(t, "amy", "secret")})
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(a.Collectors()...)
 	id := login(t, a, "amy", "secret", esx)    // basic, success

@@ -3,15 +3,11 @@ package auth_test
 import (
 	"testing"
 
-	"attestcsr/csr"
 	"attestcsr/handler/auth"
 )
 
 func BenchmarkAuthenticate(b *testing.B) {
-	a := auth.New(auth.Config{
-		Users:      usersOf(b, "amy", "secret"),
-		Privileges: func(string) []csr.Privilege { return nil },
-	})
+	a := newAuth(auth.Config{Users: usersOf(b, "amy", "secret")})
 	for name, header := range map[string]string{
 		"remembered password": basic("amy", "secret"),
 		"session header":      "vmware-api-session-id: " + login(b, a, "amy", "secret", esx),

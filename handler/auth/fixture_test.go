@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"attestcsr/csr"
 	"attestcsr/csr/audit"
 	"attestcsr/handler/auth"
+	"attestcsr/test/kit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -33,6 +35,16 @@ var (
 	esx = auth.Realm{Dialect: "esx", SessionHeader: "vmware-api-session-id", SessionCookie: "vmware-api-session-id"}
 	nsx = auth.Realm{Dialect: "nsx", SessionCookie: "JSESSIONID", XSRFHeader: "X-XSRF-TOKEN"}
 )
+
+// newAuth makes an Authenticator of nobody as the service does, with what cfg has instead.
+func newAuth(cfg auth.Config) *auth.Authenticator {
+	nobody, _ := auth.ParseUsers(nil)
+	return auth.New(kit.Complete(cfg, auth.Config{
+		Users: nobody, Privileges: func(string) []csr.Privilege { return nil }, OnPassword: func(string) {}, Refused: func(audit.Refusal) {}, Now: time.Now,
+		IdleTimeout: 30 * time.Minute, Lifetime: 24 * time.Hour, Sessions: 10_000, SessionsPerUser: 1_000,
+		RememberFor: 5 * time.Minute, Failures: 20, Comparisons: max(1, runtime.GOMAXPROCS(0)/2),
+	}))
+}
 
 // hashOf makes the cheapest hash there is; which cost it has is not the point.
 func hashOf(t testing.TB, password string) string {

@@ -16,7 +16,7 @@ import (
 // in a cookie, a change needs the token of that session beside it. Everything else
 // is refused with a *csr.Error, and without anybody's name.
 func FuzzSessionHeaders(f *testing.F) {
-	a := auth.New(auth.Config{Users: usersOf(f, "amy", "secret", "bob", "hidden")})
+	a := newAuth(auth.Config{Users: usersOf(f, "amy", "secret", "bob", "hidden")})
 	ofESX, ofNSX, other := begin(f, a, "amy", "secret", esx), begin(f, a, "amy", "secret", nsx), begin(f, a, "bob", "hidden", nsx)
 	// The fuzzer cannot find ids by itself: it moves these words around.
 	secrets := strings.NewReplacer("ESX", ofESX.Session, "NSX", ofNSX.Session, "TOKEN", ofNSX.XSRF, "OTHER", other.XSRF)

@@ -42,7 +42,7 @@ func TestHtpasswdFile(t *testing.T) {
 	if names := fmt.Sprint(users.Names()); names != "[Jörg Müller amy bob]" || users.LowestCost() != 4 {
 		t.Fatalf("users %s, lowest cost %d", names, users.LowestCost())
 	}
-	a := auth.New(auth.Config{Users: users})
+	a := newAuth(auth.Config{Users: users})
 	for user, password := range map[string]string{"amy": "secret", "Jörg Müller": "пароль mit ümlaut", "bob": "hidden"} {
 		if err := try(a, user, password, here); err != nil {
 			t.Errorf("%s: %v", user, err)
@@ -65,7 +65,7 @@ func TestHtpasswdFile(t *testing.T) {
 func TestHtpasswdLongPassword(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "users")
-	a := auth.New(auth.Config{})
+	a := newAuth(auth.Config{})
 	for _, length := range []int{71, 72, 73, 255} {
 		password := strings.Repeat("0123456789abcdef", 16)[:length]
 		htpasswd(t, "-cbB", "-C", "4", path, "amy", password)

@@ -57,7 +57,7 @@ func TestUnknownUserCostsAComparison(t *testing.T) {
 		}
 		fmt.Fprintf(&file, "%s:%s\n", user, hash)
 	}
-	a := auth.New(auth.Config{Users: parse(t, file.String())})
+	a := newAuth(auth.Config{Users: parse(t, file.String())})
 	counted := count(a, 0)
 	wrong := func(user, password string, cost int) {
 		t.Helper()
@@ -80,7 +80,7 @@ func TestUnknownUserCostsAComparison(t *testing.T) {
 
 func TestBrokenComparisonIsInternal(t *testing.T) {
 	t.Parallel()
-	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret")})
+	a := newAuth(auth.Config{Users: usersOf(t, "amy", "secret")})
 	a.Compare(func([]byte, []byte) error { return bcrypt.ErrHashTooShort })
 	wantKind(t, try(a, "amy", "secret", here), csr.Internal)
 	if n := attempts(t, a, "basic", "error"); n != 1 {
@@ -96,7 +96,7 @@ func TestLongPassword(t *testing.T) {
 	long := func(beginning string, length int) string {
 		return beginning + strings.Repeat("x", length-len(beginning))
 	}
-	a := auth.New(auth.Config{Users: usersOf(t, "amy", beginning)})
+	a := newAuth(auth.Config{Users: usersOf(t, "amy", beginning)})
 	for _, password := range []string{beginning, long(beginning, 73), long(beginning, 1024)} {
 		if err := try(a, "amy", password, here); err != nil {
 			t.Errorf("%d bytes: %v", len(password), err)
@@ -115,7 +115,7 @@ func TestRemembered(t *testing.T) {
 	t.Parallel()
 	clock := kit.NewClock()
 	var called []string
-	a := auth.New(auth.Config{
+	a := newAuth(auth.Config{
 		Users: usersOf(t, "amy", "secret", "bob", "hidden"), Now: clock.Now,
 		OnPassword: func(user string) { called = append(called, user) },
 	})
@@ -155,7 +155,7 @@ func TestRemembered(t *testing.T) {
 func TestRememberedIsUnambiguous(t *testing.T) {
 	t.Parallel()
 	hash := hashOf(t, "bc")
-	a := auth.New(auth.Config{Users: parse(t, "a:"+hash+"\nab:"+hash)})
+	a := newAuth(auth.Config{Users: parse(t, "a:"+hash+"\nab:"+hash)})
 	if err := try(a, "a", "bc", here); err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +233,7 @@ func TestComparisonsInTurn(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var mu sync.Mutex
 				var order []string
-				a := auth.New(auth.Config{Users: users, Comparisons: slots})
+				a := newAuth(auth.Config{Users: users, Comparisons: slots})
 				a.Compare(plainly)
 				counted := count(a, 50*time.Millisecond)
 				a.Compare(func(hash, password []byte) error {

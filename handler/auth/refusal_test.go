@@ -36,7 +36,7 @@ func (r *refusals) take() []audit.Refusal {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	var reported refusals
-	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret"), Refused: reported.add})
+	a := newAuth(auth.Config{Users: usersOf(t, "amy", "secret"), Refused: reported.add})
 	at := audit.Request{RequestID: "r1", Address: here, Route: "GET /x"}
 	session, guarded := login(t, a, "amy", "secret", esx), login(t, a, "amy", "secret", nsx)
 	unknown := strings.Repeat("0", 64)

@@ -128,7 +128,7 @@ func (s *sessions) create(who identity, realm Realm) (Login, error) {
 	}
 	if s.full(who.user) {
 		if next := s.removeExpired(now); s.full(who.user) {
-			return Login{}, &csr.Error{Kind: csr.Unavailable, RetryAfter: atLeastOneSecond(next.Sub(now)), Err: errors.New("too many sessions")}
+			return Login{}, &csr.Error{Kind: csr.Unavailable, RetryAfter: max(next.Sub(now), time.Second), Err: errors.New("too many sessions")}
 		}
 	}
 	s.byKey[key] = &session{

@@ -23,7 +23,7 @@ func bySession(id string) *http.Request { return request("vmware-api-session-id:
 
 func TestLogin(t *testing.T) {
 	t.Parallel()
-	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret")})
+	a := newAuth(auth.Config{Users: usersOf(t, "amy", "secret")})
 	first := login(t, a, "amy", "secret", esx)
 	tests := []struct {
 		name    string
@@ -96,7 +96,7 @@ func TestSessionExpiry(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			clock := kit.NewClock()
-			a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret"), Now: clock.Now, IdleTimeout: tt.idle, Lifetime: tt.lifetime})
+			a := newAuth(auth.Config{Users: usersOf(t, "amy", "secret"), Now: clock.Now, IdleTimeout: tt.idle, Lifetime: tt.lifetime})
 			start := clock.Now()
 			id := login(t, a, "amy", "secret", esx)
 			for i, at := range tt.accesses {
@@ -125,7 +125,7 @@ func TestSessionExpiry(t *testing.T) {
 
 func TestSessionAndLogoutFollowPrecedence(t *testing.T) {
 	t.Parallel()
-	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret", "bob", "hidden")})
+	a := newAuth(auth.Config{Users: usersOf(t, "amy", "secret", "bob", "hidden")})
 	amy, bob := login(t, a, "amy", "secret", esx), login(t, a, "bob", "hidden", esx)
 	both := []string{"vmware-api-session-id: " + amy, "Cookie: vmware-api-session-id=" + bob}
 
@@ -156,7 +156,7 @@ func TestSessionAndLogoutFollowPrecedence(t *testing.T) {
 func TestSessionBounds(t *testing.T) {
 	t.Parallel()
 	clock := kit.NewClock()
-	a := auth.New(auth.Config{
+	a := newAuth(auth.Config{
 		Users: usersOf(t, "amy", "a", "bob", "b", "eve", "e"), Now: clock.Now,
 		Sessions: 5, SessionsPerUser: 3, RememberFor: 24 * time.Hour,
 	})
@@ -209,7 +209,7 @@ func TestSetUsersEndsSessions(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			before := parse(t, amy+bob)
-			a := auth.New(auth.Config{Users: before})
+			a := newAuth(auth.Config{Users: before})
 			counted := count(a, 0)
 			ofAmy, ofBob := login(t, a, "amy", "secret", esx), login(t, a, "bob", "hidden", esx)
 			counted.runs()
@@ -243,7 +243,7 @@ func TestSetUsersEndsSessions(t *testing.T) {
 func TestSetUsersDuringLogin(t *testing.T) {
 	t.Parallel()
 	before, after := usersOf(t, "amy", "secret"), usersOf(t, "bob", "hidden")
-	a := auth.New(auth.Config{Users: before})
+	a := newAuth(auth.Config{Users: before})
 	compare := a.Bcrypt()
 	a.Compare(func(hash, password []byte) error {
 		err := compare(hash, password)
@@ -261,7 +261,7 @@ func TestSetUsersDuringLogin(t *testing.T) {
 func TestSessionsConcurrently(t *testing.T) {
 	t.Parallel()
 	before, after := usersOf(t, "amy", "secret", "bob", "hidden"), usersOf(t, "bob", "hidden")
-	a := auth.New(auth.Config{Users: before, Sessions: 50, SessionsPerUser: 40, Failures: 1e6})
+	a := newAuth(auth.Config{Users: before, Sessions: 50, SessionsPerUser: 40, Failures: 1e6})
 	var workers sync.WaitGroup
 	for i := range 4 {
 		workers.Go(func() {

@@ -158,5 +158,5 @@ func (s *source) throttled() error {
 	if len(s.failures) > 0 {
 		wait = time.Until(s.failures[0].Add(failureWindow))
 	}
-	return &csr.Error{Kind: csr.Busy, RetryAfter: atLeastOneSecond(wait), Err: errThrottled}
+	return &csr.Error{Kind: csr.Busy, RetryAfter: max(wait, time.Second), Err: errThrottled}
 }

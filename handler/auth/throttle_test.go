@@ -44,7 +44,7 @@ func inBubble(t *testing.T, cfg auth.Config, test func(t *testing.T, a *auth.Aut
 	t.Parallel()
 	cfg.Users = usersOf(t, "amy", "secret", "bob", "hidden")
 	synctest.Test(t, func(t *testing.T) {
-		a := auth.New(cfg)
+		a := newAuth(cfg)
 		a.Compare(plainly)
 		test(t, a)
 	})
@@ -148,7 +148,7 @@ func TestThrottleQueue(t *testing.T) {
 		t.Parallel()
 		users, credentials := manyUsers(t, 60)
 		synctest.Test(t, func(t *testing.T) {
-			a := auth.New(auth.Config{Users: users, Comparisons: 1})
+			a := newAuth(auth.Config{Users: users, Comparisons: 1})
 			a.Compare(plainly)
 			count(a, 50*time.Millisecond)
 			errs := all(60, func(i int) error { return try(a, credentials[2*i], credentials[2*i+1], here) })

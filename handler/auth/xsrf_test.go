@@ -14,7 +14,7 @@ import (
 
 func TestXSRF(t *testing.T) {
 	t.Parallel()
-	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret", "bob", "hidden")})
+	a := newAuth(auth.Config{Users: usersOf(t, "amy", "secret", "bob", "hidden")})
 	// headerToo is a realm whose sessions come in a header as well, which no other
 	// site can make a browser send.
 	headerToo := auth.Realm{Dialect: "both", SessionHeader: "session", SessionCookie: "JSESSIONID", XSRFHeader: "X-XSRF-TOKEN"}
@@ -58,7 +58,7 @@ func TestXSRF(t *testing.T) {
 func TestForgedRequestsChangeNothing(t *testing.T) {
 	t.Parallel()
 	clock := kit.NewClock()
-	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret"), Now: clock.Now})
+	a := newAuth(auth.Config{Users: usersOf(t, "amy", "secret"), Now: clock.Now})
 	id := login(t, a, "amy", "secret", nsx)
 	forged := as(http.MethodPost, request("Cookie: JSESSIONID="+id))
 	refused := func() {
@@ -88,7 +88,7 @@ func TestForgedRequestsChangeNothing(t *testing.T) {
 func TestLoginPassword(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("p", 1024)
-	a := auth.New(auth.Config{Users: usersOf(t, "amy", "secret", "bob", long[:72])})
+	a := newAuth(auth.Config{Users: usersOf(t, "amy", "secret", "bob", long[:72])})
 	counted := count(a, 0)
 	tests := []struct {
 		name, user, password string

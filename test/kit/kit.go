@@ -4,6 +4,7 @@ package kit
 
 import (
 	"encoding/json"
+	"reflect"
 	"testing"
 	"time"
 )
@@ -39,4 +40,15 @@ func JSON(value any) string {
 		panic(err)
 	}
 	return string(text)
+}
+
+// Complete returns given, with the fields of defaults where given has zero values.
+func Complete[T any](given, defaults T) T {
+	into := reflect.ValueOf(&given).Elem()
+	for i := range into.NumField() {
+		if into.Field(i).IsZero() {
+			into.Field(i).Set(reflect.ValueOf(defaults).Field(i))
+		}
+	}
+	return given
 }
