@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"path/filepath"
 
 	"attestcsr/config"
@@ -18,19 +19,13 @@ const (
 )
 
 func keysetPath(cfg *config.Config) string {
-	if cfg.Sealing.KeysetFile != "" {
-		return cfg.Sealing.KeysetFile
-	}
-	return filepath.Join(cfg.DataDir, KeysetFile)
+	return cmp.Or(cfg.Sealing.KeysetFile, filepath.Join(cfg.DataDir, KeysetFile))
 }
 
 // usersFile is the htpasswd file that users are read from: the operator's, or
 // the one that holds the built-in admin.
 func usersFile(cfg *config.Config) string {
-	if cfg.Auth.UsersFile != "" {
-		return cfg.Auth.UsersFile
-	}
-	return filepath.Join(cfg.DataDir, AdminHashFile)
+	return cmp.Or(cfg.Auth.UsersFile, filepath.Join(cfg.DataDir, AdminHashFile))
 }
 
 // certFiles returns the files that the server certificate is read from.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -14,11 +15,7 @@ import (
 // CheckHealth calls /readyz of the service that runs with these settings on this
 // machine. It trusts exactly the certificate in the service's certificate file.
 func CheckHealth(ctx context.Context, cfg *config.Config) error {
-	address := cfg.OpsListen
-	if address == "" {
-		address = cfg.Listen
-	}
-	host, port, err := net.SplitHostPort(address)
+	host, port, err := net.SplitHostPort(cmp.Or(cfg.OpsListen, cfg.Listen))
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math"
 	"os"
@@ -80,12 +79,7 @@ func cgroupMemory(log *slog.Logger) int64 {
 // PR_SET_DUMPABLE) stops that too, and makes ptrace(2) and /proc/PID/mem and
 // environ refuse everybody but root.
 func forbidDumps() error {
-	var errs []error
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		errs = append(errs, fmt.Errorf("setrlimit RLIMIT_CORE: %w", err))
-	}
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		errs = append(errs, fmt.Errorf("prctl PR_SET_DUMPABLE: %w", err))
-	}
-	return errors.Join(errs...)
+	return errors.Join(
+		os.NewSyscallError("setrlimit RLIMIT_CORE", unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})),
+		os.NewSyscallError("prctl PR_SET_DUMPABLE", unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)))
 }

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -252,13 +251,9 @@ func (s *Server) listening(listeners []net.Listener) Listening {
 
 // newBuildInfo is the metric that says which build is running.
 func newBuildInfo(version string) prometheus.Collector {
-	goVersion := "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		goVersion = info.GoVersion
-	}
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name:        "attestcsr_build_info",
 		Help:        "Always 1; the labels say which build is running.",
-		ConstLabels: prometheus.Labels{"version": version, "goversion": goVersion},
+		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
 	}, func() float64 { return 1 })
 }

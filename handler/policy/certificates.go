@@ -3,6 +3,7 @@ package policy
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/x509"
@@ -20,7 +21,6 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
-	"attestcsr/handler/strict"
 )
 
 // trustData is TlsTrustData: the chain, leaf first. It has no private key: the
@@ -129,15 +129,8 @@ func signatureName(a x509.SignatureAlgorithm) string {
 	return cmp.Or(names[a], a.String())
 }
 
-func importCertificate(in *strict.Decoder[trustData]) action[csr.NamedCertificate] {
-	return func(r *http.Request, grant *csr.Grant, id string) (none csr.NamedCertificate, _ error) {
-		body, err := decode(r, in)
-		if err != nil {
-			return none, err
-		}
-		return grant.ImportCertificate(r.Context(), id,
-			csr.Import{PEM: []byte(*body.PEMEncoded), Labels: body.labels(), Revision: body.Revision})
-	}
+func importCertificate(ctx context.Context, grant *csr.Grant, id string, body trustData) (csr.NamedCertificate, error) {
+	return grant.ImportCertificate(ctx, id, csr.Import{PEM: []byte(*body.PEMEncoded), Labels: body.labels(), Revision: body.Revision})
 }
 
 // uploadCertificate is importCertificate with a form as body, from a browser.
@@ -190,16 +183,10 @@ func selfSign(r *http.Request, grant *csr.Grant, id string) (none csr.NamedCerti
 	return grant.SelfSign(r.Context(), id, days)
 }
 
-func selfSignNew(in *strict.Decoder[csrWithDays]) action[csr.NamedCertificate] {
-	return func(r *http.Request, grant *csr.Grant, _ string) (none csr.NamedCertificate, _ error) {
-		body, err := decode(r, in)
-		if err != nil {
-			return none, err
-		}
-		request, err := body.newRequest("")
-		if err != nil {
-			return none, err
-		}
-		return grant.SelfSignNew(r.Context(), request, body.DaysValid)
+func selfSignNew(ctx context.Context, grant *csr.Grant, _ string, body csrWithDays) (none csr.NamedCertificate, _ error) {
+	request, err := body.newRequest("")
+	if err != nil {
+		return none, err
 	}
+	return grant.SelfSignNew(ctx, request, body.DaysValid)
 }

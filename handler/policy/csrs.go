@@ -1,13 +1,12 @@
 package policy
 
 import (
-	"net/http"
+	"context"
 
 	"github.com/go-json-experiment/json/jsontext"
 
 	"attestcsr/csr"
 	"attestcsr/csr/pkcs10"
-	"attestcsr/handler/strict"
 )
 
 // maxAltNames is the sum of the maxima in the tags of altNames.
@@ -122,16 +121,10 @@ func newTLSCSR(r csr.NamedRequest) tlsCSR {
 	return c
 }
 
-func createCSR(in *strict.Decoder[csrBody]) action[csr.NamedRequest] {
-	return func(r *http.Request, grant *csr.Grant, id string) (none csr.NamedRequest, _ error) {
-		body, err := decode(r, in)
-		if err != nil {
-			return none, err
-		}
-		request, err := body.newRequest(id)
-		if err != nil {
-			return none, err
-		}
-		return grant.CreateNamedCSR(r.Context(), request)
+func createCSR(ctx context.Context, grant *csr.Grant, id string, body csrBody) (none csr.NamedRequest, _ error) {
+	request, err := body.newRequest(id)
+	if err != nil {
+		return none, err
 	}
+	return grant.CreateNamedCSR(ctx, request)
 }

@@ -64,12 +64,11 @@ func (c common) labels() csr.Labels {
 }
 
 // value returns *p, or the zero value if p is nil.
-func value[T any](p *T) T {
-	if p == nil {
-		var zero T
-		return zero
+func value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
 	}
-	return *p
+	return v
 }
 
 // head has the members of every object that come before those of its type, and tail

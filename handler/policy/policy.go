@@ -44,11 +44,11 @@ type Add func(method, path string, operation Operation, handle Handle)
 func Register(s Sessions, add Add) {
 	limit := newListLimit()
 	collection := actions{
-		"self_sign": {csr.SelfSignNew, answer(http.StatusCreated, replyCertificate, selfSignNew(strict.New[csrWithDays]()))},
+		"self_sign": {csr.SelfSignNew, answer(http.StatusCreated, replyCertificate, withBody(selfSignNew))},
 	}
 	object := actions{
-		"create":    {csr.CreateNamedCSR, answer(http.StatusCreated, replyCSR, createCSR(strict.New[csrBody]()))},
-		"import":    {csr.ImportCertificate, answer(http.StatusCreated, replyCertificate, importCertificate(strict.New[trustData]()))},
+		"create":    {csr.CreateNamedCSR, answer(http.StatusCreated, replyCSR, withBody(createCSR))},
+		"import":    {csr.ImportCertificate, answer(http.StatusCreated, replyCertificate, withBody(importCertificate))},
 		"upload":    {csr.ImportCertificate, answer(http.StatusCreated, replyCertificate, uploadCertificate)},
 		"self_sign": {csr.SelfSign, answer(http.StatusCreated, replyCertificate, selfSign)},
 	}
@@ -109,6 +109,18 @@ func (a actions) handle(c echo.Context, grant *csr.Grant) error {
 
 // action does what a request asks for. The id is that of the path, or "".
 type action[T any] func(r *http.Request, grant *csr.Grant, id string) (T, error)
+
+// withBody is an action that reads the JSON body of the request first.
+func withBody[Body, T any](do func(ctx context.Context, grant *csr.Grant, id string, body Body) (T, error)) action[T] {
+	in := strict.New[Body]()
+	return func(r *http.Request, grant *csr.Grant, id string) (none T, _ error) {
+		body, err := decode(r, in)
+		if err != nil {
+			return none, err
+		}
+		return do(r.Context(), grant, id, body)
+	}
+}
 
 // answer replies with what an action returns.
 func answer[T any](status int, reply func(echo.Context, int, T) error, do action[T]) Handle {

@@ -42,11 +42,11 @@ type Sessions interface {
 
 // Register hands every route of the dialect to add.
 func Register(s Sessions, add func(method, path string, op csr.Operation, handle Handle)) {
-	add(http.MethodPost, csrPath, csr.CreateCSR, createCSR(strict.New[createSpec]()))
-	add(http.MethodGet, csrPath, csr.GetCSR, get((*csr.Grant).CSR, func(pem string) info { return info{pem} }))
+	add(http.MethodPost, csrPath, csr.CreateCSR, withBody(createCSR))
+	add(http.MethodGet, csrPath, csr.GetCSR, get((*csr.Grant).CSR, "csr"))
 	add(http.MethodDelete, csrPath, csr.DeleteCSR, deleteCSR)
-	add(http.MethodGet, certificatePath, csr.GetCertificate, get((*csr.Grant).Certificate, func(pem string) certificateInfo { return certificateInfo{pem} }))
-	add(http.MethodPut, certificatePath, csr.SetCertificate, setCertificate(strict.New[setSpec]()))
+	add(http.MethodGet, certificatePath, csr.GetCertificate, get((*csr.Grant).Certificate, "certificate"))
+	add(http.MethodPut, certificatePath, csr.SetCertificate, withBody(setCertificate))
 
 	add(http.MethodPost, sessionPath, "", login(s, http.StatusCreated, bare))
 	add(http.MethodGet, sessionPath, "", showSession(s, bare))
@@ -113,26 +113,28 @@ func wireName(f pkcs10.Field) string {
 	return cmp.Or(names[f], string(f))
 }
 
-type info struct {
-	CSR string `json:"csr"`
-}
-
-func createCSR(in *strict.Decoder[createSpec]) Handle {
+// withBody reads the JSON body of a request before do answers it.
+func withBody[Body any](do func(c echo.Context, grant *csr.Grant, body Body) error) Handle {
+	in := strict.New[Body]()
 	return func(c echo.Context, grant *csr.Grant) error {
 		body, err := decode(c, in)
 		if err != nil {
 			return err
 		}
-		request, err := grant.CreateCSR(c.Request().Context(), body.spec())
-		if err != nil {
-			return err
-		}
-		return reply(c, http.StatusCreated, info{request})
+		return do(c, grant, body)
 	}
 }
 
-// get answers with the JSON of a PEM text that the core returns.
-func get[Document any](fetch func(*csr.Grant, context.Context) (string, error), show func(pem string) Document) Handle {
+func createCSR(c echo.Context, grant *csr.Grant, body createSpec) error {
+	request, err := grant.CreateCSR(c.Request().Context(), body.spec())
+	if err != nil {
+		return err
+	}
+	return reply(c, http.StatusCreated, map[string]string{"csr": request})
+}
+
+// get answers with the PEM text that the core returns, as the only member.
+func get(fetch func(*csr.Grant, context.Context) (string, error), member string) Handle {
 	return func(c echo.Context, grant *csr.Grant) error {
 		if err := checkQuery(c); err != nil {
 			return err
@@ -141,7 +143,7 @@ func get[Document any](fetch func(*csr.Grant, context.Context) (string, error), 
 		if err != nil {
 			return err
 		}
-		return reply(c, http.StatusOK, show(pem))
+		return reply(c, http.StatusOK, map[string]string{member: pem})
 	}
 }
 
@@ -155,25 +157,15 @@ func deleteCSR(c echo.Context, grant *csr.Grant) error {
 	return c.NoContent(http.StatusNoContent)
 }
 
-type certificateInfo struct {
-	Certificate string `json:"certificate"`
-}
-
 type setSpec struct {
 	Certificate *string `json:"certificate" validate:"required"`
 }
 
-func setCertificate(in *strict.Decoder[setSpec]) Handle {
-	return func(c echo.Context, grant *csr.Grant) error {
-		body, err := decode(c, in)
-		if err != nil {
-			return err
-		}
-		if err := grant.SetCertificate(c.Request().Context(), []byte(*body.Certificate)); err != nil {
-			return err
-		}
-		return c.NoContent(http.StatusNoContent)
+func setCertificate(c echo.Context, grant *csr.Grant, body setSpec) error {
+	if err := grant.SetCertificate(c.Request().Context(), []byte(*body.Certificate)); err != nil {
+		return err
 	}
+	return c.NoContent(http.StatusNoContent)
 }
 
 // reply writes v as JSON. Nothing under /api is wrapped in a "value".

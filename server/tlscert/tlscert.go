@@ -27,17 +27,15 @@ import (
 )
 
 const (
+	maxKeyFile = 64 << 10 // bytes; far more than a key takes
 	// A certificate for 397 days is the longest that clients built for the public
 	// web accept (CA/Browser Forum baseline requirements, section 6.3.2 until 2026).
-	// maxKeyFile is far more than a key takes; bytes.
-	maxKeyFile   = 64 << 10
 	ownCertLife  = 397 * 24 * time.Hour
-	ownCertRenew = 30 * 24 * time.Hour
+	ownCertRenew = 30 * 24 * time.Hour // before it ends
 )
 
 // Certificate is the certificate that TLS clients see. It is the operator's where
-// tls.cert_file is set, and otherwise our own self-signed one, which is renewed
-// before it ends. Either may change while connections stay open.
+// tls.cert_file is set, and otherwise our own self-signed one.
 type Certificate struct {
 	Options
 	current atomic.Pointer[tls.Certificate]
@@ -46,7 +44,7 @@ type Certificate struct {
 // Options say where the certificate is and whose it is.
 type Options struct {
 	CertFile, KeyFile string
-	// own: the service makes the files where they are missing, and renews them.
+	// Own: the service makes the files where they are missing, and renews them.
 	Own      bool
 	Hostname string // in a certificate that we make
 	Logger   *slog.Logger
