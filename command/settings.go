@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -28,7 +29,7 @@ func (p process) withSettings(cmd *cobra.Command, do func(ctx context.Context, c
 func (p process) quietSettings(cmd *cobra.Command) func() (*config.Config, []string, error) {
 	config.AddFlags(cmd.Flags())
 	return func() (*config.Config, []string, error) {
-		cfg, warnings, err := config.Load(config.Source{Env: p.env, Flags: cmd.Flags(), Privileges: server.PrivilegeNames()})
+		cfg, warnings, err := config.Load(config.Source{Env: p.env, Flags: cmd.Flags(), Privileges: server.PrivilegeNames(), SystemHostname: os.Hostname})
 		if err != nil {
 			return nil, nil, err
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
@@ -24,8 +23,7 @@ type Source struct {
 	Flags *pflag.FlagSet // parsed, with the flags of AddFlags
 	// Privileges are the names that auth.privileges may use.
 	Privileges []string
-	// SystemHostname returns the name that replaces an empty hostname; nil means
-	// os.Hostname.
+	// SystemHostname returns the name that replaces an empty hostname.
 	SystemHostname func() (string, error)
 }
 
@@ -127,9 +125,6 @@ func (l *loader) text(key string, v *textValue, text, origin string) {
 func (l *loader) systemHostname(system func() (string, error)) {
 	if l.config.Hostname != "" {
 		return
-	}
-	if system == nil {
-		system = os.Hostname
 	}
 	name, err := system()
 	if err == nil {

@@ -69,7 +69,7 @@ func TestSystemHostname(t *testing.T) {
 	if want := []string{"system's host name: hostname: no such thing; set hostname"}; !slices.Equal(problems, want) {
 		t.Error(problems)
 	}
-	if _, _, err := config.Load(config.Source{Flags: parsedFlags(t)}); err != nil {
+	if _, _, err := config.Load(config.Source{Flags: parsedFlags(t), SystemHostname: os.Hostname}); err != nil {
 		t.Error("with the real host name:", err)
 	}
 }

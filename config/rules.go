@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// maxBody is the largest value of limits.body_bytes, and its default; bytes. Clients
-	// are promised that longer bodies are refused: it can be less but not more.
+	// maxBody is the largest value of limits.body_bytes, and its default; bytes.
+	// Clients are promised that longer bodies are refused.
 	maxBody = 64 << 10
 
 	maxSession   = 30 * 24 * time.Hour
@@ -98,7 +98,7 @@ func (l *loader) notLonger(key string, part time.Duration, wholeKey string, whol
 }
 
 // samePort reports whether two listen addresses cannot be open at the same time.
-// It does not resolve names: that two names mean one address shows when listening.
+// It does not resolve names: listening fails where two names mean one address.
 func samePort(a, b string) bool {
 	hostA, portA, errA := net.SplitHostPort(a)
 	hostB, portB, errB := net.SplitHostPort(b)

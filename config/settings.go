@@ -13,10 +13,10 @@ type setting struct {
 	value value
 }
 
-// settings is the table, bound to the fields of c; reading a file needs the names of
-// privileges. Settings of one section stand
-// together. No key begins with port or service_: beside a Service named
-// attestcsr, Kubernetes sets ATTESTCSR_PORT and ATTESTCSR_SERVICE_… in every pod.
+// settings is the table, bound to the fields of c. Reading a file needs the names of
+// the privileges. Settings of one section stand together. No key begins with port or
+// service_: beside a Service named attestcsr, Kubernetes sets ATTESTCSR_PORT and
+// ATTESTCSR_SERVICE_… in every pod.
 func (c *Config) settings(privileges ...string) []setting {
 	return slices.Concat(c.serverSettings(privileges), c.limitSettings(), c.operatingSettings())
 }

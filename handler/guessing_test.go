@@ -15,21 +15,10 @@ import (
 
 	"golang.org/x/crypto/bcrypt"
 
-	"attestcsr/csr"
 	"attestcsr/handler"
 	"attestcsr/handler/auth"
 	"attestcsr/test/kit"
 )
-
-func newGuessed(t *testing.T) *stack {
-	t.Helper()
-	return newStack(t, func(c *handler.Config) {
-		c.Auth = newAuth(auth.Config{
-			Users:      users(t, "admin", adminPassword, "viewer", viewerPassword, "hosts", hostsPassword),
-			Privileges: func(string) []csr.Privilege { return csr.Privileges() },
-		})
-	})
-}
 
 // from is a client that connects from an address of the loopback network.
 func (s *stack) from(address string) func(c call) answer {
@@ -92,7 +81,7 @@ func servedBesideGuesser(t *testing.T, g *stack) map[string]call {
 // other addresses.
 func TestGuessingLocksNobodyOut(t *testing.T) {
 	t.Parallel()
-	g := newGuessed(t)
+	g := newStack(t)
 	bad, good := g.from(guesserAddress), g.from(otherAddress)
 	g.createCSR(validSpec)
 	served := servedBesideGuesser(t, g)
@@ -137,7 +126,7 @@ func TestGuessingLocksNobodyOut(t *testing.T) {
 		}
 		time.Sleep(50 * time.Millisecond) // each round makes two sessions, of which a user has a bounded number
 		// This one has not been seen before: it takes a comparison of its own.
-		atOnce("another address", good, basic(csrPath, "viewer", viewerPassword), http.StatusOK)
+		atOnce("another address", good, basic(nsxCSRs, "viewer", viewerPassword), http.StatusOK)
 	}
 	// The right password is not looked at either: its answer would confirm it.
 	wantThrottled(t, bad(basic(csrPath, "hosts", hostsPassword)))
@@ -161,7 +150,7 @@ func wantThrottled(t *testing.T, a answer) {
 // Guessers at many addresses do not add up against a user.
 func TestGuessingFromManyAddresses(t *testing.T) {
 	t.Parallel()
-	g := newGuessed(t)
+	g := newStack(t)
 	addresses := kit.Effort(3, 100)
 	for n := range addresses {
 		there := g.from(fmt.Sprintf("127.0.1.%d", n+1))

@@ -2,8 +2,8 @@
 // and authorises each request, hands it to the dialect that owns the path, and
 // answers failures in that dialect's error document.
 //
-// The order is fixed: route, authenticate, authorise, and only then is the
-// body read. Dialects never see a request that may not do what it asks for.
+// The order is fixed: route, authenticate, authorise, read the body. Dialects never see
+// a request that may not do what it asks for.
 package handler
 
 import (

@@ -15,16 +15,15 @@ import (
 	"attestcsr/config"
 )
 
-// gcFloor is memory that counts as live and is never touched, so that it costs
-// address space alone; bytes. The heap may grow to twice what is live before it
-// is collected. Without the floor the collector would run a hundred times a second
-// under load, since only a few MB are live. A higher GOGC would do as well in quiet
-// times, but it would multiply what hostile clients can make live.
+// gcFloor is how many bytes of memory count as live and are never touched: they cost
+// address space alone. The heap may grow to twice what is live before it is collected.
+// Only a few MB are live: without the floor the collector would run a hundred times a
+// second under load. A higher GOGC would multiply what hostile clients can make live.
 const gcFloor = 16 << 20
 
-// PrepareProcess sets what the whole process keeps to: its memory limit, and that
-// nobody reads its memory. It comes before anything secret is read. The caller
-// calls what it returns when the process ends.
+// PrepareProcess limits the memory of the process, and keeps others from reading it.
+// It comes before anything secret is read. The caller calls what it returns when the
+// process ends.
 func PrepareProcess(cfg *config.Config, log *slog.Logger) (end func()) {
 	floor := make([]byte, gcFloor)
 	if _, given := os.LookupEnv("GOMEMLIMIT"); !given {
@@ -70,14 +69,13 @@ func cgroupMemory(log *slog.Logger) int64 {
 	return math.MaxInt64
 }
 
-// forbidDumps keeps the memory of this process, which holds private keys, from
-// ending up in a file or before a debugger. It goes before anything secret is
-// read: what was in memory when a tracer attached stays in its reach.
+// forbidDumps keeps the memory of this process, which holds private keys, out of files
+// and from debuggers.
 //
-// The limit alone would not do, since core_pattern may name a program and that is
-// started whatever the limit is (core(5)). Not being dumpable (prctl(2),
-// PR_SET_DUMPABLE) stops that too, and makes ptrace(2) and /proc/PID/mem and
-// environ refuse everybody but root.
+// The limit alone does not suffice: where core_pattern names a program, the kernel
+// starts it whatever the limit is (core(5)). A process that is not dumpable (prctl(2),
+// PR_SET_DUMPABLE) starts none. Then ptrace(2), /proc/PID/mem and environ also refuse
+// everybody but root.
 func forbidDumps() error {
 	return errors.Join(
 		os.NewSyscallError("setrlimit RLIMIT_CORE", unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})),

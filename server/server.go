@@ -43,8 +43,8 @@ type Options struct {
 	Config  *config.Config
 	Logger  *slog.Logger
 	Version string
-	// Terminal says that the caller shows what Listening holds on a terminal, and so
-	// can show a password that was just made.
+	// Terminal: the caller shows Listening on a terminal, with a password that was just
+	// made.
 	Terminal bool
 }
 
@@ -70,7 +70,7 @@ type Server struct {
 func Open(ctx context.Context, o Options) (_ *Server, err error) {
 	cfg, log := o.Config, o.Logger
 	s := &Server{cfg: cfg, log: log}
-	// The pool raises GOMAXPROCS; what is bounded to processors counts them before.
+	// The pool raises GOMAXPROCS. Bounds by processors need the number before.
 	processors := runtime.GOMAXPROCS(0)
 	custodian, err := s.openKeystore(ctx, processors)
 	if err != nil {

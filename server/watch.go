@@ -12,11 +12,10 @@ import (
 // pollInterval is how often watched files are looked at.
 const pollInterval = 250 * time.Millisecond
 
-// watch calls changed whenever one of the files is another than before and has
-// been left alone for an interval, and once at the beginning, until ctx ends. It
-// polls: that also notices what inotify misses or needs care for, such as a swap
-// of the directory that a Kubernetes volume's symlinks lead through, network file
-// systems, and files that are removed and made again.
+// watch calls changed once at the beginning, and when one of the files has changed and
+// then stayed the same for an interval, until ctx ends. It polls, since inotify misses
+// changes on network file systems, files that are made again, and the swap of the
+// directory that a Kubernetes volume's symlinks lead through.
 func watch(ctx context.Context, changed func(), files ...string) {
 	look := func() []fs.FileInfo {
 		stats := make([]fs.FileInfo, len(files))

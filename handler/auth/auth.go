@@ -1,9 +1,9 @@
 // Package auth turns the credentials of a request into a csr.Caller.
 //
-// A request has credentials of one kind: kinds are looked for in a fixed order, and
-// the first that is present decides alone, also where it is wrong and another beside
-// it is right. Names of headers and cookies come in as a Realm. Failures are
-// *csr.Error; nothing is written to a response.
+// A request has credentials of one kind. Authenticate looks for the kinds in a fixed
+// order. The first that is present decides alone, even if it is wrong and another one
+// is right. A Realm has the names of headers and cookies. Failures are *csr.Error. The
+// package writes no response.
 package auth
 
 import (

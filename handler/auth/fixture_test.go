@@ -215,20 +215,17 @@ func ended(t testing.TB, a *auth.Authenticator, id string, realm auth.Realm) boo
 }
 
 func kindOf(err error) csr.Kind {
-	var known *csr.Error
-	if !errors.As(err, &known) {
-		return csr.Internal
+	if known, ok := errors.AsType[*csr.Error](err); ok {
+		return known.Kind
 	}
-	return known.Kind
+	return csr.Internal
 }
 
 func wantKind(t testing.TB, err error, kind csr.Kind) {
 	t.Helper()
-	var known *csr.Error
+	known, ok := errors.AsType[*csr.Error](err)
 	switch {
-	case err == nil:
-		t.Fatalf("no error, want kind %s", kind)
-	case !errors.As(err, &known) || known.Kind != kind:
+	case !ok || known.Kind != kind:
 		t.Fatalf("error %v, want kind %s", err, kind)
 	case (kind == csr.Busy || kind == csr.Unavailable) && known.RetryAfter < time.Second:
 		t.Fatalf("error %v: retry after %s, want a second or more", err, known.RetryAfter)
