@@ -2,6 +2,6 @@
 
 package server
 
-// startBenchmark does nothing: the audit trail cannot be turned off. A binary with
-// the tag "bench" can, to be compared with itself.
+// startBenchmark does nothing: the audit trail cannot be turned off. Only a binary with
+// the tag "bench" can turn it off, to measure what the trail costs.
 func startBenchmark(string) (withoutAudit bool) { return false }

@@ -29,8 +29,8 @@ const (
 	maxFailures      = 20              // wrong passwords a minute from one address
 )
 
-// Password says how the built-in admin's password can be known. Only text that
-// a terminal shows holds the password itself.
+// Password says where people find the built-in admin's password. Both are empty where
+// it was set before.
 type Password struct {
 	Shown string // the password, for a terminal
 	File  string // the file that holds it

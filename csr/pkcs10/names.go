@@ -106,8 +106,7 @@ func (a AltName) resolve() (generalName, *Violation) {
 		if err != nil || addr.Zone() != "" {
 			return generalName{}, &Violation{Rule: NotAnIPAddress, Value: a.Value}
 		}
-		// Who compares names takes an IPv4 address mapped into IPv6 for the IPv4
-		// address.
+		// Verifiers treat an IPv4 address mapped into IPv6 as the IPv4 address.
 		return generalName{tagIPAddress, string(addr.Unmap().AsSlice())}, nil
 	}
 	return ia5(tagDNSName, a.Value, maxDNSName, isDNSName, otherwise)
@@ -139,9 +138,8 @@ func kindOf(value string) AltNameKind {
 	return DNSName
 }
 
-// isDNSName follows RFC 1123 section 2.1: letters, digits and inner hyphens. A
-// last label of digits alone is refused, since that is how an IPv4 address, a
-// wrong one included, is told from a name.
+// isDNSName follows RFC 1123 section 2.1: letters, digits and inner hyphens. It refuses
+// a last label of digits alone: such a text is an IPv4 address, or a wrong one.
 func isDNSName(s string) bool {
 	if len(s) > maxDNSName {
 		return false

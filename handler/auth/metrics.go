@@ -52,10 +52,6 @@ func newMetrics(sessions *sessions) metrics {
 	return m
 }
 
-func (m metrics) count(method string, o outcome) {
-	m.attempts.WithLabelValues(method, string(o)).Inc()
-}
-
 // outcomeOf classifies the error of a verification.
 func outcomeOf(err error) outcome {
 	var known *csr.Error

@@ -4,7 +4,7 @@ import "attestcsr/csr/audit"
 
 // record counts an attempt, and reports it to the audit trail where it was refused.
 func (a *Authenticator) record(at attempt, err error) {
-	a.metrics.count(at.method, outcomeOf(err))
+	a.metrics.attempts.WithLabelValues(at.method, string(outcomeOf(err))).Inc()
 	a.reportRefusal(at, err)
 }
 

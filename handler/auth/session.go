@@ -46,8 +46,8 @@ func newSecret() string {
 	return hex.EncodeToString(random[:])
 }
 
-// digestOf returns zero, which is no secret's digest, for text that is no secret of
-// ours.
+// digestOf returns zero for text that cannot be a secret of ours. No secret has the
+// digest zero.
 func digestOf(secret string) digest {
 	if len(secret) != hex.EncodedLen(secretBytes) {
 		return digest{}
@@ -78,8 +78,8 @@ type claim struct {
 }
 
 // claimOf returns the session that a request names: in the header, or in the cookie
-// where there is no such header. Of several ids none is used: it would be for
-// whoever added the others to choose which one counts.
+// where there is no such header. It uses none of several ids: otherwise whoever added
+// one could choose which counts.
 func claimOf(r *http.Request, realm Realm) (c claim, present bool) {
 	var ids []string
 	inCookie := false
@@ -110,8 +110,8 @@ func noSession() error { return unauthenticated("no session, or one that has end
 // create makes a session. A full store is csr.Unavailable with the time until a
 // session may expire.
 func (s *sessions) create(who identity, realm Realm) (Login, error) {
-	// Each session has a token, also where the login does not return it: the digest
-	// of no token must match none.
+	// Each session has a token, also where the login does not return it: the zero
+	// digest of a missing token must match no session.
 	made := Login{User: who.user, Session: newSecret(), XSRF: newSecret()}
 	key, xsrf := digestOf(made.Session), digestOf(made.XSRF)
 	if realm.XSRFHeader == "" {

@@ -154,8 +154,8 @@ func (r *reader) wrongType(text *jsontext.Decoder, expected string) {
 	r.add(Problem{Kind: WrongType, Name: nameOf(text.StackPointer()), Expected: expected})
 }
 
-// skipWrongType goes past an object or a list that should be something else. This is told
-// before what is wrong inside of it.
+// skipWrongType goes past an object or a list that should be something else. Its problem
+// comes before those inside of it.
 func (r *reader) skipWrongType(text *jsontext.Decoder, expected string) error {
 	outside := text.StackDepth()
 	if _, err := text.ReadToken(); err != nil {

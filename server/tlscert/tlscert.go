@@ -98,7 +98,7 @@ func (s *Certificate) Refresh() {
 // Fingerprint is the SHA-256 of the certificate in use, as people compare it.
 func (s *Certificate) Fingerprint() string { return Fingerprint(s.current.Load()) }
 
-// TLSConfig is what the server offers: the certificate of the moment, TLS 1.2 with
+// TLSConfig is what the server offers: the certificate in use, TLS 1.2 with
 // strong ciphers or TLS 1.3, and HTTP/1.
 func (s *Certificate) TLSConfig() *tls.Config {
 	return &tls.Config{
