@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,11 +42,18 @@ type audited struct {
 	want []audit.Event
 }
 
+func auditOptions(store audit.Outbox, dir string, outboxBound int) audit.Options {
+	return audit.Options{
+		Outbox: store, MAC: auditKey{}, Dir: dir, MaxFileSize: 1 << 20, MaxRefusalsSize: 1 << 20, OutboxBound: outboxBound,
+		Logger: slog.New(slog.DiscardHandler), Now: noon,
+	}
+}
+
 func newAudited(t *testing.T) *audited {
 	t.Helper()
 	a := &audited{bench: newBench(t), t: t, dir: filepath.Join(t.TempDir(), "audit")}
 	var err error
-	if a.log, err = audit.Open(t.Context(), audit.Options{Outbox: a.store, MAC: auditKey{}, Dir: a.dir, Now: noon}); err != nil {
+	if a.log, err = audit.Open(t.Context(), auditOptions(a.store, a.dir, 1000)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -199,7 +207,7 @@ func TestNoRoomForEvidence(t *testing.T) {
 	t.Parallel()
 	b, generated := newCountingBench(t)
 	dir := filepath.Join(t.TempDir(), "audit")
-	l, err := audit.Open(t.Context(), audit.Options{Outbox: b.store, MAC: auditKey{}, Dir: dir, OutboxBound: 3})
+	l, err := audit.Open(t.Context(), auditOptions(b.store, dir, 3))
 	if err != nil {
 		t.Fatal(err)
 	}

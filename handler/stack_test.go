@@ -141,10 +141,7 @@ func (s *stack) openKeystore(freshKeys bool, logger *slog.Logger) *keystore.Keys
 		s.t.Fatal(err)
 	}
 	// No targets: keys are made when they are asked for.
-	maker, err := pool.New(pool.Options{Custodian: staysOpen{custodian}, Logger: logger})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	maker := pool.New(pool.Options{Custodian: staysOpen{custodian}, QueueBound: 256, QueueDeadline: time.Minute, Logger: logger})
 	keys, err := keystore.Open(s.t.Context(), keystore.Options{Store: store, Custodian: maker, Logger: logger})
 	if err != nil {
 		s.t.Fatal(err)

@@ -29,14 +29,11 @@ func (s *Server) openKeystore(ctx context.Context, processors int) (*sealed.Cust
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
-	s.pool, err = pool.New(pool.Options{
+	s.pool = pool.New(pool.Options{
 		Custodian: custodian, Logger: s.log,
 		Targets:    cfg.KeyPool.Targets,
 		QueueBound: cfg.KeyQueue.Bound, QueueDeadline: cfg.KeyQueue.Deadline,
 	})
-	if err != nil {
-		return nil, errors.Join(err, store.Close())
-	}
 	s.outbox = store
 	s.keys, err = keystore.Open(ctx, keystore.Options{Store: store, Custodian: s.pool, Logger: s.log, Processors: processors})
 	if err != nil {

@@ -31,7 +31,7 @@ func (s *Server) openAudit(ctx context.Context, custodian *sealed.Custodian) err
 	s.audit, err = audit.Open(ctx, audit.Options{
 		Outbox: s.outbox, MAC: mac, Dir: filepath.Join(s.cfg.DataDir, AuditDir), Logger: s.log,
 		MaxFileSize: s.cfg.Audit.MaxFileSize, MaxRefusalsSize: s.cfg.Audit.MaxRefusalsSize, OutboxBound: s.cfg.Audit.OutboxBound,
-		CopyToLog: s.cfg.Audit.CopyToLog,
+		CopyToLog: s.cfg.Audit.CopyToLog, Now: time.Now,
 	})
 	return err
 }

@@ -12,7 +12,6 @@
 package audit
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,29 +42,25 @@ type Outbox interface {
 	Anchor(ctx context.Context, name string) ([]byte, error)
 }
 
-// Options says what a Log is made of. Zero values stand for the defaults.
+// Options says what a Log is made of.
 type Options struct {
 	Outbox Outbox // stays the caller's, who closes it after the Log
 	MAC    MAC
 	Dir    string // of the files; made where it is not there, whose parent must be
 
-	MaxFileSize     int64 // of a file of changes, in bytes; 64 MiB
-	MaxRefusalsSize int64 // of all files of refusals, in bytes; 64 MiB
-	OutboxBound     int   // notes that may wait before changes are refused; 10,000
+	MaxFileSize     int64 // of a file of changes, in bytes
+	MaxRefusalsSize int64 // of all files of refusals, in bytes
+	OutboxBound     int   // notes that may wait before changes are refused
 
-	Logger    *slog.Logger     // nil discards
-	CopyToLog bool             // each line is also logged, at level info, without promises
-	Now       func() time.Time // nil is time.Now
+	Logger    *slog.Logger
+	CopyToLog bool // each line is also logged, at level info, without promises
+	Now       func() time.Time
 
 	step func(string) error // see chain
 }
 
-const (
-	defaultFileSize = 64 << 20
-	defaultBound    = 10_000
-	// refusalFiles is how many files share the bound of all files of refusals.
-	refusalFiles = 4
-)
+// refusalFiles is how many files share the bound of all files of refusals.
+const refusalFiles = 4
 
 // ErrBacklog: the trail cannot be written, and OutboxBound notes wait.
 var ErrBacklog = errors.New("the audit trail cannot be written, and no more changes fit the outbox")
@@ -90,15 +85,6 @@ type Log struct {
 // the store says are left as they are: a new file is begun, and an error logged.
 // It fails where no file can be made or the store cannot be written.
 func Open(ctx context.Context, o Options) (*Log, error) {
-	o.MaxFileSize = cmp.Or(o.MaxFileSize, defaultFileSize)
-	o.MaxRefusalsSize = cmp.Or(o.MaxRefusalsSize, defaultFileSize)
-	o.OutboxBound = cmp.Or(o.OutboxBound, defaultBound)
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
 	if err := prepareDir(o.Dir, o.Logger); err != nil {
 		return nil, fmt.Errorf("audit trail: %w", err)
 	}

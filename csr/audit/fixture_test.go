@@ -66,7 +66,10 @@ type trail struct {
 func newTrail(t testing.TB, edit ...func(*audit.Options)) *trail {
 	t.Helper()
 	tr := &trail{t: t, dir: t.TempDir(), said: &kit.Buffer{}}
-	tr.o = audit.Options{MAC: keys, Dir: filepath.Join(tr.dir, "audit"), Logger: slog.New(slog.NewTextHandler(tr.said, nil))}
+	tr.o = audit.Options{
+		MAC: keys, Dir: filepath.Join(tr.dir, "audit"), MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, OutboxBound: 10_000,
+		Logger: slog.New(slog.NewTextHandler(tr.said, nil)), Now: time.Now,
+	}
 	for _, e := range edit {
 		e(&tr.o)
 	}

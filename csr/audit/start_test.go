@@ -3,6 +3,7 @@ package audit_test
 import (
 	"bytes"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -209,7 +210,7 @@ func TestRefusedFolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, folder := range []string{file, open} {
-		if l, err := audit.Open(t.Context(), audit.Options{Outbox: store, MAC: keys, Dir: folder}); err == nil {
+		if l, err := audit.Open(t.Context(), audit.Options{Outbox: store, MAC: keys, Dir: folder, Logger: slog.New(slog.DiscardHandler)}); err == nil {
 			t.Errorf("%s: opened %v", folder, l)
 		}
 	}

@@ -28,10 +28,7 @@ func openSealed(t testing.TB, dir string) keystore.Custodian {
 
 // BenchmarkHit measures what the pool adds to a key that is ready.
 func BenchmarkHit(b *testing.B) {
-	p, err := pool.New(pool.Options{Custodian: keystoretest.NewHandedIn(openSealed(b, b.TempDir())), Targets: map[int]int{2048: 512}})
-	if err != nil {
-		b.Fatal(err)
-	}
+	p := newPool(pool.Options{Custodian: keystoretest.NewHandedIn(openSealed(b, b.TempDir())), Targets: map[int]int{2048: 512}})
 	defer p.Close()
 	if err := p.Warm(b.Context()); err != nil {
 		b.Fatal(err)
@@ -78,18 +75,12 @@ func BenchmarkRefill(b *testing.B) {
 		}
 	})
 	b.Run("pool", func(b *testing.B) {
-		p, err := pool.New(pool.Options{Custodian: openSealed(b, b.TempDir()), Targets: map[int]int{2048: 1 << 20}})
-		if err != nil {
-			b.Fatal(err)
-		}
+		p := newPool(pool.Options{Custodian: openSealed(b, b.TempDir()), Targets: map[int]int{2048: 1 << 20}})
 		defer p.Close()
 		signAtRate(b, private)
 	})
 	b.Run("misses", func(b *testing.B) {
-		p, err := pool.New(pool.Options{Custodian: openSealed(b, b.TempDir()), Targets: map[int]int{2048: 1}})
-		if err != nil {
-			b.Fatal(err)
-		}
+		p := newPool(pool.Options{Custodian: openSealed(b, b.TempDir()), Targets: map[int]int{2048: 1}})
 		defer p.Close()
 		for range 8 {
 			go func() {

@@ -47,6 +47,11 @@ type fixture struct {
 	log   *kit.Buffer
 }
 
+// newPool starts a pool with the default bounds where o has none.
+func newPool(o pool.Options) *pool.Pool {
+	return pool.New(kit.Complete(o, pool.Options{QueueBound: 256, QueueDeadline: 30 * time.Second, Logger: slog.New(slog.DiscardHandler)}))
+}
+
 func open(t testing.TB, o pool.Options) *fixture {
 	t.Helper()
 	f := &fixture{vault: keystoretest.NewVault(), log: &kit.Buffer{}}
@@ -57,10 +62,7 @@ func open(t testing.TB, o pool.Options) *fixture {
 		c.Custodian = f.vault
 	}
 	o.Logger = slog.New(slog.NewTextHandler(f.log, nil))
-	p, err := pool.New(o)
-	if err != nil {
-		t.Fatalf("New: %v", err)
-	}
+	p := newPool(o)
 	f.Pool = p
 	t.Cleanup(func() {
 		if c, ok := o.Custodian.(*gated); ok {

@@ -28,7 +28,7 @@ import (
 	"attestcsr/keystore"
 )
 
-// Options says what a Pool is made of. Zero values mean the defaults.
+// Options says what a Pool is made of.
 type Options struct {
 	// Custodian makes and keeps the keys. The Pool closes it.
 	Custodian keystore.Custodian
@@ -42,19 +42,13 @@ type Options struct {
 	// Processors is how many keys are made at once for those who wait. By default
 	// GOMAXPROCS, as the runtime sets it.
 	Processors int
-	// QueueBound is how many callers may wait beside those whose key is in the
-	// making; default 256.
+	// QueueBound is how many callers may wait beside those whose key is in the making.
 	QueueBound int
-	// QueueDeadline is how long a caller waits for a key at most; default 30 s.
+	// QueueDeadline is how long a caller waits for a key at most.
 	QueueDeadline time.Duration
 
-	Logger *slog.Logger // nil discards
+	Logger *slog.Logger
 }
-
-const (
-	defaultQueueBound    = 256
-	defaultQueueDeadline = 30 * time.Second
-)
 
 // custodian is the one that makes the keys. A Pool passes everything on to it but
 // Generate and Close.
@@ -104,15 +98,8 @@ type size struct {
 
 var _ keystore.Custodian = (*Pool)(nil)
 
-// New starts a Pool, which owns the custodian from then on, also when New fails.
-func New(o Options) (*Pool, error) {
-	for bits, target := range o.Targets {
-		if bits < 1 || target < 1 {
-			err := fmt.Errorf("key pool: a target of %d RSA keys of %d bits: both must be at least 1", target, bits)
-			return nil, errors.Join(err, o.Custodian.Close())
-		}
-	}
-	o.setDefaults()
+// New starts a Pool, which owns the custodian from then on.
+func New(o Options) *Pool {
 	life, end := context.WithCancel(context.Background())
 	p := &Pool{
 		custodian: o.Custodian, log: o.Logger,
@@ -128,19 +115,7 @@ func New(o Options) (*Pool, error) {
 	if len(p.pooled) > 0 {
 		p.startWorkers(o.Workers)
 	}
-	return p, nil
-}
-
-func (o *Options) setDefaults() {
-	if o.QueueBound <= 0 {
-		o.QueueBound = defaultQueueBound
-	}
-	if o.QueueDeadline <= 0 {
-		o.QueueDeadline = defaultQueueDeadline
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	return p
 }
 
 func (p *Pool) addSize(bits, target int) *size {

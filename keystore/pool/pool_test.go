@@ -24,11 +24,7 @@ import (
 func TestCustodian(t *testing.T) {
 	t.Parallel()
 	keystoretest.TestCustodian(t, func(t *testing.T, dir string) keystore.Custodian {
-		p, err := pool.New(pool.Options{Custodian: openSealed(t, dir), Targets: map[int]int{2048: 1}, Workers: 1})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return p
+		return newPool(pool.Options{Custodian: openSealed(t, dir), Targets: map[int]int{2048: 1}, Workers: 1})
 	})
 }
 
@@ -195,22 +191,6 @@ func TestNotPooled(t *testing.T) {
 	blocked.finish <- nil
 	wg.Wait()
 	gate.none(t)
-}
-
-func TestOptions(t *testing.T) {
-	t.Parallel()
-	for name, o := range map[string]pool.Options{
-		"no bits":        {Targets: map[int]int{0: 1}},
-		"target of none": {Targets: map[int]int{2048: 0}},
-	} {
-		vault := keystoretest.NewVault()
-		o.Custodian = vault
-		if p, err := pool.New(o); err == nil || p != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		_, err := vault.Generate(t.Context(), ec256)
-		wantError(t, name+": the custodian", err, keystore.ErrUnavailable)
-	}
 }
 
 func TestClose(t *testing.T) {

@@ -54,10 +54,7 @@ func idleThreads(t testing.TB) []int {
 func TestThreadsAreIdle(t *testing.T) {
 	kit.Eventually(t, "no idle threads", func() bool { return len(idleThreads(t)) == 0 })
 	made := &where{Custodian: keystoretest.NewVault()}
-	p, err := pool.New(pool.Options{Custodian: made, Targets: map[int]int{2048: 20}, Workers: 3})
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := newPool(pool.Options{Custodian: made, Targets: map[int]int{2048: 20}, Workers: 3})
 	if err := p.Warm(t.Context()); err != nil {
 		t.Fatal(err)
 	}
