@@ -16,6 +16,7 @@ import (
 	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/keystoretest"
 	"attestcsr/keystore/sealed"
 	"attestcsr/test/kit"
 )
@@ -91,7 +92,7 @@ func openBench(t testing.TB, dir string, wrap func(keystore.Custodian) keystore.
 		t.Fatal(err)
 	}
 	b := bench{store: &faultyStore{Store: store}}
-	b.keys, err = keystore.Open(t.Context(), keystore.Options{Store: b.store, Custodian: wrap(custodian)})
+	b.keys, err = keystore.Open(t.Context(), keystore.Options{Store: b.store, Custodian: wrap(custodian), MAC: keystoretest.MAC("records")})
 	if err != nil {
 		t.Fatal(err)
 	}

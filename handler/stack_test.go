@@ -142,7 +142,7 @@ func (s *stack) openKeystore(freshKeys bool, logger *slog.Logger) *keystore.Keys
 	}
 	// No targets: keys are made when they are asked for.
 	maker := pool.New(pool.Options{Custodian: staysOpen{custodian}, QueueBound: 256, QueueDeadline: time.Minute, Logger: logger})
-	keys, err := keystore.Open(s.t.Context(), keystore.Options{Store: store, Custodian: maker, Logger: logger})
+	keys, err := keystore.Open(s.t.Context(), keystore.Options{Store: store, Custodian: maker, MAC: keystoretest.MAC("records"), Logger: logger})
 	if err != nil {
 		s.t.Fatal(err)
 	}

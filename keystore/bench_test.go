@@ -29,7 +29,7 @@ func BenchmarkReplace(b *testing.B) {
 			b.Fatal(err)
 		}
 		ready := keystoretest.NewHandedIn(custodian)
-		k, err := keystore.Open(b.Context(), keystore.Options{Store: store, Custodian: ready})
+		k, err := keystore.Open(b.Context(), keystore.Options{Store: store, Custodian: ready, MAC: testMAC})
 		if err != nil {
 			b.Fatal(err)
 		}

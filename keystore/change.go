@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -163,9 +164,9 @@ func (k *Keystore) Delete(ctx context.Context, at Target, note []byte) error {
 	return err
 }
 
-// read returns the record of a slot that is in the expected state.
+// read returns the record of a slot that is authentic and in the expected state.
 func (k *Keystore) read(ctx context.Context, at Target) (Record, error) {
-	r, err := k.store.Get(ctx, at.Slot)
+	r, err := k.get(ctx, at.Slot)
 	if err != nil {
 		return Record{}, err
 	}
@@ -222,6 +223,12 @@ func onlyIfNew(ref, old Ref) Ref {
 	return ref
 }
 
+// Note commits a note alone: evidence of something that changed no slot.
+func (k *Keystore) Note(ctx context.Context, note []byte) error {
+	_, err := k.commit(ctx, note, nil)
+	return err
+}
+
 // commit is the commit point of every change, and the only place where bound keys
 // are destroyed. fresh is the reference that was made for this commit, if any. It
 // returns the record that the first of ops wrote.
@@ -232,22 +239,59 @@ func onlyIfNew(ref, old Ref) Ref {
 // leaves the new record and, until that sweep, the key that was replaced.
 func (k *Keystore) commit(ctx context.Context, note []byte, fresh Ref, ops ...Op) (Record, error) {
 	start := time.Now()
-	done, err := k.store.Commit(ctx, note, ops...)
+	var first Op // its slot stands for the commit in log lines
+	done, err := k.authenticate(ctx, note, &fresh, ops)
 	k.metrics.commits(err, start)
+	if len(ops) > 0 {
+		first = ops[0]
+	}
 	switch {
 	case outcomeOf(err) == outcomeUnknown:
 		// A restart may find either pair, so both keys stay. The next Open sweeps
 		// the one that it did not find.
-		k.log.ErrorContext(ctx, "a commit failed and may have happened all the same", "slot", ops[0].Slot.String(), "error", err)
+		k.log.ErrorContext(ctx, "a commit failed and may have happened all the same", "slot", first.Slot.String(), "error", err)
 		return Record{}, err
 	case err != nil:
-		k.destroy(ctx, ops[0].Slot, fresh)
+		k.check.fail(err, k.log)
+		k.destroy(ctx, first.Slot, fresh)
 		return Record{}, err
 	}
-	for _, ref := range done.Unlinked {
-		k.destroy(ctx, ops[0].Slot, ref)
+	for _, r := range done.Replaced {
+		again := slices.ContainsFunc(ops, func(op Op) bool { return !op.Delete && bytes.Equal(op.Ref, r.Ref) })
+		if !again && k.auth.check(r) == nil { // a forged record may name the key of another slot
+			k.destroy(ctx, first.Slot, r.Ref)
+		}
 	}
-	return Record{Slot: ops[0].Slot, Revision: done.Revision, Payload: ops[0].Payload}, nil
+	return Record{Slot: first.Slot, Revision: done.Revision, Payload: first.Payload, Index: first.Index}, nil
+}
+
+// authenticate commits ops with their codes. Where the sealing key was rotated in the
+// meantime, it binds the keys again, under the new one.
+func (k *Keystore) authenticate(ctx context.Context, note []byte, fresh *Ref, ops []Op) (Commit, error) {
+	for {
+		if err := k.auth.sign(ops); err != nil {
+			return Commit{}, fmt.Errorf("%w: %w", ErrNotCommitted, err)
+		}
+		done, err := k.store.Commit(ctx, note, ops...)
+		if !errors.Is(err, ErrRotated) {
+			return done, err
+		}
+		for i, op := range ops {
+			if len(op.Ref) == 0 || op.Delete || !k.custodian.Stale(op.Ref) {
+				continue
+			}
+			at := Bind(op.Slot, op.Payload)
+			ref, err := k.custodian.Rebind(ctx, at, at, op.Ref)
+			if err != nil {
+				return Commit{}, fmt.Errorf("%w: %s: binding the key under the new sealing key: %w", ErrNotCommitted, op.Slot, err)
+			}
+			if bytes.Equal(op.Ref, *fresh) {
+				k.destroy(ctx, op.Slot, *fresh)
+				*fresh = ref
+			}
+			ops[i].Ref = ref
+		}
+	}
 }
 
 // destroy destroys a bound key that no record refers to. The change itself has

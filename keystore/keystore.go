@@ -37,6 +37,12 @@ var (
 	// will be seen after a restart. Neither the old nor the new key may be
 	// destroyed; what is stored must be read again before the next step.
 	ErrOutcomeUnknown = errors.New("commit outcome unknown")
+	// ErrUnauthentic: what is stored was not written by a holder of the sealing keyset,
+	// or cannot be read.
+	ErrUnauthentic = errors.New("not written by this service")
+	// ErrRotated: the sealing keyset has another primary key since the commit was
+	// made up. Nothing was changed.
+	ErrRotated = errors.New("the sealing key was rotated in the meantime")
 	// ErrUnavailable: the store or custodian is closed, or is recovering from
 	// an outcome that was unknown.
 	ErrUnavailable = errors.New("key store unavailable")
@@ -126,6 +132,9 @@ type Custodian interface {
 	// reference stays valid until it is destroyed; a custodian whose reference
 	// does not depend on the binding returns the same one.
 	Rebind(ctx context.Context, from, to Binding, ref Ref) (Ref, error)
+	// Stale reports whether the reference is sealed under a key that is not the primary
+	// one any more, so that Rebind would give another. It does not open the key.
+	Stale(ref Ref) bool
 	// Destroy makes the reference unusable. Destroying an absent key is no error.
 	Destroy(ctx context.Context, ref Ref) error
 	// Sweep destroys every bound key of this custodian for which live reports

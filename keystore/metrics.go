@@ -40,7 +40,8 @@ func outcomeOf(err error) outcome {
 }
 
 type metrics struct {
-	commit *prometheus.HistogramVec
+	commit      *prometheus.HistogramVec
+	unauthentic prometheus.Counter
 }
 
 func newMetrics() metrics {
@@ -55,6 +56,10 @@ func newMetrics() metrics {
 	m := metrics{
 		commit: native("attestcsr_store_commit_seconds",
 			"Time of a commit to the key store, until it was durable or had failed.", "outcome"),
+		unauthentic: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "attestcsr_store_unauthentic_total",
+			Help: "Records that were read from the key store and were not authentic.",
+		}),
 	}
 	for _, o := range []outcome{committed, conflict, notFound, notCommitted, unavailable, outcomeUnknown} {
 		m.commit.WithLabelValues(string(o))

@@ -64,7 +64,7 @@ func TestForeignCustodian(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, err := keystore.Open(t.Context(), keystore.Options{Store: store, Custodian: foreign})
+	_, err := keystore.Open(t.Context(), keystore.Options{Store: store, Custodian: foreign, MAC: testMAC})
 	if err == nil || !strings.Contains(err.Error(), "cannot be opened") {
 		t.Errorf("Open: %v", err)
 	}
@@ -88,7 +88,7 @@ func TestForeignKeyset(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return keystore.Open(t.Context(), keystore.Options{Store: store, Custodian: custodian})
+		return keystore.Open(t.Context(), keystore.Options{Store: store, Custodian: custodian, MAC: testMAC})
 	}
 	for range 2 {
 		k, err := openReal("keyset.json")
@@ -105,20 +105,22 @@ func TestForeignKeyset(t *testing.T) {
 }
 
 // The sweep destroys nothing when it cannot find out what is live.
-func TestSweepNeedsRefs(t *testing.T) {
+func TestSweepNeedsRecords(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t, nil)
 	f.mustReplace(t, a)
 	store := f.closeToStore(t)
 	unreadable := errors.New("unreadable")
-	_, err := keystore.Open(t.Context(), keystore.Options{Store: noRefs{store, unreadable}, Custodian: f.vault.Reopen()})
+	_, err := keystore.Open(t.Context(), keystore.Options{Store: uninspected{store, unreadable}, Custodian: f.vault.Reopen(), MAC: testMAC})
 	wantError(t, "Open", err, unreadable)
 	openAt(t, f.file, f.vault.Reopen(), nil).wantKeys(t, 0, a)
 }
 
-type noRefs struct {
+type uninspected struct {
 	keystore.Store
 	err error
 }
 
-func (s noRefs) Refs(context.Context, func(keystore.Slot, keystore.Ref) error) error { return s.err }
+func (s uninspected) Inspect(context.Context, func(keystore.Record, error) error) (keystore.Evidence, error) {
+	return keystore.Evidence{}, s.err
+}

@@ -3,21 +3,25 @@ package keystore
 import (
 	"context"
 	"crypto"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/sys/unix"
 )
 
 // Options says what a Keystore is made of.
 type Options struct {
 	Store     Store
 	Custodian Custodian
+	MAC       MAC          // authenticates records and notes; of a purpose of its own
 	Logger    *slog.Logger // nil discards
 
 	// Processors bounds how many payloads are built at once, which is when
@@ -32,6 +36,7 @@ type Keystore struct {
 	store     Store
 	custodian Custodian
 	log       *slog.Logger
+	auth      authenticator
 	building  *semaphore.Weighted // first come, first served
 	metrics   metrics
 	check     storeCheck
@@ -59,9 +64,11 @@ func Open(ctx context.Context, o Options) (*Keystore, error) {
 		store:     o.Store,
 		custodian: o.Custodian,
 		log:       o.Logger,
+		auth:      authenticator{o.MAC},
 		building:  semaphore.NewWeighted(int64(o.Processors)),
 		metrics:   newMetrics(),
 	}
+	k.store.Protect(guard{k.auth, k.custodian})
 	if err := k.start(ctx); err != nil {
 		return nil, errors.Join(err, k.Close())
 	}
@@ -75,6 +82,9 @@ func (k *Keystore) start(ctx context.Context) error {
 		return err
 	}
 	if !fresh {
+		if err := k.auth.check(canary); err != nil {
+			return err
+		}
 		if _, err := k.open(ctx, canary); err != nil {
 			return fmt.Errorf("the private keys in this store cannot be opened; they were made with another sealing keyset or token: %w", err)
 		}
@@ -100,9 +110,9 @@ func (k *Keystore) start(ctx context.Context) error {
 func (k *Keystore) sweep(ctx context.Context) error {
 	gather := sync.OnceValues(func() (map[string]bool, error) {
 		refs := map[string]bool{}
-		err := k.store.Refs(ctx, func(_ Slot, ref Ref) error {
-			refs[string(ref)] = true
-			return nil
+		_, err := k.store.Inspect(ctx, func(r Record, unreadable error) error {
+			refs[string(r.Ref)] = true
+			return unreadable
 		})
 		return refs, err
 	})
@@ -121,27 +131,81 @@ func (k *Keystore) sweep(ctx context.Context) error {
 	return nil
 }
 
-// Get returns the record of a slot, without its key reference, or ErrNotFound.
-// It never opens a key.
+// Get returns the record of a slot, without its key reference, or ErrNotFound. It never
+// opens a key. With ErrUnauthentic comes a Record of the slot and the revision alone, for
+// At.
 func (k *Keystore) Get(ctx context.Context, slot Slot) (Record, error) {
+	r, err := k.get(ctx, slot)
+	r.Ref = nil
+	return r, err
+}
+
+// get returns an authentic record.
+func (k *Keystore) get(ctx context.Context, slot Slot) (Record, error) {
 	r, err := k.store.Get(ctx, slot)
 	if err != nil {
 		return Record{}, err
 	}
-	r.Ref = nil
+	if err := k.auth.check(r); err != nil {
+		k.metrics.unauthentic.Inc()
+		k.log.ErrorContext(ctx, "a record in the key store is not authentic: find out who could write to the file", "slot", slot.String())
+		return Record{Slot: slot, Revision: r.Revision}, err
+	}
 	return r, nil
 }
 
-// List returns one page of a collection, without key references.
+// List returns one page of a collection, without key references. A record that is not
+// authentic has an Err, and does not end the list.
 func (k *Keystore) List(ctx context.Context, q Query) ([]Item, error) {
 	items, err := k.store.List(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	for i := range items {
+	for i, item := range items {
 		items[i].Ref = nil
+		if err := k.auth.check(item.Record); err != nil {
+			k.metrics.unauthentic.Inc()
+			items[i] = Item{Record: Record{Slot: item.Slot, Revision: item.Revision}, Position: item.Position, Err: err}
+		}
 	}
 	return items, nil
+}
+
+// Inspect calls fn with the state of every slot at one moment: the revision, the SHA-256
+// of the payload, and why the record is not authentic. It leaves the canary out.
+func (k *Keystore) Inspect(ctx context.Context, fn func(slot Slot, revision uint64, digest [sha256.Size]byte, err error) error) (Evidence, error) {
+	return k.store.Inspect(ctx, func(r Record, unreadable error) error {
+		if r.Slot == canarySlot {
+			return nil
+		}
+		if unreadable == nil {
+			unreadable = k.auth.check(r)
+		}
+		return fn(r.Slot, r.Revision, sha256.Sum256(r.Payload), unreadable)
+	})
+}
+
+// CheckNote returns an error for a note whose code does not fit.
+func (k *Keystore) CheckNote(n Note) error {
+	if !k.auth.fits(n.Code, noteMessage(n.Previous, n.Revision, n.Text)) {
+		return fmt.Errorf("the note of revision %d is %w", n.Revision, ErrUnauthentic)
+	}
+	return nil
+}
+
+// Use opens the key of a slot for fn, with its record. ErrNotFound means that the slot is
+// empty. The signer is fn's alone and must not be used after it returned.
+func (k *Keystore) Use(ctx context.Context, slot Slot, fn func(crypto.Signer, Record) error) error {
+	r, err := k.get(ctx, slot)
+	if err != nil {
+		return err
+	}
+	signer, err := k.open(ctx, r)
+	if err != nil {
+		return err
+	}
+	r.Ref = nil
+	return fn(signerOnly{signer}, r)
 }
 
 // Count returns the number of records in a collection.
@@ -153,28 +217,19 @@ func (k *Keystore) Count(ctx context.Context, collection string) (int, error) {
 // (asked at most once a second), and the canary key and the keys of the given
 // slots open. A slot that is empty is fine.
 func (k *Keystore) Ready(ctx context.Context, slots ...Slot) error {
-	if err := k.check.run(ctx, k.store); err != nil {
+	if err := k.check.run(ctx, k.store, k.log); err != nil {
 		return err
 	}
-	if err := k.openKey(ctx, canarySlot); err != nil {
+	opens := func(crypto.Signer, Record) error { return nil }
+	if err := k.Use(ctx, canarySlot, opens); err != nil {
 		return err
 	}
 	for _, slot := range slots {
-		if err := k.openKey(ctx, slot); err != nil && !errors.Is(err, ErrNotFound) {
+		if err := k.Use(ctx, slot, opens); err != nil && !errors.Is(err, ErrNotFound) {
 			return err
 		}
 	}
 	return nil
-}
-
-// openKey proves that the key of a slot opens.
-func (k *Keystore) openKey(ctx context.Context, slot Slot) error {
-	r, err := k.store.Get(ctx, slot)
-	if err != nil {
-		return err
-	}
-	_, err = k.open(ctx, r)
-	return err
 }
 
 func (k *Keystore) open(ctx context.Context, r Record) (crypto.Signer, error) {
@@ -194,9 +249,9 @@ type measured interface {
 // registry.
 func (k *Keystore) Collectors() []prometheus.Collector {
 	if m, ok := k.custodian.(measured); ok {
-		return append(m.Collectors(), k.metrics.commit)
+		return append(m.Collectors(), k.metrics.commit, k.metrics.unauthentic)
 	}
-	return []prometheus.Collector{k.metrics.commit}
+	return []prometheus.Collector{k.metrics.commit, k.metrics.unauthentic}
 }
 
 // Close closes the store and then the custodian. Changes still under way fail
@@ -216,17 +271,41 @@ type storeCheck struct {
 	mu  sync.Mutex
 	at  time.Time
 	err error
+	// full is why a commit had no space, and when, until a check succeeds.
+	full atomic.Pointer[failure]
 }
 
-func (c *storeCheck) run(ctx context.Context, store Store) error {
+type failure struct {
+	at  time.Time
+	err error
+}
+
+// fail takes the error of a commit. One for want of space ends readiness at once.
+func (c *storeCheck) fail(err error, log *slog.Logger) {
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+		return
+	}
+	if c.full.Swap(&failure{time.Now(), err}) == nil {
+		log.Error("the key store has no space left: the service is not ready until a check succeeds", "error", err)
+	}
+}
+
+func (c *storeCheck) run(ctx context.Context, store Store, log *slog.Logger) error {
+	if full := c.full.Load(); full != nil && time.Since(full.at) < checkLifetime {
+		return full.err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.at.IsZero() || time.Since(c.at) >= checkLifetime {
+	if full := c.full.Load(); full != nil || c.at.IsZero() || time.Since(c.at) >= checkLifetime {
 		// Others get this result: that one prober gave up must not be it.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)
 		defer cancel()
 		c.err = store.Check(ctx)
 		c.at = time.Now()
+		c.fail(c.err, log)
+		if c.err == nil && c.full.CompareAndSwap(full, nil) && full != nil {
+			log.Info("the key store has space again")
+		}
 	}
 	return c.err
 }

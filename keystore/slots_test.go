@@ -38,6 +38,9 @@ type fixture struct {
 	log   *bytes.Buffer
 }
 
+// testMAC authenticates what the tests store.
+const testMAC = keystoretest.MAC("records")
+
 func openFixture(t testing.TB, change func(*keystore.Options)) *fixture {
 	t.Helper()
 	return openAt(t, filepath.Join(t.TempDir(), "store.db"), keystoretest.NewVault(), change)
@@ -50,7 +53,7 @@ func openAt(t testing.TB, file string, vault *keystoretest.Vault, change func(*k
 		t.Fatalf("opening the store: %v", err)
 	}
 	f := &fixture{store: keystoretest.NewFaulty(store), vault: vault, file: file, log: &bytes.Buffer{}}
-	o := keystore.Options{Store: f.store, Custodian: vault, Logger: slog.New(slog.NewTextHandler(f.log, nil))}
+	o := keystore.Options{Store: f.store, Custodian: vault, MAC: testMAC, Logger: slog.New(slog.NewTextHandler(f.log, nil))}
 	if change != nil {
 		change(&o)
 	}

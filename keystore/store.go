@@ -41,6 +41,8 @@ type Record struct {
 	Revision uint64
 	Ref      Ref // empty where the slot holds no key
 	Payload  []byte
+	Index    []IndexEntry // in ascending order of names
+	Code     []byte       // authenticates all of it but the revision
 }
 
 // IndexEntry sorts a record in the index of that name within its collection.
@@ -57,10 +59,14 @@ type Op struct {
 	Expect Expect
 	// Delete empties the slot; the fields below are then unused. Deleting an
 	// empty slot that meets Expect is ErrNotFound.
-	Delete  bool
+	Delete bool
+	// Relink gives the record another reference and another code. Everything else of
+	// it stays, its revision too. An empty slot is ErrNotFound.
+	Relink  bool
 	Ref     Ref
 	Payload []byte
 	Index   []IndexEntry
+	Code    []byte
 }
 
 // Query asks for one page of a collection.
@@ -81,14 +87,41 @@ type Query struct {
 type Item struct {
 	Record
 	Position []byte
+	Err      error // of Keystore.List: the record is not authentic, and its content left out
 }
 
 // Commit is the result of a successful commit: the revision that every written
-// record of it carries, and the references of the records that it replaced or
-// deleted, without those that it wrote again.
+// record of it carries, and the records that it replaced, relinked or deleted, as
+// they were before.
 type Commit struct {
 	Revision uint64
-	Unlinked []Ref
+	Replaced []Record
+}
+
+// Guard is what a store asks within the transaction of a commit, for each commit in
+// the order in which they are applied, and again when a batch is repeated.
+type Guard interface {
+	// Admit returns ErrRotated for an operation whose code is of a key that is no
+	// longer the primary one. That commit fails alone.
+	Admit(op Op) error
+	// Seal returns the code of a note. previous is the code of the note before, or
+	// nothing.
+	Seal(previous []byte, revision uint64, note []byte) ([]byte, error)
+}
+
+// Note is a note as the outbox holds it. Previous is the code of the note before it,
+// which may have left the outbox.
+type Note struct {
+	Revision             uint64
+	Previous, Code, Text []byte
+}
+
+// Evidence is what a store says of the audit trail at one moment.
+type Evidence struct {
+	Revision uint64 // the last that was given out
+	Head     []byte // code of the newest note that there ever was
+	Anchors  map[string][]byte
+	Notes    []Note // in the outbox, the oldest first
 }
 
 // Records is where records live. Implementations are safe for concurrent use.
@@ -101,12 +134,10 @@ type Records interface {
 	List(ctx context.Context, q Query) ([]Item, error)
 	// Count returns the number of records in a collection without a scan.
 	Count(ctx context.Context, collection string) (int, error)
-	// Refs calls fn with the reference of every record until fn returns an
-	// error, which it returns. It scans; it is for start-up and maintenance.
-	Refs(ctx context.Context, fn func(Slot, Ref) error) error
 	// Commit applies all of ops, or none, durably: it has reached stable storage
 	// when it returns. All conditions are checked before the first write. A
-	// note, where given, is appended to the outbox in the same commit.
+	// note, where given, is appended to the outbox in the same commit. A note may come
+	// alone.
 	// The bounds are those of ValidateCommit. The end of ctx withdraws a commit
 	// only while it is certain that nothing of it will happen.
 	// Errors: ErrConflict, ErrNotFound, ErrNotCommitted (bounds and the end of
@@ -117,7 +148,15 @@ type Records interface {
 // Store is a back end that keeps records. Its owner closes it.
 type Store interface {
 	Records
-	// Check makes a small durable write of its own and reports whether the
+	// Protect says whom to ask within commits. It comes before the first commit.
+	// Without a guard notes have no codes.
+	Protect(g Guard)
+	// Inspect reads all of the store at one moment, while commits go on. It calls fn
+	// with every record until fn returns an error, which it returns. A record that
+	// cannot be read comes with its slot alone and the reason. It is for start-up and
+	// maintenance.
+	Inspect(ctx context.Context, fn func(r Record, unreadable error) error) (Evidence, error)
+	// Check overwrites a scratch record of CheckSize bytes and reports whether the
 	// store can take commits.
 	Check(ctx context.Context) error
 	// Close waits for the commit under way; those still queued, and everything
@@ -131,9 +170,9 @@ type Store interface {
 type Outbox interface {
 	// Outbox calls fn with the notes of commits after a revision, in the order of
 	// their commits, limit of them at most, until fn returns an error, which it
-	// returns. A note belongs to fn. What fn sees is durable, and later commits
+	// returns. Note says what previous and code are; all belong to fn. What fn sees is durable, and later commits
 	// have higher revisions. So notes cannot come up before one that fn has seen.
-	Outbox(ctx context.Context, after uint64, limit int, fn func(revision uint64, note []byte) error) error
+	Outbox(ctx context.Context, after uint64, limit int, fn func(revision uint64, previous, code, note []byte) error) error
 	// Pending returns the number of notes in the outbox. It is cheap enough to
 	// be asked before every change.
 	Pending(ctx context.Context) (int, error)
@@ -143,6 +182,9 @@ type Outbox interface {
 	// those of ValidateAnchor, the errors those of Commit. A store that is too
 	// full for other commits takes this one.
 	Trim(ctx context.Context, through uint64, name string, anchor []byte) error
+	// Advance makes the revisions of later commits higher than this one, for a store
+	// that was put back from a backup. The errors are those of Commit.
+	Advance(ctx context.Context, revision uint64) error
 	// Anchor returns what the last Trim kept under a name, or nil. It belongs to
 	// the caller.
 	Anchor(ctx context.Context, name string) ([]byte, error)

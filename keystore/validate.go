@@ -20,6 +20,8 @@ const (
 	MaxOpsPerCommit  = 16
 	MaxAnchorNameLen = 64      // bytes
 	MaxAnchorLen     = 1 << 14 // bytes
+	MaxCodeLen       = 64      // bytes
+	CheckSize        = 4 << 10 // bytes of the scratch record, as a create has
 )
 
 // Validate reports whether the slot can exist in a store: both parts non-empty,
@@ -42,6 +44,8 @@ func (o Op) Validate() error {
 	switch {
 	case len(o.Ref) > MaxRefLen:
 		return fmt.Errorf("%s: key reference is longer than %d bytes", o.Slot, MaxRefLen)
+	case len(o.Code) > MaxCodeLen:
+		return fmt.Errorf("%s: authentication code is longer than %d bytes", o.Slot, MaxCodeLen)
 	case len(o.Payload) > MaxPayloadLen:
 		return fmt.Errorf("%s: payload is longer than %d bytes", o.Slot, MaxPayloadLen)
 	case len(o.Index) > MaxIndexEntries:

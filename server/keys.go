@@ -15,6 +15,11 @@ import (
 	"attestcsr/keystore/sealed"
 )
 
+// recordsPurpose is what the keys that authenticate the store's records and notes are
+// derived for. Another text gives other keys, and nothing that was stored before is
+// authentic.
+const recordsPurpose = "stored records 1"
+
 // openKeystore also returns the custodian that the pool is around.
 func (s *Server) openKeystore(ctx context.Context, processors int) (*sealed.Custodian, error) {
 	cfg := s.cfg
@@ -34,8 +39,12 @@ func (s *Server) openKeystore(ctx context.Context, processors int) (*sealed.Cust
 		Targets:    cfg.KeyPool.Targets,
 		QueueBound: cfg.KeyQueue.Bound, QueueDeadline: cfg.KeyQueue.Deadline,
 	})
+	mac, err := custodian.MAC(recordsPurpose)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
 	s.outbox = store
-	s.keys, err = keystore.Open(ctx, keystore.Options{Store: store, Custodian: s.pool, Logger: s.log, Processors: processors})
+	s.keys, err = keystore.Open(ctx, keystore.Options{Store: store, Custodian: s.pool, MAC: mac, Logger: s.log, Processors: processors})
 	if err != nil {
 		return nil, fmt.Errorf("%w; if the sealing keyset that belongs to %s is lost for good, \"attestcsr store discard-keys\" begins anew", err, cfg.DataDir)
 	}
@@ -44,9 +53,9 @@ func (s *Server) openKeystore(ctx context.Context, processors int) (*sealed.Cust
 
 // openCustodian makes a sealing keyset only for a store that holds nothing yet:
 // with records there must have been one, and another cannot open them.
-func openCustodian(ctx context.Context, cfg *config.Config, store keystore.Records, log *slog.Logger) (*sealed.Custodian, error) {
+func openCustodian(ctx context.Context, cfg *config.Config, store keystore.Store, log *slog.Logger) (*sealed.Custodian, error) {
 	errNotEmpty := errors.New("not empty")
-	err := store.Refs(ctx, func(keystore.Slot, keystore.Ref) error { return errNotEmpty })
+	_, err := store.Inspect(ctx, func(keystore.Record, error) error { return errNotEmpty })
 	if err != nil && !errors.Is(err, errNotEmpty) {
 		return nil, err
 	}

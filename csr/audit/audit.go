@@ -36,7 +36,7 @@ const (
 // Outbox is where notes wait, and where anchors are kept. keystore.Outbox says
 // what the methods promise.
 type Outbox interface {
-	Outbox(ctx context.Context, after uint64, limit int, fn func(revision uint64, note []byte) error) error
+	Outbox(ctx context.Context, after uint64, limit int, fn func(revision uint64, previous, code, note []byte) error) error
 	Pending(ctx context.Context) (int, error)
 	Trim(ctx context.Context, through uint64, name string, anchor []byte) error
 	Anchor(ctx context.Context, name string) ([]byte, error)

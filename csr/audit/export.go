@@ -95,7 +95,7 @@ func (l *Log) write(ctx context.Context, c *chain, entries []entry) (written int
 // becomes a line that says so: the trail does not end at it.
 func (c *chain) readNotes(ctx context.Context, limit int) ([]entry, error) {
 	var group []entry
-	err := c.outbox.Outbox(ctx, c.head.Revision, limit, func(revision uint64, note []byte) error {
+	err := c.outbox.Outbox(ctx, c.head.Revision, limit, func(revision uint64, _, _, note []byte) error {
 		event, err := decodeNote(note)
 		if err != nil {
 			c.log.Error("a change was committed with a note that cannot be read: it is in the audit trail without who and what", "revision", revision, "error", err)

@@ -17,6 +17,9 @@ type job struct {
 	note []byte
 	ops  []keystore.Op
 	trim *trim // nil: nothing to trim
+	// advance is a revision that later commits are to be above; 0: any.
+	advance uint64
+	check   bool // overwrite the scratch record
 
 	done   chan struct{} // closed by the leader when the fields below are final
 	result keystore.Commit
@@ -41,7 +44,7 @@ func (s *Store) Commit(ctx context.Context, note []byte, ops ...keystore.Op) (ke
 // Check implements keystore.Store. Like every commit it first tries to recover a
 // store that refuses commits, at most once a second.
 func (s *Store) Check(ctx context.Context) error {
-	_, err := s.submit(ctx, &job{done: make(chan struct{})})
+	_, err := s.submit(ctx, &job{check: true, done: make(chan struct{})})
 	return err
 }
 

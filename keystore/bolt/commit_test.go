@@ -121,7 +121,8 @@ func TestOutcomeUnknown(t *testing.T) {
 			wantError(t, "Check within the interval", s.Check(t.Context()), keystore.ErrUnavailable)
 			_, err = s.Get(t.Context(), a)
 			wantError(t, "Get after a failed recovery", err, keystore.ErrUnavailable)
-			wantError(t, "Refs", s.Refs(t.Context(), func(keystore.Slot, keystore.Ref) error { return nil }), keystore.ErrUnavailable)
+			_, err = s.Inspect(t.Context(), nil)
+			wantError(t, "Inspect", err, keystore.ErrUnavailable)
 
 			if !persisted {
 				// what the disk has

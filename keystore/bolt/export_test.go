@@ -2,6 +2,7 @@ package bolt
 
 import (
 	"encoding/binary"
+	"fmt"
 	"os"
 
 	"go.etcd.io/bbolt"
@@ -60,8 +61,12 @@ func (s *Store) Notes() (map[uint64]string, error) {
 	s.viewLock.Lock()
 	defer s.viewLock.Unlock()
 	return notes, s.view.Bucket(bucketOutbox).ForEach(func(k, v []byte) error {
-		notes[binary.BigEndian.Uint64(k)] = string(v)
-		return nil
+		n, err := decodeNote(k, v)
+		notes[n.Revision] = string(n.Text)
+		if len(n.Code) > 0 {
+			notes[n.Revision] = fmt.Sprintf("%s|%s|%s", n.Previous, n.Code, n.Text)
+		}
+		return err
 	})
 }
 
@@ -86,7 +91,7 @@ func RecodeRecord(slot keystore.Slot, b []byte) (keystore.Record, []keystore.Ind
 	if err != nil {
 		return keystore.Record{}, nil, nil, err
 	}
-	return keystore.Record{Slot: slot, Revision: r.revision, Ref: r.ref, Payload: r.payload}, r.index, r.encode(slot), nil
+	return r.of(slot), r.index, r.encode(slot), nil
 }
 
 // IndexKey is where an entry stands in its index.

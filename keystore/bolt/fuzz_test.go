@@ -156,7 +156,7 @@ func (u *damagedUse) use(t *testing.T, s *bolt.Store) {
 			u.check(t, item.Record)
 		}
 	}
-	_ = s.Refs(t.Context(), func(keystore.Slot, keystore.Ref) error { return nil })
+	_, _ = s.Inspect(t.Context(), func(keystore.Record, error) error { return nil })
 	_, _ = s.Count(t.Context(), "nsx/csrs")
 	_, err := s.Get(t.Context(), added)
 	if u.committed && errors.Is(err, keystore.ErrNotFound) {

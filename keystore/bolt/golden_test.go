@@ -3,6 +3,7 @@ package bolt_test
 import (
 	"bytes"
 	"encoding/hex"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,19 +14,28 @@ import (
 	"attestcsr/keystore/bolt"
 )
 
-// The golden stores hold goldenOps and notes. The first has three notes and no
+// The golden stores hold goldenOps, and notes. The first has three notes and no
 // anchor, the second was trimmed after that.
 const (
-	golden        = "testdata/store-v3.db"
-	goldenTrimmed = "testdata/store-v3-trimmed.db"
+	golden        = "testdata/store-v4.db"
+	goldenTrimmed = "testdata/store-v4-trimmed.db"
 )
+
+// goldenGuard makes the codes of the notes in the golden stores.
+type goldenGuard struct{}
+
+func (goldenGuard) Admit(keystore.Op) error { return nil }
+
+func (goldenGuard) Seal(previous []byte, revision uint64, note []byte) ([]byte, error) {
+	return fmt.Appendf(nil, "%d", len(previous)+int(revision)+len(note)), nil
+}
 
 func goldenOps() []keystore.Op {
 	return []keystore.Op{
-		{Slot: keystore.Slot{Collection: "esx/attestation", ID: "csr"}, Ref: keystore.Ref("sealed key 1"), Payload: []byte("payload 1")},
-		{Slot: keystore.Slot{Collection: "nsx/csrs", ID: "a/b"}, Ref: keystore.Ref("sealed key 2"), Payload: []byte("payload 2"),
+		{Slot: keystore.Slot{Collection: "esx/attestation", ID: "csr"}, Ref: keystore.Ref("sealed key 1"), Payload: []byte("payload 1"), Code: []byte("code")},
+		{Slot: keystore.Slot{Collection: "nsx/csrs", ID: "a/b"}, Ref: keystore.Ref("sealed key 2"), Payload: []byte("payload 2"), Code: []byte("code"),
 			Index: []keystore.IndexEntry{{Name: "name", Value: []byte("zebra")}, {Name: "created", Value: []byte{0, 0, 1}}}},
-		{Slot: keystore.Slot{Collection: "nsx/csrs", ID: "c"}, Ref: keystore.Ref("sealed key 3"), Payload: []byte("payload 3"),
+		{Slot: keystore.Slot{Collection: "nsx/csrs", ID: "c"}, Ref: keystore.Ref("sealed key 3"), Payload: []byte("payload 3"), Code: []byte("code"),
 			Index: []keystore.IndexEntry{{Name: "name", Value: []byte("aardvark")}, {Name: "created", Value: []byte{0, 0, 2}}}},
 	}
 }
@@ -61,7 +71,7 @@ func TestGolden(t *testing.T) {
 			if err != nil || string(anchor) != test.anchor {
 				t.Errorf("anchor %q, %v", anchor, err)
 			}
-			if notes, err := s.Notes(); err != nil || len(notes) != test.notes || notes[3] != "note" {
+			if notes, err := s.Notes(); err != nil || len(notes) != test.notes || notes[3] != "7|8|note" {
 				t.Errorf("notes: %v, %v", notes, err)
 			}
 			if r := mustCommit(t, s, put(a, "x")); r != 4 {
@@ -91,11 +101,12 @@ func wantGoldenRecords(t *testing.T, s *bolt.Store) {
 }
 
 // goldenRecord is goldenOps()[1] at revision 2.
-const goldenRecord = "02" + "0000000000000002" +
+const goldenRecord = "03" + "0000000000000002" +
 	"0000000c" + "7365616c6564206b65792032" +
 	"00000009" + "7061796c6f61642032" +
 	"02" + "07" + "63726561746564" + "0003" + "000001" + "04" + "6e616d65" + "0005" + "7a65627261" +
-	"3f39634a"
+	"04" + "636f6465" +
+	"5dc928e5"
 
 func TestGoldenRecord(t *testing.T) {
 	t.Parallel()

@@ -19,7 +19,7 @@ import (
 var ErrLocked = errors.New("in use by another attestcsr process")
 
 const (
-	storeFormat = 3
+	storeFormat = 4
 
 	lockTimeout = 100 * time.Millisecond
 

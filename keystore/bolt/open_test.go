@@ -91,7 +91,7 @@ func TestRefusedFiles(t *testing.T) {
 		}, "is not a key store"},
 		{"no slots", inBolt(func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte("slots")) }), "is not a key store"},
 		{"no revision", inBolt(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Delete([]byte("revision")) }), "is not a key store"},
-		{"newer", format(4), "was written by a newer attestcsr (format 4, this one reads 3): upgrade"},
+		{"newer", format(5), "was written by a newer attestcsr (format 5, this one reads 4): upgrade"},
 		{"older", format(2), "is not a key store"},
 		{"cut short", func(t *testing.T, file string) {
 			if err := os.Truncate(file, 3*pageSize); err != nil {

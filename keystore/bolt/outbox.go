@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/crypto/cryptobyte"
 
 	"attestcsr/keystore"
 )
@@ -19,28 +20,24 @@ type trim struct {
 }
 
 // Outbox implements keystore.Outbox.
-func (s *Store) Outbox(ctx context.Context, after uint64, limit int, fn func(revision uint64, note []byte) error) error {
-	type entry struct {
-		revision uint64
-		note     []byte
-	}
-	var page []entry
+func (s *Store) Outbox(ctx context.Context, after uint64, limit int, fn func(revision uint64, previous, code, note []byte) error) error {
+	var page []keystore.Note
 	err := s.read(ctx, func(tx *bbolt.Tx) error {
 		c := tx.Bucket(bucketOutbox).Cursor()
 		for k, v := c.Seek(revisionKey(after + 1)); k != nil && len(page) < limit; k, v = c.Next() {
-			revision, err := number(k)
+			note, err := decodeNote(k, v)
 			if err != nil {
-				return fmt.Errorf("outbox: %w", err)
+				return err
 			}
-			page = append(page, entry{revision, bytes.Clone(v)})
+			page = append(page, note)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	for _, e := range page { // readers do not wait for fn
-		if err := fn(e.revision, e.note); err != nil {
+	for _, n := range page { // readers do not wait for fn
+		if err := fn(n.Revision, n.Previous, n.Code, n.Text); err != nil {
 			return err
 		}
 	}
@@ -94,6 +91,36 @@ func (t *trim) apply(tx *bbolt.Tx) (trimmed int, err error) {
 		return 0, err
 	}
 	return len(keys), anchors.Put([]byte(t.name), t.anchor)
+}
+
+// Advance implements keystore.Outbox.
+func (s *Store) Advance(ctx context.Context, revision uint64) error {
+	_, err := s.submit(ctx, &job{advance: revision, done: make(chan struct{})})
+	return err
+}
+
+// encodeNote makes the value of a note in the outbox: the code of the note before and
+// its own, each after a byte with its length, then the note.
+func encodeNote(previous, code, note []byte) []byte {
+	b := cryptobyte.NewBuilder(make([]byte, 0, 2+len(previous)+len(code)+len(note)))
+	b.AddUint8LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(previous) })
+	b.AddUint8LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(code) })
+	b.AddBytes(note)
+	return b.BytesOrPanic()
+}
+
+// decodeNote reads a note of the outbox. It shares no memory with the value.
+func decodeNote(key, value []byte) (n keystore.Note, err error) {
+	if n.Revision, err = number(key); err != nil {
+		return n, fmt.Errorf("outbox: %w", err)
+	}
+	p := cryptobyte.String(bytes.Clone(value))
+	var previous, code cryptobyte.String
+	if !p.ReadUint8LengthPrefixed(&previous) || !p.ReadUint8LengthPrefixed(&code) {
+		return n, fmt.Errorf("outbox: the note of revision %d is %w", n.Revision, errDamaged)
+	}
+	n.Previous, n.Code, n.Text = previous, code, p
+	return n, nil
 }
 
 func revisionKey(revision uint64) []byte { return binary.BigEndian.AppendUint64(nil, revision) }

@@ -42,7 +42,7 @@ func get(slots *bbolt.Bucket, slot keystore.Slot) (keystore.Record, error) {
 	if err != nil {
 		return keystore.Record{}, err
 	}
-	return keystore.Record{Slot: slot, Revision: stored.revision, Ref: stored.ref, Payload: stored.payload}, nil
+	return stored.of(slot), nil
 }
 
 // lookUp reads a slot's record.
@@ -116,15 +116,18 @@ func number(b []byte) (uint64, error) {
 	return 0, errDamagedNumber
 }
 
-// Refs implements keystore.Records. It scans a snapshot of its own, so that readers
+// Inspect implements keystore.Store. It reads a snapshot of its own, so that readers
 // and commits go on meanwhile; Close waits for it.
-func (s *Store) Refs(ctx context.Context, fn func(keystore.Slot, keystore.Ref) error) error {
-	return s.watched(func() (err error) {
+func (s *Store) Inspect(ctx context.Context, fn func(keystore.Record, error) error) (found keystore.Evidence, err error) {
+	err = s.watched(func() (err error) {
 		tx, err := s.snapshot(ctx)
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, tx.Rollback()) }()
+		if found, err = evidence(tx); err != nil || fn == nil {
+			return err
+		}
 		c := tx.Bucket(bucketSlots).Cursor()
 		for k, value := c.Seek([]byte{ofRecord}); len(k) > 0 && k[0] == ofRecord; k, value = c.Next() {
 			if err := ctx.Err(); err != nil {
@@ -134,16 +137,34 @@ func (s *Store) Refs(ctx context.Context, fn func(keystore.Slot, keystore.Ref) e
 			if !ok {
 				return fmt.Errorf("%q: %w", k, errDamagedRecord)
 			}
-			r, err := decodeRecord(slot, value)
-			if err != nil {
-				return fmt.Errorf("%s: %w", slot, err)
-			}
-			if err := fn(slot, r.ref); err != nil {
+			r, unreadable := decodeRecord(slot, value)
+			if err := fn(r.of(slot), unreadable); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+	return found, err
+}
+
+// evidence reads what a state of the store says of the audit trail.
+func evidence(tx *bbolt.Tx) (keystore.Evidence, error) {
+	found := keystore.Evidence{Anchors: map[string][]byte{}, Head: bytes.Clone(tx.Bucket(bucketMeta).Get(keyHead))}
+	var err error
+	if found.Revision, err = number(tx.Bucket(bucketMeta).Get(keyRevision)); err != nil {
+		return found, err
+	}
+	if anchors := tx.Bucket(bucketAnchors); anchors != nil {
+		err = anchors.ForEach(func(name, anchor []byte) error {
+			found.Anchors[string(name)] = bytes.Clone(anchor)
+			return nil
+		})
+	}
+	return found, errors.Join(err, tx.Bucket(bucketOutbox).ForEach(func(k, v []byte) error {
+		note, err := decodeNote(k, v)
+		found.Notes = append(found.Notes, note)
+		return err
+	}))
 }
 
 // snapshot begins a transaction of the caller's own on the published state. bbolt has

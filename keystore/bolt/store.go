@@ -1,18 +1,21 @@
 // Package bolt is a store in one file, on bbolt.
 //
-// # Layout, format 3
+// # Layout, format 4
 //
-//	meta     "format"    4 bytes, big-endian: 3
+//	meta     "format"    4 bytes, big-endian: 4
 //	         "revision"  8 bytes, big-endian: the last revision given out
+//	         "head"      the code of the newest note that there ever was
 //	slots    recordKey   the record (see record)
 //	         entryKey    the slot's id
 //	counts   collection  8 bytes, big-endian: the number of records
-//	outbox   revision    8 bytes, big-endian: the note of the commit that has it
+//	outbox   revision    8 bytes, big-endian: the note of the commit that has it (see
+//	                     encodeNote)
 //	anchors  name        what the last Trim of that name kept; the bucket is absent
 //	                     until the first
+//	scratch  "check"     what the last Check wrote
 //
 // Records and index entries of all collections are in one tree, since a commit
-// writes a path of pages in each tree that it touches. Formats 1 and 2 were never
+// writes a path of pages in each tree that it touches. Formats 1 to 3 were never
 // released.
 //
 // # What readers see
@@ -50,8 +53,11 @@ var (
 	bucketCounts  = []byte("counts")
 	bucketOutbox  = []byte("outbox")
 	bucketAnchors = []byte("anchors")
+	bucketScratch = []byte("scratch")
 	keyFormat     = []byte("format")
 	keyRevision   = []byte("revision")
+	keyHead       = []byte("head")
+	keyScratch    = []byte("check")
 )
 
 // Options says how a store is opened.
@@ -64,7 +70,8 @@ type Store struct {
 	path    string
 	log     *slog.Logger
 	maxSize int
-	damaged atomic.Bool // damage was found since the file was opened
+	guard   keystore.Guard // nil: notes have no codes
+	damaged atomic.Bool    // damage was found since the file was opened
 
 	// queue holds the commits that no leader has taken yet.
 	queueLock sync.Mutex
@@ -126,6 +133,13 @@ func open(path string, o Options, maxSize int) (*Store, error) {
 		err = fmt.Errorf("%s is damaged: restore a backup: %w", path, err)
 	}
 	return nil, err
+}
+
+// Protect implements keystore.Store.
+func (s *Store) Protect(g keystore.Guard) {
+	s.lead <- struct{}{}
+	s.guard = g
+	<-s.lead
 }
 
 // Close waits for the commit under way. Commits still in the queue, and every

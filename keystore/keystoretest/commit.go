@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -123,7 +124,7 @@ func testAtBounds(t *testing.T, open OpenStore) {
 	mustCommit(t, s, remove(big.Slot, keystore.Any))
 }
 
-func testUnlinked(t *testing.T, open OpenStore) {
+func testReplaced(t *testing.T, open OpenStore) {
 	s := openNew(t, open)
 	a, b := slot("c", "a"), slot("c", "b")
 	for _, step := range []struct {
@@ -132,23 +133,49 @@ func testUnlinked(t *testing.T, open OpenStore) {
 		want []string
 	}{
 		{"first", []keystore.Op{put(a, keystore.Any, "1")}, nil},
-		{"replaced", []keystore.Op{put(a, keystore.Any, "2")}, []string{"ref of 1"}},
-		{"moved with its reference", []keystore.Op{put(b, keystore.Any, "2"), remove(a, keystore.Any)}, nil},
-		{"same reference again", []keystore.Op{put(b, keystore.Any, "2")}, nil},
-		{"two at once", []keystore.Op{put(a, keystore.Any, "3"), put(b, keystore.Any, "4")}, []string{"ref of 2"}},
-		{"deleted", []keystore.Op{remove(a, keystore.Any), remove(b, keystore.Any)}, []string{"ref of 3", "ref of 4"}},
-		{"no reference", []keystore.Op{{Slot: a}}, nil},
-		{"no reference replaced", []keystore.Op{{Slot: a}}, nil},
+		{"replaced", []keystore.Op{put(a, keystore.Any, "2")}, []string{"a: ref of 1"}},
+		{"moved", []keystore.Op{put(b, keystore.Any, "2"), remove(a, keystore.Any)}, []string{"a: ref of 2"}},
+		{"relinked", []keystore.Op{{Slot: b, Relink: true, Ref: keystore.Ref("again")}}, []string{"b: ref of 2"}},
+		{"two at once", []keystore.Op{put(a, keystore.Any, "3"), put(b, keystore.Any, "4")}, []string{"b: again"}},
+		{"deleted", []keystore.Op{remove(a, keystore.Any), remove(b, keystore.Any)}, []string{"a: ref of 3", "b: ref of 4"}},
 	} {
-		got := []string{}
-		for _, ref := range mustCommit(t, s, step.ops...).Unlinked {
-			got = append(got, string(ref))
+		var got []string
+		for _, r := range mustCommit(t, s, step.ops...).Replaced {
+			got = append(got, r.Slot.ID+": "+string(r.Ref))
 		}
-		slices.Sort(got)
 		if !slices.Equal(got, step.want) {
-			t.Errorf("%s: unlinked %q, want %q", step.name, got, step.want)
+			t.Errorf("%s: replaced %q, want %q", step.name, got, step.want)
 		}
 	}
+}
+
+// testRelink: a record gets another reference and code; everything else of it stays.
+func testRelink(t *testing.T, open OpenStore) {
+	s := openNew(t, open)
+	a := slot("c", "a")
+	op := put(a, keystore.Any, "x", by("n", "v"), by("m", "w"))
+	op.Code = []byte("code")
+	before := mustCommit(t, s, op).Revision
+	other := mustCommit(t, s, put(slot("c", "b"), keystore.Any, "y")).Revision
+	again := keystore.Op{Slot: a, Expect: keystore.At(before), Relink: true, Ref: keystore.Ref("new"), Code: []byte("new code")}
+	mustCommit(t, s, again)
+	r, err := s.Get(t.Context(), a)
+	want := keystore.Record{
+		Slot: a, Revision: before, Ref: keystore.Ref("new"), Payload: []byte("x"), Code: []byte("new code"),
+		Index: []keystore.IndexEntry{by("m", "w"), by("n", "v")},
+	}
+	if err != nil || !reflect.DeepEqual(r, want) {
+		t.Errorf("relinked: %+v, %v, want %+v", r, err, want)
+	}
+	wantCount(t, s, "c", 2)
+	if got := ids(t, s, keystore.Query{Collection: "c", Index: "n", Limit: 9}); !slices.Equal(got, []string{"a"}) {
+		t.Errorf("index: %v", got)
+	}
+	again.Expect = keystore.At(other)
+	_, err = s.Commit(t.Context(), nil, again)
+	wantError(t, "other revision", err, keystore.ErrConflict)
+	_, err = s.Commit(t.Context(), nil, keystore.Op{Slot: slot("c", "none"), Relink: true})
+	wantError(t, "empty slot", err, keystore.ErrNotFound)
 }
 
 func testRevisions(t *testing.T, open OpenStore) {

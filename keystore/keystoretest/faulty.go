@@ -103,7 +103,8 @@ func (f *Faulty) Commit(ctx context.Context, note []byte, ops ...keystore.Op) (k
 		if err != nil && !errors.Is(err, keystore.ErrNotFound) {
 			return keystore.Commit{}, err
 		}
-		if _, err := f.Store.Commit(ctx, nil, keystore.Op{Slot: ops[0].Slot, Ref: r.Ref, Payload: []byte("overtook")}); err != nil {
+		// The same once more: it is authentic, and has another revision.
+		if _, err := f.Store.Commit(ctx, nil, keystore.Op{Slot: ops[0].Slot, Ref: r.Ref, Payload: r.Payload, Index: r.Index, Code: r.Code}); err != nil {
 			return keystore.Commit{}, err
 		}
 	}

@@ -28,6 +28,9 @@ func TestOutbox(t *testing.T, open OpenOutbox) {
 		"trim and anchors":    testTrim,
 		"closed":              testOutboxClosed,
 		"bounds of anchors":   testAnchorBounds,
+		"chain of notes":      testChain,
+		"note alone":          testNoteAlone,
+		"advance":             testAdvance,
 		"outbox under change": testOutboxUnderChange,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -52,7 +55,7 @@ func wantOutbox(t testing.TB, s keystore.Outbox, after uint64, limit, pending in
 	t.Helper()
 	got := []string{}
 	last := after
-	err := s.Outbox(t.Context(), after, limit, func(revision uint64, note []byte) error {
+	err := s.Outbox(t.Context(), after, limit, func(revision uint64, _, _, note []byte) error {
 		if revision <= last {
 			t.Errorf("revision %d after %d", revision, last)
 		}
@@ -100,7 +103,7 @@ func testNotes(t *testing.T, open OpenOutbox) {
 		s = open(t, dir)
 	}
 	stop, calls := errors.New("stop"), 0
-	wantError(t, "Outbox", s.Outbox(t.Context(), 0, 9, func(uint64, []byte) error { calls++; return stop }), stop)
+	wantError(t, "Outbox", s.Outbox(t.Context(), 0, 9, func(uint64, []byte, []byte, []byte) error { calls++; return stop }), stop)
 	if calls != 1 {
 		t.Errorf("Outbox went on after an error: %d calls", calls)
 	}
@@ -153,7 +156,7 @@ func testOutboxClosed(t *testing.T, open OpenOutbox) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	wantError(t, "Outbox", s.Outbox(t.Context(), 0, 9, func(uint64, []byte) error { return nil }), keystore.ErrUnavailable)
+	wantError(t, "Outbox", s.Outbox(t.Context(), 0, 9, func(uint64, []byte, []byte, []byte) error { return nil }), keystore.ErrUnavailable)
 	_, err := s.Pending(t.Context())
 	wantError(t, "Pending", err, keystore.ErrUnavailable)
 	_, err = s.Anchor(t.Context(), "changes")
@@ -203,7 +206,7 @@ func testOutboxUnderChange(t *testing.T, open OpenOutbox) {
 	var last uint64
 	for ended := false; ; {
 		n := 0
-		err := s.Outbox(t.Context(), last, 7, func(revision uint64, note []byte) error {
+		err := s.Outbox(t.Context(), last, 7, func(revision uint64, _, _, note []byte) error {
 			var w, i int
 			if _, err := fmt.Sscanf(string(note), "%d-%d", &w, &i); err != nil || i != next[fmt.Sprint(w)] {
 				t.Errorf("note %q, want number %d of that writer, %v", note, next[fmt.Sprint(w)], err)
@@ -235,4 +238,82 @@ func testOutboxUnderChange(t *testing.T, open OpenOutbox) {
 		t.Errorf("%d notes seen, want %d", len(seen), writers*each)
 	}
 	wantOutbox(t, s, 0, 9, 0)
+}
+
+// sealer is a guard that writes down what it was asked. It refuses the operations on one
+// slot.
+type sealer struct {
+	asked   []string
+	refused keystore.Slot
+}
+
+func (g *sealer) Admit(op keystore.Op) error {
+	if op.Slot == g.refused {
+		return keystore.ErrRotated
+	}
+	return nil
+}
+
+func (g *sealer) Seal(previous []byte, revision uint64, note []byte) ([]byte, error) {
+	g.asked = append(g.asked, fmt.Sprintf("%s<%d:%s", previous, revision, note))
+	return fmt.Appendf(nil, "code %s", note), nil
+}
+
+// testChain: each note has a code that follows the one before, also after a trim and a
+// restart, and the newest is the head.
+func testChain(t *testing.T, open OpenOutbox) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	g := &sealer{refused: slot("c", "refused")}
+	s.Protect(g)
+	first := note(t, s, "one")
+	_, err := s.Commit(t.Context(), []byte("never"), put(slot("c", "refused"), keystore.Any, "x"))
+	wantError(t, "refused by the guard", err, keystore.ErrRotated)
+	second := note(t, s, "two")
+	if err := s.Trim(t.Context(), second, "changes", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	s.Protect(g)
+	third := note(t, s, "three")
+	want := []string{fmt.Sprintf("<%d:one", first), fmt.Sprintf("code one<%d:two", second), fmt.Sprintf("code two<%d:three", third)}
+	if !slices.Equal(g.asked, want) {
+		t.Errorf("the guard was asked %q, want %q", g.asked, want)
+	}
+	found, err := s.Inspect(t.Context(), nil)
+	if err != nil || string(found.Head) != "code three" || len(found.Notes) != 1 || string(found.Anchors["changes"]) != "x" || found.Revision != third {
+		t.Fatalf("Inspect: %+v, %v", found, err)
+	}
+	if n := found.Notes[0]; n.Revision != third || string(n.Previous) != "code two" || string(n.Code) != "code three" || string(n.Text) != "three" {
+		t.Errorf("note %+v", n)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func testNoteAlone(t *testing.T, open OpenOutbox) {
+	s := openNew(t, open)
+	before := note(t, s, "one")
+	c, err := s.Commit(t.Context(), []byte("alone"))
+	if err != nil || c.Revision <= before || len(c.Replaced) > 0 {
+		t.Errorf("a note alone: %+v, %v", c, err)
+	}
+	wantOutbox(t, s, 0, 9, 2, "one", "alone")
+}
+
+func testAdvance(t *testing.T, open OpenOutbox) {
+	s := openNew(t, open)
+	before := note(t, s, "one")
+	for _, to := range []uint64{before + 1000, 1} {
+		if err := s.Advance(t.Context(), to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := note(t, s, "two"); after != before+1001 {
+		t.Errorf("revision %d after an advance to %d", after, before+1000)
+	}
 }

@@ -27,7 +27,8 @@ func TestStore(t *testing.T, open OpenStore) {
 		"all or nothing":             testAllOrNothing,
 		"bounds":                     testBounds,
 		"at the bounds":              testAtBounds,
-		"unlinked references":        testUnlinked,
+		"what was replaced":          testReplaced,
+		"relink":                     testRelink,
 		"revisions never repeat":     testRevisions,
 		"index order":                testIndexOrder,
 		"survives reopening":         testReopen,
@@ -125,8 +126,8 @@ func testEmpty(t *testing.T, open OpenStore) {
 	if err := s.Check(t.Context()); err != nil {
 		t.Errorf("Check: %v", err)
 	}
-	if err := s.Refs(t.Context(), func(at keystore.Slot, _ keystore.Ref) error { return fmt.Errorf("%s exists", at) }); err != nil {
-		t.Errorf("Refs: %v", err)
+	if _, err := s.Inspect(t.Context(), func(r keystore.Record, _ error) error { return fmt.Errorf("%s exists", r.Slot) }); err != nil {
+		t.Errorf("Inspect: %v", err)
 	}
 }
 
@@ -172,12 +173,16 @@ func testReopen(t *testing.T, open OpenStore) {
 		t.Errorf("index: %q", got)
 	}
 	refs := map[string]string{}
-	err := s.Refs(t.Context(), func(at keystore.Slot, ref keystore.Ref) error { refs[at.String()] = string(ref); return nil })
-	if want := map[string]string{"c/a": "ref of x", "d/b": "ref of y"}; err != nil || !maps.Equal(refs, want) {
-		t.Errorf("Refs: %v, %v, want %v", refs, err, want)
+	found, err := s.Inspect(t.Context(), func(r keystore.Record, unreadable error) error {
+		refs[r.Slot.String()] = string(r.Ref)
+		return unreadable
+	})
+	if want := map[string]string{"c/a": "ref of x", "d/b": "ref of y"}; err != nil || !maps.Equal(refs, want) || found.Revision != r {
+		t.Errorf("Inspect: %v, revision %d, %v, want %v, %d", refs, found.Revision, err, want, r)
 	}
 	stop := errors.New("stop")
-	wantError(t, "Refs", s.Refs(t.Context(), func(keystore.Slot, keystore.Ref) error { return stop }), stop)
+	_, err = s.Inspect(t.Context(), func(keystore.Record, error) error { return stop })
+	wantError(t, "Inspect", err, stop)
 }
 
 func testClosed(t *testing.T, open OpenStore) {
@@ -196,7 +201,8 @@ func testClosed(t *testing.T, open OpenStore) {
 	wantError(t, "List", err, keystore.ErrUnavailable)
 	_, err = s.Count(t.Context(), "c")
 	wantError(t, "Count", err, keystore.ErrUnavailable)
-	wantError(t, "Refs", s.Refs(t.Context(), func(keystore.Slot, keystore.Ref) error { return nil }), keystore.ErrUnavailable)
+	_, err = s.Inspect(t.Context(), nil)
+	wantError(t, "Inspect", err, keystore.ErrUnavailable)
 	wantError(t, "Check", s.Check(t.Context()), keystore.ErrUnavailable)
 }
 

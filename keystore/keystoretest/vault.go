@@ -5,7 +5,9 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -137,6 +139,23 @@ func (v *Vault) Rebind(_ context.Context, _, to keystore.Binding, ref keystore.R
 		return nil, fmt.Errorf("%s: no key %q", to.Slot, ref)
 	}
 	return ref, nil
+}
+
+// Stale implements keystore.Custodian.
+func (v *Vault) Stale(keystore.Ref) bool { return false }
+
+// MAC is a keystore.MAC under one key, for tests.
+type MAC string
+
+// Primary implements keystore.MAC.
+func (MAC) Primary() string { return "00000000" }
+
+// Sum implements keystore.MAC.
+func (m MAC) Sum(id string, message []byte) (code [sha256.Size]byte, known bool) {
+	h := hmac.New(sha256.New, []byte(m))
+	h.Write(message)
+	h.Sum(code[:0])
+	return code, id == m.Primary()
 }
 
 // Destroy implements keystore.Custodian.

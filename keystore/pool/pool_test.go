@@ -92,7 +92,7 @@ func TestDroppedOnFailure(t *testing.T) {
 		t.Fatal(err)
 	}
 	faulty := keystoretest.NewFaulty(store)
-	k, err := keystore.Open(t.Context(), keystore.Options{Store: faulty, Custodian: f.Pool})
+	k, err := keystore.Open(t.Context(), keystore.Options{Store: faulty, Custodian: f.Pool, MAC: keystoretest.MAC("records")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,6 +28,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -73,7 +74,12 @@ func (c *Custodian) Generate(_ context.Context, spec keystore.KeySpec) (keystore
 	if err != nil {
 		return nil, err
 	}
-	return &key{signer: signer{private}, custodian: c}, nil
+	// Encoded here and not in Bind, which a request waits for.
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return nil, errors.New("encoding a private key as PKCS#8 failed")
+	}
+	return &key{signer: signer{private}, custodian: c, der: der}, nil
 }
 
 func generate(spec keystore.KeySpec) (crypto.Signer, error) {
@@ -124,6 +130,17 @@ func (c *Custodian) Rebind(_ context.Context, from, to keystore.Binding, ref key
 	}
 	defer clear(der)
 	return c.seal(to, der)
+}
+
+// Stale reports whether the key is sealed under another key than the primary one: a
+// Tink ciphertext begins with 0x01 and the id of its key.
+func (c *Custodian) Stale(ref keystore.Ref) bool {
+	for _, r := range c.roots {
+		if r.primary {
+			return len(ref) < 6 || hex.EncodeToString(ref[2:6]) != r.id
+		}
+	}
+	return true
 }
 
 // Destroy has nothing to do: the key is in the record that is gone.
@@ -203,28 +220,24 @@ func (signer) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[private k
 type key struct {
 	signer
 	custodian *Custodian
+	der       []byte      // PKCS#8; wiped at the end
 	ended     atomic.Bool // bound or discarded
 }
 
 var errEnded = errors.New("the key was bound or discarded before")
 
-// Bind seals the key. The PKCS#8 copy of it is wiped afterwards, as far as Go
-// allows: copies that crypto/x509 and crypto/rsa keep inside are out of reach.
+// Bind seals the key, and wipes its PKCS#8 form afterwards, as far as Go allows:
+// copies that crypto/x509 and crypto/rsa keep inside are out of reach.
 func (k *key) Bind(_ context.Context, to keystore.Binding) (keystore.Ref, error) {
 	if k.ended.Swap(true) {
 		return nil, errEnded
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(k.private)
-	if err != nil {
-		k.ended.Store(false)
-		return nil, fmt.Errorf("%s: encoding a private key as PKCS#8 failed", to.Slot)
-	}
-	defer clear(der)
-	ref, err := k.custodian.seal(to, der)
+	ref, err := k.custodian.seal(to, k.der)
 	if err != nil {
 		k.ended.Store(false)
 		return nil, err
 	}
+	clear(k.der)
 	return ref, nil
 }
 
@@ -233,5 +246,6 @@ func (k *key) Discard() error {
 	if k.ended.Swap(true) {
 		return errEnded
 	}
+	clear(k.der)
 	return nil
 }

@@ -76,7 +76,11 @@ func (w *filledStore) copyData(t *testing.T) string {
 func open(ctx context.Context, dir string, fn func(*bolt.Store, *sealed.Custodian)) bool {
 	opened := false
 	_ = openData(dir, func(store *bolt.Store, custodian *sealed.Custodian) error {
-		_, err := keystore.Open(ctx, keystore.Options{Store: store, Custodian: custodian})
+		mac, err := custodian.MAC("stored records 1")
+		if err != nil {
+			return err
+		}
+		_, err = keystore.Open(ctx, keystore.Options{Store: store, Custodian: custodian, MAC: mac})
 		if opened = err == nil; opened {
 			fn(store, custodian)
 		}

@@ -49,9 +49,9 @@ func openData(dir string, fn func(*bolt.Store, *sealed.Custodian) error) error {
 
 // slots returns the slots of all records.
 func slots(ctx context.Context, store *bolt.Store) (all []keystore.Slot, err error) {
-	err = store.Refs(ctx, func(slot keystore.Slot, _ keystore.Ref) error {
-		all = append(all, slot)
-		return nil
+	_, err = store.Inspect(ctx, func(r keystore.Record, unreadable error) error {
+		all = append(all, r.Slot)
+		return unreadable
 	})
 	return all, err
 }
@@ -181,7 +181,7 @@ func toldBy(ctx context.Context, dir string, store *bolt.Store) (map[string]bool
 		}
 		revisions[l.Revision] = true
 	}
-	err = store.Outbox(ctx, 0, math.MaxInt, func(_ uint64, note []byte) error {
+	err = store.Outbox(ctx, 0, math.MaxInt, func(_ uint64, _, _, note []byte) error {
 		var l auditLine
 		err := json.Unmarshal(note, &l)
 		lines = append(lines, l)

@@ -128,10 +128,10 @@ func (c *custody) openKeys() {
 	}
 	defer store.Close()
 	found := 0
-	err = store.Refs(c.t.Context(), func(slot keystore.Slot, ref keystore.Ref) error {
-		record, err := store.Get(c.t.Context(), slot)
-		if err != nil || len(ref) == 0 {
-			return err
+	_, err = store.Inspect(c.t.Context(), func(record keystore.Record, unreadable error) error {
+		slot, ref := record.Slot, record.Ref
+		if unreadable != nil || len(ref) == 0 {
+			return unreadable
 		}
 		digest := sha256.Sum256(record.Payload)
 		var associated []byte
