@@ -8,6 +8,7 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -15,26 +16,36 @@ import (
 // Config is a complete set of settings that passed every rule. File names are
 // as the operator wrote them: relative ones count from the working directory.
 type Config struct {
-	Listen            string // host:port for HTTPS; port 0 takes a free one
-	OpsListen         string // host:port for health and metrics; empty = on Listen
-	DataDir           string
-	Hostname          string // host name of RFC 1123 section 2.1, 1 to 64 characters
-	TLS               TLS
-	Auth              Auth
-	AdminPasswordFile string // empty = none
-	Session           Session
-	KeySizes          []int          // RSA modulus lengths in bits, in the operator's order; 2048 is among them
-	TrustedProxies    []netip.Prefix // masked; no zones, no IPv4-mapped addresses
-	Sealing           Sealing
-	KeyPool           KeyPool
-	KeyQueue          KeyQueue
-	Limits            Limits
-	Audit             Audit
-	Log               Log
-	ShutdownTimeout   time.Duration
-	AllowCoreDumps    bool // also lets debuggers of the same user attach
+	Listen             string // host:port for HTTPS; port 0 takes a free one
+	OpsListen          string // host:port for health and metrics; empty = on Listen
+	DataDir            string
+	AllowSharedDataDir bool   // others may write to DataDir and above it
+	Hostname           string // host name of RFC 1123 section 2.1, 1 to 64 characters
+	TLS                TLS
+	Auth               Auth
+	AdminPasswordFile  string // empty = none
+	Session            Session
+	KeySizes           []int          // RSA modulus lengths in bits, in the operator's order; 2048 is among them
+	TrustedProxies     []netip.Prefix // masked; no zones, no IPv4-mapped addresses
+	Sealing            Sealing
+	KeyPool            KeyPool
+	KeyQueue           KeyQueue
+	Limits             Limits
+	Audit              Audit
+	Log                Log
+	ShutdownTimeout    time.Duration
+	AllowCoreDumps     bool // also lets debuggers of the same user attach
 
+	file    string            // of the settings; empty = none
 	origins map[string]string // setting key → where its value came from
+}
+
+// File is the name of the settings file, or empty.
+func (c *Config) File() string { return c.file }
+
+// Problem says of a setting what is wrong with it, as the errors of Load do.
+func (c *Config) Problem(key string, err error) error {
+	return fmt.Errorf("%s: %s: %w", c.origins[key], key, err)
 }
 
 // TLS names the server's certificate chain and key. Both are set or neither is;

@@ -29,7 +29,7 @@ type Source struct {
 
 // Load reads all sources. The file is the one that --config or else
 // ATTESTCSR_CONFIG names, if any. Files that the settings name are not touched;
-// CheckFiles does that.
+// CheckSettings of package server does that.
 //
 // The error joins the problems found, one line each: where the value stands
 // (file:line:column, variable or flag), the setting, what is wrong and what is
@@ -64,7 +64,6 @@ func Load(src Source) (c *Config, warnings []string, err error) {
 // loader applies one source after the other and collects what is wrong.
 type loader struct {
 	config   *Config
-	fileName string // of the settings file
 	settings []setting
 	problems []error
 	warnings []string
@@ -139,7 +138,7 @@ func (l *loader) systemHostname(system func() (string, error)) {
 // problem records what is wrong with a setting, in the source that it was last
 // read from.
 func (l *loader) problem(key, format string, args ...any) {
-	l.problemAt(l.config.origins[key], key, format, args...)
+	l.problems = append(l.problems, l.config.Problem(key, fmt.Errorf(format, args...)))
 }
 
 func (l *loader) problemAt(origin, key, format string, args ...any) {

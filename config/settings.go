@@ -29,6 +29,8 @@ func (c *Config) serverSettings(privileges []string) []setting {
 			text(&c.OpsListen, optional(listenAddress))},
 		{"data_dir", "directory", "where the service keeps everything it makes; created when missing",
 			text(&c.DataDir, fileName)},
+		{"allow_shared_data_dir", "true|false", "start also where others can write to data_dir or to a directory above it: they could take over the service",
+			boolean(&c.AllowSharedDataDir)},
 		{"hostname", "name", "name of this host in certificates, 1 to 64 characters; empty takes the system's name",
 			text(&c.Hostname, optional(hostname))},
 		{"tls.cert_file", "file", "server certificate chain (PEM, leaf first); empty makes a self-signed one",

@@ -23,7 +23,7 @@ const maxFileSize = 1 << 20 // bytes; 40,000 users with a privilege each
 // the library decode it into a struct: the walk finds all problems at once and
 // converts nothing, so that a number is not accepted as a string.
 func (l *loader) file(name string) {
-	l.fileName = name
+	l.config.file = name
 	data, err := readFile(name)
 	if err != nil {
 		l.problems = append(l.problems, fmt.Errorf("settings file: %w", err))
@@ -58,7 +58,7 @@ func (l *loader) parse(data []byte) (ast.Node, error) {
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	for line, text := range bytes.Split(data, []byte("\n")) {
 		if !utf8.Valid(text) {
-			return nil, fmt.Errorf("%s:%d: is not valid UTF-8", l.fileName, line+1)
+			return nil, fmt.Errorf("%s:%d: is not valid UTF-8", l.config.file, line+1)
 		}
 	}
 	file, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey()) // entries reports duplicates
@@ -68,7 +68,7 @@ func (l *loader) parse(data []byte) (ast.Node, error) {
 		if syntax, ok := errors.AsType[yaml.Error](err); ok {
 			return nil, fmt.Errorf("%s: not YAML: %s", l.position(syntax.GetToken()), syntax.GetMessage())
 		}
-		return nil, fmt.Errorf("%s: not YAML", l.fileName)
+		return nil, fmt.Errorf("%s: not YAML", l.config.file)
 	}
 	switch len(file.Docs) {
 	case 0:
@@ -82,9 +82,9 @@ func (l *loader) parse(data []byte) (ast.Node, error) {
 // position writes file:line:column, as compilers do.
 func (l *loader) position(t *token.Token) string {
 	if t == nil || t.Position == nil {
-		return l.fileName
+		return l.config.file
 	}
-	return fmt.Sprintf("%s:%d:%d", l.fileName, t.Position.Line, t.Position.Column)
+	return fmt.Sprintf("%s:%d:%d", l.config.file, t.Position.Line, t.Position.Column)
 }
 
 // problemAtNode records what is wrong at a node.

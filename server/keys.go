@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 
 	"attestcsr/config"
@@ -23,9 +22,6 @@ const recordsPurpose = "stored records 1"
 // openKeystore also returns the custodian that the pool is around.
 func (s *Server) openKeystore(ctx context.Context, processors int) (*sealed.Custodian, error) {
 	cfg := s.cfg
-	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-		return nil, fmt.Errorf("data_dir: %w", err)
-	}
 	store, err := bolt.Open(filepath.Join(cfg.DataDir, StoreFile), bolt.Options{Logger: s.log})
 	if err != nil {
 		return nil, err

@@ -70,6 +70,9 @@ type Server struct {
 func Open(ctx context.Context, o Options) (_ *Server, err error) {
 	cfg, log := o.Config, o.Logger
 	s := &Server{cfg: cfg, log: log}
+	if err := prepareDataDir(cfg, log); err != nil {
+		return nil, err
+	}
 	// The pool raises GOMAXPROCS. Bounds by processors need the number before.
 	processors := runtime.GOMAXPROCS(0)
 	custodian, err := s.openKeystore(ctx, processors)
@@ -101,7 +104,8 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	certFile, keyFile, own := certFiles(cfg)
-	if s.cert, err = tlscert.New(tlscert.Options{CertFile: certFile, KeyFile: keyFile, Own: own, Hostname: cfg.Hostname, Logger: log}); err != nil {
+	trusted := func() error { return stillTrusted(cfg, certFile, keyFile) }
+	if s.cert, err = tlscert.New(tlscert.Options{CertFile: certFile, KeyFile: keyFile, Own: own, Hostname: cfg.Hostname, Trusted: trusted, Logger: log}); err != nil {
 		return nil, err
 	}
 

@@ -32,7 +32,7 @@ func privilegesOf(cfg *config.Config) func(user string) []csr.Privilege {
 // cannot know: whether the users file parses and has the users that are given
 // privileges.
 func CheckSettings(cfg *config.Config) (warnings []string, err error) {
-	warnings, err = cfg.CheckFiles(time.Now())
+	warnings, err = checkFiles(cfg, time.Now())
 	users := []string{AdminName}
 	if cfg.Auth.UsersFile != "" && err == nil {
 		table, err := loadUsers(cfg.Auth.UsersFile)

@@ -173,7 +173,7 @@ func (s *Server) prepareUsers(terminal bool, processors int) error {
 			return err
 		}
 	}
-	users, err := loadUsers(usersFile(s.cfg))
+	users, err := s.readUsers()
 	if err != nil {
 		return err
 	}
@@ -194,6 +194,14 @@ func (s *Server) prepareUsers(terminal bool, processors int) error {
 	return nil
 }
 
+// readUsers reads the users that may log in from now on.
+func (s *Server) readUsers() (*auth.Users, error) {
+	if err := stillTrusted(s.cfg, usersFile(s.cfg)); err != nil {
+		return nil, err
+	}
+	return loadUsers(usersFile(s.cfg))
+}
+
 // forgetInitialPassword removes the file with the generated password at the
 // first login: whoever read it has it now.
 func (s *Server) forgetInitialPassword(user string) {
@@ -211,7 +219,7 @@ func (s *Server) forgetInitialPassword(user string) {
 
 // reloadUsers reads the users file again. On any error the users before stay.
 func (s *Server) reloadUsers() {
-	users, err := loadUsers(usersFile(s.cfg))
+	users, err := s.readUsers()
 	if err != nil {
 		s.log.Error("users not reloaded: the ones before stay", "err", err)
 		return

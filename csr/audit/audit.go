@@ -126,15 +126,11 @@ func prepareDir(dir string, log *slog.Logger) error {
 		return err
 	}
 	info, err := os.Stat(dir)
-	switch {
-	case err != nil:
+	if err == nil {
+		err = ownfile.CheckFolder(dir, info, log)
+	}
+	if err != nil {
 		return err
-	case !info.IsDir():
-		return fmt.Errorf("%s is not a directory", dir)
-	case info.Mode()&0o007 != 0:
-		return fmt.Errorf("%s is accessible to others (mode %#o): find out who could have changed what is in it, then chmod 0700 it", dir, info.Mode().Perm())
-	case info.Mode()&0o070 != 0:
-		log.Warn("the folder of the audit trail is accessible to its group", "dir", dir, "mode", fmt.Sprintf("%#o", info.Mode().Perm()))
 	}
 	// The folder's own entry, too: the store is going to have anchors of files in it.
 	return errors.Join(ownfile.SyncDir(dir), ownfile.SyncDir(filepath.Dir(dir)))

@@ -13,22 +13,6 @@ import (
 	"time"
 )
 
-// Check refuses what is not a regular file, and one that every user of the
-// machine could have read or changed. That its group could is a warning: volumes
-// of orchestrators are made so. info is of the file itself, links followed.
-func Check(path string, info fs.FileInfo, log *slog.Logger) error {
-	mode := info.Mode()
-	switch {
-	case !mode.IsRegular():
-		return fmt.Errorf("%s is not a regular file", path)
-	case mode&0o007 != 0:
-		return fmt.Errorf("%s is accessible to others (mode %#o): find out who could have read it, then chmod 0600 it", path, mode.Perm())
-	case mode&0o070 != 0:
-		log.Warn("a file of the service is accessible to its group", "file", path, "mode", fmt.Sprintf("%#o", mode.Perm()))
-	}
-	return nil
-}
-
 // Read returns the content of a file that passes Check and is at most limit
 // bytes long.
 func Read(path string, limit int, log *slog.Logger) (content []byte, err error) {
@@ -54,7 +38,7 @@ func Read(path string, limit int, log *slog.Logger) (content []byte, err error) 
 	return content, nil
 }
 
-// Replace writes a file, 0600, over the one before. A crash leaves the old
+// Replace writes a file over the one before, 0600 or as Adopt has it. A crash leaves the old
 // content or the new one, and at most a temporary file beside it that nobody
 // reads.
 func Replace(path string, content []byte) error {
@@ -68,7 +52,7 @@ func Replace(path string, content []byte) error {
 	return SyncDir(filepath.Dir(path))
 }
 
-// Create writes a file, 0600, unless there is one: when another process was
+// Create writes a file, 0600 or as Adopt has it, unless there is one: when another process was
 // faster, its file stays. It is complete when it appears, since its content was
 // flushed before; a crash before that leaves a temporary file that nobody reads.
 func Create(path string, content []byte) (err error) {
@@ -96,12 +80,36 @@ func writeTemp(path string, content []byte) (temp string, err error) {
 	}
 	_, err = f.Write(content)
 	if err == nil {
-		err = f.Sync()
+		err = errors.Join(Adopt(f, filepath.Join(filepath.Dir(path), store), path), f.Sync())
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		return "", errors.Join(err, os.Remove(f.Name()))
 	}
 	return f.Name(), nil
+}
+
+// store is the file whose owner, group and mode the others in a data folder have.
+const store = "attestcsr.db"
+
+// Adopt gives a file that root makes for a service the owner, group and mode of the
+// first of like that exists. Without it the service could not read what root's
+// commands write.
+func Adopt(f *os.File, like ...string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	for _, path := range like {
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		owner, is := OwnerOf(info, err)
+		if !is {
+			return err
+		}
+		return errors.Join(f.Chown(owner.UID, owner.GIDs[0]), f.Chmod(info.Mode()&0o660))
+	}
+	return nil
 }
 
 // abandoned is when a temporary file belongs to nobody any more: those who write

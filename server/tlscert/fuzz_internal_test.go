@@ -16,7 +16,8 @@ import (
 func FuzzServerCertificate(f *testing.F) {
 	dir := f.TempDir()
 	log := slog.New(slog.DiscardHandler)
-	if _, err := New(Options{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key"), Own: true, Hostname: "esx-01", Logger: log}); err != nil {
+	trusted := func() error { return nil }
+	if _, err := New(Options{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key"), Own: true, Hostname: "esx-01", Trusted: trusted, Logger: log}); err != nil {
 		f.Fatal(err)
 	}
 	cert, certErr := os.ReadFile(filepath.Join(dir, "tls.crt"))
@@ -37,7 +38,7 @@ func FuzzServerCertificate(f *testing.F) {
 	f.Add([]byte{}, []byte{})
 	f.Fuzz(func(t *testing.T, cert, key []byte) {
 		dir := t.TempDir()
-		s := &Certificate{Options: Options{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key"), Logger: log}}
+		s := &Certificate{Options: Options{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key"), Trusted: trusted, Logger: log}}
 		s.current.Store(&before)
 		if err := errors.Join(os.WriteFile(s.CertFile, cert, 0o600), os.WriteFile(s.KeyFile, key, 0o600)); err != nil {
 			t.Fatal(err)

@@ -46,7 +46,8 @@ type Options struct {
 	CertFile, KeyFile string
 	// Own: the service makes the files where they are missing, and renews them.
 	Own      bool
-	Hostname string // in a certificate that we make
+	Hostname string       // in a certificate that we make
+	Trusted  func() error // refuses files that others could have changed; asked before each load
 	Logger   *slog.Logger
 }
 
@@ -66,10 +67,8 @@ func New(o Options) (*Certificate, error) {
 
 // load reads the files and uses what they hold from the next handshake on.
 func (s *Certificate) load() error {
-	if s.Own {
-		if _, err := ownfile.Read(s.KeyFile, maxKeyFile, s.Logger); err != nil {
-			return err
-		}
+	if err := s.Trusted(); err != nil {
+		return err
 	}
 	cert, err := tls.LoadX509KeyPair(s.CertFile, s.KeyFile)
 	if err != nil {

@@ -1,4 +1,4 @@
-package config_test
+package server
 
 import (
 	"crypto/x509"
@@ -13,7 +13,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
+
+	"attestcsr/config"
 	"attestcsr/test/kit"
+)
+
+const (
+	othersRead  = "DIR/0604 is accessible to others (mode 0604): every user could read what is in it; run chmod o-rwx DIR/0604"
+	othersWrite = "DIR/0602 is accessible to others (mode 0602): every user could change what is in it; run chmod o-w DIR/0602"
 )
 
 var checkFilesCases = map[string]struct {
@@ -29,10 +37,10 @@ var checkFilesCases = map[string]struct {
 	"ignored password file":           {args: "--auth-users-file DIR/0640 --admin-password-file DIR/none"},
 	"data_dir where we may not write": {args: "--data-dir DIR/closed/data", problems: unlessRoot("flag --data-dir: data_dir: cannot make files in DIR/closed: permission denied")},
 	"files missing": {args: "--tls-cert-file DIR/c --tls-key-file DIR/k --auth-users-file DIR/u --sealing-keyset-file DIR/none/keyset", problems: []string{
+		"flag --sealing-keyset-file: sealing.keyset_file: stat DIR/none: no such file or directory",
 		"flag --tls-cert-file: tls.cert_file: stat DIR/c: no such file or directory",
 		"flag --tls-key-file: tls.key_file: stat DIR/k: no such file or directory",
 		"flag --auth-users-file: auth.users_file: stat DIR/u: no such file or directory",
-		"flag --sealing-keyset-file: sealing.keyset_file: stat DIR/none: no such file or directory",
 	}},
 	"not regular": {args: "--tls-cert-file DIR --tls-key-file DIR/loop --admin-password-file DIR/fifo", problems: []string{
 		"flag --tls-cert-file: tls.cert_file: DIR is not a regular file",
@@ -41,16 +49,23 @@ var checkFilesCases = map[string]struct {
 	}},
 	"others can read": {
 		args:     "--tls-cert-file DIR/tls.crt --tls-key-file DIR/0604 --auth-users-file DIR/0604 --sealing-keyset-file DIR/0604",
-		warnings: []string{"flag --auth-users-file: auth.users_file: every user can read DIR/0604, which has mode 0604; run chmod o-rwx on it"},
-		problems: []string{
-			"flag --tls-key-file: tls.key_file: every user can read or change DIR/0604, which has mode 0604; run chmod o-rwx on it",
-			"flag --sealing-keyset-file: sealing.keyset_file: every user can read or change DIR/0604, which has mode 0604; run chmod o-rwx on it",
-		},
+		warnings: []string{"flag --auth-users-file: auth.users_file: " + othersRead},
+		problems: []string{"flag --sealing-keyset-file: sealing.keyset_file: " + othersRead, "flag --tls-key-file: tls.key_file: " + othersRead},
 	},
-	"others can read the admin's password": {args: "--admin-password-file DIR/0604", warnings: []string{
-		"flag --admin-password-file: admin_password_file: every user can read DIR/0604, which has mode 0604; run chmod o-rwx on it"}},
-	"others can change users": {args: "--auth-users-file DIR/0602", problems: []string{
-		"flag --auth-users-file: auth.users_file: every user can read or change DIR/0602, which has mode 0602; run chmod o-rwx on it"}},
+	"others can read the admin's password": {args: "--admin-password-file DIR/0604", warnings: []string{"flag --admin-password-file: admin_password_file: " + othersRead}},
+	"others can change users":              {args: "--auth-users-file DIR/0602", problems: []string{"flag --auth-users-file: auth.users_file: " + othersWrite}},
+	"others can change the certificate": {args: "--tls-cert-file DIR/0602 --tls-key-file DIR/tls.key", problems: []string{
+		"flag --tls-cert-file: tls.cert_file: " + othersWrite}},
+	"others can change settings": {args: "--config DIR/0602", problems: []string{"settings file: " + othersWrite}},
+	"others can change what leads to a file": {args: "--auth-users-file DIR/open/../users.link", problems: []string{
+		"flag --auth-users-file: auth.users_file: DIR/open is accessible to others (mode 0777): every user could change what is in it; run chmod o-w DIR/open"}},
+	"in a volume of Kubernetes": {args: "--tls-cert-file DIR/volume/tls.crt --tls-key-file DIR/volume/tls.key", problems: []string{
+		"flag --tls-key-file: tls.key_file: DIR/volume/..2026/tls.key is accessible to others (mode 0644): every user could read what is in it; in Kubernetes, set defaultMode: 0440 for the volume and fsGroup for the pod"}},
+	"data_dir below one that others can change": {args: "--data-dir DIR/open/data", problems: []string{
+		"flag --data-dir: data_dir: DIR/open is accessible to others (mode 0777): every user could change what is in it; run chmod o-w DIR/open; " +
+			"in Kubernetes, set fsGroup for the pod, or mount with subPath a folder that belongs to user UID; allow_shared_data_dir: true starts in spite of it"}},
+	"shared data_dir":               {args: "--data-dir DIR/open/data --allow-shared-data-dir=true"},
+	"data_dir of the service's own": {args: "--data-dir DIR/open"},
 	"certificate of another key": {args: "--tls-cert-file DIR/tls.crt --tls-key-file DIR/other/tls.key", problems: []string{
 		"flag --tls-cert-file: tls.cert_file: DIR/tls.crt cannot be used with the key in DIR/other/tls.key: tls: private key does not match public key"}},
 	"expired": {args: "--tls-cert-file DIR/tls.crt --tls-key-file DIR/tls.key", at: 400 * 24 * time.Hour, warnings: []string{
@@ -58,7 +73,22 @@ var checkFilesCases = map[string]struct {
 	"not yet valid": {args: "--tls-cert-file DIR/tls.crt --tls-key-file DIR/tls.key", at: -400 * 24 * time.Hour, warnings: []string{
 		"flag --tls-cert-file: tls.cert_file: the certificate is not valid before 2025-11-23T12:00:00Z"}},
 	"data_dir is a file":    {args: "--data-dir DIR/0640", problems: []string{"flag --data-dir: data_dir: DIR/0640 is not a directory"}},
-	"data_dir below a file": {args: "--data-dir DIR/0640/data", problems: []string{"flag --data-dir: data_dir: stat DIR/0640/data: not a directory"}},
+	"data_dir below a file": {args: "--data-dir DIR/0640/data", problems: []string{"flag --data-dir: data_dir: DIR/0640 is not a directory"}},
+}
+
+// loadSettings reads settings from a command line.
+func loadSettings(t *testing.T, args ...string) *config.Config {
+	t.Helper()
+	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	config.AddFlags(flags)
+	if err := flags.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	c, _, err := config.Load(config.Source{Flags: flags, SystemHostname: func() (string, error) { return "esx-01", nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // unlessRoot returns problems that root, whom permissions do not stop, never has.
@@ -78,11 +108,11 @@ func TestCheckFiles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			args := strings.Fields(strings.ReplaceAll("--data-dir DIR "+tc.args, "DIR", dir))
-			c := mustLoad(t, sources{args: args})
-			warnings, err := c.CheckFiles(now.Add(tc.at))
+			warnings, err := checkFiles(loadSettings(t, args...), now.Add(tc.at))
 			var problems []string
 			if err != nil {
-				problems = strings.Split(strings.ReplaceAll(err.Error(), dir, "DIR"), "\n")
+				text := strings.ReplaceAll(err.Error(), fmt.Sprint("user ", os.Geteuid()), "user UID")
+				problems = strings.Split(strings.ReplaceAll(text, dir, "DIR"), "\n")
 			}
 			for i := range warnings {
 				warnings[i] = strings.ReplaceAll(warnings[i], dir, "DIR")
@@ -111,6 +141,35 @@ func prepareFiles(t *testing.T, dir string, now time.Time) {
 	}
 	certificate(t, dir, now)
 	certificate(t, filepath.Join(dir, "other"), now)
+	volume := filepath.Join(dir, "volume", "..2026")
+	err = errors.Join(
+		os.Mkdir(filepath.Join(dir, "open"), 0o700), os.Chmod(filepath.Join(dir, "open"), 0o777), os.MkdirAll(volume, 0o700),
+		os.Symlink("..2026", filepath.Join(dir, "volume", "..data")),
+		os.Symlink("..data/tls.crt", filepath.Join(dir, "volume", "tls.crt")), os.Symlink("..data/tls.key", filepath.Join(dir, "volume", "tls.key")),
+		os.Symlink("0640", filepath.Join(dir, "users.link")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate(t, volume, now)
+	if err := os.Chmod(filepath.Join(volume, "tls.key"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What is in a file of secrets is in no problem and in no warning.
+func TestProblemsKeepSecrets(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	var args []string
+	for _, name := range []string{"tls-cert-file", "tls-key-file", "auth-users-file", "sealing-keyset-file"} {
+		file := filepath.Join(dir, name)
+		write(t, file, 0o600, []byte("hunter2 "+name))
+		args = append(args, "--"+name, file)
+	}
+	warnings, err := CheckSettings(loadSettings(t, args...))
+	if err == nil || strings.Contains(fmt.Sprint(warnings, err), "hunter2") {
+		t.Errorf("%q %v", warnings, err)
+	}
 }
 
 // certificate writes a key and a certificate for it that is valid in the two years

@@ -1,0 +1,221 @@
+package server
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"attestcsr/config"
+	"attestcsr/keystore/ownfile"
+)
+
+// trusted is a file or a folder that the service believes.
+type trusted struct {
+	setting string // that names it; "data_dir" for what the service makes there, "" for the settings file
+	path    string
+	denied  fs.FileMode // what others must not be able to do
+	doubted fs.FileMode // what gives a warning
+}
+
+// trustedFiles is the table of all that a service of a user believes, data_dir first.
+func trustedFiles(cfg *config.Config, uid int) []trusted {
+	dataDir := trusted{"data_dir", cfg.DataDir, ownfile.Folder, 0}
+	if owner, is := ownfile.OwnerOf(os.Stat(cfg.DataDir)); is && owner.UID == uid {
+		dataDir.denied = fs.ModeDir // the start sets its mode
+	}
+	own := func(name string, denied fs.FileMode) trusted {
+		return trusted{"data_dir", filepath.Join(cfg.DataDir, name), denied, 0}
+	}
+	all := []trusted{dataDir, own(StoreFile, ownfile.Secret), own(AuditDir, ownfile.PrivateFolder)}
+	if cfg.Sealing.KeysetFile == "" {
+		all = append(all, own(KeysetFile, ownfile.Secret))
+	} else {
+		all = append(all, trusted{"sealing.keyset_file", cfg.Sealing.KeysetFile, ownfile.Secret, 0})
+	}
+	if cfg.TLS.CertFile == "" {
+		all = append(all, own(OwnCertFile, ownfile.Public), own(OwnKeyFile, ownfile.Secret))
+	} else {
+		all = append(all, trusted{"tls.cert_file", cfg.TLS.CertFile, ownfile.Public, 0}, trusted{"tls.key_file", cfg.TLS.KeyFile, ownfile.Secret, 0})
+	}
+	switch {
+	case cfg.Auth.UsersFile != "":
+		all = append(all, trusted{"auth.users_file", cfg.Auth.UsersFile, ownfile.Public, ownfile.Secret})
+	case cfg.AdminPasswordFile != "":
+		all = append(all, own(AdminHashFile, ownfile.Secret), trusted{"admin_password_file", cfg.AdminPasswordFile, ownfile.Public, ownfile.Secret})
+	default:
+		all = append(all, own(AdminHashFile, ownfile.Secret), own(InitialPasswordFile, ownfile.Secret))
+	}
+	// Nobody else can change what comes through a pipe.
+	if info, err := os.Stat(cfg.File()); err == nil && info.Mode().IsRegular() {
+		all = append(all, trusted{"", cfg.File(), ownfile.Public, 0})
+	}
+	return all
+}
+
+// checkTrusted checks files for a service that trusts t. Whoever opens a file says
+// that it is missing.
+func checkTrusted(cfg *config.Config, t ownfile.Trust, files []trusted) (warnings []string, err error) {
+	t.Shared = cfg.AllowSharedDataDir
+	var errs []error
+	for _, f := range files {
+		err := t.Check(f.path, f.denied)
+		if err == nil && f.doubted != 0 {
+			if doubt := t.Check(f.path, f.doubted); doubt != nil {
+				warnings = append(warnings, cfg.Problem(f.setting, doubt).Error())
+			}
+		}
+		if shared, is := errors.AsType[*ownfile.SharedError](err); is && f.setting == "data_dir" {
+			err = fmt.Errorf("%w; in Kubernetes, set fsGroup for the pod, or mount with subPath a folder that belongs to user %d; allow_shared_data_dir: true starts in spite of it", shared, t.UID)
+		}
+		switch {
+		case err == nil, errors.Is(err, fs.ErrNotExist):
+		case f.setting == "":
+			errs = append(errs, fmt.Errorf("settings file: %w", err))
+		default:
+			errs = append(errs, cfg.Problem(f.setting, err))
+		}
+	}
+	return warnings, errors.Join(errs...)
+}
+
+// stillTrusted checks files again before they are read again.
+func stillTrusted(cfg *config.Config, paths ...string) error {
+	self := ownfile.Self()
+	files := slices.DeleteFunc(trustedFiles(cfg, self.UID), func(f trusted) bool { return !slices.Contains(paths, f.path) })
+	_, err := checkTrusted(cfg, self, files)
+	return err
+}
+
+// prepareDataDir makes data_dir, keeps others out of it where it is the service's
+// own, and checks all that the service trusts.
+func prepareDataDir(cfg *config.Config, log *slog.Logger) error {
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("data_dir: %w", err)
+	}
+	self := ownfile.Self()
+	files := trustedFiles(cfg, self.UID)
+	if _, err := checkTrusted(cfg, self, files[:1]); err != nil {
+		return err // before a mode is changed: a link may lead anywhere
+	}
+	info, err := os.Stat(cfg.DataDir)
+	if owner, is := ownfile.OwnerOf(info, err); is && owner.UID == self.UID && info.Mode()&0o077 != 0 {
+		log.Warn("data_dir is accessible to its group or to others: its mode is set to 0700", "data_dir", cfg.DataDir, "mode", fmt.Sprintf("%04o", info.Mode().Perm()))
+		err = os.Chmod(cfg.DataDir, 0o700)
+	}
+	if err != nil {
+		return fmt.Errorf("data_dir: %w", err)
+	}
+	_, err = checkTrusted(cfg, self, files) // its warnings were given with the settings
+	return err
+}
+
+// checkFiles checks the files that settings name, before anything is opened for use:
+// whom they belong to and what others can do, that we can read them, and that
+// data_dir is a directory or can be made. It changes nothing. Root's commands act for
+// the service that the store belongs to. What passes here may still fail later: files
+// change.
+func checkFiles(cfg *config.Config, now time.Time) (warnings []string, err error) {
+	trust := ownfile.Of(filepath.Join(cfg.DataDir, StoreFile), cfg.DataDir)
+	var named []trusted
+	for _, f := range trustedFiles(cfg, trust.UID) {
+		if f.setting != "data_dir" || f.path == cfg.DataDir {
+			named = append(named, f)
+		}
+	}
+	var errs []error
+	for _, f := range named {
+		doubts, err := checkTrusted(cfg, trust, []trusted{f})
+		warnings = append(warnings, doubts...)
+		if err == nil && f.setting != "" {
+			if err = usable(cfg, f); err != nil {
+				err = cfg.Problem(f.setting, err)
+			}
+		}
+		errs = append(errs, err)
+	}
+	err = errors.Join(errs...)
+	if cfg.TLS.CertFile != "" && err == nil {
+		var warning string
+		if warning, err = checkCertificate(cfg, now); warning != "" {
+			warnings = append(warnings, warning)
+		}
+	}
+	return warnings, err
+}
+
+// usable checks that a file can be read, or made where the service makes it.
+func usable(cfg *config.Config, f trusted) error {
+	_, err := os.Stat(f.path)
+	switch {
+	case f.path == cfg.DataDir:
+		return canBeMade(f.path)
+	case f.path == cfg.Sealing.KeysetFile && errors.Is(err, fs.ErrNotExist):
+		if dir := filepath.Dir(f.path); dir != filepath.Clean(cfg.DataDir) { // which is made
+			return canMakeFilesIn(dir)
+		}
+		return nil
+	case err != nil:
+		return err
+	}
+	file, err := os.Open(f.path)
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w: make it readable for user %d (in Kubernetes, set defaultMode: 0440 for the volume and fsGroup for the pod)", err, os.Geteuid())
+	}
+	if err != nil {
+		return err
+	}
+	return file.Close()
+}
+
+// checkCertificate checks that certificate and key load and belong together.
+func checkCertificate(cfg *config.Config, now time.Time) (warning string, err error) {
+	const key = "tls.cert_file"
+	pair, err := tls.LoadX509KeyPair(cfg.TLS.CertFile, cfg.TLS.KeyFile)
+	switch {
+	case err != nil:
+		return "", cfg.Problem(key, fmt.Errorf("%s cannot be used with the key in %s: %w", cfg.TLS.CertFile, cfg.TLS.KeyFile, err))
+	case now.Before(pair.Leaf.NotBefore):
+		err = fmt.Errorf("the certificate is not valid before %s", pair.Leaf.NotBefore.UTC().Format(time.RFC3339))
+	case now.After(pair.Leaf.NotAfter):
+		err = fmt.Errorf("the certificate expired at %s", pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
+	default:
+		return "", nil
+	}
+	return cfg.Problem(key, err).Error(), nil
+}
+
+// canBeMade checks that dir is a directory we can write to, or that the nearest one
+// above it that exists is.
+func canBeMade(dir string) error {
+	dir = filepath.Clean(dir)
+	for {
+		_, err := os.Stat(dir)
+		if parent := filepath.Dir(dir); errors.Is(err, fs.ErrNotExist) && parent != dir {
+			dir = parent
+			continue
+		}
+		return canMakeFilesIn(dir)
+	}
+}
+
+func canMakeFilesIn(dir string) error {
+	info, err := os.Stat(dir)
+	switch {
+	case err != nil:
+		return err
+	case !info.IsDir():
+		return fmt.Errorf("%s is not a directory", dir)
+	}
+	if err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+		return fmt.Errorf("cannot make files in %s: %w", dir, err)
+	}
+	return nil
+}
