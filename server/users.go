@@ -202,13 +202,21 @@ func (s *Server) readUsers() (*auth.Users, error) {
 	return loadUsers(usersFile(s.cfg))
 }
 
-// forgetInitialPassword removes the file with the generated password at the
-// first login: whoever read it has it now.
-func (s *Server) forgetInitialPassword(user string) {
+// forgetInitialPassword removes the file with the generated password at the first
+// login with it: whoever read it has it now. The file may have a later password, which
+// reset-password has just made.
+func (s *Server) forgetInitialPassword(user, password string) {
 	if s.cfg.Auth.UsersFile != "" || user != AdminName {
 		return
 	}
-	err := os.Remove(filepath.Join(s.cfg.DataDir, InitialPasswordFile))
+	file := filepath.Join(s.cfg.DataDir, InitialPasswordFile)
+	known, err := ownfile.Read(file, maxOwnFile, s.log)
+	if err == nil && string(known) != password+"\n" {
+		return
+	}
+	if err == nil {
+		err = os.Remove(file)
+	}
 	switch {
 	case err == nil:
 		s.log.Info("first login: the file with the initial password is removed")

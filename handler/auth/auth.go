@@ -25,7 +25,7 @@ import (
 type Config struct {
 	Users      *Users
 	Privileges func(user string) []csr.Privilege // asked at each request
-	OnPassword func(user string)                 // called for each request whose password was compared and is right, before its answer
+	OnPassword func(user, password string)       // called for each request whose password was compared and is right, before its answer
 	Refused    func(audit.Refusal)               // called for each request that is refused, before its answer
 	Now        func() time.Time
 

@@ -102,7 +102,7 @@ func (p *passwords) verify(ctx context.Context, user, password string, from neti
 	case !p.users.Load().holds(user, hash): // no such user, or removed or changed meanwhile
 		return identity{}, wrongPassword()
 	}
-	p.cfg.OnPassword(user)
+	p.cfg.OnPassword(user, password)
 	return who, nil
 }
 

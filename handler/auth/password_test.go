@@ -117,7 +117,7 @@ func TestRemembered(t *testing.T) {
 	var called []string
 	a := newAuth(auth.Config{
 		Users: usersOf(t, "amy", "secret", "bob", "hidden"), Now: clock.Now,
-		OnPassword: func(user string) { called = append(called, user) },
+		OnPassword: func(user, _ string) { called = append(called, user) },
 	})
 	counted := count(a, 0)
 	right := func(user, password, address string, compared int) {
