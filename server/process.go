@@ -3,11 +3,15 @@ package server
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"math"
 	"os"
+	"path"
 	"runtime"
 	"runtime/debug"
+	"slices"
+	"strings"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"golang.org/x/sys/unix"
@@ -33,6 +37,9 @@ func PrepareProcess(cfg *config.Config, log *slog.Logger) (end func()) {
 		if err := forbidDumps(); err != nil {
 			log.Warn("core dumps and debuggers are not kept out: the memory of this process, with its keys, can be read by its user", "err", err)
 		}
+	}
+	if swapOn(os.DirFS("/")) {
+		log.Warn("the kernel may write the memory of this process, with its private keys, to swap: turn swap off for it (systemd: MemorySwapMax=0; docker: --memory-swap equal to --memory), or encrypt the swap")
 	}
 	return func() { runtime.KeepAlive(floor) }
 }
@@ -80,4 +87,29 @@ func forbidDumps() error {
 	return errors.Join(
 		os.NewSyscallError("setrlimit RLIMIT_CORE", unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})),
 		os.NewSyscallError("prctl PR_SET_DUMPABLE", unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)))
+}
+
+// swapOn reports whether this process's memory may end up on a swap device. zram is
+// memory itself. In a cgroup of version 1 the device decides.
+func swapOn(root fs.FS) bool {
+	swaps, err := fs.ReadFile(root, "proc/swaps")
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist) // a kernel without swap has no such file
+	}
+	devices := strings.Split(strings.TrimSpace(string(swaps)), "\n")[1:] // the first line is a heading
+	if !slices.ContainsFunc(devices, func(device string) bool { return !strings.HasPrefix(device, "/dev/zram") }) {
+		return false
+	}
+	groups, _ := fs.ReadFile(root, "proc/self/cgroup") //nolint:errcheck // without it nothing forbids swap
+	_, group, _ := strings.Cut("\n"+string(groups), "\n0::/")
+	group, _, _ = strings.Cut(group, "\n")
+	for group = path.Clean(group); ; group = path.Dir(group) {
+		limit, err := fs.ReadFile(root, path.Join("sys/fs/cgroup", group, "memory.swap.max"))
+		if err == nil && strings.TrimSpace(string(limit)) == "0" {
+			return false
+		}
+		if group == "." {
+			return true
+		}
+	}
 }
