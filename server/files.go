@@ -73,7 +73,7 @@ func checkTrusted(cfg *config.Config, t ownfile.Trust, files []trusted) (warning
 			}
 		}
 		if shared, is := errors.AsType[*ownfile.SharedError](err); is && f.setting == "data_dir" {
-			err = fmt.Errorf("%w; in Kubernetes, set fsGroup for the pod, or mount with subPath a folder that belongs to user %d; allow_shared_data_dir: true starts in spite of it", shared, t.UID)
+			err = fmt.Errorf("%w; in Kubernetes, use a persistent volume and set fsGroup for the pod, or mount with subPath a folder of user %d; allow_shared_data_dir: true starts in spite of it", shared, t.UID)
 		}
 		switch {
 		case err == nil, errors.Is(err, fs.ErrNotExist):
@@ -108,7 +108,7 @@ func prepareDataDir(cfg *config.Config, log *slog.Logger) error {
 	info, err := os.Stat(cfg.DataDir)
 	if owner, is := ownfile.OwnerOf(info, err); is && owner.UID == self.UID && info.Mode()&0o077 != 0 {
 		log.Warn("data_dir is accessible to its group or to others: its mode is set to 0700", "data_dir", cfg.DataDir, "mode", fmt.Sprintf("%04o", info.Mode().Perm()))
-		err = os.Chmod(cfg.DataDir, 0o700)
+		err = os.Chmod(cfg.DataDir, 0o700) //nolint:gosec // a folder has to be searched
 	}
 	if err != nil {
 		return fmt.Errorf("data_dir: %w", err)

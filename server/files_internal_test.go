@@ -63,7 +63,7 @@ var checkFilesCases = map[string]struct {
 		"flag --tls-key-file: tls.key_file: DIR/volume/..2026/tls.key is accessible to others (mode 0644): every user could read what is in it; in Kubernetes, set defaultMode: 0440 for the volume and fsGroup for the pod"}},
 	"data_dir below one that others can change": {args: "--data-dir DIR/open/data", problems: []string{
 		"flag --data-dir: data_dir: DIR/open is accessible to others (mode 0777): every user could change what is in it; run chmod o-w DIR/open; " +
-			"in Kubernetes, set fsGroup for the pod, or mount with subPath a folder that belongs to user UID; allow_shared_data_dir: true starts in spite of it"}},
+			"in Kubernetes, use a persistent volume and set fsGroup for the pod, or mount with subPath a folder of user UID; allow_shared_data_dir: true starts in spite of it"}},
 	"shared data_dir":               {args: "--data-dir DIR/open/data --allow-shared-data-dir=true"},
 	"data_dir of the service's own": {args: "--data-dir DIR/open"},
 	"certificate of another key": {args: "--tls-cert-file DIR/tls.crt --tls-key-file DIR/other/tls.key", problems: []string{

@@ -2,11 +2,13 @@ package ownfile_test
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -80,6 +82,41 @@ func TestReplaceAndCreate(t *testing.T) {
 		}
 		want(step.want)
 	}
+}
+
+// What root writes belongs to whom the store beside it belongs to, or the file before.
+func TestRootAdopts(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	const service, another = 54321, 54322
+	dir := t.TempDir()
+	path, store := filepath.Join(dir, "file"), filepath.Join(dir, "attestcsr.db")
+	give := func(path string, uid int, mode os.FileMode) {
+		t.Helper()
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chown(path, uid, uid), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(uid uint32, mode os.FileMode) {
+		t.Helper()
+		if err := ownfile.Replace(path, []byte("content")); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stat, is := info.Sys().(*syscall.Stat_t); !is || stat.Uid != uid || stat.Gid != uid || info.Mode().Perm() != mode {
+			t.Errorf("%v %+v, want %d %v", info.Mode(), stat, uid, mode)
+		}
+	}
+	want(0, 0o600)
+	give(path, another, 0o640)
+	want(another, 0o640)
+	give(store, service, 0o666)
+	want(service, 0o660) // never for others
 }
 
 // Only temporary files that nobody writes any more are swept.

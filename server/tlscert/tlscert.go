@@ -27,7 +27,6 @@ import (
 )
 
 const (
-	maxKeyFile = 64 << 10 // bytes; far more than a key takes
 	// A certificate for 397 days is the longest that clients built for the public
 	// web accept (CA/Browser Forum baseline requirements, section 6.3.2 until 2026).
 	ownCertLife  = 397 * 24 * time.Hour

@@ -34,6 +34,19 @@ func TestResetPassword(t *testing.T) {
 	s.Must(401, "GET", start.CSRPath, "")
 }
 
+// TestOldPasswordKeepsTheFile: a login with the old password, in the moment in which
+// the running service still knows it, leaves the file with the new one.
+func TestOldPasswordKeepsTheFile(t *testing.T) {
+	t.Parallel()
+	s := start.Serve(t, start.Options{Binary: start.Binary(t), BuiltInAdmin: true})
+	file := filepath.Join(s.DataDir, server.InitialPasswordFile)
+	kit.Overwrite(t, s.DataDir, server.InitialPasswordFile, "another\n")
+	s.Must(404, "GET", start.CSRPath, "")
+	if text, err := os.ReadFile(file); err != nil || string(text) != "another\n" {
+		t.Errorf("%q %v", text, err)
+	}
+}
+
 // TestUsersFile: a running service follows its users file. Garbage in it changes
 // nothing, and whoever is taken out of it loses password and sessions.
 func TestUsersFile(t *testing.T) {
