@@ -105,7 +105,7 @@ func Bind(slot Slot, payload []byte) Binding {
 	return Binding{Slot: slot, Digest: sha256.Sum256(payload)}
 }
 
-// Key is a fresh private key that belongs to no slot yet and is on no disk. It
+// Key is a fresh private key that belongs to no slot yet and is not stored. It
 // ends in exactly one of Bind and Discard.
 type Key interface {
 	crypto.Signer

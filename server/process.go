@@ -100,7 +100,7 @@ func swapOn(root fs.FS) bool {
 	if !slices.ContainsFunc(devices, func(device string) bool { return !strings.HasPrefix(device, "/dev/zram") }) {
 		return false
 	}
-	groups, _ := fs.ReadFile(root, "proc/self/cgroup") //nolint:errcheck // without it nothing forbids swap
+	groups, _ := fs.ReadFile(root, "proc/self/cgroup") // without it nothing forbids swap
 	_, group, _ := strings.Cut("\n"+string(groups), "\n0::/")
 	group, _, _ = strings.Cut(group, "\n")
 	for group = path.Clean(group); ; group = path.Dir(group) {

@@ -212,7 +212,7 @@ func (s *Server) shutDown(servers []*http.Server) error {
 
 // Close ends the audit trail and then closes the key store. It waits three seconds
 // for keys in the making: they cannot be interrupted, and may take long on a busy
-// machine. They are on no disk, and end with the process.
+// machine. They are not stored, and end with the process.
 func (s *Server) Close() error {
 	auditErr := s.closeAudit()
 	closed := make(chan error, 1)

@@ -4,10 +4,11 @@
 // keystore.Custodian around another one. It keeps a fixed number of fresh keys of each
 // size ready, hands each of them out once, and makes the next in the background.
 //
-// Keys that wait are in memory only, on no disk and in no backup. They belong to no
-// slot and sign nothing until somebody has taken them. A key takes about 5.5 kB of heap
-// for 2048 bits and 7 kB for 4096. To drop a key is to drop the references to it:
-// crypto/rsa and the garbage collector keep copies that nobody can wipe.
+// Keys that wait are in memory only, and in no backup. The kernel may write memory to
+// swap. They belong to no slot and sign nothing until somebody has taken them. A key
+// takes about 5.5 kB of heap for 2048 bits and 7 kB for 4096. To drop a key is to drop
+// the references to it: crypto/rsa and the garbage collector keep copies that nobody
+// can wipe.
 //
 // A caller who finds no key waits in one queue, first come, first served (queue.go).
 // Workers at the lowest priority refill the pool (refill.go, thread.go, procs.go).

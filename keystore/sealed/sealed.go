@@ -241,7 +241,7 @@ func (k *key) Bind(_ context.Context, to keystore.Binding) (keystore.Ref, error)
 	return ref, nil
 }
 
-// Discard gives the key up. It was in memory only.
+// Discard gives the key up. It was not stored.
 func (k *key) Discard() error {
 	if k.ended.Swap(true) {
 		return errEnded
