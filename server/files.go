@@ -73,7 +73,11 @@ func checkTrusted(cfg *config.Config, t ownfile.Trust, files []trusted) (warning
 			}
 		}
 		if shared, is := errors.AsType[*ownfile.SharedError](err); is && f.setting == "data_dir" {
-			err = fmt.Errorf("%w; in Kubernetes, use a persistent volume and set fsGroup for the pod, or mount with subPath a folder of user %d; allow_shared_data_dir: true starts in spite of it", shared, t.UID)
+			volume := ""
+			if shared.Owner == 0 && t.UID != 0 {
+				volume = fmt.Sprintf("; in Kubernetes, use a persistent volume and set fsGroup for the pod, or mount with subPath a folder of user %d", t.UID)
+			}
+			err = fmt.Errorf("%w%s; allow_shared_data_dir: true starts in spite of it", shared, volume)
 		}
 		switch {
 		case err == nil, errors.Is(err, fs.ErrNotExist):
@@ -153,26 +157,22 @@ func checkFiles(cfg *config.Config, now time.Time) (warnings []string, err error
 
 // usable checks that a file can be read, or made where the service makes it.
 func usable(cfg *config.Config, f trusted) error {
-	_, err := os.Stat(f.path)
-	switch {
-	case f.path == cfg.DataDir:
+	if f.path == cfg.DataDir {
 		return canBeMade(f.path)
+	}
+	file, err := os.Open(f.path)
+	switch {
+	case err == nil:
+		return file.Close()
 	case f.path == cfg.Sealing.KeysetFile && errors.Is(err, fs.ErrNotExist):
 		if dir := filepath.Dir(f.path); dir != filepath.Clean(cfg.DataDir) { // which is made
 			return canMakeFilesIn(dir)
 		}
 		return nil
-	case err != nil:
-		return err
-	}
-	file, err := os.Open(f.path)
-	if errors.Is(err, fs.ErrPermission) {
+	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w: make it readable for user %d (in Kubernetes, set defaultMode: 0440 for the volume and fsGroup for the pod)", err, os.Geteuid())
 	}
-	if err != nil {
-		return err
-	}
-	return file.Close()
+	return err
 }
 
 // checkCertificate checks that certificate and key load and belong together.
@@ -195,15 +195,12 @@ func checkCertificate(cfg *config.Config, now time.Time) (warning string, err er
 // canBeMade checks that dir is a directory we can write to, or that the nearest one
 // above it that exists is.
 func canBeMade(dir string) error {
-	dir = filepath.Clean(dir)
-	for {
-		_, err := os.Stat(dir)
-		if parent := filepath.Dir(dir); errors.Is(err, fs.ErrNotExist) && parent != dir {
-			dir = parent
-			continue
-		}
-		return canMakeFilesIn(dir)
+	err := canMakeFilesIn(dir)
+	for errors.Is(err, fs.ErrNotExist) && dir != filepath.Dir(dir) {
+		dir = filepath.Dir(dir)
+		err = canMakeFilesIn(dir)
 	}
+	return err
 }
 
 func canMakeFilesIn(dir string) error {

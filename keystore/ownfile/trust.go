@@ -1,7 +1,6 @@
 package ownfile
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -67,9 +66,10 @@ func OwnerOf(info fs.FileInfo, err error) (owner Trust, is bool) {
 }
 
 // SharedError says that others can write to a folder.
-type SharedError struct{ text string }
-
-func (e *SharedError) Error() string { return e.text }
+type SharedError struct {
+	error
+	Owner int // of the folder
+}
 
 // Check refuses a file or folder at path that others could change or, as denied has
 // it, read: by its own owner and mode, or through a folder or a symbolic link that
@@ -127,13 +127,23 @@ func elements(path string) []string {
 
 // check is for a file or folder alone. mend is the advice in place of a chmod.
 func (t Trust) check(path string, info fs.FileInfo, denied fs.FileMode, mend string) error {
+	err := t.problem(path, info, denied, mend)
+	if err == nil || denied != Folder || !info.IsDir() {
+		return err
+	}
+	if t.Shared {
+		return nil
+	}
+	owner, _ := OwnerOf(info, nil)
+	return &SharedError{err, owner.UID}
+}
+
+func (t Trust) problem(path string, info fs.FileInfo, denied fs.FileMode, mend string) error {
 	switch {
 	case denied.IsDir() && !info.IsDir():
 		return fmt.Errorf("%s is not a directory", path)
 	case !denied.IsDir() && !info.Mode().IsRegular():
 		return fmt.Errorf("%s is not a regular file", path)
-	case t.Shared && denied == Folder:
-		return nil
 	}
 	if err := t.checkOwner(path, info); err != nil {
 		return err
@@ -162,11 +172,7 @@ func (t Trust) check(path string, info fs.FileInfo, denied fs.FileMode, mend str
 	if mend == "" {
 		mend = fmt.Sprintf("run chmod %s-%s %s", class, bits, path)
 	}
-	text := fmt.Sprintf("%s is accessible to others (mode %04o): %s could %s what is in it; %s", path, info.Mode().Perm(), who, deed, mend)
-	if info.IsDir() {
-		return &SharedError{text}
-	}
-	return errors.New(text)
+	return fmt.Errorf("%s is accessible to others (mode %04o): %s could %s what is in it; %s", path, info.Mode().Perm(), who, deed, mend)
 }
 
 func (t Trust) checkOwner(path string, info fs.FileInfo) error {
@@ -177,7 +183,7 @@ func (t Trust) checkOwner(path string, info fs.FileInfo) error {
 	case owner.UID == 0 || owner.UID == t.UID:
 		return nil
 	case info.IsDir():
-		return &SharedError{fmt.Sprintf("%s belongs to user %d, who could replace what is in it; run chown %d %s, or use another folder", path, owner.UID, t.UID, path)}
+		return fmt.Errorf("%s belongs to user %d, who could change what is in it; run chown %d %s, or use another folder", path, owner.UID, t.UID, path)
 	}
 	return fmt.Errorf("%s belongs to user %d, who could change it; run chown -h %d %s", path, owner.UID, t.UID, path)
 }

@@ -112,7 +112,7 @@ type takeover struct {
 }
 
 func takeovers() map[string]takeover {
-	const mine = "P belongs to user 54322, who could (change it|replace what is in it); run chown (-h )?54321 P"
+	const mine = "P belongs to user 54322, who could change (it|what is in it); run chown (-h )?54321 P"
 	return map[string]takeover{
 		"every user may write": {
 			"chmod o+x F; chmod o+rwX P", "if test -d P; then touch P/x; else echo \"$LINE\" >>P; fi",
