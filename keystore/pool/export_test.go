@@ -39,10 +39,9 @@ func (p *Pool) Took(bits int, d time.Duration) {
 	p.size(bits).took = d
 }
 
-// LockThread turns the calling goroutine into a thread of the pool, if its own may be
-// used, or else another, and waits for the end of the thread. It calls started with
-// what ends it.
-func LockThread(tasks *sync.WaitGroup, started func(end func())) {
-	t := &thread{calls: make(chan func()), done: make(chan struct{})}
-	t.lock(func() { started(t.end) }, tasks)
+// NewThread returns a function that makes the calling goroutine a thread of the pool,
+// or another goroutine if this one is on the main thread.
+func NewThread(tasks *sync.WaitGroup) (serve func(), started <-chan struct{}, end func()) {
+	t := newThread()
+	return func() { t.serve(tasks) }, t.started, t.end
 }

@@ -97,12 +97,11 @@ func TestThreadsAreIdle(t *testing.T) {
 // A worker that the runtime puts on the main thread looks for another.
 func TestMainThreadIsSpared(t *testing.T) {
 	var tasks sync.WaitGroup
-	var end func()
-	started := make(chan struct{})
+	serve, started, end := pool.NewThread(&tasks)
 	onMain := make(chan bool, 1)
 	onMainThread <- func() {
 		onMain <- unix.Gettid() == os.Getpid()
-		pool.LockThread(&tasks, func(stop func()) { end = stop; close(started) })
+		serve()
 	}
 	if !<-onMain {
 		t.Fatal("that was not the main thread")
