@@ -38,9 +38,9 @@ func Read(path string, limit int, log *slog.Logger) (content []byte, err error) 
 	return content, nil
 }
 
-// Replace writes a file over the one before, 0600 or as Adopt has it. A crash leaves the old
-// content or the new one, and at most a temporary file beside it that nobody
-// reads.
+// Replace writes a file over the one before, 0600 or as Adopt has it. A crash leaves
+// the old content or the new one, and at most a temporary file that nobody reads (see
+// Sweep).
 func Replace(path string, content []byte) error {
 	temp, err := writeTemp(path, content)
 	if err != nil {
@@ -52,9 +52,9 @@ func Replace(path string, content []byte) error {
 	return SyncDir(filepath.Dir(path))
 }
 
-// Create writes a file, 0600 or as Adopt has it, unless there is one: when another process was
-// faster, its file stays. It is complete when it appears, since its content was
-// flushed before; a crash before that leaves a temporary file that nobody reads.
+// Create writes a file, 0600 or as Adopt has it, unless there is one: when another
+// process was faster, its file stays. The content is flushed before the file appears. A
+// crash before that leaves a temporary file that nobody reads (see Sweep).
 func Create(path string, content []byte) (err error) {
 	temp, err := writeTemp(path, content)
 	if err != nil {
@@ -112,8 +112,8 @@ func Adopt(f *os.File, like ...string) error {
 	return nil
 }
 
-// abandoned is when a temporary file belongs to nobody any more: those who write
-// one have renamed or removed it in less than a second.
+// abandoned is the age at which Sweep removes a temporary file. A writer needs less than
+// a second until it renames or removes its own.
 const abandoned = time.Hour
 
 // Sweep removes the temporary files that crashes have left in a directory. Without

@@ -6,9 +6,8 @@
 //
 // Keys that wait are in memory only, and in no backup. The kernel may write memory to
 // swap. They belong to no slot and sign nothing until somebody has taken them. A key
-// takes about 5.5 kB of heap for 2048 bits and 7 kB for 4096. To drop a key is to drop
-// the references to it: crypto/rsa and the garbage collector keep copies that nobody
-// can wipe.
+// takes about 5.5 kB of heap for 2048 bits and 7 kB for 4096. A key that is dropped is
+// not wiped: crypto/rsa and the garbage collector make copies that we cannot reach.
 //
 // A caller who finds no key waits in one queue, first come, first served (queue.go).
 // Workers at the lowest priority refill the pool (refill.go, thread.go, procs.go).
@@ -34,7 +33,7 @@ type Options struct {
 	// Custodian makes and keeps the keys. The Pool closes it.
 	Custodian keystore.Custodian
 	// Targets is how many keys of each RSA modulus length in bits are kept ready, at
-	// least one. Without any the pool is off: every caller waits for his RSA key.
+	// least one. Empty: the pool is off, and every caller waits for an RSA key.
 	Targets map[int]int
 	// Workers is how many keys are made at once in the background. By default as many
 	// as there are processors; one fewer, but at least one, where workers would take
@@ -51,8 +50,7 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// custodian is the one that makes the keys. A Pool passes everything on to it but
-// Generate and Close.
+// custodian makes the keys. A Pool passes all calls on to it except Generate and Close.
 type custodian = keystore.Custodian
 
 // Pool is a keystore.Custodian that has RSA keys ready. It changes GOMAXPROCS: a
@@ -126,8 +124,8 @@ func (p *Pool) addSize(bits, target int) *size {
 	return s
 }
 
-// size returns the state of a size. One without a target is added when it is asked for
-// first; the layer above allows few sizes.
+// size returns the state of a size. The first request for a size without a target adds
+// it; the layer above allows few sizes.
 func (p *Pool) size(bits int) *size {
 	if s := p.sizes[bits]; s != nil {
 		return s
@@ -137,8 +135,8 @@ func (p *Pool) size(bits int) *size {
 
 // Generate returns a key that was ready, or waits for one. Errors beside the
 // custodian's: *keystore.BusyError beyond the bounds of the queue,
-// keystore.ErrUnavailable once the pool is closed, and that of ctx. EC keys take no
-// time worth a pool and are made on the spot.
+// keystore.ErrUnavailable once the pool is closed, and that of ctx. EC keys are
+// fast to make: they are made at once, without the pool.
 func (p *Pool) Generate(ctx context.Context, spec keystore.KeySpec) (keystore.Key, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -190,9 +188,8 @@ func (p *Pool) discard(surplus keystore.Key) {
 	}
 }
 
-// Ready reports, with an error that says what is missing, whether every target has
-// been reached since the start. It stays nil from then on: requests can be served
-// while the pool refills.
+// Ready returns an error that says what is missing until every target was reached once.
+// Then it returns nil for good: requests can be served while the pool refills.
 func (p *Pool) Ready() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -238,8 +235,8 @@ func errClosed() error {
 	return fmt.Errorf("%w: the key pool is closed", keystore.ErrUnavailable)
 }
 
-// generate has the custodian make a key: on the thread for the background, and here if
-// there is no thread. It reports how long that took.
+// generate makes a key and returns how long that took. A key for the background is made
+// on the thread t; a key that somebody waits for is made here, and t is nil.
 func (p *Pool) generate(ctx context.Context, spec keystore.KeySpec, t *thread) (key keystore.Key, took time.Duration, err error) {
 	from, run := foreground, func(f func()) { f() }
 	if t != nil {

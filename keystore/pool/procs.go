@@ -18,15 +18,15 @@ import (
 // two processors; with more procs 3 and 5 ms). With a proc for each key in the making,
 // the operating system decides who gets a processor, and it knows priorities.
 //
-// GOMAXPROCS is lowered quietTime after the last key. Kept high it costs each read half
-// as much processor time again: the scheduler spins and wakes threads for nothing.
+// GOMAXPROCS is lowered quietTime after the last key. While it is high, each read takes
+// 50 % more processor time: the scheduler spins and wakes threads for nothing.
 //
 // Once GOMAXPROCS was set, the runtime no longer follows changes of cgroup limits and
 // affinity masks. SetDefaultGOMAXPROCS makes it look again: before each raise, and to
 // lower.
 type procs struct {
-	count int  // processors at the start: so many keys are made at once for the queue
-	fixed bool // GOMAXPROCS is in the environment: it is the operator's word and stays
+	count int  // processors at the start; the most keys made at once for the queue
+	fixed bool // the environment sets GOMAXPROCS, and we leave it alone
 	quota bool // a cgroup limits processor time rather than processors
 
 	mu      sync.Mutex
@@ -40,7 +40,7 @@ type procs struct {
 // of GOMAXPROCS stops all goroutines for some ten microseconds.
 const quietTime = time.Second
 
-// newProcs takes the processors that the runtime found, where none are given.
+// newProcs counts the processors that are given; 0: those that the runtime found.
 func newProcs(given int) *procs {
 	found := runtime.GOMAXPROCS(0)
 	n, err := strconv.Atoi(os.Getenv("GOMAXPROCS"))
@@ -58,9 +58,10 @@ func newProcs(given int) *procs {
 	return p
 }
 
-// workers returns how many workers there are by default. One processor is left to
-// requests without SCHED_IDLE, with GOMAXPROCS in the environment, and under a cgroup's
-// quota of processor time, which idle threads use up too.
+// workers returns how many workers there are by default: one for each processor. There
+// is one fewer, so that requests have a processor, if the system refuses SCHED_IDLE, if
+// the environment sets GOMAXPROCS, or if a cgroup limits processor time, which idle
+// threads use up too.
 func (p *procs) workers(idle bool) int {
 	if idle && !p.fixed && !p.quota {
 		return p.count

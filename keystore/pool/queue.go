@@ -20,10 +20,8 @@ const dryLogInterval = time.Minute
 
 // waiter is a caller who found no key.
 type waiter struct {
-	size *size
-	// served gets one outcome when the waiter is taken out of the queue. It has room
-	// for it.
-	served chan outcome
+	size   *size
+	served chan outcome // gets one, and has room for it, when the waiter leaves the queue
 }
 
 type outcome struct {
@@ -107,9 +105,9 @@ func (p *Pool) await(ctx context.Context, w *waiter) (keystore.Key, error) {
 	return nil, busy
 }
 
-// nextMiss returns the size of the next key to be made for the queue, and counts it as
-// begun: that of the first waiter for whom no key is in the making. It returns nil if
-// there is no such waiter or no processor is free.
+// nextMiss finds the first waiter for whom no key is in the making, counts a key of that
+// size as begun, and returns the size. It returns nil if there is no such waiter or no
+// processor is free.
 func (p *Pool) nextMiss() *size {
 	if p.foreground >= p.procs.count {
 		return nil
@@ -158,9 +156,9 @@ func (s *size) measured(took time.Duration) {
 	s.took += (took - s.took) / 8
 }
 
-// busy is the error for those who cannot wait, or not any longer. Its RetryAfter is
-// when those who wait now are served, going by the time that keys take at present;
-// none of them waits beyond the deadline.
+// busy is the error for a caller who is turned away. Its RetryAfter estimates, from the
+// time that keys took lately, when all who wait now are served. Nobody waits longer than
+// the deadline.
 func (p *Pool) busy(reason string) error {
 	var work time.Duration
 	for _, w := range p.queue {

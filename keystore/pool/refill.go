@@ -9,8 +9,7 @@ import (
 // restTime is the pause of a worker after a key that could not be made.
 const restTime = time.Second
 
-// startWorkers starts n workers. 0: as many as suit the priority that a thread can be
-// given here.
+// startWorkers starts n workers; 0: as many as procs.workers says.
 func (p *Pool) startWorkers(n int) {
 	threads := []*thread{startThread(&p.tasks)}
 	idle := threads[0].idle
@@ -27,8 +26,8 @@ func (p *Pool) startWorkers(n int) {
 	}
 }
 
-// refill is a worker. Only the custodian runs on its thread: a thread that the system
-// lets wait for a processor must not hold a lock that requests need.
+// refill is a worker. Only the custodian runs on its thread. An idle thread may wait long
+// for a processor, so it must not hold a lock that requests need.
 func (p *Pool) refill(t *thread) {
 	defer t.end()
 	for s := p.nextRefill(); s != nil; s = p.nextRefill() {
@@ -39,9 +38,9 @@ func (p *Pool) refill(t *thread) {
 // nextRefill waits until a size is below its target, and returns it with a key counted
 // as begun. It returns nil once the pool is closed.
 //
-// While keys for the queue are made on every processor, none is begun here. It would
-// get next to no time, and hold up the garbage collector, which waits until each thread
-// has had a processor to stop on.
+// While keys for the queue are made on every processor, the background begins none. Its
+// thread would get almost no time. It would also delay the garbage collector, which
+// waits until each thread has stopped, and a thread needs a processor to stop.
 func (p *Pool) nextRefill() *size {
 	p.mu.Lock()
 	defer p.mu.Unlock()
