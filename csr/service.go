@@ -3,7 +3,9 @@ package csr
 import (
 	"context"
 	"crypto"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -135,6 +137,8 @@ func (s *Service) change(p payload, event audit.Event, index ...keystore.IndexEn
 	if err != nil {
 		return keystore.Change{}, err
 	}
+	sum := sha256.Sum256(b)
+	event.Payload = hex.EncodeToString(sum[:])
 	note, err := s.audit.Note(event)
 	return keystore.Change{Payload: b, Note: note, Index: index}, err
 }

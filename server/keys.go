@@ -14,10 +14,10 @@ import (
 	"attestcsr/keystore/sealed"
 )
 
-// recordsPurpose is what the keys that authenticate the store's records and notes are
+// RecordsPurpose is what the keys that authenticate the store's records and notes are
 // derived for. Another text gives other keys, and nothing that was stored before is
 // authentic.
-const recordsPurpose = "stored records 1"
+const RecordsPurpose = "stored records 1"
 
 // openKeystore also returns the custodian that the pool is around.
 func (s *Server) openKeystore(ctx context.Context, processors int) (*sealed.Custodian, error) {
@@ -35,7 +35,7 @@ func (s *Server) openKeystore(ctx context.Context, processors int) (*sealed.Cust
 		Targets:    cfg.KeyPool.Targets,
 		QueueBound: cfg.KeyQueue.Bound, QueueDeadline: cfg.KeyQueue.Deadline,
 	})
-	mac, err := custodian.MAC(recordsPurpose)
+	mac, err := custodian.MAC(RecordsPurpose)
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}

@@ -2,19 +2,26 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
+	"log/slog"
 	"path/filepath"
 	"time"
 
 	"attestcsr/config"
 	"attestcsr/csr/audit"
+	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
 	"attestcsr/keystore/sealed"
 )
 
 const (
-	// AuditPurpose is what the keys of the audit trail are derived for. Another text
-	// gives other keys, and lines that were written before do not verify.
+	// AuditPurpose is what the keys of the audit trail's lines are derived for. Another
+	// text gives other keys, and lines that were written before do not verify. Of a key
+	// that has left the keyset this is what is kept.
 	AuditPurpose = "audit trail 1"
+	// anchorPurpose is the same for anchors, of which nobody needs old ones.
+	anchorPurpose = "audit anchor 1"
 	// auditTimeout is how long a stop waits for the trail to be written.
 	auditTimeout = 5 * time.Second
 )
@@ -24,16 +31,59 @@ func (s *Server) openAudit(ctx context.Context, custodian *sealed.Custodian) err
 	if startBenchmark(s.cfg.DataDir) {
 		return nil
 	}
-	mac, err := custodian.MAC(AuditPurpose)
+	lines, anchors, err := TrailMACs(custodian)
 	if err != nil {
 		return err
 	}
 	s.audit, err = audit.Open(ctx, audit.Options{
-		Outbox: s.outbox, MAC: mac, Dir: filepath.Join(s.cfg.DataDir, AuditDir), Logger: s.log,
+		Outbox: s.outbox, MAC: lines, Anchors: anchors, Dir: filepath.Join(s.cfg.DataDir, AuditDir), Logger: s.log,
+		State: TrailState(s.keys), CheckNote: checkNote(s.keys), Commit: s.keys.Note,
 		MaxFileSize: s.cfg.Audit.MaxFileSize, MaxRefusalsSize: s.cfg.Audit.MaxRefusalsSize, OutboxBound: s.cfg.Audit.OutboxBound,
 		CopyToLog: s.cfg.Audit.CopyToLog, Now: time.Now,
 	})
 	return err
+}
+
+// TrailMACs returns the codes of lines and of anchors.
+func TrailMACs(custodian *sealed.Custodian) (lines, anchors audit.MAC, err error) {
+	if lines, err = custodian.MAC(AuditPurpose); err != nil {
+		return nil, nil, err
+	}
+	anchors, err = custodian.MAC(anchorPurpose)
+	return lines, anchors, err
+}
+
+// TrailState is the store's side of the audit trail.
+func TrailState(keys *keystore.Keystore) audit.State {
+	return func(ctx context.Context, fn func(slot string, revision uint64, digest [sha256.Size]byte, err error) error) (audit.Snapshot, error) {
+		var each func(keystore.Slot, uint64, [sha256.Size]byte, error) error
+		if fn != nil {
+			each = func(slot keystore.Slot, revision uint64, digest [sha256.Size]byte, err error) error {
+				return fn(slot.String(), revision, digest, err)
+			}
+		}
+		found, err := keys.Inspect(ctx, each)
+		state := audit.Snapshot{Revision: found.Revision, Head: found.Head, Anchors: found.Anchors}
+		for _, n := range found.Notes {
+			one := audit.Note{Revision: n.Revision, Previous: n.Previous, Code: n.Code, Text: n.Text}
+			if err := keys.CheckNote(n); err != nil {
+				one.Problem = err.Error()
+			}
+			state.Notes = append(state.Notes, one)
+		}
+		return state, err
+	}
+}
+
+func checkNote(keys *keystore.Keystore) func(revision uint64, previous, code, note []byte) error {
+	return func(revision uint64, previous, code, note []byte) error {
+		return keys.CheckNote(keystore.Note{Revision: revision, Previous: previous, Code: code, Text: note})
+	}
+}
+
+// snapshot is what the store says of the audit trail now.
+func (s *Server) snapshot(ctx context.Context) (audit.Snapshot, error) {
+	return audit.Take(ctx, TrailState(s.keys))
 }
 
 // closeAudit writes what waits. It comes after the last request and before the
@@ -45,24 +95,39 @@ func (s *Server) closeAudit() error {
 }
 
 // VerifyTrail checks the audit trail in data_dir, and in the directories that are
-// given, against the keyset and the store.
-func VerifyTrail(ctx context.Context, cfg *config.Config, dirs []string) ([]audit.Summary, error) {
+// given, against the keyset and the store. Of a store that is in use it reads the
+// anchors alone.
+func VerifyTrail(ctx context.Context, cfg *config.Config, dirs []string) (_ []audit.Summary, err error) {
 	custodian, err := sealed.Open(sealed.Options{KeysetFile: keysetPath(cfg)})
 	if err != nil {
 		return nil, err
 	}
-	mac, err := custodian.MAC(AuditPurpose)
+	lines, anchors, err := TrailMACs(custodian)
 	if err != nil {
 		return nil, err
 	}
-	return audit.Verify(ctx, audit.VerifyOptions{
-		Dirs: append(dirs, filepath.Join(cfg.DataDir, AuditDir)), MAC: mac,
-		Snapshot: func(ctx context.Context) (audit.Snapshot, error) { return AuditSnapshot(ctx, cfg.DataDir) },
-	})
-}
-
-// AuditSnapshot is what the store in a data directory says of the trail.
-func AuditSnapshot(ctx context.Context, dataDir string) (audit.Snapshot, error) {
-	found, err := bolt.Peek(ctx, filepath.Join(dataDir, StoreFile))
-	return audit.Snapshot{Anchors: found.Anchors, Pending: found.Pending}, err
+	path := filepath.Join(cfg.DataDir, StoreFile)
+	o := audit.VerifyOptions{Dirs: append(dirs, filepath.Join(cfg.DataDir, AuditDir)), MAC: lines, Anchors: anchors}
+	store, err := bolt.Open(path, bolt.Options{})
+	if errors.Is(err, bolt.ErrLocked) {
+		o.Snapshot = func(ctx context.Context) (audit.Snapshot, error) {
+			found, err := bolt.Peek(ctx, path)
+			return audit.Snapshot{Anchors: found.Anchors, AnchorsOnly: true}, err
+		}
+		return audit.Verify(ctx, o)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	mac, err := custodian.MAC(RecordsPurpose)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := keystore.Open(ctx, keystore.Options{Store: store, Custodian: custodian, MAC: mac, Logger: slog.New(slog.DiscardHandler), Processors: 1})
+	if err != nil {
+		return nil, err
+	}
+	o.Snapshot = func(ctx context.Context) (audit.Snapshot, error) { return audit.Take(ctx, TrailState(keys)) }
+	return audit.Verify(ctx, o)
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/go-json-experiment/json"
 )
 
-const anchorVersion = 1
+const anchorVersion = 2
 
 // position is a line of a chain: where it ends and what it is.
 type position struct {
@@ -15,8 +15,20 @@ type position struct {
 	Size     int64  `json:"size"` // of the file, up to and with that line
 	Seq      uint64 `json:"seq"`
 	MAC      string `json:"mac"`
-	Revision uint64 `json:"revision"` // of the newest change up to there
+	Sum      string `json:"lines_sha256"` // over all lines up to there; see addLine
+	Revision uint64 `json:"revision"`     // of the newest change up to there
+	notePosition
 }
+
+// notePosition is where the notes that have lines end in the store's chain of notes.
+type notePosition struct {
+	// Code is of the newest note, in hexadecimal; empty before the first, and
+	// unknownCode after one that is not authentic.
+	Code string   `json:"note_code,omitzero"`
+	Keys keyOrder `json:"note_keys,omitzero"` // that notes were made with
+}
+
+const unknownCode = "unknown"
 
 // start is where a file begins in the chain.
 type start struct {

@@ -6,6 +6,8 @@
 // Refusals wait in memory for a second at most; equal ones are counted, and their
 // files are bounded, because strangers cause them.
 //
+// Logins and logouts are folded as refusals are.
+//
 // Each line has an HMAC over itself and the HMAC of the line before. The store has
 // an anchor, which says where the chain ends. Whoever changes or removes lines
 // without the sealing keyset is found by Verify.
@@ -40,12 +42,22 @@ type Outbox interface {
 	Pending(ctx context.Context) (int, error)
 	Trim(ctx context.Context, through uint64, name string, anchor []byte) error
 	Anchor(ctx context.Context, name string) ([]byte, error)
+	Advance(ctx context.Context, revision uint64) error
 }
 
 // Options says what a Log is made of.
 type Options struct {
 	Outbox Outbox // stays the caller's, who closes it after the Log
 	MAC    MAC
+	// Anchors is for anchors, under another purpose: of a key that has left the keyset
+	// only that of lines is kept. Nil is MAC.
+	Anchors MAC
+	// State reads what the store holds. Nil: lines are not compared with records.
+	State State
+	// CheckNote reports whether the service made a note. Nil: notes are not checked.
+	CheckNote func(revision uint64, previous, code, note []byte) error
+	// Commit commits a note of the trail's own, alone. Nil: there are none.
+	Commit func(ctx context.Context, note []byte) error
 	Dir    string // of the files; made where it is not there, whose parent must be
 
 	MaxFileSize     int64 // of a file of changes, in bytes
@@ -75,6 +87,9 @@ type Log struct {
 	copies   *copies
 	metrics  metrics
 
+	fullMu sync.Mutex
+	full   map[string]error // by stream: there is no space for a line
+
 	wake    chan struct{} // holds a token when changes are to be written at once
 	stop    chan struct{}
 	stopped chan struct{}
@@ -85,31 +100,26 @@ type Log struct {
 // the store says are left as they are: a new file is begun, and an error logged.
 // It fails where no file can be made or the store cannot be written.
 func Open(ctx context.Context, o Options) (*Log, error) {
+	if o.Anchors == nil {
+		o.Anchors = o.MAC
+	}
 	if err := prepareDir(o.Dir, o.Logger); err != nil {
 		return nil, fmt.Errorf("audit trail: %w", err)
 	}
 	l := &Log{
-		o: o, refused: newRefusalTable(o.Now),
+		o: o, refused: newRefusalTable(o.Now), full: map[string]error{},
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	l.metrics = newMetrics(l)
 	if o.CopyToLog {
 		l.copies = newCopies(o.Logger)
 	}
-	base := chain{dir: o.Dir, mac: o.MAC, outbox: o.Outbox, log: o.Logger, now: o.Now, copies: l.copies, step: o.step}
-	changes, refusals := base, base
-	changes.stream, changes.maxFile = Changes, o.MaxFileSize
-	refusals.stream, refusals.maxFile, refusals.maxTotal = Refusals, o.MaxRefusalsSize/refusalFiles, o.MaxRefusalsSize
-	l.changes, l.refusals = &changes, &refusals
-	err := l.changes.open(ctx)
-	if err == nil {
-		err = l.refusals.open(ctx)
-	}
-	if err != nil {
+	if err := l.openStreams(ctx); err != nil {
 		l.copies.close()
 		return nil, fmt.Errorf("audit trail: %w", err)
 	}
 	var streams sync.WaitGroup
+	streams.Go(l.checkAtStart)
 	streams.Go(func() { l.run(l.changes, changesInterval, l.wake, l.exportChanges) })
 	streams.Go(func() { l.run(l.refusals, refusalsInterval, nil, l.exportRefusals) })
 	go func() {
@@ -118,6 +128,67 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 		close(l.stopped)
 	}()
 	return l, nil
+}
+
+// openStreams opens the refusals first: where the store has an anchor of changes, both
+// streams have been there.
+func (l *Log) openStreams(ctx context.Context) error {
+	before, err := l.o.Outbox.Anchor(ctx, Changes)
+	if err != nil {
+		return err
+	}
+	l.refusals = l.newChain(Refusals, l.o.MaxRefusalsSize/refusalFiles)
+	l.refusals.maxTotal = l.o.MaxRefusalsSize
+	l.changes = l.newChain(Changes, l.o.MaxFileSize)
+	l.changes.check, l.changes.state = l.o.CheckNote, l.o.State
+	if err := l.refusals.open(ctx, before != nil); err != nil {
+		return err
+	}
+	return l.changes.open(ctx, false)
+}
+
+func (l *Log) newChain(stream string, maxFile int64) *chain {
+	return &chain{
+		stream: stream, maxFile: maxFile, dir: l.o.Dir, mac: l.o.MAC, anchors: l.o.Anchors, outbox: l.o.Outbox,
+		log: l.o.Logger, now: l.o.Now, copies: l.copies, step: l.o.step, tell: l.commitNote,
+	}
+}
+
+// checkAtStart compares the trail with the store while the service runs already. It is
+// an error in the log and no more: what is left is served.
+func (l *Log) checkAtStart() {
+	if l.o.State == nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		select {
+		case <-l.stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	found, err := l.check(ctx)
+	if err != nil && ctx.Err() == nil {
+		l.o.Logger.Error("the audit trail could not be checked at the start: run \"attestcsr audit verify\"", "error", err)
+	}
+	for _, s := range found {
+		for _, p := range s.Problems[:min(len(s.Problems), maxLogged)] {
+			l.o.Logger.Error("the audit trail and the store are not what the service left: run \"attestcsr audit verify\"", "stream", s.Stream, "problem", p.String())
+		}
+	}
+}
+
+// maxLogged is how many problems of a stream the log has.
+const maxLogged = 10
+
+// check verifies the trail as it is here. The oldest files may be in an archive.
+func (l *Log) check(ctx context.Context) ([]Summary, error) {
+	return Verify(ctx, VerifyOptions{
+		Dirs: []string{l.o.Dir}, MAC: l.o.MAC, Anchors: l.o.Anchors, archived: true,
+		Snapshot: func(ctx context.Context) (Snapshot, error) { return Take(ctx, l.o.State) },
+	})
 }
 
 // prepareDir makes the folder of the files, 0700.
@@ -159,6 +230,15 @@ func (l *Log) Admit(ctx context.Context) error {
 	return nil
 }
 
+// NoteAdministration returns the note of an event that is no change of a client's
+// record; nil where there is no trail.
+func (l *Log) NoteAdministration(e Event) ([]byte, error) {
+	if l == nil {
+		return nil, nil
+	}
+	return e.Administration(l.o.Now())
+}
+
 // Note returns what the commit of a change has to carry; nil where changes are not
 // audited.
 func (l *Log) Note(e Event) ([]byte, error) {
@@ -181,7 +261,16 @@ func (l *Log) Refuse(r Refusal) {
 	if l == nil {
 		return
 	}
-	l.refused.add(r)
+	l.refused.add(Event{Kind: Refused, Request: r.Request, Operation: r.Operation, Outcome: r.Outcome})
+}
+
+// Login records a Login or a Logout, as its kind says. It is folded like a refusal: the
+// first of a user, address and route has a line, the others are counted.
+func (l *Log) Login(e Event) {
+	if l == nil {
+		return
+	}
+	l.refused.add(e)
 }
 
 // Close writes what waits and ends. Changes that cannot be written until ctx ends

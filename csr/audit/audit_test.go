@@ -50,7 +50,9 @@ func TestChanges(t *testing.T) {
 func TestUnreadableNote(t *testing.T) {
 	t.Parallel()
 	tr := newTrail(t)
-	commit(t, tr.store, []byte(`{"v":1,"event":"begin"}`))
+	if err := tr.store.keys.Note(t.Context(), []byte(`{"v":2,"event":"begin"}`)); err != nil {
+		t.Fatal(err)
+	}
 	tr.changes(1)
 	tr.close()
 	lines := tr.lines(audit.Changes)
@@ -58,7 +60,7 @@ func TestUnreadableNote(t *testing.T) {
 		t.Errorf("%+v", lines)
 	}
 	tr.wantWhole()
-	if !strings.Contains(tr.said.String(), "cannot be read") {
+	if !strings.Contains(tr.said.String(), "not to be believed or read") {
 		t.Errorf("the log says %s", tr.said)
 	}
 }

@@ -9,28 +9,34 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"attestcsr/keystore/ownfile"
 )
 
-// chain writes the lines of one stream. One goroutine uses it.
+// chain writes the lines of one stream.
 type chain struct {
 	stream   string
 	dir      string
 	maxFile  int64 // bytes of a file
 	maxTotal int64 // bytes of all files; 0: no file is ever removed
 	mac      MAC
+	anchors  MAC // for anchors
+	check    func(revision uint64, previous, code, note []byte) error
+	state    State                        // nil: records are not compared
+	tell     func(context.Context, Event) // makes a note of what happened to the store
 	outbox   Outbox
 	log      *slog.Logger
 	now      func() time.Time
 	copies   *copies            // nil: lines are not copied to the log
 	step     func(string) error // for tests: ends the process at a step, or makes it fail
 
-	anchored anchor   // what the store has
-	kept     []start  // see anchor
-	head     position // the last line that is durable in its file
-	torn     bool     // an unfinished write may have left bytes after head
+	mu       sync.Mutex // held by whoever uses what follows
+	anchored anchor     // what the store has
+	kept     []start    // see anchor
+	head     position   // the last line that is durable in its file
+	torn     bool       // an unfinished write may have left bytes after head
 }
 
 // The steps of writing at which tests end the process. See commit and release.
@@ -41,6 +47,7 @@ const (
 	stepTrimmed = "trimmed" // after that
 	stepRotate  = "rotate"  // before a new file is begun
 	stepRemove  = "remove"  // before an old file is removed
+	stepListed  = "listed"  // before the anchor of a new file, when its baseline is on the disk
 )
 
 func (c *chain) at(step string) error {
@@ -53,8 +60,10 @@ func (c *chain) at(step string) error {
 // entry is an event to be written.
 type entry struct {
 	Event    `json:",inline"`
-	Reason   string `json:"reason"`            // of an opening line
-	Revision uint64 `json:"revision,omitzero"` // of a change
+	Baseline *Baseline     `json:"baseline,omitzero"`
+	Break    *Break        `json:"break,omitzero"`
+	Revision uint64        `json:"revision,omitzero"` // of a change
+	notes    *notePosition // after it; nil: as before it
 }
 
 // append writes entries as lines and flushes them. Where the line that opens the
@@ -91,7 +100,9 @@ func (c *chain) appendLines(ctx context.Context, entries []entry) error {
 				return err
 			}
 			buf = nil
-			next.File, next.Size = c.head.File, int64(len(text))
+			if text, next, err = c.encode(c.head, e, c.mac.Primary()); err != nil {
+				return err
+			}
 		}
 		buf, end = append(buf, text...), next
 	}
@@ -102,15 +113,22 @@ func (c *chain) appendLines(ctx context.Context, entries []entry) error {
 // depends on nothing but the entry, the chain and the key, so that a line that has to
 // be written again is the same.
 func (c *chain) encode(after position, e entry, key string) (text []byte, at position, err error) {
-	l := line{Stream: c.stream, Chain: c.anchored.Chain, Seq: after.Seq + 1, Event: e.Event, Revision: e.Revision, Key: key}
-	if l.opens() {
-		l.Reason, l.Prev = e.Reason, after.MAC
+	l := line{
+		Stream: c.stream, Chain: c.anchored.Chain, Seq: after.Seq + 1, Event: e.Event,
+		Baseline: e.Baseline, Break: e.Break, Revision: e.Revision, Key: key,
+	}
+	if after.Size == 0 {
+		l.Prev, l.Sum = after.MAC, after.Sum
 	}
 	text, mac, err := l.encode(c.mac, after.MAC)
-	return text, position{
-		File: after.File, Size: after.Size + int64(len(text)),
-		Seq: l.Seq, MAC: mac, Revision: max(after.Revision, e.Revision),
-	}, err
+	at = position{
+		File: after.File, Size: after.Size + int64(len(text)), Seq: l.Seq, MAC: mac, Sum: addLine(after.Sum, text),
+		Revision: max(after.Revision, e.Revision), notePosition: after.notePosition,
+	}
+	if e.notes != nil {
+		at.notePosition = *e.notes
+	}
+	return text, at, err
 }
 
 // write puts lines after head, flushes them and makes end the head.
@@ -291,7 +309,7 @@ func (c *chain) commit(ctx context.Context) error {
 }
 
 func (c *chain) commitAnchor(ctx context.Context, a anchor) error {
-	text, err := a.encode(c.mac)
+	text, err := a.encode(c.anchors)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"bytes"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -15,54 +16,85 @@ func goldenStart() time.Time { return time.Date(2026, 6, 1, 12, 0, 0, 123e6, tim
 
 func goldenEvent() audit.Event {
 	return audit.Event{
-		Request:   audit.Request{User: "nora", Method: "session", Address: "2001:db8::1", RequestID: "0123456789abcdef"},
-		Operation: "named_csr.import", Slot: "nsx/certificates/x", From: `nsx/csrs/a "b" <c> ü`,
-		CSR: strings.Repeat("ab", 32), Certificate: strings.Repeat("cd", 32),
+		Request:   audit.Request{User: "nora", Method: "session", Address: "2001:db8::1", RequestID: "0123456789abcdef", Session: "fedcba9876543210"},
+		Operation: "named_csr.import", Slot: "nsx/certificates/x", From: `nsx/csrs/a "b" <c> ü`, Replaced: "unauthentic",
+		Payload: digestOf([]byte("golden")), CSR: strings.Repeat("ab", 32), Certificate: strings.Repeat("cd", 32),
+		Subject: "CN=esx-09.example.com,O=Example", Names: []string{"esx-09.example.com", "192.0.2.9"},
+		KeyAlgorithm: "RSA", KeySize: 3072, Issuer: "CN=Example CA", Serial: "1f",
 	}
 }
 
-// The golden files are what version 1 of the formats wrote. They never change:
+func goldenAdministration() audit.Event {
+	return audit.Event{
+		Request: audit.Request{User: "system:service"}, Operation: "keyset.rotate", Settings: []string{"log.level"}, Reason: "because",
+		FromKey: "01234567", ToKey: "0badcafe",
+	}
+}
+
+// The golden files are what version 2 of the formats wrote. They never change:
 // what ever was written stays readable and verifiable.
 func TestGolden(t *testing.T) {
 	t.Parallel()
-	note := kit.Read(t, "", "testdata/note-v1.json")
-	want, err := goldenEvent().Note(goldenStart().Add(456 * time.Microsecond)) // is cut to milliseconds
-	if err != nil || !bytes.Equal(note, want) {
-		t.Errorf("the note is written as\n%s\nnot as\n%s, %v", want, note, err)
-	}
-	if again, err := audit.RewriteNote(note); err != nil || !bytes.Equal(again, note) {
-		t.Errorf("%s, %v", again, err)
-	}
-
+	cut := goldenStart().Add(456 * time.Microsecond) // to milliseconds
+	change, err := goldenEvent().Note(cut)
+	wantNote(t, "testdata/note-v2.json", change, err)
+	administration, err := goldenAdministration().Administration(cut)
+	wantNote(t, "testdata/note-administration-v2.json", administration, err)
+	kinds := map[string]bool{}
 	for _, stream := range []string{audit.Changes, audit.Refusals} {
 		prev := ""
-		lines := linesOf(kit.Read(t, "", "testdata/"+stream+"-v1.jsonl"))
-		for i, text := range lines {
-			again, mac, err := audit.RewriteLine(keys, prev, bytes.TrimSuffix(text, []byte("\n")))
-			if err != nil || !bytes.Equal(again, text) {
-				t.Errorf("%s line %d is written as\n%s\nnot as\n%s, %v", stream, i+1, again, text, err)
+		for _, name := range goldenFiles(t, stream) {
+			for i, text := range linesOf(kit.Read(t, "", name)) {
+				if string(text) == "damage\n" {
+					continue
+				}
+				again, mac, err := audit.RewriteLine(keys, prev, bytes.TrimSuffix(text, []byte("\n")))
+				if err != nil || !bytes.Equal(again, text) {
+					t.Errorf("%s line %d is written as\n%s\nnot as\n%s, %v", name, i+1, again, text, err)
+				}
+				prev = mac
+				kinds[parse(t, text)[0].Event] = true
 			}
-			prev = mac
 		}
-		anchor := kit.Read(t, "", "testdata/"+stream+"-anchor-v1.json")
+		anchor := kit.Read(t, "", "testdata/trail-v2/"+stream+"-anchor.json")
 		if again, err := audit.RewriteAnchor(keys, stream, anchor); err != nil || !bytes.Equal(again, anchor) {
 			t.Errorf("%s, %v", again, err)
 		}
-		if len(lines) < 3 {
-			t.Errorf("%d lines", len(lines))
-		}
+	}
+	if len(kinds) != 7 {
+		t.Errorf("kinds %v", kinds)
+	}
+}
+
+func goldenFiles(t testing.TB, stream string) []string {
+	t.Helper()
+	names, err := filepath.Glob("testdata/trail-v2/" + stream + "-0*.jsonl")
+	if err != nil || len(names) == 0 {
+		t.Fatalf("%q, %v", names, err)
+	}
+	return names
+}
+
+func wantNote(t *testing.T, name string, written []byte, err error) {
+	t.Helper()
+	golden := kit.Read(t, "", name)
+	if err != nil || !bytes.Equal(golden, written) {
+		t.Errorf("the note is written as\n%s\nnot as\n%s, %v", written, golden, err)
+	}
+	if again, err := audit.RewriteNote(golden); err != nil || !bytes.Equal(again, golden) {
+		t.Errorf("%s, %v", again, err)
 	}
 }
 
 // What is read is written again byte for byte, and nothing else is read.
 func FuzzLine(f *testing.F) {
-	for _, name := range []string{"changes-v1.jsonl", "refusals-v1.jsonl"} {
-		for line := range bytes.Lines(kit.Read(f, "", "testdata/"+name)) {
+	for _, name := range append(goldenFiles(f, audit.Changes), goldenFiles(f, audit.Refusals)...) {
+		for line := range bytes.Lines(kit.Read(f, "", name)) {
 			f.Add(bytes.TrimSuffix(line, []byte("\n")))
 		}
 	}
 	f.Add([]byte("{}"))
-	f.Add([]byte(`{"v":1,"seq":1,"mac":"` + strings.Repeat("0", 64) + `"}`))
+	f.Add([]byte(`{"v":2,"seq":1,"mac":"` + strings.Repeat("0", 64) + `"}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		again, mac, err := audit.RewriteLine(anyKey{}, "", text)
 		if err != nil {
@@ -81,9 +113,10 @@ func (anyKey) Primary() string                         { return "0" }
 func (anyKey) Sum(string, []byte) (s [32]byte, _ bool) { return s, true }
 
 func FuzzNote(f *testing.F) {
-	f.Add(kit.Read(f, "", "testdata/note-v1.json"))
-	f.Add([]byte(`{"v":1,"event":"change","time":"2026-06-01T12:00:00Z","outcome":"committed"}`))
-	f.Add([]byte(`{"v":2}`))
+	f.Add(kit.Read(f, "", "testdata/note-v2.json"))
+	f.Add(kit.Read(f, "", "testdata/note-administration-v2.json"))
+	f.Add([]byte(`{"v":2,"event":"change","time":"2026-06-01T12:00:00Z","outcome":"committed"}`))
+	f.Add([]byte(`{"v":3}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		again, err := audit.RewriteNote(b)
 		if err != nil {
@@ -97,7 +130,7 @@ func FuzzNote(f *testing.F) {
 
 func FuzzAnchor(f *testing.F) {
 	for _, stream := range []string{audit.Changes, audit.Refusals} {
-		f.Add(kit.Read(f, "", "testdata/"+stream+"-anchor-v1.json"))
+		f.Add(kit.Read(f, "", "testdata/trail-v2/"+stream+"-anchor.json"))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		for _, stream := range []string{audit.Changes, audit.Refusals} {

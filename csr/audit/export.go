@@ -2,7 +2,10 @@ package audit
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
+	"fmt"
+	"syscall"
 	"time"
 )
 
@@ -21,6 +24,7 @@ const (
 // flood of one does not keep the other waiting.
 func (l *Log) run(c *chain, interval time.Duration, wake <-chan struct{}, export func(ctx context.Context, stopping bool) (more bool, err error)) {
 	failing := false
+	watch := newClockWatch(l.o.Now)
 	for stopping := false; !stopping; {
 		wait, early := interval, wake
 		if failing {
@@ -31,6 +35,9 @@ func (l *Log) run(c *chain, interval time.Duration, wake <-chan struct{}, export
 		case <-early:
 		case <-l.stop:
 			stopping = true
+		}
+		if c == l.changes {
+			l.noteJump(watch.jump())
 		}
 		for more := true; more; {
 			var err error
@@ -44,6 +51,8 @@ func (l *Log) run(c *chain, interval time.Duration, wake <-chan struct{}, export
 // report counts an attempt that failed. It logs once that writing fails, and once that
 // it works again.
 func (l *Log) report(stream string, err error, failedBefore bool) {
+	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	l.setFull(stream, full, err)
 	if err != nil {
 		l.metrics.failures.WithLabelValues(stream).Inc()
 	}
@@ -56,9 +65,104 @@ func (l *Log) report(stream string, err error, failedBefore bool) {
 	}
 }
 
+// Ready returns an error as long as a line cannot be written because there is no
+// space for it. Writing is tried again every second.
+func (l *Log) Ready(context.Context) error {
+	if l == nil {
+		return nil
+	}
+	l.fullMu.Lock()
+	defer l.fullMu.Unlock()
+	for _, stream := range []string{Changes, Refusals} {
+		if err := l.full[stream]; err != nil {
+			return fmt.Errorf("the audit trail cannot be written: %w", err)
+		}
+	}
+	return nil
+}
+
+func (l *Log) setFull(stream string, full bool, err error) {
+	l.fullMu.Lock()
+	defer l.fullMu.Unlock()
+	if l.full[stream] = nil; full {
+		l.full[stream] = err
+	}
+}
+
+// clockStep is by how much the clock has to jump for a line of it. Verify compares
+// the times of lines with less rigour.
+const clockStep = 10 * time.Second
+
+// clockWatch compares the clock with the time that passes.
+type clockWatch struct {
+	now   func() time.Time
+	wall  time.Time // without monotonic clock
+	start time.Time // of the monotonic clock at wall
+}
+
+func newClockWatch(now func() time.Time) *clockWatch {
+	return &clockWatch{now, now().Round(0), time.Now()}
+}
+
+// jump returns what the clock should say and what it says, where it jumped.
+func (w *clockWatch) jump() (should, is time.Time, jumped bool) {
+	is, should = w.now().Round(0), w.wall.Add(time.Since(w.start))
+	w.wall, w.start = is, time.Now()
+	return should, is, is.Sub(should).Abs() >= clockStep
+}
+
+// noteJump commits a note of a jump of the clock. One that cannot be committed is in
+// the log only: a full store, say, refuses it.
+func (l *Log) noteJump(should, is time.Time, jumped bool) {
+	if !jumped || l.o.Commit == nil {
+		return
+	}
+	l.commitNote(context.Background(), Event{
+		Operation: opClock, Reason: fmt.Sprintf("the clock went from %s to %s", should.UTC().Format(time.RFC3339), is.UTC().Format(time.RFC3339)),
+	})
+}
+
+// commitNote commits a note of what the trail itself has to say.
+func (l *Log) commitNote(ctx context.Context, e Event) {
+	e.User = serviceUser
+	note, err := e.Administration(l.o.Now())
+	if err == nil && l.o.Commit != nil {
+		err = l.o.Commit(ctx, note)
+	}
+	l.o.Logger.Warn(e.Reason, "operation", e.Operation)
+	if err != nil {
+		l.o.Logger.Error("an event is missing in the audit trail", "operation", e.Operation, "error", err)
+	}
+}
+
+// Settle writes all notes that wait as lines, and both anchors under the primary key.
+// It may be repeated.
+func (l *Log) Settle(ctx context.Context) error {
+	if l == nil {
+		return nil
+	}
+	for more := true; more; {
+		var err error
+		if more, err = l.exportChanges(ctx, false); err != nil {
+			return fmt.Errorf("audit trail: %w", err)
+		}
+	}
+	for _, c := range []*chain{l.changes, l.refusals} {
+		c.mu.Lock()
+		err := c.commit(ctx)
+		c.mu.Unlock()
+		if err != nil {
+			return fmt.Errorf("audit trail: %w", err)
+		}
+	}
+	return nil
+}
+
 // exportChanges writes a group of the notes that wait in the outbox. chain.commit
 // says what a crash leaves.
 func (l *Log) exportChanges(ctx context.Context, _ bool) (more bool, err error) {
+	l.changes.mu.Lock()
+	defer l.changes.mu.Unlock()
 	waiting, err := l.o.Outbox.Pending(ctx)
 	if err != nil || waiting == 0 && !l.changes.uncommitted() {
 		return false, err
@@ -73,7 +177,7 @@ func (l *Log) exportChanges(ctx context.Context, _ bool) (more bool, err error) 
 	if err := l.changes.commit(ctx); err != nil {
 		return false, err
 	}
-	return len(group) == pageSize, nil
+	return len(group) >= pageSize, nil
 }
 
 // write appends entries and returns how many of them are durable. After damage to
@@ -91,18 +195,56 @@ func (l *Log) write(ctx context.Context, c *chain, entries []entry) (written int
 	return written, err
 }
 
-// readNotes reads the notes of changes that have no line yet. One that cannot be read
-// becomes a line that says so: the trail does not end at it.
+// readNotes reads the notes of commits that have no line yet. One that the service did
+// not make or that cannot be read becomes a line that says so, and so do notes that
+// are missing: the trail does not end there. Nothing of an unauthentic note is in it.
+//
+// What a note becomes depends on the position of head alone, so that the same notes
+// become the same lines after a crash.
 func (c *chain) readNotes(ctx context.Context, limit int) ([]entry, error) {
 	var group []entry
-	err := c.outbox.Outbox(ctx, c.head.Revision, limit, func(revision uint64, _, _, note []byte) error {
-		event, err := decodeNote(note)
-		if err != nil {
-			c.log.Error("a change was committed with a note that cannot be read: it is in the audit trail without who and what", "revision", revision, "error", err)
-			event = Event{Kind: Change, Outcome: unreadable}
+	at := c.head.notePosition
+	err := c.outbox.Outbox(ctx, c.head.Revision, limit, func(revision uint64, previous, code, note []byte) error {
+		if before := hex.EncodeToString(previous); at.Code != before && at.Code != unknownCode {
+			c.log.Error("changes have no line in the audit trail, since their notes were taken out of the store: find out who wrote to it", "before_revision", revision)
+			at.Code = before
+			group = append(group, entry{Event: Event{Kind: Change, Outcome: missing}, notes: clone(at)})
 		}
-		group = append(group, entry{Event: event, Revision: revision})
+		event, err := c.readNote(&at, revision, previous, code, note)
+		if err != nil {
+			c.log.Error("a change was committed with a note that is not to be believed or read: it is in the audit trail without who and what", "revision", revision, "error", err)
+		}
+		group = append(group, entry{Event: event, Revision: revision, notes: clone(at)})
 		return nil
 	})
 	return group, err
 }
+
+func clone(p notePosition) *notePosition { return &p }
+
+// readNote returns the event of a note, and moves the position over it.
+func (c *chain) readNote(at *notePosition, revision uint64, previous, code, note []byte) (Event, error) {
+	at.Code = hex.EncodeToString(code)
+	var err error
+	if c.check != nil {
+		err = c.check(revision, previous, code, note)
+	}
+	if err == nil && c.check != nil {
+		var inOrder bool
+		if at.Keys, inOrder = at.Keys.next(keyOf(code), c.mac.Primary()); !inOrder {
+			err = fmt.Errorf("it was made with key %s, which another key has followed", keyOf(code))
+		}
+	}
+	if err != nil {
+		at.Code = unknownCode
+		return Event{Kind: Change, Outcome: unauthentic}, err
+	}
+	event, err := decodeNote(note)
+	if err != nil {
+		event = Event{Kind: Change, Outcome: unreadable}
+	}
+	return event, err
+}
+
+// keyOf is the id of the key that a code of the store was made with: it begins with it.
+func keyOf(code []byte) string { return hex.EncodeToString(code[:min(4, len(code))]) }

@@ -26,6 +26,9 @@ func RewriteNote(b []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if e.Kind == Administration {
+		return e.Administration(e.Time)
+	}
 	return e.Note(e.Time)
 }
 

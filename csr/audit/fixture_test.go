@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,8 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"attestcsr/csr/audit"
-	"attestcsr/keystore"
-	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/keystoretest"
 	"attestcsr/test/kit"
 )
 
@@ -55,7 +55,8 @@ var keys = keyring{"0badcafe", map[string][]byte{"0badcafe": []byte("a key of th
 type trail struct {
 	t     testing.TB
 	dir   string
-	store *bolt.Store
+	store *store
+	vault *keystoretest.Vault
 	log   *audit.Log
 	said  *kit.Buffer
 	o     audit.Options
@@ -65,7 +66,7 @@ type trail struct {
 
 func newTrail(t testing.TB, edit ...func(*audit.Options)) *trail {
 	t.Helper()
-	tr := &trail{t: t, dir: t.TempDir(), said: &kit.Buffer{}}
+	tr := &trail{t: t, dir: t.TempDir(), said: &kit.Buffer{}, vault: keystoretest.NewVault()}
 	tr.o = audit.Options{
 		MAC: keys, Dir: filepath.Join(tr.dir, "audit"), MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, OutboxBound: 10_000,
 		Logger: slog.New(slog.NewTextHandler(tr.said, nil)), Now: time.Now,
@@ -80,13 +81,19 @@ func newTrail(t testing.TB, edit ...func(*audit.Options)) *trail {
 
 func (tr *trail) storePath() string { return filepath.Join(tr.dir, "store.db") }
 
+func (tr *trail) openStore() (*store, error) {
+	mac, _ := tr.o.MAC.(keyring)
+	return openStore(tr.t, tr.storePath(), tr.vault, mac)
+}
+
 // open opens store and log, as a start does.
 func (tr *trail) open() {
 	tr.t.Helper()
 	var err error
-	if tr.store, err = bolt.Open(tr.storePath(), bolt.Options{}); err != nil {
+	if tr.store, err = tr.openStore(); err != nil {
 		tr.t.Fatal(err)
 	}
+	tr.o.State, tr.o.CheckNote, tr.o.Commit = tr.store.state, tr.store.checkNote, tr.store.keys.Note
 	if tr.o.Outbox = tr.store; tr.wrap != nil {
 		tr.o.Outbox = tr.wrap(tr.store)
 	}
@@ -121,7 +128,15 @@ func (tr *trail) close() {
 }
 
 func event(n int) audit.Event {
-	return audit.Event{Request: audit.Request{User: "admin", Method: "basic", Address: "192.0.2.1", RequestID: fmt.Sprint("r", n)}, Operation: "csr.create", Slot: "esx/attestation/csr"}
+	return audit.Event{Request: audit.Request{User: "admin", Method: "basic", Address: "192.0.2.1", RequestID: fmt.Sprint("r", n)}, Operation: "csr.create", Slot: "c/a", Payload: digestOf(payload(n))}
+}
+
+// payload is what the nth change puts into slot a.
+func payload(n int) []byte { return fmt.Append(nil, "x", n) }
+
+func digestOf(payload []byte) string {
+	sum := sha256.Sum256(payload)
+	return hex.EncodeToString(sum[:])
 }
 
 // changes commits changes with their notes.
@@ -133,22 +148,14 @@ func (tr *trail) changes(n int) {
 		if err != nil {
 			tr.t.Fatal(err)
 		}
-		commit(tr.t, tr.store, note)
-	}
-}
-
-func commit(t testing.TB, store *bolt.Store, note []byte) {
-	t.Helper()
-	op := keystore.Op{Slot: keystore.Slot{Collection: "c", ID: "a"}, Payload: []byte("x")}
-	if _, err := store.Commit(t.Context(), note, op); err != nil {
-		t.Fatal(err)
+		tr.store.put(note, "a", payload(tr.n))
 	}
 }
 
 // withStore opens the store of a trail that is closed.
-func (tr *trail) withStore(do func(*bolt.Store) error) {
+func (tr *trail) withStore(do func(*store) error) {
 	tr.t.Helper()
-	store, err := bolt.Open(tr.storePath(), bolt.Options{})
+	store, err := tr.openStore()
 	if err != nil {
 		tr.t.Fatal(err)
 	}
@@ -160,14 +167,14 @@ func (tr *trail) withStore(do func(*bolt.Store) error) {
 // changesAlone commits changes while the trail is closed: their notes wait.
 func (tr *trail) changesAlone(n int) {
 	tr.t.Helper()
-	tr.withStore(func(store *bolt.Store) error {
+	tr.withStore(func(store *store) error {
 		for range n {
 			tr.n++
 			note, err := event(tr.n).Note(time.Now())
 			if err != nil {
 				return err
 			}
-			commit(tr.t, store, note)
+			store.put(note, "a", payload(tr.n))
 		}
 		return nil
 	})
@@ -246,11 +253,12 @@ func (tr *trail) lines(stream string) []parsed {
 }
 
 // wantContinued checks that the newest file of changes begins with the line that says
-// why, of a sequence, and then has the changes of these numbers and no others.
+// why, of a sequence, and then has the changes of these numbers and no others. A line
+// that the store was put back may be among them.
 func (tr *trail) wantContinued(sequence uint64, changes ...int) {
 	tr.t.Helper()
 	files := tr.files(audit.Changes)
-	lines := parse(tr.t, kit.Read(tr.t, "", files[len(files)-1]))
+	lines := slices.DeleteFunc(parse(tr.t, kit.Read(tr.t, "", files[len(files)-1])), func(l parsed) bool { return l.Operation == "store.restore" })
 	right := len(lines) == len(changes)+1 && lines[0].Event == "broken" && lines[0].Seq == sequence && lines[0].Reason != ""
 	for i, n := range changes {
 		right = right && lines[i+1].RequestID == fmt.Sprint("r", n)
@@ -291,25 +299,39 @@ func (tr *trail) wantChanges() {
 // verify returns what Verify finds, the folder left out of the paths.
 func (tr *trail) verify(dirs ...string) []string {
 	tr.t.Helper()
-	return problems(tr.t, tr.dir, keys, append(dirs, tr.o.Dir)...)
+	return tr.problems(keys, append(dirs, tr.o.Dir)...)
 }
 
-func problems(t testing.TB, dir string, mac audit.MAC, dirs ...string) []string {
-	t.Helper()
-	summaries, err := audit.Verify(t.Context(), audit.VerifyOptions{Dirs: dirs, MAC: mac, Snapshot: func(ctx context.Context) (audit.Snapshot, error) {
-		found, err := bolt.Peek(ctx, filepath.Join(dir, "store.db"))
-		return audit.Snapshot{Anchors: found.Anchors, Pending: found.Pending}, err
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
+func (tr *trail) problems(mac audit.MAC, dirs ...string) []string {
+	tr.t.Helper()
 	var all []string
-	for _, s := range summaries {
+	for _, s := range tr.summaries(mac, dirs...) {
 		for _, p := range s.Problems {
-			all = append(all, strings.ReplaceAll(p.String(), dir+"/audit/", ""))
+			all = append(all, strings.ReplaceAll(p.String(), tr.dir+"/audit/", ""))
 		}
 	}
 	return all
+}
+
+func (tr *trail) summaries(mac audit.MAC, dirs ...string) []audit.Summary {
+	tr.t.Helper()
+	summaries, err := audit.Verify(tr.t.Context(), audit.VerifyOptions{Dirs: dirs, MAC: mac, Snapshot: tr.snapshot})
+	if err != nil {
+		tr.t.Fatal(err)
+	}
+	return summaries
+}
+
+// snapshot reads the store, which is open or not.
+func (tr *trail) snapshot(ctx context.Context) (s audit.Snapshot, err error) {
+	if tr.store != nil {
+		return audit.Take(ctx, tr.store.state)
+	}
+	tr.withStore(func(store *store) error {
+		s, err = audit.Take(ctx, store.state)
+		return err
+	})
+	return s, err
 }
 
 func (tr *trail) wantWhole(dirs ...string) {

@@ -2,17 +2,20 @@ package audit
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 )
 
 // lineVersion is the format that lines are written in. A change of format gets a
 // new number, a reader of the old one, and its own golden file.
-const lineVersion = 1
+const lineVersion = 2
 
 // line is one line of a stream: an event and its place in the chain. Its last
 // member, "mac", is not in this struct: it is the HMAC-SHA-256 of
@@ -28,12 +31,14 @@ type line struct {
 	Chain   string `json:"chain"` // random, of all lines from one Begin on
 	Seq     uint64 `json:"seq"`   // 1 for the first, without gaps
 	Event   `json:",inline"`
-	// Reason and Prev are of a line that opens a file: why it is there, and the MAC
-	// of the line before.
-	Reason   string `json:"reason,omitzero"`
-	Prev     string `json:"prev,omitzero"`
-	Revision uint64 `json:"revision,omitzero"` // of the change's commit
-	Key      string `json:"key"`
+	// Prev and Sum are of the first line of a file: the MAC of the line before, and
+	// position.Sum of it. So a file can be checked without those before.
+	Prev     string    `json:"prev,omitzero"`
+	Sum      string    `json:"lines_sha256,omitzero"`
+	Baseline *Baseline `json:"baseline,omitzero"` // of some lines that open a file
+	Break    *Break    `json:"break,omitzero"`    // of one that accepts
+	Revision uint64    `json:"revision,omitzero"` // of the change's commit
+	Key      string    `json:"key"`
 }
 
 // MAC computes message authentication codes under keys that only the service has.
@@ -104,14 +109,14 @@ func splitMAC(text []byte) (object []byte, mac string, ok bool) {
 	}
 	body, tail := text[:len(text)-macTail], text[len(text)-macTail:]
 	mac = string(tail[len(macMember) : len(macMember)+64])
-	if !bytes.HasPrefix(tail, []byte(macMember)) || !bytes.HasSuffix(tail, []byte(`"}`)) || !isMAC(mac) {
+	if !bytes.HasPrefix(tail, []byte(macMember)) || !bytes.HasSuffix(tail, []byte(`"}`)) || !isSum(mac) {
 		return nil, "", false
 	}
 	return append(bytes.Clone(body), '}'), mac, true
 }
 
-// isMAC reports whether s is 32 bytes in lower-case hexadecimal.
-func isMAC(s string) bool {
+// isSum reports whether s is 32 bytes in lower-case hexadecimal.
+func isSum(s string) bool {
 	b, err := hex.DecodeString(s)
 	return err == nil && len(b) == 32 && hex.EncodeToString(b) == s
 }
@@ -129,7 +134,7 @@ func decodeLine(text []byte) (l line, mac string, err error) {
 	if l.Version != lineVersion {
 		return line{}, "", fmt.Errorf("has format %d, this version reads %d", l.Version, lineVersion)
 	}
-	if again, err := json.Marshal(l); err != nil || !bytes.Equal(again, object) || l.Seq == 0 || l.Prev != "" && !isMAC(l.Prev) {
+	if again, err := json.Marshal(l); err != nil || !bytes.Equal(again, object) || l.Seq == 0 || l.Prev != "" && !isSum(l.Prev) || l.Sum != "" && !isSum(l.Sum) {
 		return line{}, "", errNoLine
 	}
 	return l, mac, nil
@@ -146,5 +151,41 @@ func authentic(m MAC, l line, mac, prev string) (right, known bool) {
 	return want == mac, true // no need for constant time: both are public
 }
 
-// opens reports whether the line opens a file.
-func (l line) opens() bool { return l.Kind == Begin || l.Kind == Broken }
+// accepts reports whether the line is one with which an operator accepted a break.
+func (l line) accepts() bool {
+	return l.Kind == Administration && l.Operation == opAccept && l.Break != nil
+}
+
+// addLine is the SHA-256 of a sum and of the line after it, with its newline. Both
+// sums are in hexadecimal; the one before the first line is empty.
+func addLine(sum string, text []byte) string {
+	before, _ := hex.DecodeString(sum) // is one of ours, or was checked when it was read
+	next := sha256.Sum256(append(before, text...))
+	return hex.EncodeToString(next[:])
+}
+
+// keyOrder is the ids of keys in the order in which they came into use, separated by
+// spaces, the newest last. A key of the keyset that was followed by another one is not
+// used any more: whoever has it later cannot make what is new.
+type keyOrder string
+
+// maxKeyOrder is how many keys are remembered. Older ones left the keyset long ago.
+const maxKeyOrder = 16
+
+// next returns the order with a key that is used now; false: it was followed by
+// another, or another is in use and it is not the primary one.
+func (k keyOrder) next(key, primary string) (keyOrder, bool) {
+	ids := strings.Fields(string(k))
+	last := ""
+	if len(ids) > 0 {
+		last = ids[len(ids)-1]
+	}
+	switch {
+	case key == last:
+		return k, true
+	case slices.Contains(ids, key) || last == primary:
+		return k, false
+	}
+	ids = append(ids, key)
+	return keyOrder(strings.Join(ids[max(0, len(ids)-maxKeyOrder):], " ")), true
+}

@@ -17,27 +17,36 @@ import (
 // left after it is kept or cut off (see commit). Files that are not what the chain
 // left stay as they are, and the chain goes on in a new file whose first line says
 // why.
-func (c *chain) open(ctx context.Context) error {
+//
+// Where there should be an anchor already, its absence is an alarm.
+func (c *chain) open(ctx context.Context, expected bool) error {
 	text, err := c.outbox.Anchor(ctx, c.stream)
 	if err != nil {
 		return err
 	}
-	if text == nil {
-		return c.begin(ctx, "")
+	switch {
+	case text == nil && expected:
+		return c.begin(ctx, "the store has an anchor of the other stream and none of this one", true)
+	case text == nil:
+		return c.begin(ctx, "", false)
 	}
-	if c.anchored, err = decodeAnchor(c.mac, c.stream, text); err != nil {
-		return c.begin(ctx, "in the store, "+err.Error())
+	if c.anchored, err = decodeAnchor(c.anchors, c.stream, text); err != nil {
+		return c.begin(ctx, "in the store, "+err.Error(), true)
 	}
 	c.head, c.kept = c.anchored.Last, c.anchored.Kept
 	if err := c.removeReleased(); err != nil {
 		return err
 	}
 	err = c.follow(ctx)
-	if damaged := (*damagedError)(nil); errors.As(err, &damaged) {
-		return c.continueAfterDamage(ctx, damaged.reason)
-	}
-	if err != nil {
+	damaged := (*damagedError)(nil)
+	if err != nil && !errors.As(err, &damaged) {
 		return err
+	}
+	if err := c.raiseRevisions(ctx, damaged != nil); err != nil {
+		return err
+	}
+	if damaged != nil {
+		return c.continueAfterDamage(ctx, damaged.reason)
 	}
 	if _, err := c.append(ctx, nil); err != nil { // the opening line, if that is due
 		return err
@@ -48,11 +57,101 @@ func (c *chain) open(ctx context.Context) error {
 	return c.commit(ctx)
 }
 
-// begin starts a chain. Files that are there already are those of another store.
-func (c *chain) begin(ctx context.Context, reason string) error {
+// raiseRevisions makes a store that was put back go on above the revisions that the
+// trail has, so that no revision is of two changes, and makes a note of it. After a
+// crash before the note the next start does both again.
+func (c *chain) raiseRevisions(ctx context.Context, damaged bool) error {
+	if c.state == nil {
+		return nil
+	}
+	s, err := c.state(ctx, nil)
+	if err != nil {
+		return err
+	}
+	known := c.head.Revision // to the store, by its anchor and its notes
+	for _, n := range s.Notes {
+		known = max(known, n.Revision)
+	}
+	newest := known
+	if damaged {
+		lines, err := c.newestRevision()
+		if err != nil {
+			return err
+		}
+		newest = max(known, lines)
+	}
+	if s.Revision > newest || s.Revision == newest && newest == known {
+		return nil
+	}
+	if err := c.outbox.Advance(ctx, newest); err != nil {
+		return err
+	}
+	c.tell(ctx, Event{Operation: opRestore, Reason: fmt.Sprintf(
+		"the store was put back: it was at revision %d, and the audit trail has revision %d; \"attestcsr audit accept\" accepts that", s.Revision, newest)})
+	return nil
+}
+
+// newestRevision is the highest revision that an authentic line of this chain has, from
+// the file of the anchor on.
+func (c *chain) newestRevision() (newest uint64, err error) {
+	all, err := filesIn([]string{c.dir}, c.stream)
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range all {
+		if f.number < c.anchored.Last.File {
+			continue
+		}
+		prev, first := "", true
+		_, err := eachLine(f.path, 0, func(text []byte) error {
+			l, mac, err := decodeLine(bytes.TrimSuffix(text, []byte("\n")))
+			if err != nil || l.Chain != c.anchored.Chain || l.Stream != c.stream {
+				prev = ""
+				return nil //nolint:nilerr // it is no line of this chain
+			}
+			if first {
+				prev = l.Prev
+			}
+			if right, _ := authentic(c.mac, l, mac, prev); right {
+				newest = max(newest, l.Revision)
+			}
+			prev, first = mac, false
+			return nil
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	return newest, nil
+}
+
+// begin starts a chain. Files that are there already are those of another store. It is
+// an alarm where there should have been a chain.
+func (c *chain) begin(ctx context.Context, reason string, alarm bool) error {
 	number, err := c.nextFile()
 	if err != nil {
 		return err
+	}
+	opening := entry{Event: Event{Kind: Begin, Time: stamp(c.now())}}
+	at := position{File: number}
+	if c.check != nil {
+		at.Keys = keyOrder(c.mac.Primary())
+	}
+	if c.state != nil {
+		s, err := Take(ctx, c.state)
+		if err != nil {
+			return err
+		}
+		if n := len(s.Records) + len(s.Unreadable); n > 0 && !alarm {
+			reason, alarm = fmt.Sprintf("the store holds %d records, and has no anchor of their trail", n), true
+		}
+		if opening.Baseline, err = newBaseline(c.dir, s); err != nil {
+			return err
+		}
+		at.Code = s.notesAfter(0)
+	}
+	if alarm {
+		opening.Outcome = unanchored
 	}
 	if number > 1 && reason == "" {
 		reason = "the store has no anchor, but there are files of an earlier chain"
@@ -63,9 +162,10 @@ func (c *chain) begin(ctx context.Context, reason string) error {
 	}
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails, by its documentation
-	return c.beginFile(ctx, Begin, reason, anchor{
+	opening.Reason = bounded(reason, maxText)
+	return c.beginFile(ctx, opening, anchor{
 		Stream: c.stream, Chain: hex.EncodeToString(id[:]), Begun: number,
-		Kept: []start{{File: number, Seq: 1}}, Last: position{File: number},
+		Kept: []start{{File: number, Seq: 1}}, Last: at,
 	})
 }
 
@@ -81,15 +181,15 @@ func (c *chain) continueAfterDamage(ctx context.Context, reason string) error {
 	a := c.anchored
 	a.Kept, a.Last = c.keptWith(number), c.head
 	a.Last.File, a.Last.Size = number, 0
-	return c.beginFile(ctx, Broken, reason, a)
+	return c.beginFile(ctx, entry{Event: Event{Kind: Broken, Time: stamp(c.now()), Reason: bounded(reason, maxText)}}, a)
 }
 
 // beginFile goes on at the end of an anchor, which is the beginning of a new file,
 // with a line that opens it. The anchor is committed first, and holds that line:
 // after a crash the next start writes it, so that files without an anchor are always
 // those of another store.
-func (c *chain) beginFile(ctx context.Context, kind Kind, reason string, a anchor) error {
-	a.Opening = &entry{Event: Event{Kind: kind, Time: stamp(c.now())}, Reason: bounded(reason)}
+func (c *chain) beginFile(ctx context.Context, opening entry, a anchor) error {
+	a.Opening = &opening
 	if err := c.commitAnchor(ctx, a); err != nil {
 		return err
 	}
@@ -183,7 +283,9 @@ func (c *chain) takeOver(ctx context.Context, text []byte) (bool, error) {
 	case c.openingDue():
 		want = *c.anchored.Opening
 	case c.stream == Refusals: // they were in memory, so that any may be the one
-		want.Kind = Refused
+		if want.Kind != Login && want.Kind != Logout {
+			want.Kind = Refused
+		}
 	default:
 		waiting, err := c.readNotes(ctx, 1)
 		if err != nil || len(waiting) == 0 {

@@ -2,70 +2,77 @@ package audit
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 )
 
 const (
-	// maxGroups is how many different refusals are counted apart within a minute.
+	// maxGroups is how many different refusals, logins and logouts are counted apart
+	// within a minute.
 	maxGroups = 2048
-	// groupWindow is how long equal refusals are counted in one line.
+	// groupWindow is how long equal ones are counted in one line.
 	groupWindow = time.Minute
+	// others is the outcome of those that were not counted apart.
+	others = "others"
 )
 
-// others is the key of refusals that were not counted apart.
-func others() Event { return Event{Kind: Refused, Outcome: "others"} }
+// group is what equal refusals, logins or logouts have in common.
+type group struct {
+	kind      Kind
+	request   Request // without its id and session
+	operation string
+	outcome   string
+}
 
-// refusalGroup counts equal refusals. The first has a line of its own, the others
-// have one together.
+func groupOf(e Event) group {
+	e.RequestID, e.Session = "", ""
+	return group{e.Kind, e.Request, e.Operation, e.Outcome}
+}
+
+// refusalGroup counts equal refusals, logins or logouts. The first has a line of its
+// own, the others have one together.
 type refusalGroup struct {
 	opened time.Time // when the window began
 	first  *Event    // nil: it has its line
-	rest   Event     // the others, since the last line
+	rest   Event     // the others, since the last line; of the last of them
 }
 
-// refusalTable holds refusals until they are written. It is the only queue of them,
-// and it is bounded.
+// refusalTable holds refusals, logins and logouts until they are written. It is the
+// only queue of them, and it is bounded.
 type refusalTable struct {
 	now func() time.Time
 
 	mu     sync.Mutex
-	groups map[Event]*refusalGroup // by what equal refusals have in common: all but time and request id
+	groups map[group]*refusalGroup
 }
 
 func newRefusalTable(now func() time.Time) *refusalTable {
-	return &refusalTable{now: now, groups: map[Event]*refusalGroup{}}
+	return &refusalTable{now: now, groups: map[group]*refusalGroup{}}
 }
 
-func (t *refusalTable) add(r Refusal) {
-	key := Event{Kind: Refused, Request: r.Request, Operation: r.Operation, Outcome: r.Outcome}
-	key.bound()
-	id := key.RequestID
-	key.RequestID = ""
+func (t *refusalTable) add(e Event) {
+	e.bound()
 	now := t.now()
+	e.Time = stamp(now)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	group, known := t.groups[key]
+	g, known := t.groups[groupOf(e)]
 	if !known && len(t.groups) < maxGroups {
-		first := key
-		first.Time, first.RequestID = stamp(now), id
-		t.groups[key] = &refusalGroup{opened: now, first: &first}
+		t.groups[groupOf(e)] = &refusalGroup{opened: now, first: &e}
 		return
 	}
 	if !known {
-		key = others()
-		if group, known = t.groups[key]; !known {
-			group = &refusalGroup{opened: now} // all of them are counted
-			t.groups[key] = group
+		e = Event{Kind: e.Kind, Time: e.Time, Request: Request{RequestID: e.RequestID}, Outcome: others}
+		if g, known = t.groups[groupOf(e)]; !known {
+			g = &refusalGroup{opened: now} // all of them are counted
+			t.groups[groupOf(e)] = g
 		}
 	}
-	if group.rest.Count == 0 {
-		group.rest = key
-		group.rest.Since = stamp(now)
+	e.Count, e.Since = g.rest.Count+1, g.rest.Since
+	if e.Count == 1 {
+		e.Since = e.Time
 	}
-	group.rest.Count++
-	group.rest.Time, group.rest.RequestID = stamp(now), id
+	g.rest = e
 }
 
 // refusalLine is a line that is due.
@@ -93,11 +100,12 @@ func (t *refusalTable) due(now time.Time, stopping bool) (lines []refusalLine) {
 		case over && g.first == nil:
 			delete(t.groups, key)
 		}
-		if key == others() {
-			lines, last = lines[:before], slices.Clone(lines[before:])
+		if key.outcome == others {
+			last = append(last, lines[before:]...)
+			lines = lines[:before]
 		}
 	}
-	// The lines of a flood do not push this one out of the files.
+	// The lines of a flood do not push these out of the files.
 	return append(lines, last...)
 }
 
@@ -120,6 +128,8 @@ func (t *refusalTable) setWritten(lines []refusalLine, due time.Time) {
 // exportRefusals writes the lines that are due. Only what was written leaves the
 // table.
 func (l *Log) exportRefusals(ctx context.Context, stopping bool) (more bool, err error) {
+	l.refusals.mu.Lock()
+	defer l.refusals.mu.Unlock()
 	now := l.o.Now()
 	lines := l.refused.due(now, stopping)
 	if len(lines) == 0 && !l.refusals.uncommitted() {

@@ -2,6 +2,8 @@ package audit_test
 
 import (
 	"bytes"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -9,8 +11,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-json-experiment/json"
+
 	"attestcsr/csr/audit"
+	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/keystoretest"
 	"attestcsr/test/kit"
 )
 
@@ -167,6 +173,9 @@ func TestRestoredStore(t *testing.T) {
 			tr.changes(3 - waiting)
 			tr.close()
 			tr.wantContinued(4, 8, 9, 10)
+			if said := tr.said.String(); strings.Count(said, "operation=store.restore") != 1 {
+				t.Errorf("the log says %s", said)
+			}
 			tr.wantProblem("changes-000002.jsonl:1", "the service found the trail damaged")
 		})
 	}
@@ -184,11 +193,11 @@ func TestKeyRotation(t *testing.T) {
 	tr.changes(2)
 	tr.close()
 	tr.wantChanges()
-	if found := problems(t, tr.dir, both, tr.o.Dir); len(found) > 0 {
+	if found := tr.problems(both, tr.o.Dir); len(found) > 0 {
 		t.Errorf("%q", found)
 	}
 	only := keyring{"00000002", map[string][]byte{"00000002": []byte("another")}}
-	if found := problems(t, tr.dir, only, tr.o.Dir); len(found) == 0 || !strings.Contains(found[0], `changes-000001.jsonl:1: the line was made with key "0badcafe"`) {
+	if found := tr.problems(only, tr.o.Dir); len(found) == 0 || !strings.Contains(found[0], `changes-000001.jsonl:1: the line was made with key "0badcafe"`) {
 		t.Errorf("%q", found)
 	}
 }
@@ -196,7 +205,7 @@ func TestKeyRotation(t *testing.T) {
 func TestRefusedFolders(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	store, err := bolt.Open(filepath.Join(dir, "store.db"), bolt.Options{})
+	store, err := openStore(t, filepath.Join(dir, "store.db"), keystoretest.NewVault(), keys)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,25 +225,53 @@ func TestRefusedFolders(t *testing.T) {
 	}
 }
 
-// A service of today goes on where the golden one ended.
+// A service of today goes on where the golden one ended, with a store that is where the
+// golden one was.
 func TestGoldenTrailGoesOn(t *testing.T) {
 	t.Parallel()
 	tr := newTrail(t)
 	tr.close()
-	tr.withStore(func(store *bolt.Store) error {
-		for _, stream := range []string{audit.Changes, audit.Refusals} {
-			write(t, tr.files(stream)[0], kit.Read(t, "", "testdata/"+stream+"-v1.jsonl"))
-			if err := store.Trim(t.Context(), 0, stream, kit.Read(t, "", "testdata/"+stream+"-anchor-v1.json")); err != nil {
-				return err
-			}
+	anchor := kit.Read(t, "", "testdata/trail-v2/changes-anchor.json")
+	var last struct {
+		Last struct {
+			Revision uint64 `json:"revision"`
+			Code     string `json:"note_code"`
+		} `json:"last"`
+	}
+	if err := json.Unmarshal(anchor, &last); err != nil {
+		t.Fatal(err)
+	}
+	head, err := hex.DecodeString(last.Last.Code)
+	if err != nil || len(head) == 0 {
+		t.Fatalf("%q, %v", last.Last.Code, err)
+	}
+	raw, err := bolt.Open(tr.storePath(), bolt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Protect(sealer(head))
+	_, err = raw.Commit(t.Context(), []byte("the last note"))
+	err = errors.Join(err, raw.Advance(t.Context(), last.Last.Revision))
+	for _, stream := range []string{audit.Changes, audit.Refusals} {
+		for _, name := range goldenFiles(t, stream) {
+			write(t, filepath.Join(tr.o.Dir, filepath.Base(name)), kit.Read(t, "", name))
 		}
-		return nil
-	})
+		err = errors.Join(err, raw.Trim(t.Context(), last.Last.Revision, stream, kit.Read(t, "", "testdata/trail-v2/"+stream+"-anchor.json")))
+	}
+	if err := errors.Join(err, raw.Close()); err != nil {
+		t.Fatal(err)
+	}
 	tr.wantWhole()
 	tr.open()
 	tr.close()
 	tr.wantWhole()
-	if n := len(tr.files(audit.Changes)); n != 1 || tr.said.String() != "" {
+	if n := len(tr.files(audit.Changes)); n != 3 || tr.said.String() != "" {
 		t.Errorf("%d files, the log says %s", n, tr.said)
 	}
 }
+
+// sealer is a guard that gives every note the same code.
+type sealer []byte
+
+func (sealer) Admit(keystore.Op) error                       { return nil }
+func (s sealer) Seal([]byte, uint64, []byte) ([]byte, error) { return s, nil }

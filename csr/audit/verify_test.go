@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"attestcsr/csr/audit"
-	"attestcsr/keystore/bolt"
 	"attestcsr/test/kit"
 )
 
@@ -99,7 +98,7 @@ func changedFiles() map[string]tampering {
 		"text at the end of an older file": {func(t *testing.T, tr *trail) {
 			name := tr.files(audit.Changes)[0]
 			write(t, name, append(kit.Read(t, "", name), "x"...))
-		}, "changes-000001.jsonl:6", "is not a line"},
+		}, "changes-000001.jsonl:5", "is not a line"},
 		"cut off at the end": {func(t *testing.T, tr *trail) {
 			lines := linesOf(kit.Read(t, "", last(tr)))
 			write(t, last(tr), bytes.Join(lines[:len(lines)-1], nil))
@@ -155,7 +154,7 @@ func TestTampering(t *testing.T) {
 // forgeAnchor moves the last sequence of the anchor. Without the key it is a guess.
 func forgeAnchor(tr *trail, by int64, key bool) {
 	tr.t.Helper()
-	tr.withStore(func(store *bolt.Store) error {
+	tr.withStore(func(store *store) error {
 		text, err := store.Anchor(tr.t.Context(), audit.Changes)
 		if err != nil {
 			return err

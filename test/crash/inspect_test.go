@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -64,7 +65,7 @@ func inspect(ctx context.Context, dir string) (found contents, err error) {
 		if found.stored, err = inspectRecords(ctx, store, custodian); err != nil {
 			return err
 		}
-		if err := verifyTrail(ctx, dir, custodian); err != nil {
+		if err := verifyTrail(ctx, dir, store, custodian); err != nil {
 			return err
 		}
 		if found.told, err = toldBy(ctx, dir, store); err != nil {
@@ -145,13 +146,21 @@ func nameOf(r keystore.Record, public crypto.PublicKey) (name, text string, err 
 	return name, text, nil
 }
 
-// verifyTrail: the audit trail verifies, as far as there is one.
-func verifyTrail(ctx context.Context, dir string, custodian *sealed.Custodian) error {
-	mac, err := custodian.MAC(server.AuditPurpose)
+// verifyTrail: the audit trail verifies and fits the store, as far as there is one.
+func verifyTrail(ctx context.Context, dir string, store *bolt.Store, custodian *sealed.Custodian) error {
+	mac, err := custodian.MAC(server.RecordsPurpose)
 	if err != nil {
 		return err
 	}
-	snapshot := func(ctx context.Context) (audit.Snapshot, error) { return server.AuditSnapshot(ctx, dir) }
+	keys, err := keystore.Open(ctx, keystore.Options{Store: store, Custodian: custodian, MAC: mac, Logger: slog.New(slog.DiscardHandler), Processors: 1})
+	if err != nil {
+		return err
+	}
+	snapshot := func(ctx context.Context) (audit.Snapshot, error) { return audit.Take(ctx, server.TrailState(keys)) }
+	lines, anchors, err := server.TrailMACs(custodian)
+	if err != nil {
+		return err
+	}
 	folder := filepath.Join(dir, server.AuditDir)
 	if _, err := os.Stat(folder); err != nil {
 		if s, err := snapshot(ctx); err != nil || s.Anchors[audit.Changes] != nil {
@@ -159,7 +168,7 @@ func verifyTrail(ctx context.Context, dir string, custodian *sealed.Custodian) e
 		}
 		return nil
 	}
-	streams, err := audit.Verify(ctx, audit.VerifyOptions{Dirs: []string{folder}, MAC: mac, Snapshot: snapshot})
+	streams, err := audit.Verify(ctx, audit.VerifyOptions{Dirs: []string{folder}, MAC: lines, Anchors: anchors, Snapshot: snapshot})
 	for _, s := range streams {
 		if len(s.Problems) > 0 {
 			return fmt.Errorf("audit verify: %v", s.Problems)
