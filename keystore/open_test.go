@@ -42,6 +42,31 @@ func TestSweepAtOpen(t *testing.T) {
 	f.wantKeys(t, 0, a)
 }
 
+// A key that no record refers to is counted and stays.
+func TestOrphans(t *testing.T) {
+	t.Parallel()
+	f := openFixture(t, nil)
+	f.mustReplace(t, a)
+	for want := range 3 {
+		if n, err := f.Orphans(t.Context()); err != nil || n != want {
+			t.Errorf("%d orphans, %v, want %d", n, err, want)
+		}
+		key, err := f.vault.Generate(t.Context(), spec)
+		if err == nil {
+			_, err = key.Bind(t.Context(), keystore.Bind(a, nil))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.wantKeys(t, 3, a)
+	f.vault.Refuse("Sweep", errors.New("refused"))
+	if _, err := f.Orphans(t.Context()); err == nil {
+		t.Error("no error where the custodian cannot say")
+	}
+	f.vault.Refuse("Sweep", nil)
+}
+
 // A custodian that does not belong to the store is told at Open, before any of
 // its keys is swept.
 func TestForeignCustodian(t *testing.T) {

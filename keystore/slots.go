@@ -108,14 +108,7 @@ func (k *Keystore) start(ctx context.Context) error {
 // records are read only if the custodian asks: one that keeps its keys in the
 // records has nothing to sweep, and start-up must not scan the store for it.
 func (k *Keystore) sweep(ctx context.Context) error {
-	gather := sync.OnceValues(func() (map[string]bool, error) {
-		refs := map[string]bool{}
-		_, err := k.store.Inspect(ctx, func(r Record, unreadable error) error {
-			refs[string(r.Ref)] = true
-			return unreadable
-		})
-		return refs, err
-	})
+	gather := sync.OnceValues(func() (map[string]bool, error) { return k.refs(ctx) })
 	var gatherErr error
 	err := k.custodian.Sweep(ctx, func(ref Ref) bool {
 		refs, err := gather()
@@ -129,6 +122,36 @@ func (k *Keystore) sweep(ctx context.Context) error {
 		return fmt.Errorf("sweeping keys that no record refers to: %w", err)
 	}
 	return nil
+}
+
+// refs returns the references of all records.
+func (k *Keystore) refs(ctx context.Context) (map[string]bool, error) {
+	refs := map[string]bool{}
+	_, err := k.store.Inspect(ctx, func(r Record, unreadable error) error {
+		refs[string(r.Ref)] = true
+		return unreadable
+	})
+	return refs, err
+}
+
+// Orphans returns how many keys the custodian holds that no record refers to. The key of
+// a change that is under way may be among them.
+func (k *Keystore) Orphans(ctx context.Context) (n int, err error) {
+	var held []Ref
+	err = k.custodian.Sweep(ctx, func(ref Ref) bool {
+		held = append(held, ref)
+		return true // nothing is destroyed
+	})
+	if err != nil || len(held) == 0 {
+		return 0, err
+	}
+	refs, err := k.refs(ctx)
+	for _, ref := range held {
+		if !refs[string(ref)] {
+			n++
+		}
+	}
+	return n, err
 }
 
 // Get returns the record of a slot, without its key reference, or ErrNotFound. It never
