@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -356,6 +357,24 @@ func TestShowOrigins(t *testing.T) {
 		}
 	}
 	showsTheSame(t, c)
+}
+
+// A setting with another value has another text, and no other setting has.
+func TestTexts(t *testing.T) {
+	t.Parallel()
+	before := mustLoad(t, sources{}).Texts()
+	after := mustLoad(t, sources{
+		file: "auth:\n  users_file: u\n  privileges:\n    bob: []\n    alice: [SECURITY_MGMT]\n", args: []string{"--shutdown-timeout=1m30s"},
+	}).Texts()
+	var changed []string
+	for _, name := range slices.Sorted(maps.Keys(after)) {
+		if before[name] != after[name] {
+			changed = append(changed, name)
+		}
+	}
+	if want := []string{"auth.privileges", "auth.users_file", "shutdown_timeout"}; !slices.Equal(changed, want) || len(before) != len(after) {
+		t.Errorf("changed are %v of %d, want %v of %d", changed, len(after), want, len(before))
+	}
 }
 
 // Nothing that a setting's file holds is shown.

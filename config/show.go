@@ -33,3 +33,13 @@ func (c *Config) Show(w io.Writer) error {
 	_, err := w.Write(b.Bytes())
 	return err
 }
+
+// Texts returns the value of every setting, as Show writes it.
+func (c *Config) Texts() map[string]string {
+	texts := map[string]string{}
+	for _, s := range c.settings() {
+		line, below := s.value.yaml()
+		texts[s.key] = strings.Join(append([]string{line}, below...), "\n")
+	}
+	return texts
+}
