@@ -71,12 +71,12 @@ func (d *Disk) add(path string, dir bool, mode uint32) *node {
 	return n
 }
 
-// Load puts a copy of a folder on the disk, flushed.
+// Load puts a copy of a folder on the disk, flushed, without sockets.
 func Load(folder string) (*Disk, error) {
 	d := NewDisk()
 	at := map[string]*node{".": d.nodes[root]}
 	err := filepath.WalkDir(folder, func(name string, e fs.DirEntry, err error) error {
-		if err != nil {
+		if err != nil || e.Type() == fs.ModeSocket { // of a process, not of the data
 			return err
 		}
 		rel, err := filepath.Rel(folder, name)

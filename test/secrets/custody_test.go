@@ -83,7 +83,7 @@ func (c *custody) collectFiles() {
 	c.t.Helper()
 	n := 0
 	err := filepath.WalkDir(c.data, func(path string, entry os.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
+		if err != nil || !entry.Type().IsRegular() {
 			return err
 		}
 		content, err := os.ReadFile(path)
