@@ -16,11 +16,12 @@ import (
 // of the design.
 var mayImport = map[string][]string{
 	".":       {"command"},
-	"command": {"config", "server"},
+	"command": {"config", "server", "server/control"},
 	"server": {
 		"config", "csr", "csr/audit", "handler", "handler/auth", "keystore", "keystore/bolt", "keystore/ownfile", "keystore/pool", "keystore/sealed",
-		"server/admit", "server/tlscert",
+		"server/admit", "server/control", "server/tlscert",
 	},
+	"server/control":        {"csr/audit"},
 	"server/admit":          {"handler/origin"},
 	"server/tlscert":        {"keystore/ownfile"},
 	"config":                {},

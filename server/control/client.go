@@ -1,0 +1,102 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+
+	"github.com/go-json-experiment/json"
+
+	"attestcsr/csr/audit"
+)
+
+// maxAnswer has room for a snapshot of a million records.
+const maxAnswer = 256 << 20
+
+// Client asks a running service. It implements Operations.
+type Client struct{ http http.Client }
+
+var _ Operations = (*Client)(nil)
+
+// Dial returns a client of the service that uses dataDir, or ErrNoService.
+func Dial(ctx context.Context, dataDir string) (*Client, error) {
+	c, err := dial(ctx, dataDir)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{http.Client{
+		Timeout: operationTimeout + 2*readTimeout,
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, dataDir) },
+		},
+	}}, c.Close()
+}
+
+// ask asks for one operation. in is its argument.
+func ask[Out any](ctx context.Context, c *Client, name string, in any) (out Out, err error) {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return out, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://control/"+name, bytes.NewReader(body))
+	if err != nil {
+		return out, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return out, fmt.Errorf("asking the running service: %w", err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // only read
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return out, fmt.Errorf("the running service did not finish its answer; its log may say why: %w", err)
+	case len(answer) > maxAnswer:
+		return out, errors.New("the answer of the running service is too long: stop the service and run this command again")
+	}
+	var failed failure
+	if resp.StatusCode == http.StatusOK {
+		err = json.Unmarshal(answer, &out, json.RejectUnknownMembers(true))
+	} else if err = json.Unmarshal(answer, &failed, json.RejectUnknownMembers(true)); err == nil {
+		return out, errors.New(failed.Error)
+	}
+	if err != nil {
+		return out, fmt.Errorf("the running service is of another version than this command (%s): run the command of its own version, or restart the service", resp.Status)
+	}
+	return out, nil
+}
+
+// ResetPassword implements Operations.
+func (c *Client) ResetPassword(ctx context.Context, terminal bool) (Password, error) {
+	return ask[Password](ctx, c, "reset-password", terminal)
+}
+
+// Checkpoint implements Operations.
+func (c *Client) Checkpoint(ctx context.Context) (string, error) {
+	return ask[string](ctx, c, "checkpoint", nothing{})
+}
+
+// CheckpointKey implements Operations.
+func (c *Client) CheckpointKey(ctx context.Context) (string, error) {
+	return ask[string](ctx, c, "checkpoint-key", nothing{})
+}
+
+// Accept implements Operations.
+func (c *Client) Accept(ctx context.Context, reason string) (audit.Accepted, error) {
+	return ask[audit.Accepted](ctx, c, "accept", reason)
+}
+
+// Snapshot implements Operations.
+func (c *Client) Snapshot(ctx context.Context) (audit.Snapshot, error) {
+	return ask[audit.Snapshot](ctx, c, "snapshot", nothing{})
+}
+
+// CheckStore implements Operations.
+func (c *Client) CheckStore(ctx context.Context) (StoreReport, error) {
+	return ask[StoreReport](ctx, c, "check-store", nothing{})
+}

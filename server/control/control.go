@@ -1,0 +1,86 @@
+// Package control is how commands ask a running service: HTTP over a UNIX socket
+// in data_dir, for root and the user of the service. The same operations run in the
+// command itself where no service runs.
+package control
+
+import (
+	"context"
+	"errors"
+
+	"attestcsr/csr/audit"
+)
+
+// SocketFile is the name of the socket in data_dir.
+const SocketFile = "control.sock"
+
+// ErrNoService: nobody listens on the socket.
+var ErrNoService = errors.New("no service answers on the control socket")
+
+// Operations are what an operator does with a store that is open. Client asks a
+// running service to do them. Package server does them. Each leaves its line in the
+// audit trail under the name of whoever asked; those that change nothing leave none.
+type Operations interface {
+	// ResetPassword gives the built-in admin a new random password. It is in the
+	// answer where the caller has a terminal to show it, otherwise in a file.
+	ResetPassword(ctx context.Context, terminal bool) (Password, error)
+
+	// Checkpoint returns a signed line that says how far the trail has got.
+	Checkpoint(ctx context.Context) (string, error)
+	// CheckpointKey returns the public key of checkpoints, in PEM.
+	CheckpointKey(ctx context.Context) (string, error)
+	// Accept records that the trail and the store do not fit each other, and why that
+	// is right.
+	Accept(ctx context.Context, reason string) (audit.Accepted, error)
+	// Snapshot returns what the store says of the trail.
+	Snapshot(ctx context.Context) (audit.Snapshot, error)
+
+	// CheckStore opens every record.
+	CheckStore(ctx context.Context) (StoreReport, error)
+}
+
+// Password says how the built-in admin's password can be known. Only text that
+// a terminal shows holds the password itself.
+type Password struct {
+	Shown string `json:"shown,omitzero"` // the password, for a terminal
+	File  string `json:"file,omitzero"`  // the file that holds it
+}
+
+// KeysetStatus says which keys the sealing keyset has.
+type KeysetStatus struct {
+	File       string       `json:"file"`
+	Keys       []SealingKey `json:"keys"`                    // the primary one first
+	Pending    int          `json:"pending"`                 // records that are not under the primary key yet
+	Compaction bool         `json:"compaction_due,omitzero"` // old references are still in free pages of the store
+	Note       string       `json:"note,omitzero"`           // what is under way or has failed, and what to do
+}
+
+// SealingKey is a key of the keyset.
+type SealingKey struct {
+	ID  string `json:"id"`  // 8 hexadecimal digits
+	Use string `json:"use"` // "primary", "opens older records", "verifies older lines"
+}
+
+// StoreReport is what a check of the store has found.
+type StoreReport struct {
+	Records  int            `json:"records"`
+	Problems []StoreProblem `json:"problems"` // the first MaxProblems
+	More     int            `json:"more_problems,omitzero"`
+}
+
+// MaxProblems bounds a report: whoever has more needs a backup, not a longer list.
+const MaxProblems = 1000
+
+// Add notes a problem.
+func (r *StoreReport) Add(where string, err error) {
+	if len(r.Problems) == MaxProblems {
+		r.More++
+		return
+	}
+	r.Problems = append(r.Problems, StoreProblem{where, err.Error()})
+}
+
+// StoreProblem is a place in the store and what is wrong there.
+type StoreProblem struct {
+	Where string `json:"where"` // a slot, or the part of the store
+	What  string `json:"what"`
+}

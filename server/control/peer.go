@@ -1,0 +1,87 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"attestcsr/csr/audit"
+)
+
+// The methods of authentication that lines of the trail have for commands.
+const (
+	methodControl = "control" // by the kernel, on the socket
+	methodCommand = "command" // none: whoever holds the store's lock
+)
+
+// Self is the caller of an operation that runs in the command.
+func Self() audit.Request { return requestOf(os.Geteuid(), methodCommand) }
+
+func requestOf(uid int, method string) audit.Request {
+	name := "uid:" + strconv.Itoa(uid)
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+		name += " (" + u.Username + ")"
+	}
+	return audit.Request{User: name, Method: method}
+}
+
+var errNoPeer = errors.New("the kernel does not say who asks")
+
+// caller returns who is at the other end of a connection, and refuses who may not ask.
+func caller(connection any) (audit.Request, error) {
+	c, is := connection.(*conn) // what our listener returns
+	if !is {
+		return audit.Request{}, errNoPeer
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return audit.Request{}, err
+	}
+	var peer *unix.Ucred
+	control := raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err := errors.Join(control, err); err != nil {
+		return audit.Request{}, fmt.Errorf("%w: %w", errNoPeer, err)
+	}
+	who := requestOf(int(peer.Uid), methodControl)
+	switch hidden, err := unmapped(peer.Uid); {
+	case err != nil:
+		return audit.Request{}, err
+	case hidden:
+		return who, fmt.Errorf("your user is not known in the container of the service (it sees %s): run this command inside, as root or as the user of the service", who.User)
+	case peer.Uid != 0 && int(peer.Uid) != os.Geteuid():
+		return who, fmt.Errorf("%s may not use the control socket: run this command as root, or as the user of the service, uid %d", who.User, os.Geteuid())
+	}
+	return who, nil
+}
+
+// allUsers is the number of uids that there are.
+const allUsers = 1<<32 - 1
+
+// unmapped reports whether a uid stands for users of other user namespaces. The kernel
+// shows all of them as one uid, which can be that of the service.
+func unmapped(uid uint32) (bool, error) {
+	text, err := os.ReadFile("/proc/sys/kernel/overflowuid")
+	if err != nil {
+		return false, err
+	}
+	if strings.TrimSpace(string(text)) != strconv.FormatUint(uint64(uid), 10) {
+		return false, nil
+	}
+	if text, err = os.ReadFile("/proc/self/uid_map"); err != nil {
+		return false, err
+	}
+	mapped := uint64(0)
+	for line := range strings.Lines(string(text)) {
+		var inside, outside, length uint64
+		if _, err := fmt.Sscan(line, &inside, &outside, &length); err != nil {
+			return false, fmt.Errorf("/proc/self/uid_map: %w", err)
+		}
+		mapped += length
+	}
+	return mapped < allUsers, nil
+}
