@@ -41,8 +41,8 @@ func (p process) resetPasswordCommand() *cobra.Command {
 			"and ends the admin's sessions.",
 		Args: usageArgs(cobra.NoArgs),
 	}
-	return p.withSettings(cmd, func(_ context.Context, cfg *config.Config, _ []string) error {
-		known, err := server.ResetPassword(cfg, isTerminal(p.stderr))
+	return p.withSettings(cmd, func(ctx context.Context, cfg *config.Config, _ []string) error {
+		known, err := server.ResetPassword(ctx, cfg, p.log(), isTerminal(p.stderr))
 		if err != nil {
 			return err
 		}

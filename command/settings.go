@@ -2,12 +2,15 @@ package command
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"attestcsr/config"
 	"attestcsr/server"
+	"attestcsr/server/control"
 )
 
 // withSettings gives a command the flags of every setting. Before do runs, it loads
@@ -23,6 +26,26 @@ func (p process) withSettings(cmd *cobra.Command, do func(ctx context.Context, c
 		return do(cmd.Context(), cfg, args)
 	}
 	return cmd
+}
+
+// withOperations also gives the command what a running service does for it, or the
+// same over the store where none runs.
+func (p process) withOperations(cmd *cobra.Command, do func(context.Context, control.Operations) error) *cobra.Command {
+	return p.withSettings(cmd, func(ctx context.Context, cfg *config.Config, _ []string) error { return p.operate(ctx, cfg, do) })
+}
+
+func (p process) operate(ctx context.Context, cfg *config.Config, do func(context.Context, control.Operations) error) error {
+	o, end, err := server.Administer(ctx, cfg, p.log())
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(ctx, o), end())
+}
+
+// log is for what a command does in place of a service: only warnings and errors are
+// said.
+func (p process) log() *slog.Logger {
+	return slog.New(slog.NewTextHandler(p.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
 // quietSettings leaves the warnings to the caller.

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -12,7 +13,41 @@ import (
 )
 
 func (p process) storeCommand() *cobra.Command {
-	discard := &cobra.Command{
+	return group("store", "Check and maintain the store", p.checkStoreCommand(), p.discardCommand())
+}
+
+func (p process) checkStoreCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Open every record and its key, and check the audit trail: exit status 0 or 1",
+		Long: "Says whether every record was written by this service, its key opens and is that of\n" +
+			"its CSR or certificate, indexes and counts agree, and the audit trail explains what is\n" +
+			"there. It changes nothing. The service may run meanwhile.",
+		Args: usageArgs(cobra.NoArgs),
+	}
+	output := cmd.Flags().String("output", "text", "text or json")
+	return p.withSettings(cmd, func(ctx context.Context, cfg *config.Config, _ []string) error {
+		if *output != "text" && *output != "json" {
+			return usage(cmd, fmt.Errorf("--output is text or json, not %q", *output))
+		}
+		found, err := server.CheckStore(ctx, cfg, p.log())
+		switch {
+		case err != nil:
+			return err
+		case *output == "json":
+			err = json.NewEncoder(p.stdout).Encode(found)
+		default:
+			err = showStoreCheck(p.stdout, found)
+		}
+		if err == nil && !found.OK {
+			err = errors.New("the store or its audit trail is not whole: keep a copy of data_dir as it is, then restore a backup")
+		}
+		return err
+	})
+}
+
+func (p process) discardCommand() *cobra.Command {
+	cmd := &cobra.Command{
 		Use:   "discard-keys",
 		Short: "Give up every key and certificate, and begin anew at the next start",
 		Long: "Removes the store and the sealing keyset from data_dir, for the case that the keyset is\n" +
@@ -21,9 +56,9 @@ func (p process) storeCommand() *cobra.Command {
 			"the files of the audit trail, which nobody can verify then: verify and archive them first.",
 		Args: usageArgs(cobra.NoArgs),
 	}
-	yes := discard.Flags().Bool("yes", false, "do not ask")
-	p.withSettings(discard, func(_ context.Context, cfg *config.Config, _ []string) error {
-		discarded, err := server.DiscardKeys(cfg, func() (bool, error) {
+	yes := cmd.Flags().Bool("yes", false, "do not ask")
+	return p.withSettings(cmd, func(ctx context.Context, cfg *config.Config, _ []string) error {
+		discarded, err := server.DiscardKeys(ctx, cfg, p.log(), func() (bool, error) {
 			if *yes {
 				return true, nil
 			}
@@ -38,5 +73,4 @@ func (p process) storeCommand() *cobra.Command {
 		_, err = fmt.Fprintln(p.stderr, "discarded: the next start makes new keys and a new certificate")
 		return err
 	})
-	return group("store", "Maintain the store", discard)
 }

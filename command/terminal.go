@@ -69,6 +69,28 @@ func showListening(w io.Writer, l server.Listening) error {
 	return err
 }
 
+// printText prints a text as a whole line.
+func (p process) printText(text string) error {
+	_, err := fmt.Fprintln(p.stdout, strings.TrimSuffix(text, "\n"))
+	return err
+}
+
+func showStoreCheck(w io.Writer, found server.StoreCheck) error {
+	var text bytes.Buffer
+	for _, problem := range found.Problems {
+		fmt.Fprintf(&text, "%s: %s\n", problem.Where, problem.What)
+	}
+	if found.More > 0 {
+		fmt.Fprintf(&text, "and %d more problems\n", found.More)
+	}
+	fmt.Fprintf(&text, "store: %d records, %d problems\n", found.Records, len(found.Problems)+found.More)
+	for _, s := range found.Trail {
+		text.WriteString(s.Text)
+	}
+	_, err := w.Write(text.Bytes())
+	return err
+}
+
 // whereIs says how the built-in admin's password can be known.
 func whereIs(p server.Password) string {
 	switch {

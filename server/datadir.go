@@ -16,6 +16,7 @@ const (
 	OwnCertFile         = "tls-cert.pem"
 	OwnKeyFile          = "tls-key.pem"
 	AuditDir            = "audit"
+	SettingsFile        = "last-settings.json" // digests of the values of settings
 )
 
 func keysetPath(cfg *config.Config) string {

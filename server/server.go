@@ -24,6 +24,7 @@ import (
 	"attestcsr/handler"
 	"attestcsr/handler/auth"
 	"attestcsr/keystore"
+	"attestcsr/keystore/bolt"
 	"attestcsr/keystore/ownfile"
 	"attestcsr/keystore/pool"
 	"attestcsr/server/admit"
@@ -54,7 +55,7 @@ type Server struct {
 	log      *slog.Logger
 	pool     *pool.Pool
 	keys     *keystore.Keystore
-	outbox   audit.Outbox // of the store behind keys, which closes it
+	store    *bolt.Store // behind keys, which closes it
 	audit    *audit.Log
 	auth     *auth.Authenticator
 	cert     *tlscert.Certificate
@@ -171,16 +172,18 @@ func (s *Server) Run(ctx context.Context, announce func(Listening) error) error 
 		listeners = append(listeners, ops)
 		servers = append(servers, s.httpServer(s.handler.Ops(), s.opsListener))
 	}
-	if err := announce(s.listening(listeners)); err != nil {
-		return err
-	}
-
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var tasks sync.WaitGroup
 	tasks.Go(func() { watch(background, s.reloadUsers, usersFile(s.cfg)) })
 	tasks.Go(func() { s.keepCertificate(background) })
 	defer tasks.Wait()
 	defer stop()
+	s.noteStart(background)
+	defer s.noteEvent(background, audit.Event{Operation: "service.stop"})
+	defer s.startControl()()
+	if err := announce(s.listening(listeners)); err != nil {
+		return err
+	}
 
 	failed := make(chan error, len(servers))
 	for i, srv := range servers {

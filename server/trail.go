@@ -3,15 +3,11 @@ package server
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
-	"log/slog"
 	"path/filepath"
 	"time"
 
-	"attestcsr/config"
 	"attestcsr/csr/audit"
 	"attestcsr/keystore"
-	"attestcsr/keystore/bolt"
 	"attestcsr/keystore/sealed"
 )
 
@@ -36,7 +32,7 @@ func (s *Server) openAudit(ctx context.Context, custodian *sealed.Custodian) err
 		return err
 	}
 	s.audit, err = audit.Open(ctx, audit.Options{
-		Outbox: s.outbox, MAC: lines, Anchors: anchors, Dir: filepath.Join(s.cfg.DataDir, AuditDir), Logger: s.log,
+		Outbox: s.store, MAC: lines, Anchors: anchors, Dir: filepath.Join(s.cfg.DataDir, AuditDir), Logger: s.log,
 		State: TrailState(s.keys), CheckNote: checkNote(s.keys), Commit: s.keys.Note,
 		MaxFileSize: s.cfg.Audit.MaxFileSize, MaxRefusalsSize: s.cfg.Audit.MaxRefusalsSize, OutboxBound: s.cfg.Audit.OutboxBound,
 		CopyToLog: s.cfg.Audit.CopyToLog, Now: time.Now,
@@ -92,42 +88,4 @@ func (s *Server) closeAudit() error {
 	ctx, cancel := context.WithTimeout(context.Background(), auditTimeout)
 	defer cancel()
 	return s.audit.Close(ctx)
-}
-
-// VerifyTrail checks the audit trail in data_dir, and in the directories that are
-// given, against the keyset and the store. Of a store that is in use it reads the
-// anchors alone.
-func VerifyTrail(ctx context.Context, cfg *config.Config, dirs []string) (_ []audit.Summary, err error) {
-	custodian, err := sealed.Open(sealed.Options{KeysetFile: keysetPath(cfg)})
-	if err != nil {
-		return nil, err
-	}
-	lines, anchors, err := TrailMACs(custodian)
-	if err != nil {
-		return nil, err
-	}
-	path := filepath.Join(cfg.DataDir, StoreFile)
-	o := audit.VerifyOptions{Dirs: append(dirs, filepath.Join(cfg.DataDir, AuditDir)), MAC: lines, Anchors: anchors}
-	store, err := bolt.Open(path, bolt.Options{})
-	if errors.Is(err, bolt.ErrLocked) {
-		o.Snapshot = func(ctx context.Context) (audit.Snapshot, error) {
-			found, err := bolt.Peek(ctx, path)
-			return audit.Snapshot{Anchors: found.Anchors, AnchorsOnly: true}, err
-		}
-		return audit.Verify(ctx, o)
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, store.Close()) }()
-	mac, err := custodian.MAC(RecordsPurpose)
-	if err != nil {
-		return nil, err
-	}
-	keys, err := keystore.Open(ctx, keystore.Options{Store: store, Custodian: custodian, MAC: mac, Logger: slog.New(slog.DiscardHandler), Processors: 1})
-	if err != nil {
-		return nil, err
-	}
-	o.Snapshot = func(ctx context.Context) (audit.Snapshot, error) { return audit.Take(ctx, TrailState(keys)) }
-	return audit.Verify(ctx, o)
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -16,8 +17,10 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"attestcsr/config"
+	"attestcsr/csr/audit"
 	"attestcsr/handler/auth"
 	"attestcsr/keystore/ownfile"
+	"attestcsr/server/control"
 )
 
 // AdminName is the user that exists where no auth.users_file is set.
@@ -29,12 +32,8 @@ const (
 	maxFailures      = 20              // wrong passwords a minute from one address
 )
 
-// Password says where people find the built-in admin's password. Both are empty where
-// it was set before.
-type Password struct {
-	Shown string // the password, for a terminal
-	File  string // the file that holds it
-}
+// Password says where people find the built-in admin's password.
+type Password = control.Password
 
 // loadUsers reads and parses a users file.
 func loadUsers(path string) (*auth.Users, error) {
@@ -125,20 +124,15 @@ func storeAdminHash(hashFile, secret string) error {
 	return ownfile.Replace(hashFile, []byte(AdminName+":"+hash+"\n"))
 }
 
-// ResetPassword gives the built-in admin a new random password. A running server
-// takes it over by itself. On a terminal the caller shows the password, otherwise
-// it is in a file.
-func ResetPassword(cfg *config.Config, terminal bool) (Password, error) {
+// ownPassword refuses where the operator decides the password.
+func ownPassword(cfg *config.Config) error {
 	switch {
 	case cfg.Auth.UsersFile != "":
-		return Password{}, fmt.Errorf("there is no built-in admin, since auth.users_file is set: change the user's line in %s (attestcsr hash-password makes the hash)", cfg.Auth.UsersFile)
+		return fmt.Errorf("there is no built-in admin, since auth.users_file is set: change the user's line in %s (attestcsr hash-password makes the hash)", cfg.Auth.UsersFile)
 	case cfg.AdminPasswordFile != "":
-		return Password{}, fmt.Errorf("admin_password_file decides the password: change %s and restart the service", cfg.AdminPasswordFile)
+		return fmt.Errorf("admin_password_file decides the password: change %s and restart the service", cfg.AdminPasswordFile)
 	}
-	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-		return Password{}, fmt.Errorf("data_dir: %w", err)
-	}
-	return resetAdmin(cfg.DataDir, terminal)
+	return nil
 }
 
 // HashPassword returns the bcrypt hash of a password, for auth.users_file.
@@ -232,7 +226,9 @@ func (s *Server) reloadUsers() {
 		s.log.Error("users not reloaded: the ones before stay", "err", err)
 		return
 	}
-	s.auth.SetUsers(users)
+	if s.auth.SetUsers(users) {
+		s.noteEvent(context.Background(), audit.Event{Operation: "users.reload"})
+	}
 	if len(users.Names()) == 0 {
 		s.log.Warn("the users file holds no user any more: nobody can log in")
 	}

@@ -9,6 +9,7 @@ package auth
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -119,11 +120,13 @@ func New(cfg Config) *Authenticator {
 }
 
 // SetUsers replaces the users. Sessions and remembered passwords of users who were
-// removed or have another hash end before it returns.
-func (a *Authenticator) SetUsers(users *Users) {
-	a.users.Store(users)
+// removed or have another hash end before it returns. It reports whether the users
+// are others than before.
+func (a *Authenticator) SetUsers(users *Users) (changed bool) {
+	before := a.users.Swap(users)
 	// Remembered passwords need not be looked at: their keys are made with the hash.
 	a.sessions.endStale()
+	return before == nil || !maps.Equal(before.hashes, users.hashes)
 }
 
 // Authenticate returns who sends the request. from is what is known of it before:

@@ -48,7 +48,7 @@ func TestAudit(t *testing.T) {
 		t.Error(err)
 	}
 	out, err := auditVerify(s.DataDir)
-	if err != nil || !strings.Contains(out, "changes: 4 lines in 1 files, sequence 1 to 4") || strings.Count(out, ": whole\n") != 2 {
+	if err != nil || !strings.Contains(out, "changes: 6 lines in 1 files, sequence 1 to 6") || strings.Count(out, ": whole\n") != 2 {
 		t.Errorf("%v\n%s", err, out)
 	}
 	files, err := filepath.Glob(filepath.Join(s.DataDir, server.AuditDir, "*.jsonl"))
@@ -65,7 +65,7 @@ func TestAudit(t *testing.T) {
 		kit.Overwrite(t, filepath.Dir(file), filepath.Base(file), strings.Replace(content, `"user":"admin"`, `"user":"other"`, 1))
 	}
 	out, err = auditVerify(s.DataDir)
-	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(out, ":3: line 3, or a line before it, was changed") {
+	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(out, ":4: line 4, or a line before it, was changed") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
@@ -164,8 +164,8 @@ func TestAuditBlocked(t *testing.T) {
 	if n := len(auditEvents(t, s.DataDir, "changes")); n != want {
 		t.Errorf("%d lines, want %d", n, want)
 	}
-	if n := strings.Count(s.Stdout.String(), `"msg":"audit","line":{"v":1,"stream":"changes"`); n != want+1 { // and the line that opens the file
-		t.Errorf("%d lines are copied to the log, want %d", n, want+1)
+	if n := strings.Count(s.Stdout.String(), `"msg":"audit","line":{"v":2,"stream":"changes"`); n != want+3 { // and those of the file, the start and the stop
+		t.Errorf("%d lines are copied to the log, want %d", n, want+3)
 	}
 	if out, err := auditVerify(s.DataDir); err != nil {
 		t.Errorf("%v\n%s", err, out)

@@ -215,7 +215,9 @@ func TestLeftovers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	start.Serve(t, start.Options{DataDir: dir})
+	if err := start.Serve(t, start.Options{DataDir: dir}).Stop(); err != nil {
+		t.Error(err)
+	}
 	after, err := os.ReadDir(dir)
 	if err != nil || len(after) != len(before) {
 		t.Errorf("%v, want %v, %v", after, before, err)

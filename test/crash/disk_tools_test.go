@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os/exec"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -13,6 +14,7 @@ import (
 
 	"attestcsr/test/faultfs"
 	"attestcsr/test/kit"
+	"attestcsr/test/start"
 )
 
 // Disks that refuse for a while: changes get a clear error, readiness is false and
@@ -136,4 +138,29 @@ func TestFlushFailsOnce(t *testing.T) {
 	})
 	kit.Count(t, "flushes failed once", int(fired.Load()))
 	kit.Count(t, "commits of unknown outcome", int(unknownOutcomes.Load()))
+}
+
+// TestNoSockets: on a file system that takes no sockets the service works, and says what
+// its operator has to do without one. So do commands.
+func TestNoSockets(t *testing.T) {
+	t.Parallel()
+	r := newFaultSetup(t, scenario{name: "no sockets"}).newRun(t, "no sockets")
+	if err := r.start(); err != nil {
+		t.Fatal(err)
+	}
+	r.s.WantLog("there is no control socket: stop the service")
+	verify := func() (string, error) {
+		out, err := exec.Command(start.Binary(t), "audit", "verify", "--data-dir", r.s.DataDir).CombinedOutput()
+		return string(out), err
+	}
+	if out, err := verify(); err == nil || !strings.Contains(out, "has no control socket") {
+		t.Errorf("beside the service: %v %s", err, out)
+	}
+	if err := r.s.Stop(); err != nil {
+		t.Error(err)
+	}
+	if out, err := verify(); err != nil {
+		t.Errorf("without the service: %v %s", err, out)
+	}
+	r.end()
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"attestcsr/server"
+	"attestcsr/server/control"
 	"attestcsr/server/tlscert"
 	"attestcsr/test/kit"
 	"attestcsr/test/start"
@@ -76,8 +77,11 @@ func checkModes(t *testing.T, dir string) {
 			return err
 		}
 		want := os.FileMode(0o600)
-		if d.IsDir() {
+		switch {
+		case d.IsDir():
 			want = os.ModeDir | 0o700
+		case d.Name() == control.SocketFile:
+			want = os.ModeSocket | 0o600
 		}
 		if info, err := d.Info(); err != nil || info.Mode() != want {
 			t.Errorf("%s: %v %v", name, info.Mode(), err)
