@@ -31,8 +31,6 @@ type Snapshot struct {
 	Notes      []Note            `json:"notes"`    // in the outbox
 	Records    []Held            `json:"records"`  // by slot
 	Unreadable []string          `json:"unreadable"`
-
-	AnchorsOnly bool `json:"-"` // nothing else is known
 }
 
 // Note is a note in the outbox.

@@ -187,7 +187,7 @@ func (v *verifier) checkNotes() {
 // checkEnd checks that the store knows of all changes that have lines. now is the store
 // after the lines were read.
 func (v *verifier) checkEnd(now Snapshot) {
-	if v.seen > now.Revision && !now.AnchorsOnly {
+	if v.seen > now.Revision {
 		v.problem("the lines go on to revision %d and the store has revision %d: the store is an older one", v.seen, now.Revision)
 	}
 }

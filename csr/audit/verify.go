@@ -206,7 +206,7 @@ func (v *verifier) run(ctx context.Context) error {
 		}
 	}
 	v.checkAnchor()
-	if v.summary.Stream == Changes && !v.snapshot.AnchorsOnly {
+	if v.summary.Stream == Changes {
 		v.checkStore()
 	}
 	return nil

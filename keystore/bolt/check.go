@@ -200,9 +200,7 @@ func (c *checker) below(bucket, value []byte, level int) error {
 		return errStructure
 	}
 	if c.bucket == nil {
-		if !c.found.enter(bucket) {
-			return nil
-		}
+		c.found.buckets[string(bucket)] = true
 		c.bucket = bucket
 		defer func() { c.bucket = nil }()
 	}

@@ -8,24 +8,15 @@ import (
 
 // contents is what checkStructure finds in the buckets.
 type contents struct {
-	outboxOnly bool // records and counts are not looked at
-
 	buckets map[string]bool
 	meta    map[string][]byte // what is in the bucket of that name
-	anchors map[string][]byte // by name
 	notes   int               // in the outbox
 	missing map[string]int64  // records by collection: counted less found
 	damage  error             // the first
 }
 
 func newContents() *contents {
-	return &contents{buckets: map[string]bool{}, meta: map[string][]byte{}, anchors: map[string][]byte{}, missing: map[string]int64{}}
-}
-
-// enter notes a bucket, and reports whether what is in it is to be looked at.
-func (c *contents) enter(bucket []byte) bool {
-	c.buckets[string(bucket)] = true
-	return !c.outboxOnly || bytes.Equal(bucket, bucketOutbox) || bytes.Equal(bucket, bucketAnchors)
+	return &contents{buckets: map[string]bool{}, meta: map[string][]byte{}, missing: map[string]int64{}}
 }
 
 // item takes a key and its value.
@@ -34,8 +25,6 @@ func (c *contents) item(bucket, key, value []byte) {
 	switch string(bucket) {
 	case string(bucketMeta):
 		c.meta[string(key)] = bytes.Clone(value)
-	case string(bucketAnchors):
-		c.anchors[string(key)] = bytes.Clone(value)
 	case string(bucketOutbox):
 		c.notes++
 	case string(bucketCounts):

@@ -3,7 +3,6 @@ package bolt
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
 
 	"go.etcd.io/bbolt"
 
@@ -68,17 +67,6 @@ func (s *Store) Notes() (map[uint64]string, error) {
 		}
 		return err
 	})
-}
-
-// PeekBetween is one attempt of Peek that calls between after it has chosen a state
-// and before it reads it. same: it would be believed.
-func PeekBetween(path string, between func()) (found OutboxState, same bool, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return OutboxState{}, false, err
-	}
-	defer f.Close()
-	return peek(f, between)
 }
 
 // EncodeRecord and RecodeRecord are the codec: the second decodes and encodes again.
