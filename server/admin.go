@@ -143,6 +143,8 @@ func (a admin) ResetPassword(ctx context.Context, terminal bool) (Password, erro
 	if err := ownPassword(a.cfg); err != nil {
 		return Password{}, err
 	}
+	a.resetting.Lock()
+	defer a.resetting.Unlock()
 	if err := a.record(ctx, a.who, audit.Event{Operation: "password.reset"}); err != nil {
 		return Password{}, err
 	}

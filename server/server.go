@@ -61,6 +61,8 @@ type Server struct {
 	cert     *tlscert.Certificate
 	handler  *handler.Handler
 	password Password
+	// resetting is held while the built-in admin gets a new password: it is in two files.
+	resetting sync.Mutex
 
 	listener, opsListener *admit.Listener
 }
