@@ -148,12 +148,16 @@ func (s *Server) newRegistry(service *csr.Service, version string) (*prometheus.
 	return registry, nil
 }
 
-// readiness is that of the core, and of the pool where the settings say so.
+// readiness is that of the core and of the trail, and of the pool where the settings
+// say so.
 func (s *Server) readiness(service *csr.Service) func(context.Context) error {
-	if !s.cfg.KeyPool.ReadyWhenWarm {
-		return service.Ready
+	return func(ctx context.Context) error {
+		err := errors.Join(service.Ready(ctx), s.audit.Ready())
+		if s.cfg.KeyPool.ReadyWhenWarm {
+			err = errors.Join(s.pool.Ready(), err)
+		}
+		return err
 	}
-	return func(ctx context.Context) error { return errors.Join(s.pool.Ready(), service.Ready(ctx)) }
 }
 
 // Run listens, serves until ctx ends, and then drains: requests in flight get

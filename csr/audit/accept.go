@@ -53,9 +53,9 @@ type Held struct {
 func Take(ctx context.Context, state State) (Snapshot, error) {
 	var held []Held
 	var unreadable []string
-	s, err := state(ctx, func(slot string, revision uint64, digest [32]byte, err error) error {
+	s, err := state(ctx, func(slot string, revision uint64, digest [32]byte, cannotRead error) error {
 		slot = bounded(slot, maxSlot) // as in lines
-		if err != nil {
+		if cannotRead != nil {
 			unreadable = append(unreadable, slot)
 			return nil
 		}
@@ -119,9 +119,10 @@ func (s Summary) asBreak(to uint64) *Break {
 }
 
 func digestOf(records []Held) string {
-	h := sha256.New()
+	h, line := sha256.New(), []byte(nil)
 	for _, r := range records {
-		fmt.Fprintf(h, "%s\x00%d\x00%s\n", r.Slot, r.Revision, r.Digest)
+		line = fmt.Appendf(line[:0], "%s\x00%d\x00%s\n", r.Slot, r.Revision, r.Digest)
+		h.Write(line)
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }
@@ -155,7 +156,7 @@ func (b *Baseline) records(dirs []string) ([]Held, error) {
 			return nil, err
 		}
 		text, err := io.ReadAll(io.LimitReader(f, int64(b.Count)*(2*maxSlot+256)))
-		if err = errors.Join(err, f.Close()); err != nil {
+		if err := errors.Join(err, f.Close()); err != nil {
 			return nil, err
 		}
 		var records []Held

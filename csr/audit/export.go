@@ -67,7 +67,7 @@ func (l *Log) report(stream string, err error, failedBefore bool) {
 
 // Ready returns an error as long as a line cannot be written because there is no
 // space for it. Writing is tried again every second.
-func (l *Log) Ready(context.Context) error {
+func (l *Log) Ready() error {
 	if l == nil {
 		return nil
 	}
@@ -129,7 +129,7 @@ func (l *Log) commitNote(ctx context.Context, e Event) {
 	if err == nil && l.o.Commit != nil {
 		err = l.o.Commit(ctx, note)
 	}
-	l.o.Logger.Warn(e.Reason, "operation", e.Operation)
+	l.o.Logger.Warn("something happened to the store or to the clock", "operation", e.Operation, "what", e.Reason)
 	if err != nil {
 		l.o.Logger.Error("an event is missing in the audit trail", "operation", e.Operation, "error", err)
 	}
@@ -208,19 +208,17 @@ func (c *chain) readNotes(ctx context.Context, limit int) ([]entry, error) {
 		if before := hex.EncodeToString(previous); at.Code != before && at.Code != unknownCode {
 			c.log.Error("changes have no line in the audit trail, since their notes were taken out of the store: find out who wrote to it", "before_revision", revision)
 			at.Code = before
-			group = append(group, entry{Event: Event{Kind: Change, Outcome: missing}, notes: clone(at)})
+			group = append(group, entry{Event: Event{Kind: Change, Outcome: missing}, notes: new(at)})
 		}
 		event, err := c.readNote(&at, revision, previous, code, note)
 		if err != nil {
 			c.log.Error("a change was committed with a note that is not to be believed or read: it is in the audit trail without who and what", "revision", revision, "error", err)
 		}
-		group = append(group, entry{Event: event, Revision: revision, notes: clone(at)})
+		group = append(group, entry{Event: event, Revision: revision, notes: new(at)})
 		return nil
 	})
 	return group, err
 }
-
-func clone(p notePosition) *notePosition { return &p }
 
 // readNote returns the event of a note, and moves the position over it.
 func (c *chain) readNote(at *notePosition, revision uint64, previous, code, note []byte) (Event, error) {

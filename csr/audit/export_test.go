@@ -11,7 +11,7 @@ func (o Options) WithStep(fn func(step string) error) Options {
 
 // Steps are all steps that fn of WithStep may be called with.
 func Steps() []string {
-	return []string{stepWrite, stepWritten, stepFlushed, stepTrimmed, stepRotate, stepRemove}
+	return []string{stepWrite, stepWritten, stepFlushed, stepTrimmed, stepRotate, stepRemove, stepListed}
 }
 
 // Limits that tests reach.
