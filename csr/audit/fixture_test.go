@@ -228,6 +228,13 @@ type parsed struct {
 	Since     time.Time `json:"since"`
 	Reason    string    `json:"reason"`
 	Revision  uint64    `json:"revision"`
+	Slot      string    `json:"slot"`
+	Session   string    `json:"session"`
+	Settings  []string  `json:"settings"`
+
+	Names       []string `json:"names"`
+	NamesCount  int      `json:"names_count"`
+	NamesSHA256 string   `json:"names_sha256"`
 }
 
 func parse(t testing.TB, content []byte) []parsed {
