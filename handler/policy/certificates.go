@@ -7,8 +7,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/asn1"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -21,6 +19,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
 )
 
 // trustData is TlsTrustData: the chain, leaf first. It has no private key: the
@@ -80,14 +79,15 @@ func newTLSCertificate(n csr.NamedCertificate) tlsCertificate {
 
 func newDetails(c *x509.Certificate, now time.Time) certificateDetails {
 	d := certificateDetails{
-		Subject:            distinguishedName(c.RawSubject, c.Subject),
+		Subject:            pkcs10.DistinguishedName(c.RawSubject, c.Subject),
 		SubjectCN:          c.Subject.CommonName,
-		Issuer:             distinguishedName(c.RawIssuer, c.Issuer),
+		Issuer:             pkcs10.DistinguishedName(c.RawIssuer, c.Issuer),
 		IssuerCN:           c.Issuer.CommonName,
 		NotBefore:          c.NotBefore.UnixMilli(),
 		NotAfter:           c.NotAfter.UnixMilli(),
 		SerialNumber:       c.SerialNumber.String(),
 		PublicKeyAlgo:      c.PublicKeyAlgorithm.String(),
+		PublicKeyLength:    pkcs10.KeyBits(c.PublicKey),
 		Signature:          hex.EncodeToString(c.Signature),
 		SignatureAlgorithm: signatureName(c.SignatureAlgorithm),
 		Version:            strconv.Itoa(c.Version),
@@ -96,24 +96,12 @@ func newDetails(c *x509.Certificate, now time.Time) certificateDetails {
 	}
 	switch key := c.PublicKey.(type) {
 	case *rsa.PublicKey:
-		d.PublicKeyLength = key.N.BitLen()
 		d.RSAModulus = key.N.Text(16)
 		d.RSAExponent = strconv.FormatInt(int64(key.E), 16)
 	case *ecdsa.PublicKey:
-		d.PublicKeyLength = key.Params().BitSize
 		d.ECDSACurveName = key.Params().Name
 	}
 	return d
-}
-
-// distinguishedName writes a name as RFC 4514 does, with its attributes in their
-// encoded order. pkix.Name.String sorts them.
-func distinguishedName(der []byte, parsed pkix.Name) string {
-	var rdns pkix.RDNSequence
-	if rest, err := asn1.Unmarshal(der, &rdns); err != nil || len(rest) > 0 {
-		return parsed.String()
-	}
-	return rdns.String()
 }
 
 // signatureName is Java's name of a signature algorithm, as in NSX's answers.
