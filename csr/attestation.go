@@ -46,7 +46,7 @@ func (g *Grant) CreateCSR(ctx context.Context, spec pkcs10.Spec) (string, error)
 			return keystore.Change{}, err
 		}
 		p := payload{Object: g.newObject("", "", Labels{}), PEM: made, Spec: resolved}
-		return s.change(p, g.event(pendingSlot(), made))
+		return s.change(p, g.event(pendingSlot()))
 	})
 	if err != nil {
 		return "", classify(err)
@@ -114,12 +114,12 @@ func (g *Grant) SetCertificate(ctx context.Context, pem []byte) error {
 	s := g.service
 	c, err := pkcs10.AcceptChain(pem, s.now(), x509.KeyUsageDigitalSignature)
 	if err != nil {
-		return classify(err)
+		return g.refuse(err)
 	}
 	for range maxAttempts {
 		err = g.install(ctx, c)
 		if !errors.Is(err, keystore.ErrConflict) && !errors.Is(err, keystore.ErrNotFound) {
-			return classify(err)
+			return g.refuse(err)
 		}
 	}
 	return &Error{Kind: Conflict, Err: err}
@@ -151,7 +151,7 @@ func (g *Grant) install(ctx context.Context, c pkcs10.Chain) error {
 				return keystore.Change{}, err
 			}
 			next.Spec = request.Spec
-			return s.change(next, g.moved(pendingSlot(), installedSlot(), request.PEM, next.PEM))
+			return s.change(next, moved(g.event(to.Slot), from.Slot, request.PEM))
 		})
 		return err
 	}
@@ -166,7 +166,7 @@ func (g *Grant) install(ctx context.Context, c pkcs10.Chain) error {
 		return nil // an equal set was first
 	}
 	next.Spec = installed.Spec
-	renewal, err := s.change(next, g.event(installedSlot(), next.PEM))
+	renewal, err := s.change(next, g.event(installedSlot()))
 	if err != nil {
 		return err
 	}

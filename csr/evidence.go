@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 
 	"attestcsr/csr/audit"
@@ -12,36 +11,48 @@ import (
 	"attestcsr/keystore"
 )
 
-// event is the event of this grant's operation on a slot. texts are the CSR and the
-// chain that it is about, as PEM.
-func (g *Grant) event(slot keystore.Slot, texts ...string) audit.Event {
-	e := audit.Event{Request: g.caller.Request, Operation: string(g.operation), Slot: slot.String()}
-	for _, text := range texts {
-		addDigest(&e, text)
-	}
-	return e
+// event is the event of this grant's operation on a slot.
+func (g *Grant) event(slot keystore.Slot) audit.Event {
+	return audit.Event{Request: g.caller.Request, Operation: string(g.operation), Slot: slot.String()}
 }
 
-// moved is the event of a key that moved from one slot to another.
-func (g *Grant) moved(from, to keystore.Slot, texts ...string) audit.Event {
-	e := g.event(to, texts...)
+// moved adds to an event that the key of a CSR, which is given as PEM, moved from
+// another slot.
+func moved(e audit.Event, from keystore.Slot, request string) audit.Event {
 	e.From = from.String()
+	addDigest(&e, request)
 	return e
 }
 
-// addDigest adds the SHA-256 of the DER, in hexadecimal, of a CSR or of the leaf of a
-// chain. An event without it is better than no change.
-func addDigest(e *audit.Event, text string) {
-	block, _ := pem.Decode([]byte(text))
-	if block == nil {
-		return
-	}
-	sum := sha256.Sum256(block.Bytes)
-	if block.Type == pkcs10.BlockRequest {
-		e.CSR = hex.EncodeToString(sum[:])
+// addDigest adds the digest of a CSR or of the leaf of a chain, and returns what it says.
+// An event without that is better than no change.
+func addDigest(e *audit.Event, text string) pkcs10.Description {
+	d, _ := pkcs10.Describe(text)
+	if d.Request {
+		e.CSR = d.Digest
 	} else {
-		e.Certificate = hex.EncodeToString(sum[:])
+		e.Certificate = d.Digest
 	}
+	return d
+}
+
+// describe adds what a slot is going to hold: the trail is compared with the store, and
+// says whom an object was for when the object is gone.
+func describe(e *audit.Event, payload []byte, text string) {
+	d, sum := addDigest(e, text), sha256.Sum256(payload)
+	e.Payload = hex.EncodeToString(sum[:])
+	e.Subject, e.Names = d.Subject, d.Names
+	e.KeyAlgorithm, e.KeySize = d.KeyAlgorithm, d.KeyBits
+	e.Issuer, e.Serial = d.Issuer, d.Serial
+}
+
+// refuse reports a certificate that breaks a rule to the trail, as the rule that it
+// breaks first, and returns the error of the operation.
+func (g *Grant) refuse(err error) error {
+	if broken, ok := errors.AsType[pkcs10.Violations](err); ok && broken[0].Field == pkcs10.CertificateChain {
+		g.service.audit.Refuse(audit.Refusal{Request: g.caller.Request, Operation: string(g.operation), Outcome: string(broken[0].Rule)})
+	}
+	return classify(err)
 }
 
 // remove empties a slot. The event has the digest of what is removed: the deletion
@@ -56,8 +67,11 @@ func (g *Grant) remove(ctx context.Context, slot keystore.Slot) error {
 		if err != nil {
 			return err
 		}
-		text, _ := storedPEM(record) // a payload that cannot be read can be deleted
-		note, err := s.audit.Note(g.event(slot, text))
+		event := g.event(slot)
+		if text, err := storedPEM(record); err == nil { // a payload that cannot be read can be deleted
+			addDigest(&event, text)
+		}
+		note, err := s.audit.Note(event)
 		if err != nil {
 			return err
 		}

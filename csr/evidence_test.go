@@ -5,20 +5,27 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"log/slog"
+	"math/big"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"attestcsr/csr"
 	"attestcsr/csr/audit"
+	"attestcsr/csr/pkcs10"
+	"attestcsr/keystore"
 	"attestcsr/test/kit"
 )
 
@@ -82,7 +89,7 @@ func (a *audited) lines(t *testing.T) []audit.Event {
 			if err := json.Unmarshal(text, &l); err != nil {
 				t.Fatal(err)
 			}
-			if l.Time, l.Payload = (time.Time{}), ""; l.Kind != audit.Begin {
+			if l.Time = (time.Time{}); l.Kind != audit.Begin {
 				all = append(all, l)
 			}
 		}
@@ -124,21 +131,39 @@ func (a *audited) grant(o csr.Operation) *csr.Grant {
 	return g
 }
 
-// expect fails the test on an error; else there should be a line.
-func (a *audited) expect(err error, o csr.Operation, slot, from, request, certificate string) {
+// expect fails the test on an error; else there should be a line, which says of the slot
+// what the store holds in it.
+func (a *audited) expect(err error, o csr.Operation, slot keystore.Slot, from, request, certificate string) {
 	a.t.Helper()
 	if err != nil {
 		a.t.Fatalf("%s: %v", o, err)
 	}
 	e := did(o)
-	e.Slot, e.From, e.CSR, e.Certificate = slot, from, digestOf(request), digestOf(certificate)
-	a.want = append(a.want, e)
+	e.Slot, e.From, e.CSR, e.Certificate = slot.String(), from, digestOf(request), digestOf(certificate)
+	a.want = append(a.want, a.withHeld(e, slot))
+}
+
+// withHeld adds to an event what the slot holds, if it holds something.
+func (a *audited) withHeld(e audit.Event, slot keystore.Slot) audit.Event {
+	a.t.Helper()
+	record, err := a.keys.Get(a.t.Context(), slot)
+	if errors.Is(err, keystore.ErrNotFound) {
+		return e
+	}
+	d, describeErr := pkcs10.Describe(a.stored(a.t, slot).PEM)
+	if err := errors.Join(err, describeErr); err != nil {
+		a.t.Fatal(err)
+	}
+	sum := sha256.Sum256(record.Payload)
+	e.Payload = hex.EncodeToString(sum[:])
+	e.Subject, e.Names, e.KeyAlgorithm, e.KeySize, e.Issuer, e.Serial = d.Subject, d.Names, d.KeyAlgorithm, d.KeyBits, d.Issuer, d.Serial
+	return e
 }
 
 // changeAttestation makes each change of the ESX dialect, and some that change
 // nothing.
 func (a *audited) changeAttestation(root *kit.CA) {
-	const pending, installed = "esx/attestation/csr", "esx/attestation/certificate"
+	pending, installed := csr.PendingSlot(), csr.InstalledSlot()
 	ctx := a.t.Context()
 	first, err := a.grant(csr.CreateCSR).CreateCSR(ctx, fullSpec())
 	a.expect(err, csr.CreateCSR, pending, "", first, "")
@@ -149,7 +174,7 @@ func (a *audited) changeAttestation(root *kit.CA) {
 	request, err := a.grant(csr.CreateCSR).CreateCSR(ctx, fullSpec())
 	a.expect(err, csr.CreateCSR, pending, "", request, "")
 	key := parseRequest(a.t, request).PublicKey
-	for _, from := range []string{pending, ""} { // the second is a renewal
+	for _, from := range []string{pending.String(), ""} { // the second is a renewal
 		chain := pemOf(root.Issue(a.t, "leaf", key), root.Cert)
 		if from == "" {
 			request = ""
@@ -166,39 +191,86 @@ func (a *audited) changeAttestation(root *kit.CA) {
 
 // changeNamed makes each change of the NSX dialect, and one that fails.
 func (a *audited) changeNamed(root *kit.CA) {
-	const requests, certificates = "nsx/csrs/", "nsx/certificates/"
+	const requests = "nsx/csrs/"
 	ctx := a.t.Context()
 	made := map[string]csr.NamedRequest{}
 	for _, id := range []string{"web/1", "web 2", "wéb"} {
 		var err error
 		made[id], err = a.grant(csr.CreateNamedCSR).CreateNamedCSR(ctx, csr.NewRequest{ID: id, Spec: commonName("web")})
-		a.expect(err, csr.CreateNamedCSR, requests+id, "", made[id].PEM, "")
+		a.expect(err, csr.CreateNamedCSR, csr.RequestSlot(id), "", made[id].PEM, "")
 	}
 	if _, err := a.grant(csr.CreateNamedCSR).CreateNamedCSR(ctx, csr.NewRequest{ID: "wéb", Spec: commonName("web")}); kindOf(err) != csr.Exists {
 		a.t.Errorf("made again: %v", err)
 	}
-	a.expect(a.grant(csr.DeleteNamedCSR).DeleteNamedCSR(ctx, "wéb"), csr.DeleteNamedCSR, requests+"wéb", "", made["wéb"].PEM, "")
+	a.expect(a.grant(csr.DeleteNamedCSR).DeleteNamedCSR(ctx, "wéb"), csr.DeleteNamedCSR, csr.RequestSlot("wéb"), "", made["wéb"].PEM, "")
 	chain := pemOf(root.Issue(a.t, "web", parseRequest(a.t, made["web/1"].PEM).PublicKey))
 	imported, err := a.grant(csr.ImportCertificate).ImportCertificate(ctx, "web/1", csr.Import{PEM: chain})
-	a.expect(err, csr.ImportCertificate, certificates+imported.ID, requests+"web/1", made["web/1"].PEM, imported.PEM)
+	a.expect(err, csr.ImportCertificate, csr.CertificateSlot(imported.ID), requests+"web/1", made["web/1"].PEM, imported.PEM)
 	signed, err := a.grant(csr.SelfSign).SelfSign(ctx, "web 2", nil)
-	a.expect(err, csr.SelfSign, certificates+signed.ID, requests+"web 2", made["web 2"].PEM, signed.PEM)
+	a.expect(err, csr.SelfSign, csr.CertificateSlot(signed.ID), requests+"web 2", made["web 2"].PEM, signed.PEM)
 	fresh, err := a.grant(csr.SelfSignNew).SelfSignNew(ctx, csr.NewRequest{Spec: commonName("new")}, nil)
-	a.expect(err, csr.SelfSignNew, certificates+fresh.ID, "", "", fresh.PEM)
+	a.expect(err, csr.SelfSignNew, csr.CertificateSlot(fresh.ID), "", "", fresh.PEM)
 	err = a.grant(csr.DeleteNamedCertificate).DeleteNamedCertificate(ctx, fresh.ID)
-	a.expect(err, csr.DeleteNamedCertificate, certificates+fresh.ID, "", "", fresh.PEM)
+	a.expect(err, csr.DeleteNamedCertificate, csr.CertificateSlot(fresh.ID), "", "", fresh.PEM)
 }
 
-// Each change has a line, and nothing else has.
+// Each change has a line, and nothing else has but the certificate that is refused.
 func TestEveryChangeIsAudited(t *testing.T) {
 	t.Parallel()
 	a := newAudited(t)
 	root := kit.NewCA(t, "root", noon())
 	a.changeAttestation(root)
 	a.changeNamed(root)
-	if got := a.lines(t); !reflect.DeepEqual(got, a.want) {
-		t.Fatalf("lines\n%+v\nwant\n%+v", got, a.want)
+	a.want = append(a.want, refused(csr.SetCertificate, "key_mismatch"))
+	wantLines(t, a.lines(t), a.want)
+}
+
+func wantLines(t *testing.T, got, want []audit.Event) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%d lines, want %d\n%+v\nwant\n%+v", len(got), len(want), got, want)
 	}
+	for i := range got {
+		if !reflect.DeepEqual(got[i], want[i]) {
+			t.Errorf("line %d\n%+v\nwant\n%+v", i, got[i], want[i])
+		}
+	}
+}
+
+// Who asked for a host has an answer when everything of it is gone.
+func TestLinesSayForWhom(t *testing.T) {
+	t.Parallel()
+	a := newAudited(t)
+	spec := fullSpec()
+	spec.Subject[5].Value = "esx-09"
+	request := parseRequest(t, a.create(t, spec))
+	serial := func(c *x509.Certificate) { c.SerialNumber = big.NewInt(0xab12) }
+	if err := a.set(t, kit.NewCA(t, "root", noon()).Issue(t, "issued", request.PublicKey, serial)); err != nil {
+		t.Fatal(err)
+	}
+	created, set := a.lines(t)[0], a.lines(t)[1]
+	if created.Subject != "CN=esx-09,OU=Engineering,O=ACME,L=Palo Alto,ST=California,C=US" || created.Issuer+created.Serial != "" ||
+		!slices.Equal(created.Names, []string{"ops@example.com", hostname, "192.0.2.1", "https://example.com/a"}) || created.KeyAlgorithm != "ECDSA" || created.KeySize != 256 {
+		t.Errorf("%+v", created)
+	}
+	if set.Subject != "CN=issued" || set.Issuer != "CN=root" || set.Serial != "ab12" || set.Names != nil {
+		t.Errorf("%+v", set)
+	}
+}
+
+// The first certificate has a line too.
+func TestFirstCertificateIsAudited(t *testing.T) {
+	t.Parallel()
+	a := newAudited(t)
+	if err := a.keys.Delete(t.Context(), keystore.Target{Slot: csr.InstalledSlot()}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want := audit.Event{Kind: audit.Change, Operation: "certificate.prepare", Slot: csr.InstalledSlot().String(), Outcome: "committed"}
+	want.User, want.Method, want.Certificate = "system:service", "service", digestOf(a.certificate(t))
+	wantLines(t, a.lines(t), []audit.Event{a.withHeld(want, csr.InstalledSlot())})
 }
 
 // Every operation that can change something is refused where the trail has no
@@ -248,6 +320,64 @@ func TestNoRoomForEvidence(t *testing.T) {
 	}
 }
 
+// refused is what the trail should tell of an operation of a caller's that was refused.
+func refused(o csr.Operation, outcome string) audit.Event {
+	e := did(o)
+	e.Kind, e.Outcome = audit.Refused, outcome
+	return e
+}
+
+// A certificate that is refused has a line with the rule that it breaks. Other bad input
+// has none.
+func TestRefusedCertificates(t *testing.T) {
+	t.Parallel()
+	a := newAudited(t)
+	ctx, root := t.Context(), kit.NewCA(t, "root", noon())
+	request := parseRequest(t, a.create(t, fullSpec()))
+	named := parseRequest(t, a.createNamed(t, csr.NewRequest{ID: "web", Spec: commonName("web")}).PEM)
+	stranger := kit.NewKey(t).Public()
+	set := func(pem []byte) error { return a.grant(csr.SetCertificate).SetCertificate(ctx, pem) }
+	add := func(id string, in csr.Import) error {
+		return errorOf(a.grant(csr.ImportCertificate).ImportCertificate(ctx, id, in))
+	}
+	old := func(c *x509.Certificate) { c.NotAfter = noon().AddDate(0, 0, -1) }
+	stale := int64(7)
+	var want []audit.Event
+	for _, c := range []struct {
+		o       csr.Operation
+		err     error
+		outcome string // "": no line
+	}{
+		{csr.SetCertificate, set(nil), "no_certificate"},
+		{csr.SetCertificate, set([]byte("-----BEGIN PRIVATE KEY-----")), "foreign_block"},
+		{csr.SetCertificate, set(pemOf(root.Issue(t, "x", request.PublicKey), kit.NewCA(t, "other", noon()).Cert)), "broken_chain"},
+		{csr.SetCertificate, set(pemOf(root.Issue(t, "x", request.PublicKey, old))), "expired"},
+		{csr.SetCertificate, set(pemOf(root.Issue(t, "x", stranger))), "key_mismatch"},
+		{csr.ImportCertificate, add("web", csr.Import{PEM: pemOf(root.Issue(t, "x", stranger))}), "key_mismatch"},
+		{csr.ImportCertificate, add("web", csr.Import{PEM: pemOf(root.Issue(t, "x", named.PublicKey, old))}), "expired"},
+		{csr.ImportCertificate, add("absent", csr.Import{}), ""},
+		{csr.ImportCertificate, add("..", csr.Import{}), ""},
+		{csr.ImportCertificate, add("web", csr.Import{Revision: &stale}), ""},
+	} {
+		if c.err == nil {
+			t.Errorf("%s: accepted, want %s", c.o, c.outcome)
+		}
+		if c.outcome != "" {
+			want = append(want, refused(c.o, c.outcome))
+		}
+	}
+	var got []audit.Event
+	for _, l := range a.lines(t) {
+		if l.Kind == audit.Refused {
+			got = append(got, l)
+		}
+	}
+	byText := func(a, b audit.Event) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) }
+	slices.SortFunc(got, byText)
+	slices.SortFunc(want, byText)
+	wantLines(t, got, want)
+}
+
 // Who lacks a privilege has a line, with the operation.
 func TestUnauthorizedIsAudited(t *testing.T) {
 	t.Parallel()
@@ -262,8 +392,7 @@ func TestUnauthorizedIsAudited(t *testing.T) {
 		}
 	}
 	for _, l := range a.lines(t) {
-		e := did(csr.Operation(l.Operation))
-		if e.Kind, e.Outcome = audit.Refused, "unauthorized"; !reflect.DeepEqual(l, e) {
+		if e := refused(csr.Operation(l.Operation), "unauthorized"); !reflect.DeepEqual(l, e) {
 			t.Errorf("%+v", l)
 		}
 		delete(want, l.Operation)

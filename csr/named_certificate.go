@@ -75,7 +75,7 @@ func (g *Grant) ImportCertificate(ctx context.Context, id string, in Import) (Na
 		labels.DisplayName = cmp.Or(labels.DisplayName, r.DisplayName)
 		return labels, c.PEM(), nil
 	})
-	return made, classify(err)
+	return made, g.refuse(err)
 }
 
 // SelfSign makes a self-signed certificate from a certification request. It is valid
@@ -142,7 +142,7 @@ func (g *Grant) selfSignNew(ctx context.Context, r NewRequest, days *int64) (Nam
 		if err != nil {
 			return keystore.Change{}, err
 		}
-		return g.certificateChange(payload{g.newObject(id, id, r.Labels), text, spec}, g.event(at.Slot, text))
+		return g.certificateChange(payload{g.newObject(id, id, r.Labels), text, spec}, g.event(at.Slot))
 	})
 	if err != nil {
 		return NamedCertificate{}, err
@@ -198,7 +198,7 @@ func (g *Grant) promote(ctx context.Context, id string, build func(crypto.Signer
 				return keystore.Change{}, err
 			}
 			made := payload{g.newObject(certificateID, certificateID, labels), text, r.Spec}
-			return g.certificateChange(made, g.moved(from.Slot, to.Slot, r.PEM, text))
+			return g.certificateChange(made, moved(g.event(to.Slot), from.Slot, r.PEM))
 		})
 		switch {
 		case err == nil:

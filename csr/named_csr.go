@@ -79,7 +79,7 @@ func (g *Grant) createNamedCSR(ctx context.Context, r NewRequest) (NamedRequest,
 			return keystore.Change{}, err
 		}
 		p := payload{Object: g.newObject(r.ID, uuid.NewString(), r.Labels), PEM: text, Spec: spec}
-		return s.change(p, g.event(slot, text), p.indexEntries()...)
+		return s.change(p, g.event(slot), p.indexEntries()...)
 	})
 	if errors.Is(err, keystore.ErrConflict) {
 		return NamedRequest{}, &Error{Kind: Exists, Err: err}

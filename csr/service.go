@@ -3,9 +3,7 @@ package csr
 import (
 	"context"
 	"crypto"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -107,7 +105,6 @@ func (s *Service) Prepare(ctx context.Context) error {
 		event := audit.Event{
 			Request: audit.Request{User: systemUser, Method: "service"}, Operation: "certificate.prepare", Slot: installedSlot().String(),
 		}
-		addDigest(&event, text)
 		return s.change(payload{Object: Object{Created: notBefore}, PEM: text, Spec: spec}, event)
 	})
 	if errors.Is(err, keystore.ErrConflict) {
@@ -137,8 +134,7 @@ func (s *Service) change(p payload, event audit.Event, index ...keystore.IndexEn
 	if err != nil {
 		return keystore.Change{}, err
 	}
-	sum := sha256.Sum256(b)
-	event.Payload = hex.EncodeToString(sum[:])
+	describe(&event, b, p.PEM)
 	note, err := s.audit.Note(event)
 	return keystore.Change{Payload: b, Note: note, Index: index}, err
 }
