@@ -26,7 +26,8 @@ func installedSlot() keystore.Slot {
 // request as PEM. They replace the pending CSR and its key. The installed pair stays.
 // On error the pending pair stays too.
 //
-// Errors: Invalid with every rule that spec breaks, Busy, Unavailable, Internal.
+// Errors: Invalid with every rule that spec breaks; Conflict when the pending pair cannot
+// be read and was changed meanwhile; Busy, Unavailable, Internal.
 func (g *Grant) CreateCSR(ctx context.Context, spec pkcs10.Spec) (string, error) {
 	if err := g.permitsChange(ctx, CreateCSR); err != nil {
 		return "", err
@@ -39,14 +40,14 @@ func (g *Grant) CreateCSR(ctx context.Context, spec pkcs10.Spec) (string, error)
 	var made string
 	// A crash before the commit leaves the old pending pair. A crash after it leaves
 	// the new pair, which no caller knows: the next create replaces it.
-	at := keystore.Target{Slot: pendingSlot(), Expect: keystore.Any}
+	at, event := g.over(ctx, pendingSlot())
 	_, err = s.keys.Replace(ctx, at, keySpec(resolved), func(key crypto.Signer) (keystore.Change, error) {
 		made, err = t.Sign(key)
 		if err != nil {
 			return keystore.Change{}, err
 		}
 		p := payload{Object: g.newObject("", "", Labels{}), PEM: made, Spec: resolved}
-		return s.change(p, g.event(pendingSlot()))
+		return s.change(p, event)
 	})
 	if err != nil {
 		return "", classify(err)
@@ -141,7 +142,7 @@ func (g *Grant) install(ctx context.Context, c pkcs10.Chain) error {
 	}
 	if revision != 0 {
 		from := keystore.Target{Slot: pendingSlot(), Expect: keystore.At(revision)}
-		to := keystore.Target{Slot: installedSlot(), Expect: keystore.Any}
+		to, event := g.over(ctx, installedSlot())
 		_, err = s.keys.Move(ctx, from, to, func(key crypto.Signer, old keystore.Record) (keystore.Change, error) {
 			if !pkcs10.SameKey(key.Public(), c.Leaf().PublicKey) {
 				return keystore.Change{}, errors.New("the stored CSR is not for the stored key")
@@ -151,7 +152,7 @@ func (g *Grant) install(ctx context.Context, c pkcs10.Chain) error {
 				return keystore.Change{}, err
 			}
 			next.Spec = request.Spec
-			return s.change(next, moved(g.event(to.Slot), from.Slot, request.PEM))
+			return s.change(next, moved(event, from.Slot, request.PEM))
 		})
 		return err
 	}

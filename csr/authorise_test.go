@@ -29,21 +29,15 @@ func operations() map[csr.Operation]operation {
 		csr.SetCertificate: {hosts, true, func(ctx context.Context, g *csr.Grant) error { return g.SetCertificate(ctx, nil) }},
 		csr.CreateNamedCSR: {crud, true, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.CreateNamedCSR(ctx, request)) }},
 		csr.GetNamedCSR:    {read, false, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.NamedCSR(ctx, "x")) }},
-		csr.ListNamedCSRs: {read, false, func(ctx context.Context, g *csr.Grant) error {
-			_, _, _, err := g.ListNamedCSRs(ctx, page)
-			return err
-		}},
+		csr.ListNamedCSRs:  {read, false, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.ListNamedCSRs(ctx, page)) }},
 		csr.DeleteNamedCSR: {crud, true, func(ctx context.Context, g *csr.Grant) error { return g.DeleteNamedCSR(ctx, "x") }},
 		csr.ImportCertificate: {crud, true, func(ctx context.Context, g *csr.Grant) error {
 			return errorOf(g.ImportCertificate(ctx, "x", csr.Import{}))
 		}},
-		csr.SelfSign:            {crud, true, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.SelfSign(ctx, "x", nil)) }},
-		csr.SelfSignNew:         {crud, true, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.SelfSignNew(ctx, request, nil)) }},
-		csr.GetNamedCertificate: {read, false, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.NamedCertificate(ctx, "x")) }},
-		csr.ListNamedCertificates: {read, false, func(ctx context.Context, g *csr.Grant) error {
-			_, _, _, err := g.ListNamedCertificates(ctx, page)
-			return err
-		}},
+		csr.SelfSign:               {crud, true, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.SelfSign(ctx, "x", nil)) }},
+		csr.SelfSignNew:            {crud, true, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.SelfSignNew(ctx, request, nil)) }},
+		csr.GetNamedCertificate:    {read, false, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.NamedCertificate(ctx, "x")) }},
+		csr.ListNamedCertificates:  {read, false, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.ListNamedCertificates(ctx, page)) }},
 		csr.DeleteNamedCertificate: {crud, true, func(ctx context.Context, g *csr.Grant) error { return g.DeleteNamedCertificate(ctx, "x") }},
 	}
 }

@@ -46,6 +46,29 @@ func describe(e *audit.Event, payload []byte, text string) {
 	e.Issuer, e.Serial = d.Issuer, d.Serial
 }
 
+// over returns the target and the event of a change over whatever a slot holds. Where
+// that cannot be read, the event says so, and the change is over that record alone.
+func (g *Grant) over(ctx context.Context, slot keystore.Slot) (keystore.Target, audit.Event) {
+	at, e := keystore.Target{Slot: slot, Expect: keystore.Any}, g.event(slot)
+	record, err := g.service.keys.Get(ctx, slot)
+	if e.Replaced = unreadable(record, err); e.Replaced != "" {
+		at.Expect = keystore.At(record.Revision)
+	}
+	return at, e
+}
+
+// unreadable says in the trail's words why a record cannot be read. It takes what
+// Keystore.Get returns. "" is a record that can be read, or no record.
+func unreadable(r keystore.Record, err error) string {
+	if errors.Is(err, keystore.ErrUnauthentic) {
+		return "unauthentic"
+	}
+	if _, damaged := storedPEM(r); err == nil && damaged != nil {
+		return "damaged"
+	}
+	return ""
+}
+
 // refuse reports a certificate that breaks a rule to the trail, as the rule that it
 // breaks first, and returns the error of the operation.
 func (g *Grant) refuse(err error) error {
@@ -55,8 +78,9 @@ func (g *Grant) refuse(err error) error {
 	return classify(err)
 }
 
-// remove empties a slot. The event has the digest of what is removed: the deletion
-// expects the revision that was read, and starts again when it has changed.
+// remove empties a slot, also where its record cannot be read. The event has the digest
+// of what is removed: the deletion expects the revision that was read, and starts again
+// when it has changed.
 //
 // A crash leaves the whole object or nothing. Deleting again is safe.
 func (g *Grant) remove(ctx context.Context, slot keystore.Slot) error {
@@ -64,11 +88,12 @@ func (g *Grant) remove(ctx context.Context, slot keystore.Slot) error {
 	var conflict error
 	for range maxAttempts {
 		record, err := s.keys.Get(ctx, slot)
-		if err != nil {
+		event := g.event(slot)
+		event.Replaced = unreadable(record, err)
+		if err != nil && event.Replaced == "" {
 			return err
 		}
-		event := g.event(slot)
-		if text, err := storedPEM(record); err == nil { // a payload that cannot be read can be deleted
+		if text, err := storedPEM(record); err == nil {
 			addDigest(&event, text)
 		}
 		note, err := s.audit.Note(event)

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -204,7 +205,10 @@ func isMismatch(err error) bool {
 // with returns the bench with another service on the same keys.
 func (b bench) with(t testing.TB, edit func(*csr.Config)) bench {
 	t.Helper()
-	c := csr.Config{Keys: b.keys, KeySizes: sizes(), Hostname: hostname, MaxRequests: 100_000, MaxCertificates: 100_000, Now: noon}
+	c := csr.Config{
+		Keys: b.keys, KeySizes: sizes(), Hostname: hostname, MaxRequests: 100_000, MaxCertificates: 100_000,
+		Logger: slog.New(slog.DiscardHandler), Now: noon,
+	}
 	edit(&c)
 	service, err := csr.New(c)
 	if err != nil {

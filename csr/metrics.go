@@ -85,16 +85,18 @@ func (s *Service) installedUntil(ctx context.Context) (int64, error) {
 	return notAfter(record)
 }
 
-// soonestUntil reads the first entry of the index by time.
+// soonestUntil reads the beginning of the index by time: the first that can be read.
 func (s *Service) soonestUntil(ctx context.Context) (int64, error) {
-	first, err := s.keys.List(ctx, keystore.Query{Collection: collectionCertificates, Index: indexNotAfter, Limit: 1})
+	first, err := s.keys.List(ctx, keystore.Query{Collection: collectionCertificates, Index: indexNotAfter, Limit: 10})
 	if err != nil {
 		return 0, err
 	}
-	if len(first) == 0 {
-		return 0, keystore.ErrNotFound
+	for _, item := range first {
+		if until, err := notAfter(item.Record); err == nil {
+			return until, nil
+		}
 	}
-	return notAfter(first[0].Record)
+	return 0, keystore.ErrNotFound
 }
 
 func notAfter(r keystore.Record) (int64, error) {

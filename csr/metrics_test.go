@@ -74,18 +74,23 @@ attestcsr_certificates_soonest_not_after_timestamp_seconds ` + soonest + "\n"
 	}
 	expect("", 0, 0)
 	certificates := 0
+	var ids []string
 	for _, c := range []struct{ days, soonest int64 }{{30, 30}, {7, 7}, {8, 7}, {1, 1}, {500, 1}} {
 		id := fmt.Sprint(c.days)
 		b.createNamed(t, csr.NewRequest{ID: id, Spec: commonName("x")})
-		if _, err := b.selfSign(t, id, &c.days); err != nil {
+		made, err := b.selfSign(t, id, &c.days)
+		if err != nil {
 			t.Fatal(err)
 		}
+		ids = append(ids, made.ID)
 		certificates++
 		end := noon().AddDate(0, 0, int(c.soonest))
 		expect(strconv.FormatFloat(float64(end.Unix()), 'g', -1, 64), 0, certificates)
 	}
 	b.createNamed(t, csr.NewRequest{ID: "left", Spec: commonName("x")})
 	expect(strconv.FormatFloat(float64(noon().AddDate(0, 0, 1).Unix()), 'g', -1, 64), 1, certificates)
+	b.damage(t, csr.CertificateSlot(ids[3])) // what cannot be read hides no other
+	expect(strconv.FormatFloat(float64(noon().AddDate(0, 0, 7).Unix()), 'g', -1, 64), 1, certificates)
 	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
 		t.Errorf("%v %v", problems, err)
 	}

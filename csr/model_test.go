@@ -253,28 +253,28 @@ func (m *model) list(rt *rapid.T) {
 		return compareBy(page.Sort, a, b)
 	}
 	requests := slices.SortedFunc(maps.Values(m.requests), func(a, b csr.NamedRequest) int { return order(a.Object, b.Object) })
-	comparePages(rt, requests, page, func(p csr.Page) ([]csr.NamedRequest, []byte, int, error) {
+	comparePages(rt, requests, page, func(p csr.Page) (csr.Listing[csr.NamedRequest], error) {
 		return m.b.namedGrant(m.t, csr.ListNamedCSRs).ListNamedCSRs(m.t.Context(), p)
 	})
 	certificates := slices.SortedFunc(maps.Values(m.certificates), func(a, b csr.NamedCertificate) int { return order(a.Object, b.Object) })
-	comparePages(rt, certificates, page, func(p csr.Page) ([]csr.NamedCertificate, []byte, int, error) {
+	comparePages(rt, certificates, page, func(p csr.Page) (csr.Listing[csr.NamedCertificate], error) {
 		return m.b.namedGrant(m.t, csr.ListNamedCertificates).ListNamedCertificates(m.t.Context(), p)
 	})
 }
 
 // comparePages reads a list by pages and compares it with what it must be.
-func comparePages[T any](rt *rapid.T, want []T, page csr.Page, list func(csr.Page) ([]T, []byte, int, error)) {
+func comparePages[T any](rt *rapid.T, want []T, page csr.Page, list func(csr.Page) (csr.Listing[T], error)) {
 	var got []T
 	for {
-		items, next, total, err := list(page)
-		if err != nil || total != len(want) || next != nil && len(items) != page.Limit {
-			rt.Fatalf("%d items, total %d, error %v, want %d in all", len(items), total, err, len(want))
+		l, err := list(page)
+		if err != nil || l.Total != len(want) || l.Next != nil && len(l.Items) != page.Limit {
+			rt.Fatalf("%d items, total %d, error %v, want %d in all", len(l.Items), l.Total, err, len(want))
 		}
-		got = append(got, items...)
-		if next == nil {
+		got = append(got, l.Items...)
+		if l.Next == nil {
 			break
 		}
-		page.After = next
+		page.After = l.Next
 	}
 	if len(got) != len(want) || len(want) > 0 && !reflect.DeepEqual(got, want) {
 		rt.Fatalf("listed %+v\nwant %+v", got, want)

@@ -167,7 +167,7 @@ func (g *Grant) DeleteNamedCertificate(ctx context.Context, id string) error {
 
 // ListNamedCertificates returns a page of the certificates, as ListNamedCSRs does
 // of the certification requests.
-func (g *Grant) ListNamedCertificates(ctx context.Context, p Page) (items []NamedCertificate, next []byte, total int, err error) {
+func (g *Grant) ListNamedCertificates(ctx context.Context, p Page) (Listing[NamedCertificate], error) {
 	return list(ctx, g, ListNamedCertificates, collectionCertificates, p, certificateIn)
 }
 

@@ -59,7 +59,7 @@ func (g *Grant) createNamedCSR(ctx context.Context, r NewRequest) (NamedRequest,
 		return NamedRequest{}, err
 	}
 	slot := requestSlot(r.ID)
-	if _, err := s.keys.Get(ctx, slot); err == nil {
+	if _, err := s.keys.Get(ctx, slot); err == nil || errors.Is(err, keystore.ErrUnauthentic) {
 		return NamedRequest{}, &Error{Kind: Exists}
 	} else if !errors.Is(err, keystore.ErrNotFound) {
 		return NamedRequest{}, err
@@ -112,12 +112,10 @@ func (g *Grant) DeleteNamedCSR(ctx context.Context, id string) error {
 	return g.deleteNamed(ctx, DeleteNamedCSR, requestSlot(id))
 }
 
-// ListNamedCSRs returns a page of the certification requests, the position that
-// the next page starts after, which is nil when there is none, and how many
-// requests there are in all.
+// ListNamedCSRs returns a page of the certification requests.
 //
 // Errors: Invalid when the page breaks a rule, Unavailable, Internal.
-func (g *Grant) ListNamedCSRs(ctx context.Context, p Page) (items []NamedRequest, next []byte, total int, err error) {
+func (g *Grant) ListNamedCSRs(ctx context.Context, p Page) (Listing[NamedRequest], error) {
 	return list(ctx, g, ListNamedCSRs, collectionRequests, p, requestIn)
 }
 

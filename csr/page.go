@@ -1,6 +1,7 @@
 package csr
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 
@@ -67,46 +68,59 @@ func (p Page) query(collection string) (keystore.Query, error) {
 	return keystore.Query{Collection: collection, Index: index, After: p.After, Descending: p.Descending, Limit: p.Limit}, broken.Err()
 }
 
+// Listing is a page of a list. A record that cannot be read is not in it, but counts
+// for the limit of the page: a thousand of them cost no more than a thousand objects.
+type Listing[T any] struct {
+	Items      []T
+	Next       []byte // the position that the next page starts after; nil: there is none
+	Total      int    // objects in all, without those that this page leaves out
+	Unreadable int    // records that this page leaves out; the log names them
+}
+
 // list is an operation that reads a page of a collection.
-func list[T any](ctx context.Context, g *Grant, o Operation, collection string, p Page, read func(keystore.Record) (T, error)) (items []T, next []byte, total int, err error) {
+func list[T any](ctx context.Context, g *Grant, o Operation, collection string, p Page, read func(keystore.Record) (T, error)) (Listing[T], error) {
 	if err := g.permits(o); err != nil {
-		return nil, nil, 0, err
+		return Listing[T]{}, err
 	}
-	items, next, total, err = listPage(ctx, g.service, collection, p, read)
-	return items, next, total, classify(err)
+	l, err := listPage(ctx, g.service, collection, p, read)
+	return l, classify(err)
 }
 
 // listPage reads a page of a collection. It reads in chunks, and the total after the
 // items: a change in between may be in the total alone.
-func listPage[T any](ctx context.Context, s *Service, collection string, p Page, read func(keystore.Record) (T, error)) (items []T, next []byte, total int, err error) {
+func listPage[T any](ctx context.Context, s *Service, collection string, p Page, read func(keystore.Record) (T, error)) (l Listing[T], err error) {
 	query, err := p.query(collection)
 	if err != nil {
-		return nil, nil, 0, err
+		return Listing[T]{}, err
 	}
-	size := 0
+	size, places := 0, p.Limit
 	for more := true; more; {
-		query.Limit = min(pageChunk, p.Limit+1-len(items)) // one more says whether there is a next page
+		query.Limit = min(pageChunk, places+1) // one more says whether there is a next page
 		records, err := s.keys.List(ctx, query)
 		if err != nil {
-			return nil, nil, 0, err
+			return Listing[T]{}, err
 		}
 		more = len(records) == query.Limit
 		for _, r := range records {
 			size += len(r.Payload)
-			if len(items) == p.Limit || len(items) > 0 && size > maxPageBytes {
-				next, more = query.After, false
+			if places == 0 || len(l.Items) > 0 && size > maxPageBytes {
+				l.Next, more = query.After, false
 				break
 			}
+			places, query.After = places-1, r.Position
 			item, err := read(r.Record)
-			if err != nil {
-				return nil, nil, 0, err
+			if err = cmp.Or(r.Err, err); err != nil {
+				s.log.ErrorContext(ctx, "a list leaves out an object that cannot be read: delete it, or restore a backup", "slot", r.Slot.String(), "err", err)
+				l.Unreadable++
+				continue
 			}
-			items, query.After = append(items, item), r.Position
+			l.Items = append(l.Items, item)
 		}
 	}
-	total, err = s.keys.Count(ctx, collection)
+	total, err := s.keys.Count(ctx, collection)
 	if err != nil {
-		return nil, nil, 0, err
+		return Listing[T]{}, err
 	}
-	return items, next, total, nil
+	l.Total = total - l.Unreadable
+	return l, nil
 }

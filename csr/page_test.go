@@ -45,21 +45,21 @@ func TestPagesUnderChange(t *testing.T) {
 		page, round := csr.Page{Sort: sort, Limit: 3}, 0
 		var stayed []string
 		for {
-			items, next, _, err := b.namedGrant(t, csr.ListNamedCSRs).ListNamedCSRs(t.Context(), page)
+			l, err := b.namedGrant(t, csr.ListNamedCSRs).ListNamedCSRs(t.Context(), page)
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, item := range items {
+			for _, item := range l.Items {
 				if !strings.HasSuffix(item.ID, "goes") {
 					stayed = append(stayed, item.ID)
 				}
 			}
-			if next == nil {
+			if l.Next == nil {
 				break
 			}
-			page.After = next
+			page.After = l.Next
 			round++
-			if last := items[len(items)-1].ID; strings.HasSuffix(last, "goes") {
+			if last := l.Items[len(l.Items)-1].ID; strings.HasSuffix(last, "goes") {
 				if err := b.namedGrant(t, csr.DeleteNamedCSR).DeleteNamedCSR(t.Context(), last); err != nil {
 					t.Fatal(err)
 				}
@@ -88,8 +88,8 @@ func TestPageRules(t *testing.T) {
 		{"no order", csr.Page{Limit: 1}, []string{"sort order: not_allowed"}},
 		{"unknown order", csr.Page{Sort: "not_after", Limit: 0}, []string{"sort order: not_allowed", "page limit: out_of_range"}},
 	} {
-		_, _, _, err := b.namedGrant(t, csr.ListNamedCSRs).ListNamedCSRs(t.Context(), c.page)
-		_, _, _, err2 := b.namedGrant(t, csr.ListNamedCertificates).ListNamedCertificates(t.Context(), c.page)
+		_, err := b.namedGrant(t, csr.ListNamedCSRs).ListNamedCSRs(t.Context(), c.page)
+		_, err2 := b.namedGrant(t, csr.ListNamedCertificates).ListNamedCertificates(t.Context(), c.page)
 		for _, err := range []error{err, err2} {
 			vs := violationsOf(t, err)
 			if got := kit.Rules(vs); !slices.Equal(got, c.want) {
@@ -108,21 +108,21 @@ func FuzzPageAfter(f *testing.F) {
 		all = append(all, b.createNamed(f, csr.NewRequest{ID: fmt.Sprint(i), Labels: csr.Labels{DisplayName: "n" + fmt.Sprint(i%2)}, Spec: commonName("x")}))
 	}
 	for i, sort := range orders() {
-		_, next, _, err := b.namedGrant(f, csr.ListNamedCSRs).ListNamedCSRs(f.Context(), csr.Page{Sort: sort, Limit: 2})
+		l, err := b.namedGrant(f, csr.ListNamedCSRs).ListNamedCSRs(f.Context(), csr.Page{Sort: sort, Limit: 2})
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(i, false, next)
-		f.Add(i, true, next)
+		f.Add(i, false, l.Next)
+		f.Add(i, true, l.Next)
 	}
 	f.Add(0, true, []byte{})
 	f.Add(1, false, []byte{0})
 	f.Add(2, true, bytes.Repeat([]byte{0xff}, 2000))
 	f.Fuzz(func(t *testing.T, order int, descending bool, after []byte) {
 		sort := orders()[uint(order)%4]
-		items, next, total, err := b.namedGrant(t, csr.ListNamedCSRs).ListNamedCSRs(t.Context(), csr.Page{Sort: sort, Descending: descending, After: after, Limit: 1000})
-		if err != nil || next != nil || total != len(all) {
-			t.Fatalf("total %d, next %q, error %v", total, next, err)
+		l, err := b.namedGrant(t, csr.ListNamedCSRs).ListNamedCSRs(t.Context(), csr.Page{Sort: sort, Descending: descending, After: after, Limit: 1000})
+		if err != nil || l.Next != nil || l.Total != len(all) {
+			t.Fatalf("total %d, next %q, error %v", l.Total, l.Next, err)
 		}
 		// The page is the end of the whole list.
 		want := slices.Clone(all)
@@ -130,8 +130,8 @@ func FuzzPageAfter(f *testing.F) {
 		if descending {
 			slices.Reverse(want)
 		}
-		if want = want[len(want)-len(items):]; len(items) > 0 && !reflect.DeepEqual(items, want) {
-			t.Fatalf("a page after %q has %d items that are not the end of the list", after, len(items))
+		if want = want[len(want)-len(l.Items):]; len(l.Items) > 0 && !reflect.DeepEqual(l.Items, want) {
+			t.Fatalf("a page after %q has %d items that are not the end of the list", after, len(l.Items))
 		}
 	})
 }
@@ -154,12 +154,12 @@ func TestPagesOfLongObjects(t *testing.T) {
 	for _, sort := range orders() {
 		page, pages, seen := csr.Page{Sort: sort, Limit: 1000}, 0, map[string]bool{}
 		for {
-			items, next, total, err := g.ListNamedCSRs(t.Context(), page)
-			if err != nil || total != objects || len(items) == 0 {
-				t.Fatalf("%d items of %d, error %v", len(items), total, err)
+			l, err := g.ListNamedCSRs(t.Context(), page)
+			if err != nil || l.Total != objects || len(l.Items) == 0 {
+				t.Fatalf("%d items of %d, error %v", len(l.Items), l.Total, err)
 			}
 			size := 0
-			for _, item := range items {
+			for _, item := range l.Items {
 				size += len(item.PEM)
 				for _, name := range item.Spec.AltNames {
 					size += len(name.Value)
@@ -172,10 +172,10 @@ func TestPagesOfLongObjects(t *testing.T) {
 			if size > mostBytes {
 				t.Errorf("a page of %d bytes", size)
 			}
-			if pages++; next == nil {
+			if pages++; l.Next == nil {
 				break
 			}
-			page.After = next
+			page.After = l.Next
 		}
 		if pages < 2 || len(seen) != objects {
 			t.Errorf("by %s: %d objects on %d pages", sort, len(seen), pages)

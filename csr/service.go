@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -42,8 +43,9 @@ type Config struct {
 	MaxRequests, MaxCertificates int
 	// Audit gets a note with the commit of every change, and every refusal for want
 	// of a privilege. The caller closes it. Nil: nothing is audited.
-	Audit *audit.Log
-	Now   func() time.Time
+	Audit  *audit.Log
+	Logger *slog.Logger
+	Now    func() time.Time
 }
 
 // Service is the core. It is safe for concurrent use.
@@ -53,6 +55,7 @@ type Service struct {
 	requests     collection
 	certificates collection
 	audit        *audit.Log
+	log          *slog.Logger
 	now          func() time.Time
 }
 
@@ -76,18 +79,23 @@ func New(c Config) (*Service, error) {
 		requests:     collection{collectionRequests, Collection, c.MaxRequests},
 		certificates: collection{collectionCertificates, CertificateCollection, c.MaxCertificates},
 		audit:        c.Audit,
+		log:          c.Logger,
 		now:          c.Now,
 	}, nil
 }
 
 // Prepare makes a key and a self-signed certificate where none is installed: the
-// product always has a certificate. A crash before the commit leaves the slot empty,
+// product always has a certificate. One that cannot be read stays: a set replaces it,
+// and until then the service is not ready. A crash before the commit leaves the slot empty,
 // and the next start makes both.
 //
 // The operator's settings order this signature. The audit trail has it under
 // systemUser.
 func (s *Service) Prepare(ctx context.Context) error {
-	_, err := s.keys.Get(ctx, installedSlot())
+	record, err := s.keys.Get(ctx, installedSlot())
+	if unreadable(record, err) != "" {
+		return nil
+	}
 	if !errors.Is(err, keystore.ErrNotFound) {
 		return classify(err)
 	}
@@ -114,9 +122,21 @@ func (s *Service) Prepare(ctx context.Context) error {
 }
 
 // Ready reports whether operations can be expected to succeed: the store takes
-// commits, the audit trail has room for them, and the keys of the ESX slots open.
+// commits, the audit trail has room for them, and what the ESX slots hold can be read and
+// its keys open.
 func (s *Service) Ready(ctx context.Context) error {
-	return classify(errors.Join(s.keys.Ready(ctx, pendingSlot(), installedSlot()), s.audit.Admit(ctx)))
+	slots := []keystore.Slot{pendingSlot(), installedSlot()}
+	err := errors.Join(s.keys.Ready(ctx, slots...), s.audit.Admit(ctx))
+	for _, slot := range slots {
+		if err != nil {
+			break
+		}
+		record, getErr := s.keys.Get(ctx, slot)
+		if unreadable(record, getErr) != "" {
+			_, err = storedPEM(record)
+		}
+	}
+	return classify(err)
 }
 
 // keySpec says which key a resolved spec asks for.

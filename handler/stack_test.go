@@ -92,7 +92,7 @@ func newStackOf(t testing.TB, of setup, options ...option) *stack {
 	keys := s.openKeystore(of.freshKeys, logger)
 	service, err := csr.New(csr.Config{
 		Keys: keys, KeySizes: []int{2048, 3072, 4096}, Hostname: s.hostname,
-		MaxRequests: cmp.Or(of.requests, 100_000), MaxCertificates: 100_000, Now: time.Now,
+		MaxRequests: cmp.Or(of.requests, 100_000), MaxCertificates: 100_000, Logger: logger, Now: time.Now,
 	})
 	if err != nil {
 		t.Fatal(err)

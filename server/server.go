@@ -95,7 +95,7 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 	}
 	service, err := csr.New(csr.Config{
 		Keys: s.keys, KeySizes: cfg.KeySizes, Hostname: cfg.Hostname,
-		MaxRequests: cfg.Limits.CSRs, MaxCertificates: cfg.Limits.Certificates, Audit: s.audit, Now: time.Now,
+		MaxRequests: cfg.Limits.CSRs, MaxCertificates: cfg.Limits.Certificates, Audit: s.audit, Logger: s.log, Now: time.Now,
 	})
 	if err != nil {
 		return nil, err

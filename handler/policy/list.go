@@ -19,6 +19,10 @@ import (
 	"attestcsr/handler/strict"
 )
 
+// UnreadableHeader says how many objects a page leaves out, because their records are
+// damaged or were not written by this service.
+const UnreadableHeader = "X-Attestcsr-Unreadable"
+
 // maxPageSize is also the page size of a request without one.
 const maxPageSize = 1000
 
@@ -166,7 +170,7 @@ type listResult struct {
 // makes the JSON struct of one.
 func list[Object, Document any](
 	limit *listLimit,
-	fetch func(*csr.Grant, context.Context, csr.Page) (objects []Object, next []byte, total int, err error),
+	fetch func(*csr.Grant, context.Context, csr.Page) (csr.Listing[Object], error),
 	document func(Object) Document,
 ) Handle {
 	members := memberNames(reflect.TypeFor[Document]())
@@ -175,23 +179,24 @@ func list[Object, Document any](
 		if err != nil {
 			return err
 		}
-		ctx := c.Request().Context()
+		ctx, unreadable := c.Request().Context(), 0
 		body, release, err := limit.build(ctx, func() ([]byte, error) {
-			objects, next, total, err := fetch(grant, ctx, q.page)
+			listing, err := fetch(grant, ctx, q.page)
 			if err != nil {
 				return nil, err
 			}
-			result := listResult{Results: make([]any, len(objects)), SortBy: q.sortBy, SortAscending: !q.page.Descending}
-			for i, o := range objects {
+			unreadable = listing.Unreadable
+			result := listResult{Results: make([]any, len(listing.Items)), SortBy: q.sortBy, SortAscending: !q.page.Descending}
+			for i, o := range listing.Items {
 				if result.Results[i], err = include(q.included, document(o)); err != nil {
 					return nil, err
 				}
 			}
 			if q.page.After == nil {
-				result.ResultCount = &total
+				result.ResultCount = &listing.Total
 			}
-			if next != nil {
-				result.Cursor = newCursor(q.page, next)
+			if listing.Next != nil {
+				result.Cursor = newCursor(q.page, listing.Next)
 			}
 			return json.Marshal(result)
 		})
@@ -199,6 +204,9 @@ func list[Object, Document any](
 			return err
 		}
 		defer release()
+		if unreadable > 0 {
+			c.Response().Header().Set(UnreadableHeader, strconv.Itoa(unreadable))
+		}
 		return c.JSONBlob(http.StatusOK, body)
 	}
 }
