@@ -64,7 +64,8 @@ type stack struct {
 // newAuth makes an Authenticator as the service does, with what cfg has instead.
 func newAuth(cfg auth.Config) *auth.Authenticator {
 	return auth.New(kit.Complete(cfg, auth.Config{
-		Privileges: func(string) []csr.Privilege { return nil }, OnPassword: func(_, _ string) {}, Refused: func(audit.Refusal) {}, Now: time.Now,
+		Privileges: func(string) []csr.Privilege { return nil }, OnPassword: func(_, _ string) {}, Now: time.Now,
+		Refused: func(audit.Refusal) {}, LoggedIn: func(audit.Request) {}, LoggedOut: func(audit.Request) {},
 		IdleTimeout: 30 * time.Minute, Lifetime: 24 * time.Hour, Sessions: 10_000, SessionsPerUser: 1_000,
 		RememberFor: 5 * time.Minute, Failures: 20, Comparisons: 1,
 	}))

@@ -180,6 +180,8 @@ func (s *Server) prepareUsers(terminal bool, processors int) error {
 		SessionsPerUser: s.cfg.Limits.SessionsPerUser,
 		OnPassword:      s.forgetInitialPassword,
 		Refused:         s.audit.Refuse,
+		LoggedIn:        func(r audit.Request) { s.audit.Login(audit.Event{Kind: audit.Login, Request: r}) },
+		LoggedOut:       func(r audit.Request) { s.audit.Login(audit.Event{Kind: audit.Logout, Request: r}) },
 		Now:             time.Now,
 		RememberFor:     rememberPassword,
 		Failures:        maxFailures,

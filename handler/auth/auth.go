@@ -8,6 +8,7 @@ package auth
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"maps"
 	"net/http"
@@ -28,6 +29,8 @@ type Config struct {
 	Privileges func(user string) []csr.Privilege // asked at each request
 	OnPassword func(user, password string)       // called for each request whose password was compared and is right, before its answer
 	Refused    func(audit.Refusal)               // called for each request that is refused, before its answer
+	LoggedIn   func(audit.Request)               // called for each login that begins a session, before its answer
+	LoggedOut  func(audit.Request)               // called for each logout that ends a session, before its answer
 	Now        func() time.Time
 
 	IdleTimeout     time.Duration // of sessions
@@ -107,6 +110,16 @@ func (at attempt) by(user string) audit.Request {
 	return at.from
 }
 
+// in is by with the session that the request belongs to; the zero digest is none. A
+// refusal names no session: strangers can make up any number of them.
+func (at attempt) in(session digest, user string) audit.Request {
+	by := at.by(user)
+	if session != (digest{}) {
+		by.Session = hex.EncodeToString(session[:8])
+	}
+	return by
+}
+
 // New makes an Authenticator.
 func New(cfg Config) *Authenticator {
 	users := cfg.Users
@@ -144,7 +157,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, r *http.Request, from 
 	if err != nil {
 		return csr.Caller{}, err
 	}
-	return csr.Caller{Request: at.by(who.user), Privileges: a.cfg.Privileges(who.user)}, nil
+	return csr.Caller{Request: at.in(at.claim.key, who.user), Privileges: a.cfg.Privileges(who.user)}, nil
 }
 
 // verify returns whose credentials they are.
@@ -202,8 +215,12 @@ func (a *Authenticator) login(ctx context.Context, at attempt) (Login, error) {
 		return Login{}, err
 	}
 	made, err := a.sessions.create(who, at.realm)
-	a.reportRefusal(at, err) // where the user was removed meanwhile
-	return made, err
+	if err != nil {
+		a.reportRefusal(at, err) // where the user was removed meanwhile
+		return Login{}, err
+	}
+	a.cfg.LoggedIn(at.in(digestOf(made.Session), made.User))
+	return made, nil
 }
 
 // Session describes the session that authenticates the request, and counts as an
@@ -217,7 +234,12 @@ func (a *Authenticator) Session(r *http.Request, from audit.Request, realm Realm
 // Logout ends the session that authenticates the request, and describes it. Errors
 // are those of Session.
 func (a *Authenticator) Logout(r *http.Request, from audit.Request, realm Realm) (Session, error) {
-	return a.withSession(newAttempt(r, from, realm), a.sessions.end)
+	at := newAttempt(r, from, realm)
+	ended, err := a.withSession(at, a.sessions.end)
+	if err == nil {
+		a.cfg.LoggedOut(at.in(at.claim.key, ended.User))
+	}
+	return ended, err
 }
 
 func (a *Authenticator) withSession(at attempt, do func(claim) (Session, error)) (Session, error) {

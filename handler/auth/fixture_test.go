@@ -40,7 +40,8 @@ var (
 func newAuth(cfg auth.Config) *auth.Authenticator {
 	nobody, _ := auth.ParseUsers(nil)
 	return auth.New(kit.Complete(cfg, auth.Config{
-		Users: nobody, Privileges: func(string) []csr.Privilege { return nil }, OnPassword: func(_, _ string) {}, Refused: func(audit.Refusal) {}, Now: time.Now,
+		Users: nobody, Privileges: func(string) []csr.Privilege { return nil }, OnPassword: func(_, _ string) {}, Now: time.Now,
+		Refused: func(audit.Refusal) {}, LoggedIn: func(audit.Request) {}, LoggedOut: func(audit.Request) {},
 		IdleTimeout: 30 * time.Minute, Lifetime: 24 * time.Hour, Sessions: 10_000, SessionsPerUser: 1_000,
 		RememberFor: 5 * time.Minute, Failures: 20, Comparisons: max(1, runtime.GOMAXPROCS(0)/2),
 	}))

@@ -1,6 +1,8 @@
 package auth_test
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"slices"
 	"strings"
 	"sync"
@@ -10,20 +12,22 @@ import (
 	"attestcsr/handler/auth"
 )
 
-// refusals collects what an Authenticator reports.
-type refusals struct {
+// reports collects what an Authenticator reports.
+type reports[T any] struct {
 	mu  sync.Mutex
-	all []audit.Refusal
+	all []T
 }
 
-func (r *refusals) add(one audit.Refusal) {
+type refusals = reports[audit.Refusal]
+
+func (r *reports[T]) add(one T) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.all = append(r.all, one)
 }
 
 // take returns what was reported since the last call.
-func (r *refusals) take() []audit.Refusal {
+func (r *reports[T]) take() []T {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	all := r.all
@@ -105,4 +109,58 @@ func TestThrottledIsReported(t *testing.T) {
 			t.Errorf("reported %+v", all)
 		}
 	})
+}
+
+// Logins and logouts are reported with their user, and with a digest of the session that
+// is also in the requests of that session.
+func TestLoginsAreReported(t *testing.T) {
+	t.Parallel()
+	var logins, logouts reports[audit.Request]
+	a := newAuth(auth.Config{Users: usersOf(t, "amy", "secret"), LoggedIn: logins.add, LoggedOut: logouts.add, SessionsPerUser: 2})
+	at := audit.Request{RequestID: "r1", Address: here, Route: "POST /x"}
+	for method, begin := range map[string]func(password string) (auth.Login, error){
+		"basic": func(password string) (auth.Login, error) {
+			return a.Login(t.Context(), request(basic("amy", password)), at, esx)
+		},
+		"form": func(password string) (auth.Login, error) {
+			return a.LoginPassword(t.Context(), "amy", password, at, esx)
+		},
+	} {
+		if _, err := begin("wrong"); err == nil {
+			t.Error("a login with a wrong password")
+		}
+		made, err := begin("secret")
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := sha256.Sum256([]byte(made.Session))
+		want := at
+		want.User, want.Method, want.Session = "amy", method, hex.EncodeToString(sum[:])[:16]
+		if all := logins.take(); !slices.Equal(all, []audit.Request{want}) {
+			t.Errorf("%s: logins %+v, want %+v", method, all, want)
+		}
+		want.Method = "session"
+		session := request("vmware-api-session-id: " + made.Session)
+		if caller, err := a.Authenticate(t.Context(), session, at, esx); err != nil || caller.Request != want {
+			t.Errorf("%+v, %v, want %+v", caller.Request, err, want)
+		}
+		if _, err := a.Session(session, at, esx); err != nil {
+			t.Error(err)
+		}
+		for range 2 { // the second ends nothing
+			_, _ = a.Logout(session, at, esx)
+		}
+		if all := logouts.take(); !slices.Equal(all, []audit.Request{want}) {
+			t.Errorf("%s: logouts %+v, want %+v", method, all, want)
+		}
+	}
+	if caller, err := a.Authenticate(t.Context(), request(basic("amy", "secret")), at, esx); err != nil || caller.Session != "" {
+		t.Errorf("%+v, %v", caller.Request, err)
+	}
+	for range 3 { // there is room for two
+		_, _ = a.LoginPassword(t.Context(), "amy", "secret", at, esx)
+	}
+	if all := logins.take(); len(all) != 2 {
+		t.Errorf("%d logins", len(all))
+	}
 }
