@@ -1,6 +1,8 @@
 package crash_test
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/url"
@@ -41,6 +43,7 @@ func TestAudit(t *testing.T) {
 	kit.Eventually(t, "two changes beside the first", func() bool { return len(auditEvents(t, s.DataDir, "changes")) == 3 })
 	kit.Eventually(t, "four refusals", func() bool { return len(auditEvents(t, s.DataDir, "refusals")) == 4 })
 	wantAuditedRequests(t, s)
+	wantAuditedSession(t, s, session)
 	if out, err := auditVerify(s.DataDir); err != nil {
 		t.Errorf("while it runs: %v\n%s", err, out)
 	}
@@ -57,7 +60,11 @@ func TestAudit(t *testing.T) {
 	}
 	for _, file := range files {
 		content := string(kit.Read(t, filepath.Dir(file), filepath.Base(file)))
-		for _, secret := range []string{password, session, "hunter2", "mistyped-password", madeUpSession, "Palo Alto", "BEGIN"} {
+		secrets := []string{password, session, "hunter2", "mistyped-password", madeUpSession, "BEGIN"}
+		if strings.HasPrefix(filepath.Base(file), "refusals") {
+			secrets = append(secrets, "Palo Alto") // a change says whom its CSR is for
+		}
+		for _, secret := range secrets {
 			if strings.Contains(content, secret) {
 				t.Errorf("%s holds %q", file, secret)
 			}
@@ -96,7 +103,7 @@ func wantAuditedRequests(t *testing.T, s *start.Instance) {
 		t.Errorf("%+v", l)
 	}
 	if l := changes[1]; l.Operation != "csr.create" || l.User != "admin" || l.Method != "basic" || l.Address != "127.0.0.1" ||
-		l.Slot != "esx/attestation/csr" || l.Outcome != "committed" || len(l.CSR) != 64 || !strings.Contains(s.Stdout.String(), l.RequestID) {
+		l.Subject != "CN=esx-01.example.com,OU=Hosts,O=Example Ltd,L=Palo Alto,ST=California,C=US" || l.Slot != "esx/attestation/csr" || l.Outcome != "committed" || len(l.CSR) != 64 || !strings.Contains(s.Stdout.String(), l.RequestID) {
 		t.Errorf("%+v", l)
 	}
 	if l := changes[2]; l.Operation != "csr.delete" || l.Method != "session" || l.CSR != changes[1].CSR {
@@ -118,6 +125,26 @@ func wantAuditedRequests(t *testing.T, s *start.Instance) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+// wantAuditedSession checks that the login has a line, and that the change that was made
+// in its session names the same one.
+func wantAuditedSession(t *testing.T, s *start.Instance, session string) {
+	t.Helper()
+	lines, err := auditLines(s.DataDir, "refusals")
+	if err != nil {
+		t.Fatal(err)
+	}
+	logins := slices.DeleteFunc(lines, func(l auditLine) bool { return l.Event != "login" })
+	sum := sha256.Sum256([]byte(session))
+	want := hex.EncodeToString(sum[:])[:16]
+	if len(logins) != 1 || logins[0].User != start.User || logins[0].Method != "basic" || logins[0].Route != "POST "+start.SessionPath || logins[0].Session != want {
+		t.Errorf("logins %+v, want one of the session %s", logins, want)
+	}
+	changes := auditEvents(t, s.DataDir, "changes")
+	if changes[1].Session != "" || changes[2].Session != want {
+		t.Errorf("sessions of the changes: %q and %q, want none and %q", changes[1].Session, changes[2].Session, want)
 	}
 }
 

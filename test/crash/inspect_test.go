@@ -215,6 +215,8 @@ type auditLine struct {
 	Route       string `json:"route"`
 	Slot        string `json:"slot"`
 	Outcome     string `json:"outcome"`
+	Session     string `json:"session"`
+	Subject     string `json:"subject"`
 	CSR         string `json:"csr_sha256"`
 	Certificate string `json:"certificate_sha256"`
 	Revision    uint64 `json:"revision"`
