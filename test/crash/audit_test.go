@@ -3,6 +3,7 @@ package crash_test
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -145,6 +146,63 @@ func wantAuditedSession(t *testing.T, s *start.Instance, session string) {
 	changes := auditEvents(t, s.DataDir, "changes")
 	if changes[1].Session != "" || changes[2].Session != want {
 		t.Errorf("sessions of the changes: %q and %q, want none and %q", changes[1].Session, changes[2].Session, want)
+	}
+}
+
+// longestSpecs are bodies of creates that are as long as a body may be: for ESX with every
+// part at its bound, for NSX with as many attributes as fit.
+func longestSpecs(t *testing.T) (esx, nsx string) {
+	t.Helper()
+	long := func(n int) string { return strings.Repeat("𝔸", n) }
+	var hosts []string
+	for i := range 100 {
+		hosts = append(hosts, fmt.Sprintf("h%03d.", i)+strings.Repeat(strings.Repeat("a", 60)+".", 4)+"com")
+	}
+	encode := func(v any) string {
+		b, err := json.Marshal(v)
+		if err != nil || len(b) > 64<<10 {
+			t.Fatalf("%d bytes, %v", len(b), err)
+		}
+		return string(b)
+	}
+	esx = encode(map[string]any{
+		"common_name": long(64), "organization": long(64), "organization_unit": long(64), "locality": long(128), "state_or_province": long(128),
+		"country": "US", "email_address": strings.Repeat("e", 64) + "@" + hosts[0][:180] + ".com", "subject_alt_name": hosts,
+	})
+	type attribute struct {
+		Key   string `json:"key"`
+		Value string `json:"value"`
+	}
+	attributes := []attribute{{"CN", `"\"`}}
+	for range 100 {
+		attributes = append(attributes, attribute{"L", strings.Repeat(`"`, 128)})
+	}
+	nsx = encode(map[string]any{
+		"subject": map[string]any{"attributes": attributes}, "algorithm": "EC", "key_size": 256,
+		"extensions": map[string]any{"subject_alt_names": map[string]any{"dns_names": hosts}},
+	})
+	return esx, nsx
+}
+
+// TestAuditOfLongestSpecs: the longest requests leave lines that verify, with the first
+// names, their number and the digest of all.
+func TestAuditOfLongestSpecs(t *testing.T) {
+	t.Parallel()
+	s := start.Serve(t, start.Options{})
+	esx, nsx := longestSpecs(t)
+	s.Must(201, "POST", start.CSRPath, esx)
+	id := url.PathEscape(strings.Repeat("ü", 127))
+	s.Must(201, "POST", start.NSXCSRs+"/"+id+"?action=create", nsx)
+	s.Must(201, "POST", start.NSXCSRs+"/"+id+"?action=self_sign", "")
+	kit.Eventually(t, "three changes beside the first", func() bool { return len(auditEvents(t, s.DataDir, "changes")) == 4 })
+	for i, l := range auditEvents(t, s.DataDir, "changes")[1:] {
+		want := []int{101, 100, 100}[i]
+		if l.Subject == "" || l.NamesCount != want || len(l.Names) < 10 || len(l.Names) >= want || len(l.NamesSHA256) != 64 {
+			t.Errorf("%+v", l)
+		}
+	}
+	if out, err := auditVerify(s.DataDir); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

@@ -206,20 +206,23 @@ func toldBy(ctx context.Context, dir string, store *bolt.Store) (map[string]bool
 
 // auditLine is what a reader of the audit trail sees of a line.
 type auditLine struct {
-	Event       string `json:"event"`
-	User        string `json:"user"`
-	Method      string `json:"method"`
-	Address     string `json:"address"`
-	RequestID   string `json:"request_id"`
-	Operation   string `json:"operation"`
-	Route       string `json:"route"`
-	Slot        string `json:"slot"`
-	Outcome     string `json:"outcome"`
-	Session     string `json:"session"`
-	Subject     string `json:"subject"`
-	CSR         string `json:"csr_sha256"`
-	Certificate string `json:"certificate_sha256"`
-	Revision    uint64 `json:"revision"`
+	Event       string   `json:"event"`
+	User        string   `json:"user"`
+	Method      string   `json:"method"`
+	Address     string   `json:"address"`
+	RequestID   string   `json:"request_id"`
+	Operation   string   `json:"operation"`
+	Route       string   `json:"route"`
+	Slot        string   `json:"slot"`
+	Outcome     string   `json:"outcome"`
+	Session     string   `json:"session"`
+	Subject     string   `json:"subject"`
+	Names       []string `json:"names"`
+	NamesCount  int      `json:"names_count"`
+	NamesSHA256 string   `json:"names_sha256"`
+	CSR         string   `json:"csr_sha256"`
+	Certificate string   `json:"certificate_sha256"`
+	Revision    uint64   `json:"revision"`
 }
 
 // auditFiles returns the paths of a stream's files, the oldest first.
