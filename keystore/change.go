@@ -242,6 +242,7 @@ func (k *Keystore) commit(ctx context.Context, note []byte, fresh Ref, ops ...Op
 	var first Op // its slot stands for the commit in log lines
 	done, err := k.authenticate(ctx, note, &fresh, ops)
 	k.metrics.commits(err, start)
+	k.check.fail(err, k.log)
 	if len(ops) > 0 {
 		first = ops[0]
 	}
@@ -252,7 +253,6 @@ func (k *Keystore) commit(ctx context.Context, note []byte, fresh Ref, ops ...Op
 		k.log.ErrorContext(ctx, "a commit failed and may have happened all the same", "slot", first.Slot.String(), "error", err)
 		return Record{}, err
 	case err != nil:
-		k.check.fail(err, k.log)
 		k.destroy(ctx, first.Slot, fresh)
 		return Record{}, err
 	}

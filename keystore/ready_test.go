@@ -3,11 +3,15 @@ package keystore_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/sys/unix"
 
 	"attestcsr/keystore"
 	"attestcsr/keystore/keystoretest"
@@ -51,6 +55,54 @@ func TestReady(t *testing.T) {
 	}
 	if err := f.Ready(t.Context(), a, b); err == nil {
 		t.Error("ready although the record of a slot is not authentic")
+	}
+}
+
+// scarce is a store whose commits fail for want of space while it has a reason.
+type scarce struct {
+	keystore.Store
+	reason atomic.Pointer[error]
+}
+
+func (s *scarce) Commit(ctx context.Context, note []byte, ops ...keystore.Op) (keystore.Commit, error) {
+	if reason := s.reason.Load(); reason != nil {
+		return keystore.Commit{}, *reason
+	}
+	return s.Store.Commit(ctx, note, ops...)
+}
+
+// A commit that had no space ends readiness at once, until a check succeeds.
+func TestNoSpace(t *testing.T) {
+	t.Parallel()
+	for name, reason := range map[string]error{
+		"not committed": fmt.Errorf("%w: %w", keystore.ErrNotCommitted, unix.ENOSPC),
+		"unknown":       fmt.Errorf("%w: %w", keystore.ErrOutcomeUnknown, unix.EDQUOT),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := &scarce{}
+			f := openFixture(t, func(o *keystore.Options) { s.Store, o.Store = o.Store, s })
+			if err := f.Ready(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			s.reason.Store(&reason)
+			for range 2 {
+				wantError(t, "Note", f.Note(t.Context(), []byte("note")), reason)
+				wantError(t, "Ready", f.Ready(t.Context()), reason)
+			}
+			s.reason.Store(nil)
+			if err := f.Note(t.Context(), []byte("note")); err != nil { // a small one may find room
+				t.Fatal(err)
+			}
+			wantError(t, "Ready before a check", f.Ready(t.Context()), reason)
+			time.Sleep(1100 * time.Millisecond)
+			if err := f.Ready(t.Context()); err != nil {
+				t.Errorf("Ready: %v", err)
+			}
+			if lost, found := strings.Count(f.log.String(), "no space left:"), strings.Count(f.log.String(), "space again"); lost != 1 || found != 1 {
+				t.Errorf("log: %s", f.log)
+			}
+		})
 	}
 }
 

@@ -296,9 +296,10 @@ const (
 // costs a disk flush, and readiness is asked without authentication.
 type storeCheck struct {
 	mu  sync.Mutex
-	at  time.Time
+	at  time.Time // when it began
 	err error
-	// full is why a commit had no space, and when, until a check succeeds.
+	// full is the last commit that had no space, until a check that began after it
+	// succeeds.
 	full atomic.Pointer[failure]
 }
 
@@ -318,21 +319,22 @@ func (c *storeCheck) fail(err error, log *slog.Logger) {
 }
 
 func (c *storeCheck) run(ctx context.Context, store Store, log *slog.Logger) error {
-	if full := c.full.Load(); full != nil && time.Since(full.at) < checkLifetime {
-		return full.err
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if full := c.full.Load(); full != nil || c.at.IsZero() || time.Since(c.at) >= checkLifetime {
+	full := c.full.Load()
+	if c.at.IsZero() || time.Since(c.at) >= checkLifetime {
 		// Others get this result: that one prober gave up must not be it.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)
 		defer cancel()
-		c.err = store.Check(ctx)
 		c.at = time.Now()
+		c.err = store.Check(ctx)
 		c.fail(c.err, log)
-		if c.err == nil && c.full.CompareAndSwap(full, nil) && full != nil {
+		if c.err == nil && full != nil && c.full.CompareAndSwap(full, nil) {
 			log.Info("the key store has space again")
 		}
+	}
+	if full = c.full.Load(); full != nil && c.err == nil {
+		return full.err
 	}
 	return c.err
 }
