@@ -1,6 +1,7 @@
 package bolt_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -236,6 +237,61 @@ func TestFailedBatch(t *testing.T) {
 	s.Finish(nil)
 }
 
+// sealing is a guard whose codes say what they follow.
+type sealing struct{}
+
+func (sealing) Admit(keystore.Op) error { return nil }
+
+func (sealing) Seal(previous []byte, _ uint64, note []byte) ([]byte, error) {
+	return fmt.Appendf(nil, "%s<%s", note, previous), nil
+}
+
+// The notes of a batch are a chain in the order of their revisions. A batch that failed
+// is no part of it.
+func TestChainOfBatches(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir())
+	closing(t, s)
+	s.Protect(sealing{})
+	for _, failing := range []bool{false, true, false} {
+		if failing {
+			s.Finish(func(*bbolt.Tx) error { return errDisk })
+		}
+		release := s.Hold()
+		const callers = 8
+		var wg sync.WaitGroup
+		for i := range callers {
+			wg.Go(func() {
+				op := put(keystore.Slot{Collection: "c", ID: fmt.Sprint(i)}, "x")
+				if i == 3 {
+					op.Expect = keystore.At(12345)
+				}
+				if _, err := s.Commit(t.Context(), fmt.Append(nil, i), op); (err == nil) != (i != 3 && !failing) {
+					t.Errorf("Commit %d: %v", i, err)
+				}
+			})
+		}
+		kit.Eventually(t, "queued commits", func() bool { return s.Queued() == callers })
+		release()
+		wg.Wait()
+		s.Finish(nil)
+	}
+	found, err := s.Inspect(t.Context(), nil)
+	if err != nil || len(found.Notes) != 14 || found.Notes[13].Revision != found.Revision {
+		t.Fatalf("%d notes, %v", len(found.Notes), err)
+	}
+	var head []byte
+	for _, n := range found.Notes {
+		if want := fmt.Sprintf("%s<%s", n.Text, head); !bytes.Equal(n.Previous, head) || string(n.Code) != want {
+			t.Errorf("note %d: %q after %q, want %q", n.Revision, n.Code, n.Previous, want)
+		}
+		head = n.Code
+	}
+	if !bytes.Equal(found.Head, head) {
+		t.Errorf("head %q, want %q", found.Head, head)
+	}
+}
+
 // Close lets the commit under way end and refuses the queue.
 func TestCloseDuringCommits(t *testing.T) {
 	t.Parallel()
@@ -316,12 +372,37 @@ func TestFull(t *testing.T) {
 	if n, err := s.Count(t.Context(), "c"); err != nil || n != stored {
 		t.Errorf("%d records, %v, want %d", n, err, stored)
 	}
-	if err := s.Check(t.Context()); err != nil {
+	if err := s.Check(t.Context()); err != nil { // a create is smaller
 		t.Errorf("Check: %v", err)
 	}
+	// Smaller ones find room for a while. Pages that a commit gave up are free after the next.
+	for i, refused := 0, 0; i <= maxSize>>19 && refused < 3; i++ {
+		refused++
+		if _, err = s.Commit(t.Context(), nil, put(slot(1000+i), payload[:1<<19])); err == nil {
+			refused = 0
+		}
+	}
+	for what, err := range map[string]error{"Check": s.Check(t.Context()), "a note alone": commitNote(t, s)} {
+		if !errors.Is(err, keystore.ErrNotCommitted) || !strings.Contains(err.Error(), "full") {
+			t.Errorf("%s in a full store: %v", what, err)
+		}
+	}
+	if err := s.Trim(t.Context(), 1, "changes", []byte("anchor")); err != nil {
+		t.Errorf("Trim: %v", err)
+	}
 	for i := range stored / 2 {
-		mustCommit(t, s, keystore.Op{Slot: slot(i), Delete: true})
+		if _, err := s.Commit(t.Context(), []byte("note"), keystore.Op{Slot: slot(i), Delete: true}); err != nil {
+			t.Fatalf("Delete: %v", err)
+		}
+	}
+	if err := errors.Join(s.Check(t.Context()), commitNote(t, s)); err != nil {
+		t.Errorf("after deletions: %v", err)
 	}
 	mustCommit(t, s, put(a, payload))
 	wantPayload(t, s, a, payload)
+}
+
+func commitNote(t *testing.T, s *bolt.Store) error {
+	_, err := s.Commit(t.Context(), []byte("alone"))
+	return err
 }

@@ -70,6 +70,7 @@ func TestGolden(t *testing.T) {
 			if notes, err := s.Notes(); err != nil || len(notes) != test.notes || notes[3] != "7|8|note" {
 				t.Errorf("notes: %v, %v", notes, err)
 			}
+			s.Protect(goldenGuard{})
 			if r := mustCommit(t, s, put(a, "x")); r != 4 {
 				t.Errorf("revision %d, want 4", r)
 			}

@@ -31,6 +31,7 @@ func TestOutbox(t *testing.T, open OpenOutbox) {
 		"chain of notes":      testChain,
 		"note alone":          testNoteAlone,
 		"advance":             testAdvance,
+		"inspection":          testInspection,
 		"outbox under change": testOutboxUnderChange,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -306,14 +307,58 @@ func testNoteAlone(t *testing.T, open OpenOutbox) {
 }
 
 func testAdvance(t *testing.T, open OpenOutbox) {
-	s := openNew(t, open)
+	dir := t.TempDir()
+	s := open(t, dir)
 	before := note(t, s, "one")
 	for _, to := range []uint64{before + 1000, 1} {
 		if err := s.Advance(t.Context(), to); err != nil {
 			t.Fatal(err)
 		}
 	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, "Advance", s.Advance(t.Context(), 1<<40), keystore.ErrUnavailable)
+	s = open(t, dir)
 	if after := note(t, s, "two"); after != before+1001 {
 		t.Errorf("revision %d after an advance to %d", after, before+1000)
 	}
+	wantOutbox(t, s, 0, 9, 2, "one", "two")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// testInspection: it shows one moment, while readers and commits go on.
+func testInspection(t *testing.T, open OpenOutbox) {
+	s := openNew(t, open)
+	s.Protect(&sealer{})
+	a, b := slot("c", "a"), slot("c", "b")
+	both := func(text string) uint64 {
+		c, err := s.Commit(t.Context(), []byte(text), put(a, keystore.Any, text), put(b, keystore.Any, text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Revision
+	}
+	old := both("old")
+	if err := s.Trim(t.Context(), 0, "changes", []byte("old")); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[keystore.Slot]string{}
+	found, err := s.Inspect(t.Context(), func(r keystore.Record, unreadable error) error {
+		both("new " + r.Slot.ID)
+		wantPayload(t, s, b, "new "+r.Slot.ID)
+		seen[r.Slot] = fmt.Sprintf("%s of %d, %v", r.Payload, r.Revision, unreadable)
+		return s.Trim(t.Context(), old, "changes", []byte("new"))
+	})
+	want := fmt.Sprintf("old of %d, <nil>", old)
+	if err != nil || len(seen) != 2 || seen[a] != want || seen[b] != want {
+		t.Errorf("Inspect: %v, %v, want %q twice", seen, err, want)
+	}
+	if len(found.Notes) != 1 || found.Notes[0].Revision != old || string(found.Head) != "code old" ||
+		found.Revision != old || string(found.Anchors["changes"]) != "old" {
+		t.Errorf("evidence of another moment: %+v, want revision %d", found, old)
+	}
+	wantOutbox(t, s, 0, 9, 2, "new a", "new b")
 }
