@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/go-json-experiment/json"
 
@@ -55,11 +56,11 @@ func Take(ctx context.Context, state State) (Snapshot, error) {
 	var unreadable []string
 	s, err := state(ctx, func(slot string, revision uint64, digest [32]byte, cannotRead error) error {
 		slot = bounded(slot, maxSlot) // as in lines
-		if cannotRead != nil {
+		if cannotRead == nil {
+			held = append(held, Held{slot, revision, hex.EncodeToString(digest[:])})
+		} else {
 			unreadable = append(unreadable, slot)
-			return nil
 		}
-		held = append(held, Held{slot, revision, hex.EncodeToString(digest[:])})
 		return nil
 	})
 	if err != nil {
@@ -139,7 +140,15 @@ func newBaseline(dir string, s Snapshot) (*Baseline, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode the records of a baseline: %w", err)
 	}
-	return b, ownfile.Replace(filepath.Join(dir, b.File), text)
+	path := filepath.Join(dir, b.File)
+	if err := ownfile.Replace(path, text); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return b, errors.Join(ownfile.Adopt(f, dir), f.Close())
 }
 
 // records reads the list of a baseline, from the first of the folders that has it.
@@ -248,4 +257,38 @@ func (l *Log) acceptIn(ctx context.Context, c *chain, e Event, found Summary) (s
 	opening.Event = e
 	l.o.Logger.Warn("what is wrong with the audit trail was accepted", "stream", c.stream, "by", e.User, "reason", e.Reason, "file", fileName(c.stream, number))
 	return s, c.beginFile(ctx, opening, a)
+}
+
+// acceptBreak makes remarks of the problems that were accepted, and goes on from what
+// the store held then. Problems that came up later are not accepted.
+func (v *verifier) acceptBreak(l line) {
+	if v.summary.Stream == Changes {
+		defer v.begin(l.Baseline)
+	}
+	s := &v.summary
+	n := len(s.Problems) + s.More
+	if n > 0 && s.sound < l.Break.From || n > l.Break.Problems {
+		v.problem("%s accepted %d problems at %s, from line %d on: what is wrong before this line is more than that", l.User, l.Break.Problems, l.Time.Format(time.RFC3339), l.Break.From)
+		return
+	}
+	for _, p := range s.Problems[:min(len(s.Problems), maxLogged)] {
+		p.What = "accepted: " + p.What
+		s.Remarks = append(s.Remarks, p)
+	}
+	s.Problems, s.More = nil, 0
+	v.remark("at %s %s accepted what was wrong with the lines up to here and with the store: %s", l.Time.Format(time.RFC3339), l.User, l.Reason)
+}
+
+// begin replays from a baseline on.
+func (v *verifier) begin(b *Baseline) {
+	if b == nil {
+		return
+	}
+	records, err := b.records(v.o.Dirs)
+	if err != nil {
+		v.problem("the records that the store held here are not known: %v", err)
+		v.replay.gap()
+		return
+	}
+	v.replay.begin(b, records)
 }

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"attestcsr/csr/audit"
@@ -183,5 +186,33 @@ func TestArchivedRecords(t *testing.T) {
 	tr.close()
 	if said := tr.said.String(); said != "" {
 		t.Errorf("the log says %s", said)
+	}
+}
+
+// What root's commands write belongs to the service, whose folder it is in.
+func TestFilesThatRootMakes(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	tr := putBack(t)
+	if err := os.Chown(tr.o.Dir, 4242, 4243); err != nil {
+		t.Fatal(err)
+	}
+	before := append(tr.files(audit.Changes), tr.files(audit.Refusals)...)
+	tr.accept("a test")
+	made, err := filepath.Glob(tr.o.Dir + "/*")
+	if err != nil || len(made) != len(before)+3 {
+		t.Errorf("%q, %v", made, err)
+	}
+	for _, name := range made {
+		info, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		owner, _ := info.Sys().(*syscall.Stat_t)
+		if theirs := owner.Uid == 4242 && owner.Gid == 4243; theirs == slices.Contains(before, name) || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v of %d:%d", name, info.Mode(), owner.Uid, owner.Gid)
+		}
 	}
 }

@@ -161,14 +161,7 @@ func (l *Log) checkAtStart() {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go func() {
-		select {
-		case <-l.stop:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
+	go func() { <-l.stop; cancel() }()
 	found, err := l.check(ctx)
 	if err != nil && ctx.Err() == nil {
 		l.o.Logger.Error("the audit trail could not be checked at the start: run \"attestcsr audit verify\"", "error", err)

@@ -188,7 +188,7 @@ func (c *chain) openHead(ctx context.Context) (*os.File, error) {
 		err = &damagedError{fmt.Sprintf("%s has %d bytes and not %d: it was changed while it was in use", name, info.Size(), c.head.Size)}
 	}
 	if err == nil && c.head.Size == 0 {
-		err = ownfile.SyncDir(c.dir)
+		err = errors.Join(ownfile.Adopt(f, c.dir), ownfile.SyncDir(c.dir))
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

@@ -215,13 +215,15 @@ func (v *verifier) run(ctx context.Context) error {
 // storeFile is the place of problems of the store.
 const storeFile = "the store"
 
-// checkUnknown is for a stream of which the store has no anchor.
+// checkUnknown is for a stream of which the store has no anchor. The refusals have
+// theirs first.
 func (v *verifier) checkUnknown(all []numbered) {
-	switch n := len(v.snapshot.Records) + len(v.snapshot.Unreadable); {
+	n := len(v.snapshot.Records) + len(v.snapshot.Unreadable)
+	switch {
 	case len(all) > 0:
 		v.file = all[0].path
 		v.problem("the store knows nothing of this stream: the file belongs to another store, whose keys were discarded, or the store is an older one")
-	case n > 0 || len(v.snapshot.Anchors) > 0:
+	case n > 0 || v.snapshot.Anchors[Changes] != nil:
 		v.file = storeFile
 		v.problem("it holds %d records, and knows nothing of this stream: somebody has removed the trail", n)
 	}
@@ -309,40 +311,6 @@ func (v *verifier) resume(l line) {
 		v.seenAnchor, v.unanchored = false, nil // it has to come after this line
 	}
 	v.lost = false
-}
-
-// acceptBreak makes remarks of the problems that were accepted, and goes on from what
-// the store held then. Problems that came up later are not accepted.
-func (v *verifier) acceptBreak(l line) {
-	if v.summary.Stream == Changes {
-		defer v.begin(l.Baseline)
-	}
-	s := &v.summary
-	n := len(s.Problems) + s.More
-	if n > 0 && s.sound < l.Break.From || n > l.Break.Problems {
-		v.problem("%s accepted %d problems at %s, from line %d on: what is wrong before this line is more than that", l.User, l.Break.Problems, l.Time.Format(time.RFC3339), l.Break.From)
-		return
-	}
-	for _, p := range s.Problems[:min(len(s.Problems), maxLogged)] {
-		p.What = "accepted: " + p.What
-		s.Remarks = append(s.Remarks, p)
-	}
-	s.Problems, s.More = nil, 0
-	v.remark("at %s %s accepted what was wrong with the lines up to here and with the store: %s", l.Time.Format(time.RFC3339), l.User, l.Reason)
-}
-
-// begin replays from a baseline on.
-func (v *verifier) begin(b *Baseline) {
-	if b == nil {
-		return
-	}
-	records, err := b.records(v.o.Dirs)
-	if err != nil {
-		v.problem("the records that the store held here are not known: %v", err)
-		v.replay.gap()
-		return
-	}
-	v.replay.begin(b, records)
 }
 
 // whatIsWrong returns nothing for a line that follows the one before.
