@@ -164,6 +164,7 @@ func TestClock(t *testing.T) {
 		return func() bool { return strings.Count(tr.said.String(), "operation=clock.jump") == n }
 	}
 	tr.changes(1)
+	tr.flush() // so that the clock is watched
 	offset.Store(int64(time.Hour))
 	kit.Eventually(t, "the jump ahead", jumps(1))
 	tr.changes(1)
