@@ -100,8 +100,11 @@ func (j *job) apply(tx *bbolt.Tx, before []record, revision uint64, guard keysto
 		}
 		j.notes -= trimmed
 	}
-	if j.check {
+	switch {
+	case j.check:
 		return scratch(tx, revision)
+	case j.compaction:
+		return tx.Bucket(bucketMeta).Put(keyCompaction, []byte{1})
 	}
 	if len(j.ops) == 0 && len(j.note) == 0 {
 		return nil // nothing but a trim or an advance: no revision

@@ -18,8 +18,9 @@ type job struct {
 	ops  []keystore.Op
 	trim *trim // nil: nothing to trim
 	// advance is a revision that later commits are to be above; 0: any.
-	advance uint64
-	check   bool // overwrite the scratch record
+	advance    uint64
+	check      bool // it overwrites the scratch record
+	compaction bool // it says that one is due
 
 	done   chan struct{} // closed by the leader when the fields below are final
 	result keystore.Commit

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
@@ -243,7 +244,7 @@ type sealing struct{}
 func (sealing) Admit(keystore.Op) error { return nil }
 
 func (sealing) Seal(previous []byte, _ uint64, note []byte) ([]byte, error) {
-	return fmt.Appendf(nil, "%s<%s", note, previous), nil
+	return fmt.Appendf(nil, "%s<%x", note, crc32.ChecksumIEEE(previous)), nil
 }
 
 // The notes of a batch are a chain in the order of their revisions. A batch that failed
@@ -282,7 +283,7 @@ func TestChainOfBatches(t *testing.T) {
 	}
 	var head []byte
 	for _, n := range found.Notes {
-		if want := fmt.Sprintf("%s<%s", n.Text, head); !bytes.Equal(n.Previous, head) || string(n.Code) != want {
+		if want := fmt.Sprintf("%s<%x", n.Text, crc32.ChecksumIEEE(head)); !bytes.Equal(n.Previous, head) || string(n.Code) != want {
 			t.Errorf("note %d: %q after %q, want %q", n.Revision, n.Code, n.Previous, want)
 		}
 		head = n.Code

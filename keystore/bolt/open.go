@@ -71,7 +71,12 @@ func (s *Store) openDatabase() error {
 	s.viewLock.Lock()
 	s.pending = notes
 	s.viewLock.Unlock()
-	return nil
+	// Who had the lock before may have been a compaction.
+	at, err := os.Stat(s.path)
+	if err == nil && !os.SameFile(s.identity, at) {
+		err = s.errReplaced()
+	}
+	return err
 }
 
 // openFile opens the file for bbolt: never a new one, and after the first time only

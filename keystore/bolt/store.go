@@ -5,6 +5,7 @@
 //	meta     "format"    4 bytes, big-endian: 4
 //	         "revision"  8 bytes, big-endian: the last revision given out
 //	         "head"      the code of the newest note that there ever was
+//	         "compact"   there where a compaction is due
 //	slots    recordKey   the record (see record)
 //	         entryKey    the slot's id
 //	counts   collection  8 bytes, big-endian: the number of records
@@ -57,12 +58,16 @@ var (
 	keyFormat     = []byte("format")
 	keyRevision   = []byte("revision")
 	keyHead       = []byte("head")
+	keyCompaction = []byte("compact")
 	keyScratch    = []byte("check")
 )
 
 // Options says how a store is opened.
 type Options struct {
 	Logger *slog.Logger // nil discards
+	// Compact has Open compact a store that RequestCompaction was called for. That takes
+	// about as long as copying the file.
+	Compact bool
 }
 
 // Store implements keystore.Store and keystore.Outbox.
@@ -105,7 +110,13 @@ var (
 // that another process has it open. A file that is not a store, is damaged, of a
 // newer format or accessible to others is refused with an error that says what
 // to do.
-func Open(path string, o Options) (*Store, error) { return open(path, o, maxSize) }
+func Open(path string, o Options) (*Store, error) {
+	s, err := open(path, o, maxSize)
+	if err == nil && o.Compact && s.CompactionDue() {
+		return openCompacted(s, o)
+	}
+	return s, err
+}
 
 func open(path string, o Options, maxSize int) (*Store, error) {
 	if o.Logger == nil {
