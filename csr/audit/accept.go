@@ -92,31 +92,35 @@ type Baseline struct {
 
 // Break is what an operator accepted.
 type Break struct {
-	From     uint64 `json:"from"`           // sequence of the last line before the first problem
-	To       uint64 `json:"to"`             // sequence of the last line before this one
-	Problems int    `json:"problems"`       // of lines before this one
-	Records  int    `json:"records"`        // problems of the store
-	First    string `json:"first,omitzero"` // problem
+	From     uint64   `json:"from"`               // sequence of the last line before the first problem
+	To       uint64   `json:"to"`                 // sequence of the last line before this one
+	First    string   `json:"first,omitzero"`     // problem
+	Problems []string `json:"problems,omitempty"` // of lines before this one: Problem.id of each
+	More     int      `json:"more,omitzero"`      // of them
+	Records  int      `json:"records,omitzero"`   // problems of the store
 }
 
 func (s Summary) asBreak(to uint64) *Break {
-	b := &Break{From: s.sound, To: to, Problems: s.More}
-	for _, p := range s.Problems {
+	b := &Break{From: to, To: to, More: s.More}
+	for i, p := range s.Problems {
+		p.File = filepath.Base(p.File)
+		if i == 0 {
+			b.From, b.First = s.sound, bounded(p.String(), maxText)
+		}
 		if p.File == storeFile {
 			b.Records++
 		} else {
-			b.Problems++
+			b.Problems = append(b.Problems, p.id())
 		}
 	}
-	if b.Problems == 0 {
-		b.From = to
-	}
-	if len(s.Problems) > 0 {
-		first := s.Problems[0]
-		first.File = filepath.Base(first.File)
-		b.First = bounded(first.String(), maxText)
-	}
 	return b
+}
+
+// id tells problems apart, in whatever folder the file is.
+func (p Problem) id() string {
+	p.File = filepath.Base(p.File)
+	sum := sha256.Sum256([]byte(p.String()))
+	return hex.EncodeToString(sum[:8])
 }
 
 func digestOf(records []Held) string {
@@ -266,16 +270,16 @@ func (v *verifier) acceptBreak(l line) {
 		defer v.begin(l.Baseline)
 	}
 	s := &v.summary
-	n := len(s.Problems) + s.More
-	if n > 0 && s.sound < l.Break.From || n > l.Break.Problems {
-		v.problem("%s accepted %d problems at %s, from line %d on: what is wrong before this line is more than that", l.User, l.Break.Problems, l.Time.Format(time.RFC3339), l.Break.From)
-		return
+	s.Problems = slices.DeleteFunc(s.Problems, func(p Problem) bool {
+		accepted := slices.Contains(l.Break.Problems, p.id())
+		if accepted && len(s.Remarks) < maxProblems {
+			s.Remarks = append(s.Remarks, Problem{p.File, p.Line, "accepted: " + p.What})
+		}
+		return accepted
+	})
+	if s.More <= l.Break.More {
+		s.More = 0
 	}
-	for _, p := range s.Problems[:min(len(s.Problems), maxLogged)] {
-		p.What = "accepted: " + p.What
-		s.Remarks = append(s.Remarks, p)
-	}
-	s.Problems, s.More = nil, 0
 	v.remark("at %s %s accepted what was wrong with the lines up to here and with the store: %s", l.Time.Format(time.RFC3339), l.User, l.Reason)
 }
 

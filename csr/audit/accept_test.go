@@ -79,7 +79,7 @@ func TestAccept(t *testing.T) {
 	}
 	before := kit.Read(t, "", tr.files(audit.Changes)[0])
 	write(t, tr.files(audit.Changes)[0], bytes.Replace(before, []byte(`"r1"`), []byte(`"r9"`), 1))
-	tr.wantFound("changes-000003.jsonl:1: uid 0 (root) accepted 1 problems")
+	tr.wantFound("changes-000001.jsonl:3: line 3, or a line before it, was changed")
 	write(t, tr.files(audit.Changes)[0], before)
 	list, err := filepath.Glob(tr.o.Dir + "/baseline-*.json")
 	if err != nil || len(list) != 1 {

@@ -87,9 +87,6 @@ type Log struct {
 	copies   *copies
 	metrics  metrics
 
-	fullMu sync.Mutex
-	full   map[string]error // by stream: there is no space for a line
-
 	wake    chan struct{} // holds a token when changes are to be written at once
 	stop    chan struct{}
 	stopped chan struct{}
@@ -107,7 +104,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 		return nil, fmt.Errorf("audit trail: %w", err)
 	}
 	l := &Log{
-		o: o, refused: newRefusalTable(o.Now), full: map[string]error{},
+		o: o, refused: newRefusalTable(o.Now),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	l.metrics = newMetrics(l)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"attestcsr/keystore/ownfile"
@@ -31,6 +32,8 @@ type chain struct {
 	now      func() time.Time
 	copies   *copies            // nil: lines are not copied to the log
 	step     func(string) error // for tests: ends the process at a step, or makes it fail
+
+	full atomic.Pointer[error] // there is no space for a line
 
 	mu       sync.Mutex // held by whoever uses what follows
 	anchored anchor     // what the store has

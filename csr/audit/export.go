@@ -42,7 +42,7 @@ func (l *Log) run(c *chain, interval time.Duration, wake <-chan struct{}, export
 		for more := true; more; {
 			var err error
 			more, err = export(context.Background(), stopping)
-			l.report(c.stream, err, failing)
+			l.report(c, err, failing)
 			failing = err != nil
 		}
 	}
@@ -50,18 +50,20 @@ func (l *Log) run(c *chain, interval time.Duration, wake <-chan struct{}, export
 
 // report counts an attempt that failed. It logs once that writing fails, and once that
 // it works again.
-func (l *Log) report(stream string, err error, failedBefore bool) {
-	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
-	l.setFull(stream, full, err)
+func (l *Log) report(c *chain, err error, failedBefore bool) {
+	c.full.Store(nil)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		c.full.Store(&err)
+	}
 	if err != nil {
-		l.metrics.failures.WithLabelValues(stream).Inc()
+		l.metrics.failures.WithLabelValues(c.stream).Inc()
 	}
 	switch {
 	case err != nil && !failedBefore:
 		l.o.Logger.Error("the audit trail cannot be written; this is tried again every second. Changes wait in the store, and are refused with 503 once audit.outbox_bound of them wait",
-			"stream", stream, "error", err)
+			"stream", c.stream, "error", err)
 	case err == nil && failedBefore:
-		l.o.Logger.Info("the audit trail is written again", "stream", stream)
+		l.o.Logger.Info("the audit trail is written again", "stream", c.stream)
 	}
 }
 
@@ -71,22 +73,12 @@ func (l *Log) Ready() error {
 	if l == nil {
 		return nil
 	}
-	l.fullMu.Lock()
-	defer l.fullMu.Unlock()
-	for _, stream := range []string{Changes, Refusals} {
-		if err := l.full[stream]; err != nil {
-			return fmt.Errorf("the audit trail cannot be written: %w", err)
+	for _, c := range []*chain{l.changes, l.refusals} {
+		if err := c.full.Load(); err != nil {
+			return fmt.Errorf("the audit trail cannot be written: %w", *err)
 		}
 	}
 	return nil
-}
-
-func (l *Log) setFull(stream string, full bool, err error) {
-	l.fullMu.Lock()
-	defer l.fullMu.Unlock()
-	if l.full[stream] = nil; full {
-		l.full[stream] = err
-	}
 }
 
 // clockStep is by how much the clock has to jump for a line of it. Verify compares
