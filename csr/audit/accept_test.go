@@ -216,3 +216,50 @@ func TestFilesThatRootMakes(t *testing.T) {
 		}
 	}
 }
+
+// A start that ends at any step after it has found that the store was put back leaves
+// one line of that, and no revision twice.
+func TestEndWhilePutBack(t *testing.T) {
+	t.Parallel()
+	for _, step := range []string{"trimmed", "write", "written", "flushed"} {
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			tr := newTrail(t)
+			tr.changes(2)
+			tr.close()
+			backup := kit.Read(t, "", tr.storePath())
+			tr.open()
+			tr.changes(5)
+			tr.close()
+			write(t, tr.storePath(), backup)
+			whole := tr.o
+			tr.o = tr.o.WithStep(func(at string) error {
+				if at == "changes "+step {
+					return errInjected
+				}
+				return nil
+			})
+			err := tr.tryOpen()
+			if !errors.Is(err, errInjected) {
+				t.Fatal(err)
+			}
+			tr.o = whole
+			tr.open()
+			tr.changes(1)
+			tr.close()
+			revisions, restores := map[uint64]bool{}, 0
+			for _, l := range tr.lines(audit.Changes) {
+				if l.Revision != 0 && revisions[l.Revision] {
+					t.Errorf("revision %d has two lines", l.Revision)
+				}
+				revisions[l.Revision] = true
+				if l.Operation == "store.restore" {
+					restores++
+				}
+			}
+			if restores != 1 {
+				t.Errorf("%d lines say that the store was put back", restores)
+			}
+		})
+	}
+}

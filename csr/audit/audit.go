@@ -9,8 +9,9 @@
 // Logins and logouts are folded as refusals are.
 //
 // Each line has an HMAC over itself and the HMAC of the line before. The store has
-// an anchor, which says where the chain ends. Whoever changes or removes lines
-// without the sealing keyset is found by Verify.
+// an anchor, which says where the chain ends. A line of a change says what its slot
+// holds then, so that Verify also knows what the store has to hold. Whoever changes,
+// adds or removes lines, notes or records without the sealing keyset is found.
 package audit
 
 import (

@@ -89,19 +89,26 @@ func (tr *trail) openStore() (*store, error) {
 // open opens store and log, as a start does.
 func (tr *trail) open() {
 	tr.t.Helper()
+	if err := tr.tryOpen(); err != nil {
+		tr.t.Fatal(err)
+	}
+}
+
+func (tr *trail) tryOpen() error {
+	tr.t.Helper()
 	var err error
 	if tr.store, err = tr.openStore(); err != nil {
-		tr.t.Fatal(err)
+		return err
 	}
 	tr.o.State, tr.o.CheckNote, tr.o.Commit = tr.store.state, tr.store.checkNote, tr.store.keys.Note
 	if tr.o.Outbox = tr.store; tr.wrap != nil {
 		tr.o.Outbox = tr.wrap(tr.store)
 	}
 	if tr.log, err = audit.Open(tr.t.Context(), tr.o); err != nil {
-		_ = tr.store.Close()
+		err = errors.Join(err, tr.store.Close())
 		tr.store = nil
-		tr.t.Fatal(err)
 	}
+	return err
 }
 
 // restart is a clean stop and a start.
