@@ -2,166 +2,99 @@ package audit_test
 
 import (
 	"bytes"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"strings"
 	"testing"
 
-	"github.com/go-json-experiment/json"
-	"go.etcd.io/bbolt"
-
 	"attestcsr/csr/audit"
 	"attestcsr/keystore"
 	"attestcsr/keystore/bolt"
+	"attestcsr/test/forge"
 	"attestcsr/test/kit"
 )
 
-// edits the file of the store, as whoever can write to it does, with a copy of it that
-// is older.
-func (tr *trail) editStore(old string, edit func(now, old *bbolt.Tx) error) {
+// edit changes the file of a store that is stopped, with a copy of it that is older.
+type edit func(now, old *forge.Store)
+
+func (tr *trail) editStore(old string, do edit) {
 	tr.t.Helper()
-	db, err := bbolt.Open(tr.storePath(), 0o600, nil)
-	if err != nil {
-		tr.t.Fatal(err)
-	}
-	before, err := bbolt.Open(old, 0o600, &bbolt.Options{ReadOnly: true})
-	if err != nil {
-		tr.t.Fatal(err)
-	}
-	err = before.View(func(then *bbolt.Tx) error {
-		return db.Update(func(now *bbolt.Tx) error { return edit(now, then) })
+	forge.Edit(tr.t, old, func(old *forge.Store) {
+		forge.Edit(tr.t, tr.storePath(), func(now *forge.Store) { do(now, old) })
 	})
-	if err := errors.Join(err, before.Close(), db.Close()); err != nil {
-		tr.t.Fatal(err)
-	}
 }
 
 // attack is what somebody does to a store that is stopped, and what is found then and by
 // the next start.
 type attack struct {
 	pending int // changes of which the lines are not written yet
-	edit    func(now, old *bbolt.Tx) error
+	do      edit
 	what    string // verify finds it before the start
 	after   string // and this after the start and another change; empty: the same
 }
 
-func bucket(tx *bbolt.Tx, name string) *bbolt.Bucket { return tx.Bucket([]byte(name)) }
+func dropAnchors(now, _ *forge.Store) { now.SetAnchors(nil) }
 
-// clearBucket removes all, or with keep all but the first keys.
-func clearBucket(b *bbolt.Bucket, keep int) error {
-	for k, _ := b.Cursor().First(); k != nil; {
-		c := b.Cursor()
-		k, _ = c.First()
-		for range keep {
-			k, _ = c.Next()
-		}
-		if k == nil {
-			return nil
-		}
-		if err := b.Delete(bytes.Clone(k)); err != nil {
-			return err
+// keepNotes leaves only the notes from one on, and up to another.
+func keepNotes(from, to int) edit {
+	return func(now, _ *forge.Store) { now.SetNotes(now.Notes()[from:to]...) }
+}
+
+func copyRecord(id string) edit { return func(now, old *forge.Store) { now.Put(old.Get(slotOf(id))) } }
+
+func all(edits ...edit) edit {
+	return func(now, old *forge.Store) {
+		for _, do := range edits {
+			do(now, old)
 		}
 	}
-	return nil
 }
 
-// recordOf is the key of the record in a slot, and the bytes of it.
-func recordOf(tx *bbolt.Tx, id string) (key, value []byte) {
-	c := bucket(tx, "slots").Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
-		if bytes.HasSuffix(k, []byte("\x00"+id)) || bytes.HasSuffix(k, []byte(id)) && bytes.Contains(k, []byte("c\x00"+id)) {
-			return bytes.Clone(k), bytes.Clone(v)
-		}
-	}
-	return nil, nil
+// exchangeNotes lets two notes have the place, and the code, of the other.
+func exchangeNotes(now, _ *forge.Store) {
+	n := now.Notes()
+	n[0].Revision, n[1].Revision = n[1].Revision, n[0].Revision
+	now.SetNotes(n...)
 }
 
-func copyRecord(id string) func(now, old *bbolt.Tx) error {
-	return func(now, old *bbolt.Tx) error {
-		key, value := recordOf(old, id)
-		if key == nil {
-			return errors.New("there is no such record")
-		}
-		return bucket(now, "slots").Put(key, value)
-	}
+func changeNote(now, _ *forge.Store) {
+	n := now.Notes()
+	n[0].Text = bytes.Replace(n[0].Text, []byte(`"admin"`), []byte(`"alice"`), 1)
+	now.SetNotes(n...)
 }
 
-func addCount(tx *bbolt.Tx, by int) error {
-	b := bucket(tx, "counts")
-	n := binary.BigEndian.Uint64(b.Get([]byte("c")))
-	return b.Put([]byte("c"), binary.BigEndian.AppendUint64(nil, uint64(int(n)+by)))
+// dropNotesAndHead takes out the notes that have no line, and puts back the head that
+// was before them.
+func dropNotesAndHead(now, _ *forge.Store) {
+	now.SetHead(now.Notes()[0].Previous)
+	now.SetNotes()
 }
 
-func copyMeta(name string) func(now, old *bbolt.Tx) error {
-	return func(now, old *bbolt.Tx) error {
-		return bucket(now, "meta").Put([]byte(name), bytes.Clone(bucket(old, "meta").Get([]byte(name))))
-	}
-}
-
-// putHead puts back the head of the time at which all notes had lines: the anchor has it.
-func putHead(now, _ *bbolt.Tx) error {
-	var anchor struct {
-		Last struct {
-			Code string `json:"note_code"`
-		} `json:"last"`
-	}
-	err := json.Unmarshal(bucket(now, "anchors").Get([]byte(audit.Changes)), &anchor)
-	head, decodeErr := hex.DecodeString(anchor.Last.Code)
-	return errors.Join(err, decodeErr, bucket(now, "meta").Put([]byte("head"), head))
-}
-
-func all(edits ...func(now, old *bbolt.Tx) error) func(now, old *bbolt.Tx) error {
-	return func(now, old *bbolt.Tx) error {
-		var err error
-		for _, edit := range edits {
-			err = errors.Join(err, edit(now, old))
-		}
-		return err
-	}
-}
-
-func dropAnchors(now, _ *bbolt.Tx) error { return now.DeleteBucket([]byte("anchors")) }
-
-func dropNotes(keep int) func(now, old *bbolt.Tx) error {
-	return func(now, _ *bbolt.Tx) error { return clearBucket(bucket(now, "outbox"), keep) }
+func oldAnchor(now, old *forge.Store) {
+	anchors := now.Anchors()
+	anchors[audit.Changes] = old.Anchors()[audit.Changes]
+	now.SetAnchors(anchors)
 }
 
 // attacks on a store with the slots a, in which the last change is, b, of which the old
 // copy has an older record, and gone, which the old copy has and which was emptied since.
 func attacks() map[string]attack {
-	const removed, older = "it was removed", "an older record was put back"
+	const unknown, begins = "the store knows nothing of this stream", "a new chain begins where there was one already"
+	const lost, forged = "changes before this line have no line", "revision 7 of the store was committed with a note that the service did not make"
 	return map[string]attack{
-		"older record":      {0, copyRecord("b"), "c/b: the record has revision 2, and line 4 wrote revision 4: " + older, ""},
-		"emptied slot full": {0, all(copyRecord("gone"), func(now, _ *bbolt.Tx) error { return addCount(now, 1) }), "c/gone: the record has revision 3, and no line has it", ""},
-		"record removed": {0, func(now, _ *bbolt.Tx) error {
-			key, _ := recordOf(now, "b")
-			return errors.Join(bucket(now, "slots").Delete(key), addCount(now, -1))
-		}, "c/b: there is no record, and line 4 wrote revision 4: " + removed, ""},
-		"anchors dropped":            {0, dropAnchors, "the store knows nothing of this stream", "a new chain begins where there was one already"},
-		"anchors and outbox dropped": {2, all(dropAnchors, dropNotes(0)), "the store knows nothing of this stream", "a new chain begins where there was one already"},
-		"first note dropped": {2, func(now, _ *bbolt.Tx) error {
-			k, _ := bucket(now, "outbox").Cursor().First()
-			return bucket(now, "outbox").Delete(k)
-		}, "notes before that of revision 8 are missing", "changes before this line have no line"},
-		"newest note dropped": {2, dropNotes(1), "the newest notes are missing", "changes before this line have no line"},
-		"all notes dropped":   {2, dropNotes(0), "the newest notes are missing", "changes before this line have no line"},
-		"notes and head":      {2, all(dropNotes(0), putHead), "c/a: the record has revision 8, and the last change of it is revision 6", ""},
-		"head put back":       {2, copyMeta("head"), "the newest notes are missing", "changes before this line have no line"},
-		"anchor put back": {0, func(now, old *bbolt.Tx) error {
-			return bucket(now, "anchors").Put([]byte(audit.Changes), bytes.Clone(bucket(old, "anchors").Get([]byte(audit.Changes))))
-		}, "of which the store does not know", "the service found the trail damaged"},
-		"note of another code": {2, func(now, _ *bbolt.Tx) error {
-			k, v := bucket(now, "outbox").Cursor().First()
-			return bucket(now, "outbox").Put(bytes.Clone(k), bytes.Replace(v, []byte(`"admin"`), []byte(`"alice"`), 1))
-		}, "the note of revision 7 was not made by this service", "revision 7 of the store was committed with a note that the service did not make"},
-		"notes exchanged": {2, func(now, _ *bbolt.Tx) error {
-			c := bucket(now, "outbox").Cursor()
-			k1, v1 := c.First()
-			k2, v2 := c.Next()
-			k1, v1, k2, v2 = bytes.Clone(k1), bytes.Clone(v1), bytes.Clone(k2), bytes.Clone(v2)
-			return errors.Join(bucket(now, "outbox").Put(k1, v2), bucket(now, "outbox").Put(k2, v1))
-		}, "was not made by this service", "committed with a note that the service did not make"},
+		"older record":      {0, copyRecord("b"), "c/b: the record has revision 2, and line 4 wrote revision 4: an older record was put back", ""},
+		"emptied slot full": {0, copyRecord("gone"), "c/gone: the record has revision 3, and no line has it", ""},
+		"record removed": {0, func(now, _ *forge.Store) { now.Delete(slotOf("b")) },
+			"c/b: there is no record, and line 4 wrote revision 4: it was removed", ""},
+		"anchors dropped":            {0, dropAnchors, unknown, begins},
+		"anchors and outbox dropped": {2, all(dropAnchors, keepNotes(0, 0)), unknown, begins},
+		"first note dropped":         {2, keepNotes(1, 2), "notes before that of revision 8 are missing", lost},
+		"newest note dropped":        {2, keepNotes(0, 1), "the newest notes are missing", lost},
+		"all notes dropped":          {2, keepNotes(0, 0), "the newest notes are missing", lost},
+		"notes and head dropped":     {2, dropNotesAndHead, "c/a: the record has revision 8, and the last change of it is revision 6", ""},
+		"head put back":              {2, func(now, old *forge.Store) { now.SetHead(old.Head()) }, "the newest notes are missing", lost},
+		"anchor put back":            {0, oldAnchor, "of which the store does not know", "the service found the trail damaged"},
+		"note changed":               {2, changeNote, "the note of revision 7 was not made by this service", forged},
+		"notes exchanged":            {2, exchangeNotes, "the note of revision 7 was not made by this service", forged},
 	}
 }
 
@@ -189,7 +122,7 @@ func TestAttacksOnTheStore(t *testing.T) {
 			tr.changes(1)
 			tr.close()
 			tr.changesAlone(a.pending)
-			tr.editStore(old, a.edit)
+			tr.editStore(old, a.do)
 			tr.wantFound(a.what)
 			tr.open()
 			tr.putSlot("other", 4)
@@ -264,7 +197,7 @@ func TestRevisionPutBack(t *testing.T) {
 	tr.open()
 	tr.changes(3)
 	tr.close()
-	tr.editStore(old, copyMeta("revision"))
+	tr.editStore(old, func(now, old *forge.Store) { now.SetRevision(old.Revision()) })
 	tr.wantFound("changes-000001.jsonl:4: the lines go on to revision 4 and the store has revision 1: the store is an older one")
 	tr.open()
 	tr.changes(1)

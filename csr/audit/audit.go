@@ -4,9 +4,8 @@
 // A change commits a note of itself to the store's outbox, and a goroutine turns
 // notes into lines: a change has exactly one line, whenever the process ends.
 // Refusals wait in memory for a second at most; equal ones are counted, and their
-// files are bounded, because strangers cause them.
-//
-// Logins and logouts are folded as refusals are.
+// files are bounded, because strangers cause them. Logins and logouts are folded as
+// refusals are.
 //
 // Each line has an HMAC over itself and the HMAC of the line before. The store has
 // an anchor, which says where the chain ends. A line of a change says what its slot

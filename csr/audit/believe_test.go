@@ -12,10 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"attestcsr/csr/audit"
 	"attestcsr/keystore"
+	"attestcsr/test/forge"
 	"attestcsr/test/kit"
 )
 
@@ -258,13 +257,14 @@ func TestNoSpace(t *testing.T) {
 }
 
 // forgedAnchor writes the anchor again, with the primary key of m.
-func forgedAnchor(m audit.MAC) func(now, old *bbolt.Tx) error {
-	return func(now, _ *bbolt.Tx) error {
-		b := bucket(now, "anchors")
-		text, err := audit.RewriteAnchor(m, audit.Changes, b.Get([]byte(audit.Changes)))
+func forgedAnchor(m audit.MAC) edit {
+	return func(now, _ *forge.Store) {
+		anchors := now.Anchors()
+		text, err := audit.RewriteAnchor(m, audit.Changes, anchors[audit.Changes])
 		if err != nil {
-			return err
+			panic(err)
 		}
-		return b.Put([]byte(audit.Changes), text)
+		anchors[audit.Changes] = text
+		now.SetAnchors(anchors)
 	}
 }

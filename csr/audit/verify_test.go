@@ -39,8 +39,8 @@ type tampering struct {
 	place, what string
 }
 
-// edit changes the lines of a file, counted from 0.
-func edit(file int, change func([][]byte) [][]byte) func(*testing.T, *trail) {
+// editLines changes the lines of a file, counted from 0.
+func editLines(file int, change func([][]byte) [][]byte) func(*testing.T, *trail) {
 	return func(t *testing.T, tr *trail) {
 		name := tr.files(audit.Changes)[file]
 		write(t, name, bytes.Join(change(linesOf(kit.Read(t, "", name))), nil))
@@ -49,7 +49,7 @@ func edit(file int, change func([][]byte) [][]byte) func(*testing.T, *trail) {
 
 // replace changes the text of a line, counted from 0.
 func replace(file, line int, from, to string) func(*testing.T, *trail) {
-	return edit(file, func(l [][]byte) [][]byte {
+	return editLines(file, func(l [][]byte) [][]byte {
 		l[line] = bytes.Replace(l[line], []byte(from), []byte(to), 1)
 		return l
 	})
@@ -61,23 +61,23 @@ func changedLines() map[string]tampering {
 		"edited sequence": {replace(0, 2, `"seq":3,`, `"seq":7,`), "changes-000001.jsonl:3", "sequence 7 follows 2"},
 		"added member":    {replace(0, 2, `"seq":3,`, `"seq":3,"x":1,`), "changes-000001.jsonl:3", "is not a line of an audit stream"},
 		"added space":     {replace(0, 2, `"seq":3,`, `"seq": 3,`), "changes-000001.jsonl:3", "is not a line of an audit stream"},
-		"edited code": {edit(1, func(l [][]byte) [][]byte {
+		"edited code": {editLines(1, func(l [][]byte) [][]byte {
 			at := len(l[0]) - 10
 			l[0][at] = map[bool]byte{true: '1', false: '0'}[l[0][at] == '0']
 			return l
 		}), "changes-000002.jsonl:1", "was changed"},
-		"deleted line": {edit(1, func(l [][]byte) [][]byte { return slices.Delete(l, 1, 2) }),
+		"deleted line": {editLines(1, func(l [][]byte) [][]byte { return slices.Delete(l, 1, 2) }),
 			"changes-000002.jsonl:2", "lines are missing"},
-		"reordered": {edit(1, func(l [][]byte) [][]byte { l[1], l[2] = l[2], l[1]; return l }),
+		"reordered": {editLines(1, func(l [][]byte) [][]byte { l[1], l[2] = l[2], l[1]; return l }),
 			"changes-000002.jsonl:2", "in another order"},
-		"duplicated": {edit(1, func(l [][]byte) [][]byte { return slices.Insert(l, 1, l[0]) }),
+		"duplicated": {editLines(1, func(l [][]byte) [][]byte { return slices.Insert(l, 1, l[0]) }),
 			"changes-000002.jsonl:2", "repeated"},
-		"inserted text": {edit(1, func(l [][]byte) [][]byte { return slices.Insert(l, 1, []byte("hello\n")) }),
+		"inserted text": {editLines(1, func(l [][]byte) [][]byte { return slices.Insert(l, 1, []byte("hello\n")) }),
 			"changes-000002.jsonl:2", "is not a line"},
-		"an endless line": {edit(1, func(l [][]byte) [][]byte {
+		"an endless line": {editLines(1, func(l [][]byte) [][]byte {
 			return slices.Insert(l, 1, bytes.Repeat([]byte("x"), 2*audit.MaxLine))
 		}), "changes-000002.jsonl:2", "is not a line"},
-		"forged without the key": {edit(1, func(l [][]byte) [][]byte {
+		"forged without the key": {editLines(1, func(l [][]byte) [][]byte {
 			guess := keyring{"", map[string][]byte{"0badcafe": []byte("a guess")}}
 			forged, _, err := audit.RewriteLine(guess, strings.Repeat("00", 32), bytes.TrimSuffix(l[1], []byte("\n")))
 			if err != nil {
