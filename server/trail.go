@@ -12,10 +12,9 @@ import (
 )
 
 const (
-	// AuditPurpose is what the keys of the audit trail's lines are derived for. Another
-	// text gives other keys, and lines that were written before do not verify. Of a key
-	// that has left the keyset this is what is kept.
-	AuditPurpose = "audit trail 1"
+	// AuditPurpose is what the keys of the audit trail are derived for. Its keys outlive
+	// the retirement of a sealing key, since its lines do.
+	AuditPurpose = sealed.RetainedPurpose
 	// anchorPurpose is the same for anchors, of which nobody needs old ones.
 	anchorPurpose = "audit anchor 1"
 	// auditTimeout is how long a stop waits for the trail to be written.

@@ -20,6 +20,7 @@
 package sealed
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -28,13 +29,11 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync/atomic"
-
-	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"attestcsr/keystore"
 )
@@ -53,8 +52,9 @@ const (
 
 // Custodian seals and opens private keys. It implements keystore.Custodian.
 type Custodian struct {
-	aead   tink.AEAD
-	roots  []root // of the keys for message authentication
+	file   string
+	log    *slog.Logger
+	keys   atomic.Pointer[keys] // another one after Reload
 	closed atomic.Bool
 }
 
@@ -135,12 +135,7 @@ func (c *Custodian) Rebind(_ context.Context, from, to keystore.Binding, ref key
 // Stale reports whether the key is sealed under another key than the primary one: a
 // Tink ciphertext begins with 0x01 and the id of its key.
 func (c *Custodian) Stale(ref keystore.Ref) bool {
-	for _, r := range c.roots {
-		if r.primary {
-			return len(ref) < 6 || hex.EncodeToString(ref[2:6]) != r.id
-		}
-	}
-	return true
+	return len(ref) == 0 || !bytes.HasPrefix(ref[1:], c.keys.Load().prefix)
 }
 
 // Destroy has nothing to do: the key is in the record that is gone.
@@ -167,7 +162,7 @@ func (c *Custodian) seal(at keystore.Binding, der []byte) (keystore.Ref, error) 
 	if err := c.usable(); err != nil {
 		return nil, err
 	}
-	sealed, err := c.aead.Encrypt(der, associatedData(at))
+	sealed, err := c.keys.Load().aead.Encrypt(der, associatedData(at))
 	if err != nil {
 		return nil, fmt.Errorf("%s: sealing a private key: %w", at.Slot, err)
 	}
@@ -184,7 +179,7 @@ func (c *Custodian) unseal(at keystore.Binding, ref keystore.Ref) ([]byte, error
 	if ref[0] != refFormat {
 		return nil, fmt.Errorf("%s: the private key is sealed in format %d, this attestcsr reads %d: upgrade it", at.Slot, ref[0], refFormat)
 	}
-	der, err := c.aead.Decrypt(ref[1:], associatedData(at))
+	der, err := c.keys.Load().aead.Decrypt(ref[1:], associatedData(at))
 	if err != nil {
 		return nil, fmt.Errorf("%s: the private key does not open with this sealing keyset", at.Slot)
 	}

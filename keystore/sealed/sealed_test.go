@@ -176,6 +176,8 @@ func TestCreateAtOnce(t *testing.T) {
 	}
 }
 
+var value = regexp.MustCompile(`"value":\s*"([^"]+)"`) // key material in a keyset
+
 // What is wrong with a keyset is said without any of its bytes.
 func TestDamagedKeyset(t *testing.T) {
 	t.Parallel()
@@ -185,7 +187,7 @@ func TestDamagedKeyset(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret := regexp.MustCompile(`"value":\s*"([^"]+)"`).FindSubmatch(whole)
+	secret := value.FindSubmatch(whole)
 	if secret == nil {
 		t.Fatalf("no key material in the keyset")
 	}
