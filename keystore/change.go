@@ -44,6 +44,7 @@ func (k *Keystore) Replace(ctx context.Context, at Target, spec KeySpec, build f
 	if err != nil {
 		return Record{}, err
 	}
+	defer k.calls.enter().Done() // not before: the wait for a key may be long
 	change, ref, err := k.buildAndBind(ctx, at.Slot, key, build)
 	if err != nil {
 		return Record{}, err
@@ -113,6 +114,7 @@ type signerOnly struct{ crypto.Signer }
 // means that it was empty. The guarantees on errors are those of Replace; the
 // moved key is never destroyed by a Move that fails.
 func (k *Keystore) Move(ctx context.Context, from, to Target, build func(signer crypto.Signer, old Record) (Change, error)) (Record, error) {
+	defer k.calls.enter().Done()
 	if from.Slot == to.Slot {
 		return Record{}, fmt.Errorf("%s: moving a slot to itself", from.Slot)
 	}
@@ -146,6 +148,7 @@ func (k *Keystore) Move(ctx context.Context, from, to Target, build func(signer 
 // ErrConflict, also with Any. ErrNotFound means that the slot is empty. The
 // guarantees on errors are those of Replace.
 func (k *Keystore) Update(ctx context.Context, at Target, change Change) (Record, error) {
+	defer k.calls.enter().Done()
 	old, err := k.read(ctx, at)
 	if err != nil {
 		return Record{}, err
@@ -238,6 +241,7 @@ func (k *Keystore) Note(ctx context.Context, note []byte) error {
 // Open; one that keeps them in the record has left nothing. A crash after the commit
 // leaves the new record and, until that sweep, the key that was replaced.
 func (k *Keystore) commit(ctx context.Context, note []byte, fresh Ref, ops ...Op) (Record, error) {
+	defer k.calls.enter().Done()
 	start := time.Now()
 	var first Op // its slot stands for the commit in log lines
 	done, err := k.authenticate(ctx, note, &fresh, ops)

@@ -40,6 +40,7 @@ type Keystore struct {
 	building  *semaphore.Weighted // first come, first served
 	metrics   metrics
 	check     storeCheck
+	calls     calls
 }
 
 // canarySlot holds a key that is made at the first Open and opened at every
@@ -82,10 +83,11 @@ func (k *Keystore) start(ctx context.Context) error {
 		return err
 	}
 	if !fresh {
-		if err := k.auth.check(canary); err != nil {
-			return err
+		err := k.auth.check(canary)
+		if err == nil {
+			_, err = k.open(ctx, canary)
 		}
-		if _, err := k.open(ctx, canary); err != nil {
+		if err != nil {
 			return fmt.Errorf("the private keys in this store cannot be opened; they were made with another sealing keyset or token: %w", err)
 		}
 	}
@@ -158,6 +160,7 @@ func (k *Keystore) Orphans(ctx context.Context) (n int, err error) {
 // opens a key. With ErrUnauthentic comes a Record of the slot and the revision alone, for
 // At.
 func (k *Keystore) Get(ctx context.Context, slot Slot) (Record, error) {
+	defer k.calls.enter().Done()
 	r, err := k.get(ctx, slot)
 	r.Ref = nil
 	return r, err
@@ -180,6 +183,7 @@ func (k *Keystore) get(ctx context.Context, slot Slot) (Record, error) {
 // List returns one page of a collection, without key references. A record that is not
 // authentic has an Err, and does not end the list.
 func (k *Keystore) List(ctx context.Context, q Query) ([]Item, error) {
+	defer k.calls.enter().Done()
 	items, err := k.store.List(ctx, q)
 	if err != nil {
 		return nil, err
@@ -201,6 +205,7 @@ func (k *Keystore) Inspect(ctx context.Context, fn func(slot Slot, revision uint
 	if fn == nil {
 		return k.store.Inspect(ctx, nil)
 	}
+	defer k.calls.enter().Done()
 	return k.store.Inspect(ctx, func(r Record, unreadable error) error {
 		if r.Slot == canarySlot {
 			return nil
@@ -223,6 +228,7 @@ func (k *Keystore) CheckNote(n Note) error {
 // Use opens the key of a slot for fn, with its record. ErrNotFound means that the slot is
 // empty. The signer is fn's alone and must not be used after it returned.
 func (k *Keystore) Use(ctx context.Context, slot Slot, fn func(crypto.Signer, Record) error) error {
+	defer k.calls.enter().Done()
 	r, err := k.get(ctx, slot)
 	if err != nil {
 		return err
