@@ -51,6 +51,7 @@ func run(ctx context.Context, p process) int {
 		p.hashPasswordCommand(),
 		p.resetPasswordCommand(),
 		p.storeCommand(),
+		p.keysetCommand(),
 		p.auditCommand(),
 		p.healthcheckCommand(),
 		p.versionCommand(),

@@ -13,7 +13,7 @@ import (
 )
 
 func (p process) storeCommand() *cobra.Command {
-	return group("store", "Check and maintain the store", p.checkStoreCommand(), p.discardCommand())
+	return group("store", "Check and maintain the store", p.checkStoreCommand(), p.compactCommand(), p.discardCommand())
 }
 
 func (p process) checkStoreCommand() *cobra.Command {
@@ -42,6 +42,24 @@ func (p process) checkStoreCommand() *cobra.Command {
 		if err == nil && !found.OK {
 			err = errors.New("the store or its audit trail is not whole: keep a copy of data_dir as it is, then restore a backup")
 		}
+		return err
+	})
+}
+
+func (p process) compactCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "compact",
+		Short: "Write the store anew without its free pages, while the service is stopped",
+		Long: "Free pages of the store still have what was in them before: encrypted keys that were\n" +
+			"replaced, and those that were sealed with a key that is retired. Needs as much room as\n" +
+			"the store takes.",
+		Args: usageArgs(cobra.NoArgs),
+	}
+	return p.withSettings(cmd, func(ctx context.Context, cfg *config.Config, _ []string) error {
+		if err := server.CompactStore(ctx, cfg, p.log()); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(p.stderr, "the store is compacted")
 		return err
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"attestcsr/server"
+	"attestcsr/server/control"
 )
 
 // Everything that people read on a terminal is in this file, and these are its
@@ -72,6 +73,29 @@ func showListening(w io.Writer, l server.Listening) error {
 // printText prints a text as a whole line.
 func (p process) printText(text string) error {
 	_, err := fmt.Fprintln(p.stdout, strings.TrimSuffix(text, "\n"))
+	return err
+}
+
+func showKeyset(w io.Writer, status control.KeysetStatus) error {
+	var text bytes.Buffer
+	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, status.File) //nolint:errcheck // Flush reports it
+	for _, key := range status.Keys {
+		fmt.Fprintf(t, "  %s\t%s\n", key.ID, key.Use) //nolint:errcheck // Flush reports it
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if status.Pending > 0 {
+		fmt.Fprintf(&text, "%d records wait to be re-sealed\n", status.Pending)
+	}
+	if status.Compaction {
+		fmt.Fprintln(&text, "done but for compaction at the next start: older sealed keys are still in free pages of the store")
+	}
+	if status.Note != "" {
+		fmt.Fprintln(&text, status.Note)
+	}
+	_, err := w.Write(text.Bytes())
 	return err
 }
 

@@ -122,6 +122,18 @@ func (s *Server) record(ctx context.Context, who audit.Request, e audit.Event) e
 	return nil
 }
 
+func (a admin) KeysetStatus(ctx context.Context) (control.KeysetStatus, error) {
+	return a.keysetStatus(ctx)
+}
+
+func (a admin) RotateKeyset(ctx context.Context) (control.KeysetStatus, error) {
+	return a.rotateKeyset(ctx, a.who)
+}
+
+func (a admin) RetireKeys(ctx context.Context) (control.KeysetStatus, error) {
+	return a.retireKeys(ctx, a.who)
+}
+
 // Snapshot reads the store at one moment.
 func (a admin) Snapshot(ctx context.Context) (audit.Snapshot, error) { return a.snapshot(ctx) }
 

@@ -15,6 +15,11 @@ import (
 	"attestcsr/server/control"
 )
 
+// CompactStore writes the store anew without its free pages, while no service uses it.
+func CompactStore(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
+	return bolt.Compact(ctx, filepath.Join(cfg.DataDir, StoreFile), log)
+}
+
 // DiscardKeys removes the store and the keyset in data_dir, for the next start to
 // begin anew. It asks first, once it knows that no service uses the store, and
 // reports whether it went on. The audit trail gets its last line of this store before

@@ -39,7 +39,7 @@ func (s *Server) openKeystore(ctx context.Context, processors int) (*sealed.Cust
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
-	s.store = store
+	s.store, s.custodian = store, custodian
 	s.keys, err = keystore.Open(ctx, keystore.Options{Store: store, Custodian: s.pool, MAC: mac, Logger: s.log, Processors: processors})
 	if err != nil {
 		return nil, fmt.Errorf("%w; if the sealing keyset that belongs to %s is lost for good, \"attestcsr store discard-keys\" begins anew", err, cfg.DataDir)

@@ -27,6 +27,7 @@ import (
 	"attestcsr/keystore/bolt"
 	"attestcsr/keystore/ownfile"
 	"attestcsr/keystore/pool"
+	"attestcsr/keystore/sealed"
 	"attestcsr/server/admit"
 	"attestcsr/server/tlscert"
 )
@@ -51,16 +52,18 @@ type Options struct {
 
 // Server is everything that serve has open.
 type Server struct {
-	cfg      *config.Config
-	log      *slog.Logger
-	pool     *pool.Pool
-	keys     *keystore.Keystore
-	store    *bolt.Store // behind keys, which closes it
-	audit    *audit.Log
-	auth     *auth.Authenticator
-	cert     *tlscert.Certificate
-	handler  *handler.Handler
-	password Password
+	cfg       *config.Config
+	log       *slog.Logger
+	pool      *pool.Pool
+	keys      *keystore.Keystore
+	store     *bolt.Store       // behind keys, which closes it
+	custodian *sealed.Custodian // the one that pool is around
+	sealing   sealing
+	audit     *audit.Log
+	auth      *auth.Authenticator
+	cert      *tlscert.Certificate
+	handler   *handler.Handler
+	password  Password
 	// resetting is held while the built-in admin gets a new password: it is in two files.
 	resetting sync.Mutex
 
@@ -182,6 +185,8 @@ func (s *Server) Run(ctx context.Context, announce func(Listening) error) error 
 	var tasks sync.WaitGroup
 	tasks.Go(func() { watch(background, s.reloadUsers, usersFile(s.cfg)) })
 	tasks.Go(func() { s.keepCertificate(background) })
+	s.sealing.wake = make(chan struct{}, 1)
+	tasks.Go(func() { s.keepKeyset(background) })
 	defer tasks.Wait()
 	defer stop()
 	s.noteStart(background)

@@ -76,6 +76,21 @@ func (c *Client) ResetPassword(ctx context.Context, terminal bool) (Password, er
 	return ask[Password](ctx, c, "reset-password", terminal)
 }
 
+// KeysetStatus implements Operations.
+func (c *Client) KeysetStatus(ctx context.Context) (KeysetStatus, error) {
+	return ask[KeysetStatus](ctx, c, "keyset-status", nothing{})
+}
+
+// RotateKeyset implements Operations.
+func (c *Client) RotateKeyset(ctx context.Context) (KeysetStatus, error) {
+	return ask[KeysetStatus](ctx, c, "rotate-keyset", nothing{})
+}
+
+// RetireKeys implements Operations.
+func (c *Client) RetireKeys(ctx context.Context) (KeysetStatus, error) {
+	return ask[KeysetStatus](ctx, c, "retire-keys", nothing{})
+}
+
 // Checkpoint implements Operations.
 func (c *Client) Checkpoint(ctx context.Context) (string, error) {
 	return ask[string](ctx, c, "checkpoint", nothing{})

@@ -24,6 +24,12 @@ type Operations interface {
 	// answer where the caller has a terminal to show it, otherwise in a file.
 	ResetPassword(ctx context.Context, terminal bool) (Password, error)
 
+	KeysetStatus(ctx context.Context) (KeysetStatus, error)
+	// RotateKeyset adds a primary key. A running service re-seals its records later.
+	RotateKeyset(ctx context.Context) (KeysetStatus, error)
+	// RetireKeys removes every key but the primary one.
+	RetireKeys(ctx context.Context) (KeysetStatus, error)
+
 	// Checkpoint returns a signed line that says how far the trail has got.
 	Checkpoint(ctx context.Context) (string, error)
 	// CheckpointKey returns the public key of checkpoints, in PEM.

@@ -79,6 +79,9 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 func (s *Server) routes() *http.ServeMux {
 	mux := http.NewServeMux()
 	handle(mux, s, "reset-password", Operations.ResetPassword)
+	handle(mux, s, "keyset-status", alone(Operations.KeysetStatus))
+	handle(mux, s, "rotate-keyset", alone(Operations.RotateKeyset))
+	handle(mux, s, "retire-keys", alone(Operations.RetireKeys))
 	handle(mux, s, "checkpoint", alone(Operations.Checkpoint))
 	handle(mux, s, "checkpoint-key", alone(Operations.CheckpointKey))
 	handle(mux, s, "accept", Operations.Accept)

@@ -128,7 +128,7 @@ func TestCommandsBesideService(t *testing.T) {
 func TestNoStore(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
-	for _, args := range []string{"reset-password", "audit verify", "audit checkpoint", "store check"} {
+	for _, args := range []string{"reset-password", "audit verify", "audit checkpoint", "store check", "keyset status"} {
 		if out, status := command(t, dir, args); status != 1 || !strings.Contains(out, server.StoreFile) {
 			t.Errorf("%s: %d %s", args, status, out)
 		}
