@@ -223,6 +223,7 @@ type auditLine struct {
 	CSR         string   `json:"csr_sha256"`
 	Certificate string   `json:"certificate_sha256"`
 	Revision    uint64   `json:"revision"`
+	FromKey     string   `json:"from_key"`
 }
 
 // auditFiles returns the paths of a stream's files, the oldest first.
