@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"attestcsr/keystore/bolt"
+	"attestcsr/keystore/ownfile"
 	"attestcsr/server"
 	"attestcsr/server/control"
 	"attestcsr/test/kit"
@@ -220,6 +221,42 @@ func TestOtherUsers(t *testing.T) {
 			t.Errorf("%+v", l)
 		}
 	}
+}
+
+// TestRootsCommands: what root's commands write while no service runs belongs to the user
+// of the service, who starts with it.
+func TestRootsCommands(t *testing.T) {
+	t.Parallel()
+	dir := worldFolder(t)
+	run(t, 0, dir, fmt.Sprintf("mkdir -m 0700 data; chown %d:%[1]d data", service))
+	config := kit.Overwrite(t, dir, "config.yaml", "key_pool: {targets: {}}\n")
+	kit.Chmod(t, dir, "config.yaml", 0o644)
+	s := start.Serve(t, start.Options{Binary: start.Binary(t), DataDir: filepath.Join(dir, "data"), Config: config, BuiltInAdmin: true, Edit: as(service)})
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	kit.Overwrite(t, s.DataDir, filepath.Join(server.AuditDir, "changes-000001.jsonl"), "") // so that accept begins files
+	must(t, s.DataDir, "reset-password")
+	must(t, s.DataDir, "audit accept --reason test")
+	must(t, s.DataDir, "audit checkpoint")
+	must(t, s.DataDir, "store check")
+	err := filepath.WalkDir(s.DataDir, func(name string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if owner, is := ownfile.OwnerOf(info, err); !is || owner.UID != service {
+			t.Errorf("%s belongs to %+v, %v", name, owner, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Again().Stop(); err != nil {
+		t.Error(err)
+	}
+	must(t, s.DataDir, "audit verify")
 }
 
 // TestUnmappedUser: in a user namespace all users of other namespaces look like one,
