@@ -32,7 +32,7 @@ func DiscardKeys(ctx context.Context, cfg *config.Config, log *slog.Logger, ask 
 	}
 	sure, err := ask()
 	if unusable != nil {
-		log.Warn("the audit trail has no line of this, since the store cannot be opened", "err", unusable)
+		log.Warn("the audit trail has no line of this, since it or the store cannot be opened", "err", unusable)
 	} else {
 		if err == nil && sure {
 			err = s.record(ctx, control.Self(), audit.Event{Operation: "keys.discard"})
