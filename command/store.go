@@ -2,10 +2,10 @@ package command
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
+	"github.com/go-json-experiment/json"
 	"github.com/spf13/cobra"
 
 	"attestcsr/config"
@@ -31,12 +31,15 @@ func (p process) checkStoreCommand() *cobra.Command {
 			return usage(cmd, fmt.Errorf("--output is text or json, not %q", *output))
 		}
 		found, err := server.CheckStore(ctx, cfg, p.log())
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case *output == "json":
-			err = json.NewEncoder(p.stdout).Encode(found)
-		default:
+		}
+		if *output == "json" {
+			var text []byte
+			if text, err = json.Marshal(found); err == nil {
+				err = p.printText(string(text))
+			}
+		} else {
 			err = showStoreCheck(p.stdout, found)
 		}
 		if err == nil && !found.OK {

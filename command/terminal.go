@@ -109,7 +109,7 @@ func showStoreCheck(w io.Writer, found server.StoreCheck) error {
 	}
 	fmt.Fprintf(&text, "store: %d records, %d problems\n", found.Records, len(found.Problems)+found.More)
 	for _, s := range found.Trail {
-		text.WriteString(s.Text)
+		text.WriteString(s.String())
 	}
 	_, err := w.Write(text.Bytes())
 	return err

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"attestcsr/config"
@@ -78,16 +79,7 @@ func checkRecord(r keystore.Record, public crypto.PublicKey) error {
 type StoreCheck struct {
 	OK bool `json:"ok"`
 	control.StoreReport
-	Trail []TrailCheck `json:"trail"`
-}
-
-// TrailCheck is what was found in a stream of the audit trail.
-type TrailCheck struct {
-	Stream   string   `json:"stream"`
-	Lines    int      `json:"lines"`
-	Problems []string `json:"problems"`
-	More     int      `json:"more_problems,omitempty"`
-	Text     string   `json:"-"` // for people
+	Trail []audit.Summary `json:"trail"`
 }
 
 // CheckStore checks the store, and the audit trail against it.
@@ -100,17 +92,9 @@ func CheckStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (foun
 	if found.StoreReport, err = o.CheckStore(ctx); err != nil {
 		return found, err
 	}
-	streams, err := verify(ctx, cfg, nil, o)
-	found.OK = len(found.Problems) == 0
-	for _, s := range streams {
-		t := TrailCheck{Stream: s.Stream, Lines: s.Lines, Problems: []string{}, Text: s.String()}
-		for _, problem := range s.Problems {
-			t.Problems = append(t.Problems, problem.String())
-		}
-		t.More = s.More
-		found.OK = found.OK && len(t.Problems) == 0
-		found.Trail = append(found.Trail, t)
-	}
+	found.Trail, err = verify(ctx, cfg, nil, o)
+	damaged := func(s audit.Summary) bool { return len(s.Problems) > 0 }
+	found.OK = len(found.Problems) == 0 && !slices.ContainsFunc(found.Trail, damaged)
 	return found, err
 }
 

@@ -25,21 +25,24 @@ type VerifyOptions struct {
 
 // Summary is what was found in a stream.
 type Summary struct {
-	Stream      string
-	Files       int
-	Lines       int
-	First, Last uint64 // sequence numbers
-	From, To    time.Time
+	Stream string    `json:"stream"`
+	Files  int       `json:"files"`
+	Lines  int       `json:"lines"`
+	First  uint64    `json:"first_seq"`
+	Last   uint64    `json:"last_seq"`
+	From   time.Time `json:"from"`
+	To     time.Time `json:"to"`
 	// Records is how many records were compared with the lines of changes, Uncompared
 	// how many could not be, because their lines are not there.
-	Records, Uncompared int
+	Records    int `json:"records"`
+	Uncompared int `json:"uncompared"`
 	// Problems are where stream and store are not what the service wrote: the first
 	// maxProblems. More is the number of the others.
-	Problems []Problem
-	More     int
+	Problems []Problem `json:"problems"`
+	More     int       `json:"more_problems,omitzero"`
 	// Remarks are what an operator has to know and has to do nothing about: problems
 	// that were accepted, and jumps of the clock.
-	Remarks []Problem
+	Remarks []Problem `json:"remarks"`
 
 	sound uint64 // sequence of the last line before the first problem
 }
@@ -77,9 +80,9 @@ func (s Summary) String() string {
 
 // Problem is a place and what is wrong there. Line is 0 where it is a whole file's.
 type Problem struct {
-	File string
-	Line int
-	What string
+	File string `json:"file"`
+	Line int    `json:"line,omitzero"`
+	What string `json:"what"`
 }
 
 func (p Problem) String() string {
