@@ -205,19 +205,29 @@ func TestCompactAgainstOpen(t *testing.T) {
 	}
 }
 
+// compactFile names the file that TestCompactChild compacts, after "once:" or "repeat:".
 const compactFile = "ATTESTCSR_TEST_COMPACT"
 
-// TestCompactChild is the process that TestKilledCompaction kills.
+// TestCompactChild is a process of its own that compacts; alone it has nothing to do.
 func TestCompactChild(t *testing.T) {
-	file := os.Getenv(compactFile)
-	if file == "" {
-		t.Skip("only in a child process")
+	how, file, found := strings.Cut(os.Getenv(compactFile), ":")
+	if !found {
+		return
 	}
 	for {
 		if err := bolt.Compact(t.Context(), file, nil); err != nil {
 			t.Fatal(err)
 		}
+		if how == "once" {
+			return
+		}
 	}
+}
+
+func compacting(how, file string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], "-test.run=^TestCompactChild$")
+	cmd.Env = append(os.Environ(), compactFile+"="+how+":"+file)
+	return cmd
 }
 
 // A compaction that is killed, at whatever step, leaves a whole store.
@@ -234,8 +244,7 @@ func TestKilledCompaction(t *testing.T) {
 		return info
 	}
 	child := func() (kill func()) {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestCompactChild$")
-		cmd.Env = append(os.Environ(), compactFile+"="+file)
+		cmd := compacting("repeat", file)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}

@@ -31,6 +31,7 @@ func TestRefusingDisk(t *testing.T) {
 	}{
 		{"read-only", syscall.EROFS, faultfs.Changes(), "read-only file system"},
 		{"full", syscall.ENOSPC, writes, "no space left on device"},
+		{"over quota", syscall.EDQUOT, writes, "disk quota exceeded"},
 		{"failing writes", syscall.EIO, writes, "input/output error"},
 		{"failing flushes", syscall.EIO, []faultfs.Kind{faultfs.Flush}, "input/output error"},
 	} {
