@@ -68,6 +68,17 @@ func (r *resealed) rotate(t *testing.T) {
 	}
 }
 
+func (r *resealed) retire(t *testing.T) {
+	t.Helper()
+	err := sealed.Retire(r.keyset, r.keyset, r.mac.Primary(), quiet)
+	if err == nil {
+		_, err = r.custodian.Reload(func() error { return r.Renewed(t.Context()) })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (r *resealed) older(t *testing.T) int {
 	t.Helper()
 	slots, _, err := r.Older(t.Context())
@@ -170,12 +181,7 @@ func TestReseal(t *testing.T) {
 	}); err != nil || steps != left {
 		t.Fatalf("%d steps, %v", steps, err)
 	}
-	if err := sealed.Retire(r.keyset, r.keyset, r.mac.Primary(), quiet); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := r.custodian.Reload(func() error { return r.Renewed(t.Context()) }); err != nil {
-		t.Fatal(err)
-	}
+	r.retire(t)
 	again := openResealedAfter(t, r, dir)
 	for slot, old := range before {
 		now := again.wantKey(t, slot)
@@ -337,6 +343,17 @@ func (d *drain) run() {
 	}
 }
 
+func (d *drain) until(end chan struct{}) {
+	for {
+		select {
+		case <-end:
+			return
+		case <-time.After(5 * time.Millisecond):
+			d.run()
+		}
+	}
+}
+
 // write changes its own slots and one that all share, until stop is closed, and wants
 // every answer to be the right one. It returns the number of notes.
 func (r *resealed) write(t *testing.T, n int, stop chan struct{}) (notes int) {
@@ -389,29 +406,15 @@ func TestWritersWhileKeysChange(t *testing.T) {
 		writers.Go(func() { written[n] = r.write(t, n, stop) })
 	}
 	drained := make(chan struct{})
-	drainer.Go(func() {
-		for {
-			select {
-			case <-drained:
-				return
-			case <-time.After(5 * time.Millisecond):
-				d.run()
-			}
-		}
-	})
+	drainer.Go(func() { d.until(drained) })
 	rounds := 0
 	for ; rounds < 6 && !t.Failed(); rounds++ {
 		r.rotate(t)
 		if err := r.Reseal(t.Context(), func(int, int) {}); err != nil {
 			t.Error(err)
 		}
-		if err := sealed.Retire(r.keyset, r.keyset, r.mac.Primary(), quiet); err != nil {
-			t.Fatal(err)
-		}
 		d.run()
-		if _, err := r.custodian.Reload(func() error { return r.Renewed(t.Context()) }); err != nil {
-			t.Error(err)
-		}
+		r.retire(t)
 	}
 	close(stop)
 	writers.Wait()

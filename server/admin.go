@@ -96,12 +96,11 @@ func openAlone(ctx context.Context, cfg *config.Config, log *slog.Logger, writes
 	alone := *cfg
 	alone.KeyPool.Targets = nil // no key is made that nobody asks for
 	s := &Server{cfg: &alone, log: log}
-	custodian, err := s.openKeystore(ctx, runtime.GOMAXPROCS(0))
-	if err != nil {
+	if err := s.openKeystore(ctx, runtime.GOMAXPROCS(0), false); err != nil {
 		return nil, err
 	}
 	if writes {
-		if err := s.openAudit(ctx, custodian); err != nil {
+		if err := s.openAudit(ctx); err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
 	}

@@ -19,16 +19,17 @@ import (
 // authentic.
 const RecordsPurpose = "stored records 1"
 
-// openKeystore also returns the custodian that the pool is around.
-func (s *Server) openKeystore(ctx context.Context, processors int) (*sealed.Custodian, error) {
+// openKeystore opens store, custodian and pool. Compaction, where it is due, is for a
+// start of the service, since it takes long.
+func (s *Server) openKeystore(ctx context.Context, processors int, compact bool) error {
 	cfg := s.cfg
-	store, err := bolt.Open(filepath.Join(cfg.DataDir, StoreFile), bolt.Options{Logger: s.log})
+	store, err := bolt.Open(filepath.Join(cfg.DataDir, StoreFile), bolt.Options{Logger: s.log, Compact: compact})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	custodian, err := openCustodian(ctx, cfg, store, s.log)
 	if err != nil {
-		return nil, errors.Join(err, store.Close())
+		return errors.Join(err, store.Close())
 	}
 	s.pool = pool.New(pool.Options{
 		Custodian: custodian, Logger: s.log,
@@ -37,14 +38,14 @@ func (s *Server) openKeystore(ctx context.Context, processors int) (*sealed.Cust
 	})
 	mac, err := custodian.MAC(RecordsPurpose)
 	if err != nil {
-		return nil, errors.Join(err, store.Close())
+		return errors.Join(err, store.Close())
 	}
 	s.store, s.custodian = store, custodian
 	s.keys, err = keystore.Open(ctx, keystore.Options{Store: store, Custodian: s.pool, MAC: mac, Logger: s.log, Processors: processors})
 	if err != nil {
-		return nil, fmt.Errorf("%w; if the sealing keyset that belongs to %s is lost for good, \"attestcsr store discard-keys\" begins anew", err, cfg.DataDir)
+		return fmt.Errorf("%w; if the sealing keyset that belongs to %s is lost for good, \"attestcsr store discard-keys\" begins anew", err, cfg.DataDir)
 	}
-	return custodian, nil
+	return nil
 }
 
 // openCustodian makes a sealing keyset only for a store that holds nothing yet:

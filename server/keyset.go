@@ -260,8 +260,6 @@ func (s *Server) keysetStatus(ctx context.Context) (control.KeysetStatus, error)
 		status.Note = "a running service seals these records again under the primary key"
 	case older:
 		status.Note = "no record needs the older keys: attestcsr keyset retire removes them"
-	case status.Compaction:
-		status.Note = "done but for compaction at the next start"
 	}
 	return status, nil
 }

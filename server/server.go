@@ -81,8 +81,7 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 	}
 	// The pool raises GOMAXPROCS. Bounds by processors need the number before.
 	processors := runtime.GOMAXPROCS(0)
-	custodian, err := s.openKeystore(ctx, processors)
-	if err != nil {
+	if err := s.openKeystore(ctx, processors, true); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -93,7 +92,7 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := ownfile.Sweep(cfg.DataDir); err != nil {
 		log.Warn("temporary files that a crash left cannot be removed", "error", err)
 	}
-	if err := s.openAudit(ctx, custodian); err != nil {
+	if err := s.openAudit(ctx); err != nil {
 		return nil, err
 	}
 	service, err := csr.New(csr.Config{

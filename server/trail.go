@@ -22,11 +22,11 @@ const (
 )
 
 // openAudit opens the audit trail over the store that was just opened.
-func (s *Server) openAudit(ctx context.Context, custodian *sealed.Custodian) error {
+func (s *Server) openAudit(ctx context.Context) error {
 	if startBenchmark(s.cfg.DataDir) {
 		return nil
 	}
-	lines, anchors, err := TrailMACs(custodian)
+	lines, anchors, err := TrailMACs(s.custodian)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -58,20 +59,25 @@ func wantUses(t *testing.T, c *sealed.Custodian, want string) {
 	}
 }
 
+func macs(t *testing.T, c *sealed.Custodian) (trail, records *sealed.MAC) {
+	t.Helper()
+	trail, err := c.MAC(sealed.RetainedPurpose)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if records, err = c.MAC("stored records 1"); err != nil {
+		t.Fatal(err)
+	}
+	return trail, records
+}
+
 // A custodian and its MACs follow a rotation and a retirement of the file; what was
 // made before stays valid as long as it may.
 func TestRotateAndRetire(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file, c := keysetIn(dir), open(t, dir)
-	records, err := c.MAC("stored records 1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	trail, err := c.MAC(sealed.RetainedPurpose)
-	if err != nil {
-		t.Fatal(err)
-	}
+	trail, records := macs(t, c)
 	first := records.Primary()
 	old, public := bind(t, c, p256, here)
 	record, _ := records.Sum(first, []byte("m"))
@@ -113,26 +119,34 @@ func TestRotateAndRetire(t *testing.T) {
 		if err != nil || publicDigest(t, signer.Public()) != publicDigest(t, public) {
 			t.Errorf("%s: %v", name, err)
 		}
-		trail, _ := c.MAC(sealed.RetainedPurpose)
+		trail, records := macs(t, c)
 		if again, known := trail.Sum(first, []byte("m")); !known || again != line {
 			t.Errorf("%s: an old line does not verify", name)
 		}
-		records, _ := c.MAC("stored records 1")
 		if _, known := records.Sum(first, []byte("m")); known {
 			t.Errorf("%s: a retired key authenticates records", name)
 		}
 	}
-	// Nothing of the retired key is in the file but what its lines need.
-	if err := sealed.Rotate(file, file, quiet); err != nil {
-		t.Fatal(err)
+}
+
+// A keyset takes more than one rotation and retirement.
+func TestRotateAgain(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file, c := keysetIn(dir), open(t, dir)
+	for i, want := range []string{"oP", "Pv", "ovP", "vPv"} {
+		var err error
+		if i%2 == 0 {
+			err = sealed.Rotate(file, file, quiet)
+		} else {
+			err = sealed.Retire(file, file, primary(c), quiet)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		reload(t, c, true)
+		wantUses(t, c, want)
 	}
-	reload(t, c, true)
-	wantUses(t, c, "ovP")
-	if err := sealed.Retire(file, file, primary(c), quiet); err != nil {
-		t.Fatal(err)
-	}
-	reload(t, c, true)
-	wantUses(t, c, "vPv")
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v %v", info.Mode(), err)
 	}
@@ -218,6 +232,16 @@ func TestOut(t *testing.T) {
 	wantUses(t, c, "ooP")
 }
 
+// primaryMember says in a keyset file which key is the primary one.
+func primaryMember(t *testing.T, id string) []byte {
+	t.Helper()
+	n, err := strconv.ParseUint(id, 16, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Appendf(nil, `"primaryKeyId":%d`, n)
+}
+
 // What would lose keys is not taken up.
 func TestReloadRefused(t *testing.T) {
 	t.Parallel()
@@ -244,14 +268,7 @@ func TestReloadRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	number := func(id string) string {
-		var n uint32
-		if _, err := fmt.Sscanf(id, "%x", &n); err != nil {
-			t.Fatal(err)
-		}
-		return fmt.Sprintf(`"primaryKeyId":%d`, n)
-	}
-	back := bytes.Replace(second, []byte(number(ids[1])), []byte(number(ids[0])), 1)
+	back := bytes.Replace(second, primaryMember(t, ids[1]), primaryMember(t, ids[0]), 1)
 	if bytes.Equal(back, second) {
 		t.Fatalf("no primary in %s", value.ReplaceAll(second, nil))
 	}

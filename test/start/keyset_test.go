@@ -1,6 +1,8 @@
 package start_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"attestcsr/keystore"
+	"attestcsr/keystore/bolt"
 	"attestcsr/server"
 	"attestcsr/test/kit"
 	"attestcsr/test/start"
@@ -28,7 +32,27 @@ func status(t *testing.T, dataDir, args, want string) (out string) {
 	return out
 }
 
-const needless = "no record needs the older keys"
+const (
+	needless      = "no record needs the older keys"
+	compactionDue = "done but for compaction at the next start"
+)
+
+// references returns the sealed keys in a store.
+func references(t *testing.T, dataDir string) (refs [][]byte) {
+	t.Helper()
+	store, err := bolt.Open(filepath.Join(dataDir, server.StoreFile), bolt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = store.Inspect(t.Context(), func(r keystore.Record, unreadable error) error {
+		refs = append(refs, r.Ref)
+		return unreadable
+	})
+	if err := errors.Join(err, store.Close()); err != nil || len(refs) == 0 {
+		t.Fatalf("%d references, %v", len(refs), err)
+	}
+	return refs
+}
 
 // TestKeyset: keys are rotated and retired beside a running service and without one.
 // Nothing is lost, lines say it, and the material of a retired key is in no file.
@@ -41,6 +65,7 @@ func TestKeyset(t *testing.T) {
 	}
 	backup := filepath.Join(t.TempDir(), "backup")
 	start.CopyData(t, s.DataDir, backup)
+	sealedBefore := references(t, backup)
 	first := keyMaterial.FindStringSubmatch(string(kit.Read(t, s.DataDir, server.KeysetFile)))[1]
 	for i, running := range []bool{true, false} {
 		if running {
@@ -48,26 +73,12 @@ func TestKeyset(t *testing.T) {
 		} else if err := s.Stop(); err != nil {
 			t.Fatal(err)
 		}
-		must(t, s.DataDir, "keyset rotate")
-		status(t, s.DataDir, "", needless)
-		out := must(t, s.DataDir, "keyset retire")
-		if strings.Count(out, "primary") != 1 || strings.Count(out, "verifies older lines") != i+1 {
-			t.Errorf("keyset retire prints %s", out)
-		}
-		wantLine(t, s.DataDir, "keyset.rotate", i+1)
-		wantLine(t, s.DataDir, "keyset.retire", i+1)
+		rotateAndRetire(t, s.DataDir, i+1)
 		if running {
 			if got := s.Must(200, "GET", start.CSRPath, ""); got != csr {
 				t.Errorf("%s, was %s", got, csr)
 			}
 			s.Must(200, "GET", "/readyz", "")
-		}
-		must(t, s.DataDir, "audit verify")
-		if out := must(t, s.DataDir, "store check"); !strings.Contains(out, " 0 problems") {
-			t.Errorf("store check prints %s", out)
-		}
-		if out, exit := command(t, s.DataDir, "keyset create"); exit != 1 || !strings.Contains(out, "is there, and only its own keyset opens its keys") {
-			t.Errorf("keyset create: %d %s", exit, out)
 		}
 	}
 	now := string(kit.Read(t, s.DataDir, server.KeysetFile))
@@ -80,24 +91,58 @@ func TestKeyset(t *testing.T) {
 		}
 	}
 	again := s.Again()
+	if out := must(t, s.DataDir, "keyset status"); strings.Contains(out, compactionDue) {
+		t.Errorf("after the next start: %s", out)
+	}
+	store := kit.Read(t, s.DataDir, server.StoreFile)
+	for _, ref := range sealedBefore {
+		if bytes.Contains(store, ref) {
+			t.Error("what was sealed with a retired key is still in the store's file")
+		}
+	}
 	if got := again.Must(200, "GET", start.CSRPath, ""); got != csr {
 		t.Errorf("%s, was %s", got, csr)
 	}
 	if err := again.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	// A backup opens with the keyset that was kept in it, and with no other.
-	of := start.Options{Binary: start.Binary(t), Config: again.Config(), BuiltInAdmin: true, DataDir: backup}
+	wantOldBackup(t, backup, start.Options{Binary: start.Binary(t), Config: again.Config(), BuiltInAdmin: true}, filepath.Join(s.DataDir, server.KeysetFile))
+}
+
+// rotateAndRetire gives a store another sealing key, for the n-th time.
+func rotateAndRetire(t *testing.T, dataDir string, n int) {
+	t.Helper()
+	must(t, dataDir, "keyset rotate")
+	status(t, dataDir, "", needless)
+	out := must(t, dataDir, "keyset retire")
+	if strings.Count(out, "primary") != 1 || strings.Count(out, "verifies older lines") != n || !strings.Contains(out, compactionDue) {
+		t.Errorf("keyset retire prints %s", out)
+	}
+	wantLine(t, dataDir, "keyset.rotate", n)
+	wantLine(t, dataDir, "keyset.retire", n)
+	must(t, dataDir, "audit verify")
+	if out := must(t, dataDir, "store check"); !strings.Contains(out, " 0 problems") {
+		t.Errorf("store check prints %s", out)
+	}
+	if out, exit := command(t, dataDir, "keyset create"); exit != 1 || !strings.Contains(out, "is there, and only its own keyset opens its keys") {
+		t.Errorf("keyset create: %d %s", exit, out)
+	}
+}
+
+// wantOldBackup: a backup opens with the keyset that was kept in it, and not with a later
+// one.
+func wantOldBackup(t *testing.T, backup string, o start.Options, laterKeyset string) {
+	t.Helper()
 	mixed := filepath.Join(t.TempDir(), "mixed")
 	start.CopyData(t, backup, mixed)
-	kit.CopyFile(t, filepath.Join(s.DataDir, server.KeysetFile), filepath.Join(mixed, server.KeysetFile))
-	old := start.Launch(t, of)
-	if err := old.WaitReady(); err != nil {
+	kit.CopyFile(t, laterKeyset, filepath.Join(mixed, server.KeysetFile))
+	o.DataDir = backup
+	if err := start.Launch(t, o).WaitReady(); err != nil {
 		t.Fatal(err)
 	}
 	must(t, backup, "audit verify")
-	of.DataDir = mixed
-	if text := start.Refused(t, of); !strings.Contains(text, "another sealing keyset") {
+	o.DataDir = mixed
+	if text := start.Refused(t, o); !strings.Contains(text, "another sealing keyset") {
 		t.Errorf("a store with the keyset of another time: %s", text)
 	}
 }
