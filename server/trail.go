@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"path/filepath"
 	"time"
 
@@ -87,4 +88,29 @@ func (s *Server) closeAudit() error {
 	ctx, cancel := context.WithTimeout(context.Background(), auditTimeout)
 	defer cancel()
 	return s.audit.Close(ctx)
+}
+
+// record commits a note of an administration event. It comes before the event, so that
+// a crash in between leaves a line too many, and not one too few.
+func (s *Server) record(ctx context.Context, who audit.Request, e audit.Event) error {
+	e.Request = who
+	note, err := s.audit.NoteAdministration(e)
+	if err != nil || note == nil {
+		return err
+	}
+	if err := s.keys.Note(ctx, note); err != nil {
+		return fmt.Errorf("nothing was done, since the audit trail cannot have a line of it: %w", err)
+	}
+	return nil
+}
+
+// serviceUser is who does what no caller asks for.
+const serviceUser = "system:service"
+
+// noteEvent records what the service does by itself. It happens whether or not the
+// trail can have a line of it, and the log has it then.
+func (s *Server) noteEvent(ctx context.Context, e audit.Event) {
+	if err := s.record(ctx, audit.Request{User: serviceUser, Method: "service"}, e); err != nil {
+		s.log.Error("an event is missing in the audit trail", "operation", e.Operation, "err", err)
+	}
 }
