@@ -282,7 +282,7 @@ func TestRetirementWaits(t *testing.T) {
 		t.Errorf("Move: %v", err)
 	}
 	var second chan error
-	if err := r.Reseal(t.Context(), func(done, total int) {
+	if err := r.Reseal(t.Context(), func(done, _ int) {
 		if done == 1 {
 			second = r.blockedMove(t, last, during)
 		}

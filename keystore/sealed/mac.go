@@ -37,7 +37,7 @@ type MAC struct {
 // done.
 type derived struct {
 	from *keys
-	hmac map[string]hash.Cloner // by id; only ever cloned
+	hmac map[string]hash.Hash // by id; only ever cloned
 }
 
 // MAC derives the keys of a purpose. Purposes name their version, and no two uses
@@ -57,7 +57,7 @@ func (m *MAC) present() (*derived, error) {
 	if d := m.derived.Load(); d != nil && d.from == from {
 		return d, nil
 	}
-	d := &derived{from: from, hmac: map[string]hash.Cloner{}}
+	d := &derived{from: from, hmac: map[string]hash.Hash{}}
 	for _, k := range from.all {
 		secret, err := k.retained, error(nil)
 		if m.purpose != RetainedPurpose {
@@ -71,7 +71,7 @@ func (m *MAC) present() (*derived, error) {
 		}
 		h := hmac.New(sha256.New, secret)
 		h.Reset() // keeps the state after the key for later
-		d.hmac[k.id] = h.(hash.Cloner)
+		d.hmac[k.id] = h
 	}
 	m.derived.Store(d)
 	return d, nil
@@ -86,14 +86,18 @@ func (m *MAC) Primary() string { return m.custodian.keys.Load().primary }
 func (m *MAC) Sum(id string, message []byte) ([sha256.Size]byte, bool) {
 	var sum [sha256.Size]byte
 	d, err := m.present()
-	if err != nil || d.hmac[id] == nil {
-		return sum, false
-	}
-	h, err := d.hmac[id].Clone()
 	if err != nil {
 		return sum, false
 	}
-	h.Write(message)
+	prepared, known := d.hmac[id].(hash.Cloner) // as every hash of the standard library
+	if !known {
+		return sum, false
+	}
+	h, err := prepared.Clone()
+	if err != nil {
+		return sum, false
+	}
+	_, _ = h.Write(message) // never fails
 	h.Sum(sum[:0])
 	return sum, true
 }

@@ -38,10 +38,10 @@ func Rotate(file, out string, log *slog.Logger) error {
 	return rewrite(file, out, log, func(k *keys) (*keyset.Manager, error) {
 		m := keyset.NewManagerFromHandle(k.handle)
 		id, err := m.Add(aead.AES256GCMSIVKeyTemplate())
-		if err != nil {
-			return nil, err
+		if err == nil {
+			err = m.SetPrimary(id)
 		}
-		return m, m.SetPrimary(id)
+		return m, err
 	})
 }
 

@@ -158,7 +158,7 @@ func (s *secret) put(t *testing.T, from string) {
 	t.Helper()
 	s.n++
 	next := filepath.Join(s.dir, fmt.Sprint("..", s.n))
-	if err := os.Mkdir(next, 0o755); err != nil { //nolint:gosec // as kubelet does
+	if err := os.Mkdir(next, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	kit.CopyFile(t, from, filepath.Join(next, "keyset.json"))
