@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -153,18 +154,42 @@ func (c *custody) openKeys() {
 	}
 }
 
-// readKeyset notes the sealing key itself: the last 32 bytes of its message.
+// readKeyset notes the keys of the keyset, and what is left of those that are retired:
+// the last 32 bytes of the message of each.
 func (c *custody) readKeyset() {
 	c.t.Helper()
 	var file struct {
 		Key []struct{ KeyData struct{ Value []byte } }
 	}
-	err := json.Unmarshal(kit.Read(c.t, c.data, server.KeysetFile), &file)
-	if err != nil || len(file.Key) != 1 || len(file.Key[0].KeyData.Value) < 32 {
-		c.t.Fatalf("%v", err)
+	if err := json.Unmarshal(kit.Read(c.t, c.data, server.KeysetFile), &file); err != nil || len(file.Key) == 0 {
+		c.t.Fatalf("%d keys, %v", len(file.Key), err)
 	}
-	value := file.Key[0].KeyData.Value
-	c.secrets = append(c.secrets, secret{name: "sealing key", bytes: value[len(value)-32:], allowed: []string{"data_dir/" + server.KeysetFile}})
+	for _, k := range file.Key {
+		key := k.KeyData.Value[max(0, len(k.KeyData.Value)-32):]
+		if len(key) < 32 {
+			c.t.Fatalf("a sealing key of %d bytes", len(key))
+		}
+		if !slices.ContainsFunc(c.secrets, func(one secret) bool { return bytes.Equal(one.bytes, key) }) {
+			name := fmt.Sprintf("sealing key (%x)", sha256.Sum256(key))
+			c.secrets = append(c.secrets, secret{name: name, bytes: key, allowed: []string{"data_dir/" + server.KeysetFile}})
+		}
+	}
+}
+
+// changeKeys rotates and retires the keys of the keyset.
+func (c *custody) changeKeys() {
+	c.t.Helper()
+	c.command("", "keyset", "rotate", "--data-dir", c.data)
+	c.readKeyset()
+	c.collectFiles()
+	c.command("", "keyset", "rotate", "--data-dir", c.data, "--out", filepath.Join(c.t.TempDir(), "out"))
+	c.command("", "keyset", "status", "--data-dir", c.data)
+	c.command("", "keyset", "retire", "--data-dir", c.data)
+	c.readKeyset()
+	c.collectFiles()
+	if n := len(slices.DeleteFunc(slices.Clone(c.secrets), func(one secret) bool { return !strings.HasPrefix(one.name, "sealing key") })); n != 3 {
+		c.t.Errorf("%d sealing keys, with what is left of one", n)
+	}
 }
 
 // readServerKey notes the key of the server's certificate.

@@ -84,6 +84,7 @@ func (c *custody) lastLife() {
 	other := &visitor{custody: c, s: s, user: "bob", password: bob}
 	other.login()
 	other.blunder()
+	c.changeKeys()
 	// It crashes while it makes keys.
 	v.login()
 	busy := make(chan struct{})
