@@ -40,7 +40,6 @@ const resealRetry = time.Minute
 // again, until ctx ends. At the start it goes on with what a crash left.
 func (s *Server) keepKeyset(ctx context.Context) {
 	var tasks sync.WaitGroup
-	s.wakeKeyset()
 	tasks.Go(func() { watch(ctx, s.wakeKeyset, keysetPath(s.cfg)) })
 	defer tasks.Wait()
 	retry := time.NewTicker(resealRetry)
