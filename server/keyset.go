@@ -73,9 +73,12 @@ func (s *Server) wakeKeyset() {
 	}
 }
 
+// serviceRequest is of what the service does by itself.
+func serviceRequest() audit.Request { return audit.Request{User: serviceUser, Method: "service"} }
+
 func (s *Server) followKeyset(ctx context.Context) error {
 	s.sealing.change.Lock()
-	err := s.takeUpKeyset(ctx, audit.Request{User: serviceUser, Method: "service"})
+	err := s.takeUpKeyset(ctx, serviceRequest())
 	s.sealing.change.Unlock()
 	return errors.Join(err, s.reseal(ctx))
 }

@@ -37,7 +37,13 @@ func (s *Server) openAudit(ctx context.Context) error {
 		MaxFileSize: s.cfg.Audit.MaxFileSize, MaxRefusalsSize: s.cfg.Audit.MaxRefusalsSize, OutboxBound: s.cfg.Audit.OutboxBound,
 		CopyToLog: s.cfg.Audit.CopyToLog, Now: time.Now,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	if err := s.recordKeyset(ctx, serviceRequest()); err != nil {
+		s.log.Error("the audit trail cannot say which sealing keyset is in use: it is tried again", "error", err)
+	}
+	return nil
 }
 
 // TrailMACs returns the codes of lines and of anchors.
@@ -110,7 +116,7 @@ const serviceUser = "system:service"
 // noteEvent records what the service does by itself. It happens whether or not the
 // trail can have a line of it, and the log has it then.
 func (s *Server) noteEvent(ctx context.Context, e audit.Event) {
-	if err := s.record(ctx, audit.Request{User: serviceUser, Method: "service"}, e); err != nil {
+	if err := s.record(ctx, serviceRequest(), e); err != nil {
 		s.log.Error("an event is missing in the audit trail", "operation", e.Operation, "err", err)
 	}
 }

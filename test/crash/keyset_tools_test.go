@@ -86,7 +86,7 @@ func TestKeysetKilledAtEveryOperation(t *testing.T) {
 			r.command(verb)
 			last := len(r.disk.Operations(faultfs.Kill.Meets()...))
 			r.check("without a fault", r.disk, true)
-			stride := 1
+			stride := kit.Effort(3, 1)
 			var fired atomic.Int64
 			walk(1, last, stride, func(n int) {
 				r := st.newRun(t, fmt.Sprintf("killed at operation %d of %d", n, last))
