@@ -26,8 +26,7 @@ import (
 
 // sealing is what a service does about changes of its keyset.
 type sealing struct {
-	change sync.Mutex // held while the keyset changes
-	work   sync.Mutex // held while records are sealed again
+	change sync.Mutex // held while the keyset changes and records are sealed again
 	// wake holds a token when there may be something to do. Nil where no service runs:
 	// a command does all before it ends.
 	wake   chan struct{}
@@ -78,9 +77,8 @@ func serviceRequest() audit.Request { return audit.Request{User: serviceUser, Me
 
 func (s *Server) followKeyset(ctx context.Context) error {
 	s.sealing.change.Lock()
-	err := s.takeUpKeyset(ctx, serviceRequest())
-	s.sealing.change.Unlock()
-	return errors.Join(err, s.reseal(ctx))
+	defer s.sealing.change.Unlock()
+	return errors.Join(s.takeUpKeyset(ctx, serviceRequest()), s.renew(ctx))
 }
 
 // takeUpKeyset reads the keyset file again, and has what changed recorded.
@@ -156,10 +154,12 @@ func (s *Server) recordKeyset(ctx context.Context, who audit.Request) error {
 	return s.store.Trim(ctx, 0, keysetAnchor, text)
 }
 
+func (s *Server) hasOlderKeys() bool {
+	return slices.ContainsFunc(s.custodian.Keys(), func(k sealed.KeyInfo) bool { return !k.Primary && !k.Retired })
+}
+
 // reseal brings all records under the primary key.
 func (s *Server) reseal(ctx context.Context) error {
-	s.sealing.work.Lock()
-	defer s.sealing.work.Unlock()
 	return s.keys.Reseal(ctx, func(done, total int) {
 		if done%10_000 == 0 || done == total {
 			s.log.Info("records are sealed again under the primary key of the keyset", "done", done, "of", total)
@@ -170,6 +170,9 @@ func (s *Server) reseal(ctx context.Context) error {
 // renew makes everything in the store independent of older keys: records, notes, and
 // anchors. It is what has to be true before they go.
 func (s *Server) renew(ctx context.Context) error {
+	if !s.hasOlderKeys() {
+		return nil
+	}
 	err := s.reseal(ctx)
 	if err == nil {
 		err = s.audit.Settle(ctx)
@@ -197,7 +200,7 @@ func (s *Server) rotateKeyset(ctx context.Context, who audit.Request) (control.K
 	}
 	if s.sealing.wake != nil {
 		s.wakeKeyset()
-	} else if err := s.reseal(ctx); err != nil {
+	} else if err := s.renew(ctx); err != nil {
 		return control.KeysetStatus{}, err
 	}
 	return s.keysetStatus(ctx)
@@ -211,7 +214,7 @@ func (s *Server) retireKeys(ctx context.Context, who audit.Request) (control.Key
 	if err := s.takeUpKeyset(ctx, who); err != nil {
 		return control.KeysetStatus{}, err
 	}
-	if slices.ContainsFunc(s.custodian.Keys(), func(k sealed.KeyInfo) bool { return !k.Primary && !k.Retired }) {
+	if s.hasOlderKeys() {
 		if err := s.renew(ctx); err != nil {
 			return control.KeysetStatus{}, err
 		}
