@@ -5,6 +5,7 @@ package bolt_test
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"path/filepath"
 	"reflect"
 	"syscall"
@@ -29,8 +30,13 @@ func compactOn(t *testing.T, dir string, fault faultfs.Fault, n int) (disk *faul
 	}
 	cmd, out := compacting("once", filepath.Join(point, "store.db")), &bytes.Buffer{}
 	cmd.Stdout = out
-	disk.Arm(fault, n, faultfs.Some(uint64(n)), func() { _ = cmd.Process.Signal(syscall.SIGKILL) })
-	runErr := cmd.Run()
+	started := make(chan *os.Process, 1)
+	disk.Arm(fault, n, faultfs.Some(uint64(n)), func() { _ = (<-started).Signal(syscall.SIGKILL) })
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	started <- cmd.Process
+	runErr := cmd.Wait()
 	if err := mount.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +58,7 @@ func TestCompactionFaults(t *testing.T) {
 		t.Run(string(fault), func(t *testing.T) {
 			t.Parallel()
 			met := 0
-			for n := 1; ; n++ {
+			for n := 1; ; n += kit.Effort(3, 1) {
 				disk, is := compactOn(t, dir, fault, n)
 				if !is {
 					break
