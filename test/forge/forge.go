@@ -98,7 +98,7 @@ func (s *Store) Get(slot keystore.Slot) keystore.Record {
 func (s *Store) Put(r keystore.Record) {
 	s.t.Helper()
 	s.Delete(r.Slot)
-	s.put(recordKey(r.Slot), encode(r))
+	s.put(recordKey(r.Slot), Encode(r))
 	for _, e := range r.Index {
 		s.put(EntryKey(r.Slot, e), []byte(r.Slot.ID))
 	}
@@ -181,6 +181,12 @@ func (s *Store) SetNotes(notes ...keystore.Note) {
 	}
 }
 
+// PutRaw writes what may have no form at all.
+func (s *Store) PutRaw(bucket string, key, value []byte) {
+	s.t.Helper()
+	s.must(s.bucket(bucket).Put(key, value))
+}
+
 // Head returns the code of the newest note.
 func (s *Store) Head() []byte { return bytes.Clone(s.bucket("meta").Get([]byte("head"))) }
 
@@ -236,7 +242,8 @@ func EntryKey(slot keystore.Slot, e keystore.IndexEntry) []byte {
 	return []byte("i" + slot.Collection + "\x00" + e.Name + "\x00" + value + "\x00\x01" + slot.ID)
 }
 
-func encode(r keystore.Record) []byte {
+// Encode returns a record as the file has it, with its checksum.
+func Encode(r keystore.Record) []byte {
 	b := append([]byte{3}, number(r.Revision)...)
 	b = prefixed(prefixed(b, 4, r.Ref), 4, r.Payload)
 	b = append(b, byte(len(r.Index))) //nolint:gosec // a few
