@@ -6,6 +6,10 @@ import (
 	"fmt"
 )
 
+// maxRevision is more than a store ever gives out. From the highest number of 64 bits on
+// revisions would begin again at 0.
+const maxRevision = 1 << 63
+
 // contents is what checkStructure finds in the buckets.
 type contents struct {
 	buckets map[string]bool
@@ -36,7 +40,7 @@ func (c *contents) item(bucket, key, value []byte) {
 			return
 		}
 		slot, ok := slotOf(key)
-		if !ok || !isIntact(value, slot) {
+		if _, err = decodeRecord(slot, value); !ok || err != nil {
 			err = fmt.Errorf("%q: %w", key, errDamagedRecord)
 		}
 		c.missing[slot.Collection]--
@@ -57,7 +61,7 @@ func (c *contents) has(buckets ...[]byte) bool {
 }
 
 // check finds out whether this is a store of ours, in the format that is read here,
-// and whole. It reports a record that its checksum contradicts, or a collection that
+// and whole. It reports a record that cannot be read, or a collection that
 // has not as many records as its count says.
 func (c *contents) check() error {
 	text := c.meta[string(keyFormat)]
@@ -71,6 +75,8 @@ func (c *contents) check() error {
 		return errForeign
 	case c.damage != nil:
 		return c.damage
+	case binary.BigEndian.Uint64(c.meta[string(keyRevision)]) > maxRevision:
+		return errDamagedNumber
 	}
 	for collection, n := range c.missing {
 		if n != 0 {

@@ -49,11 +49,6 @@ func checksum(b []byte, slot keystore.Slot) uint32 {
 // trailer is the length of the checksum.
 const trailer = 4
 
-// isIntact reports whether b is the record of a slot, as far as the checksum tells.
-func isIntact(b []byte, slot keystore.Slot) bool {
-	return len(b) >= trailer && checksum(b[:len(b)-trailer], slot) == binary.BigEndian.Uint32(b[len(b)-trailer:])
-}
-
 // newRecord makes the record of an operation that passed Op.Validate.
 func newRecord(revision uint64, op keystore.Op) record {
 	index := slices.Clone(op.Index)
@@ -84,7 +79,7 @@ func (r record) encode(slot keystore.Slot) []byte {
 // decodeRecord reads the record of a slot. It is strict: what it accepts, encode
 // gives back byte for byte. The result shares no memory with b.
 func decodeRecord(slot keystore.Slot, b []byte) (record, error) {
-	if !isIntact(b, slot) {
+	if len(b) < trailer || checksum(b[:len(b)-trailer], slot) != binary.BigEndian.Uint32(b[len(b)-trailer:]) {
 		return record{}, errDamagedRecord
 	}
 	p := cryptobyte.String(bytes.Clone(b[:len(b)-trailer]))
