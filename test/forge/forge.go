@@ -100,7 +100,7 @@ func (s *Store) Put(r keystore.Record) {
 	s.Delete(r.Slot)
 	s.put(recordKey(r.Slot), Encode(r))
 	for _, e := range r.Index {
-		s.put(EntryKey(r.Slot, e), []byte(r.Slot.ID))
+		s.put(entryKey(r.Slot, e), []byte(r.Slot.ID))
 	}
 	s.SetCount(r.Slot.Collection, s.Count(r.Slot.Collection)+1)
 }
@@ -131,10 +131,10 @@ func (s *Store) Swap(one, other keystore.Slot) {
 func (s *Store) SetEntry(slot keystore.Slot, e keystore.IndexEntry, id string) {
 	s.t.Helper()
 	if id == "" {
-		s.must(s.bucket("slots").Delete(EntryKey(slot, e)))
+		s.must(s.bucket("slots").Delete(entryKey(slot, e)))
 		return
 	}
-	s.put(EntryKey(slot, e), []byte(id))
+	s.put(entryKey(slot, e), []byte(id))
 }
 
 func (s *Store) put(key, value []byte) {
@@ -236,8 +236,8 @@ func (s *Store) SetAnchors(anchors map[string][]byte) {
 
 func recordKey(slot keystore.Slot) []byte { return []byte("r" + slot.Collection + "\x00" + slot.ID) }
 
-// EntryKey is the key of an index entry.
-func EntryKey(slot keystore.Slot, e keystore.IndexEntry) []byte {
+// entryKey is the key of an index entry.
+func entryKey(slot keystore.Slot, e keystore.IndexEntry) []byte {
 	value := strings.ReplaceAll(string(e.Value), "\x00", "\x00\xff")
 	return []byte("i" + slot.Collection + "\x00" + e.Name + "\x00" + value + "\x00\x01" + slot.ID)
 }

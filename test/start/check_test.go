@@ -6,11 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"go.etcd.io/bbolt"
-
 	"attestcsr/keystore"
-	"attestcsr/keystore/bolt"
 	"attestcsr/server"
+	"attestcsr/test/forge"
 	"attestcsr/test/start"
 )
 
@@ -26,40 +24,17 @@ func TestStoreCheck(t *testing.T) {
 	pending := keystore.Slot{Collection: "esx/attestation", ID: "csr"}
 	for _, test := range []struct {
 		name string
-		edit func(t *testing.T, file string)
+		edit func(*forge.Store)
 		want []string
 	}{
-		{"a record of somebody else", func(t *testing.T, file string) {
-			t.Helper()
-			editStore(t, file, func(store *bolt.Store) error {
-				r, err := store.Get(t.Context(), pending)
-				if err == nil {
-					op := keystore.Op{Slot: pending, Ref: r.Ref, Payload: append(r.Payload, '\n'), Code: r.Code}
-					_, err = store.Commit(t.Context(), nil, op)
-				}
-				return err
-			})
+		{"a record of somebody else", func(store *forge.Store) {
+			r := store.Get(pending)
+			r.Payload = append(r.Payload, '\n')
+			store.Put(r)
 		}, []string{"esx/attestation/csr", "code does not fit"}},
-		{"a record that is gone", func(t *testing.T, file string) {
-			t.Helper()
-			editStore(t, file, func(store *bolt.Store) error {
-				_, err := store.Commit(t.Context(), nil, keystore.Op{Slot: pending, Delete: true})
-				return err
-			})
-		}, []string{"the store: ", "esx/attestation/csr"}},
-		{"an entry of an index", func(t *testing.T, file string) {
-			t.Helper()
-			db, err := bbolt.Open(file, 0o600, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer db.Close()
-			err = db.Update(func(tx *bbolt.Tx) error {
-				return tx.Bucket([]byte("slots")).Put([]byte("insx/csrs\x00name\x00x\x00\x01gone"), []byte("gone"))
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
+		{"a record that is gone", func(store *forge.Store) { store.Delete(pending) }, []string{"the store: ", "esx/attestation/csr"}},
+		{"an entry of an index", func(store *forge.Store) {
+			store.SetEntry(keystore.Slot{Collection: "nsx/csrs", ID: "gone"}, keystore.IndexEntry{Name: "name", Value: []byte("x")}, "gone")
 		}, []string{"index entry ", "no record has it"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -67,7 +42,7 @@ func TestStoreCheck(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "data")
 			start.CopyData(t, s.DataDir, dir)
 			must(t, dir, "store check")
-			test.edit(t, filepath.Join(dir, server.StoreFile))
+			forge.Edit(t, filepath.Join(dir, server.StoreFile), test.edit)
 			wantFound(t, dir, test.want)
 			start.Serve(t, start.Options{DataDir: dir, Config: s.Config()})
 			wantFound(t, dir, test.want)
@@ -89,21 +64,5 @@ func wantFound(t *testing.T, dir string, want []string) {
 	var found struct{ OK bool }
 	if err := json.Unmarshal([]byte(out), &found); err != nil || found.OK || status != 1 || !strings.Contains(said, "not whole") {
 		t.Errorf("%d %s %s, %v", status, out, said, err)
-	}
-}
-
-// editStore changes a store as who has the file and not the keyset.
-func editStore(t *testing.T, file string, edit func(*bolt.Store) error) {
-	t.Helper()
-	store, err := bolt.Open(file, bolt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = edit(store)
-	if closeErr := store.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		t.Fatal(err)
 	}
 }

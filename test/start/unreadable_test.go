@@ -2,93 +2,62 @@ package start_test
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"attestcsr/keystore"
 	"attestcsr/server"
+	"attestcsr/test/forge"
 	"attestcsr/test/kit"
 	"attestcsr/test/start"
 )
 
 const pendingSlot, installedSlot, canarySlot = "esx/attestation/csr", "esx/attestation/certificate", "keystore/canary"
 
-// forger is who can write to the file of the store and has no keyset.
-type forger struct{ records map[string][]byte } // by slot
-
 func splitSlot(slot string) keystore.Slot {
 	at := strings.LastIndexByte(slot, '/')
 	return keystore.Slot{Collection: slot[:at], ID: slot[at+1:]}
 }
 
-// mended gives what may be a record the checksum that belongs to it in a slot.
-func mended(record []byte, slot string) []byte {
-	s, table := splitSlot(slot), crc32.MakeTable(crc32.Castagnoli)
-	content := bytes.Clone(record[:len(record)-4])
-	sum := crc32.Update(crc32.Checksum(content, table), table, []byte(s.Collection+"\x00"+s.ID))
-	return binary.BigEndian.AppendUint32(content, sum)
-}
-
-// edit opens the store of a stopped service, or a copy of it.
-func (f *forger) edit(t *testing.T, path string, put map[string]string) {
-	t.Helper()
-	db, err := bbolt.Open(path, 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.records = map[string][]byte{}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		slots := tx.Bucket([]byte("slots"))
-		err := slots.ForEach(func(k, v []byte) error {
-			if k[0] == 'r' {
-				f.records[strings.Replace(string(k[1:]), "\x00", "/", 1)] = bytes.Clone(v)
-			}
-			return nil
-		})
-		for slot, from := range put {
-			s := splitSlot(slot)
-			err = errors.Join(err, slots.Put([]byte("r"+s.Collection+"\x00"+s.ID), mended(f.records[from], slot)))
-		}
-		return err
-	})
-	if err := errors.Join(err, db.Close()); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // swap puts, in the store of a stopped service, the records of some slots into others.
 func swap(t *testing.T, s *start.Instance, put map[string]string) {
 	t.Helper()
-	new(forger).edit(t, filepath.Join(s.DataDir, server.StoreFile), put)
+	forge.Edit(t, filepath.Join(s.DataDir, server.StoreFile), func(store *forge.Store) {
+		var forged []keystore.Record
+		for slot, from := range put {
+			r := store.Get(splitSlot(from))
+			r.Slot = splitSlot(slot)
+			forged = append(forged, r)
+		}
+		for _, r := range forged {
+			store.Put(r)
+		}
+	})
 }
 
 // flip changes one byte of a record under a running service, which has the file mapped.
 func flip(t *testing.T, s *start.Instance, slot, before string) {
 	t.Helper()
 	content := kit.Read(t, s.DataDir, server.StoreFile)
-	var f forger
-	dir := t.TempDir()
-	kit.Overwrite(t, dir, "copy.db", string(content))
-	f.edit(t, filepath.Join(dir, "copy.db"), nil)
-	record := f.records[slot]
-	changed := bytes.Clone(record)
-	changed[bytes.Index(record, []byte(before))+len(before)] ^= 1
+	var record, changed []byte
+	forge.Edit(t, kit.Overwrite(t, t.TempDir(), "copy.db", string(content)), func(store *forge.Store) {
+		r := store.Get(splitSlot(slot))
+		record = forge.Encode(r)
+		r.Payload[bytes.Index(r.Payload, []byte(before))+len(before)] ^= 1
+		changed = forge.Encode(r)
+	})
 	file, err := os.OpenFile(filepath.Join(s.DataDir, server.StoreFile), os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	places := 0
 	for at := bytes.Index(content, record); at >= 0; at = bytes.Index(content, record) {
-		_, writeErr := file.WriteAt(mended(changed, slot), int64(at))
+		_, writeErr := file.WriteAt(changed, int64(at))
 		err = errors.Join(err, writeErr)
 		copy(content[at:], changed)
 		places++
