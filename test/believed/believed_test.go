@@ -60,7 +60,10 @@ func live(t *testing.T) *past {
 	s.Must(200, "DELETE", start.NSXCSRs+"/c", "")
 	p.stop(s)
 
-	for waiting := 0; waiting != 3; { // the trail is written five times a second
+	for waiting, tries := 0, 0; waiting != 3; tries++ { // the trail is written five times a second
+		if tries == 50 {
+			t.Fatalf("%d notes have no lines, want 3", waiting)
+		}
 		third := p.Options
 		third.DataDir = filepath.Join(t.TempDir(), "killed")
 		start.CopyData(t, p.DataDir, third.DataDir)
