@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // MAC makes message authentication codes, HMAC with SHA-256, under keys that only the
@@ -32,7 +33,14 @@ type MAC interface {
 // Each part has its length before it, 32 bits, big-endian. The code of a record does not
 // cover the revision, which the store gives out within the commit: who replays the audit
 // trail compares revisions.
-type authenticator struct{ mac MAC }
+type authenticator struct {
+	mac     MAC
+	buffers *sync.Pool // of *[]byte, for the messages of records that are read
+}
+
+func newAuthenticator(mac MAC) authenticator {
+	return authenticator{mac, &sync.Pool{New: func() any { return new([]byte) }}}
+}
 
 const (
 	recordLabel = "attestcsr record"
@@ -45,9 +53,8 @@ func appendPart[T string | []byte](b []byte, part T) []byte {
 	return append(b, part...)
 }
 
-// recordMessage is what the code of a record authenticates. index is sorted.
-func recordMessage(slot Slot, ref Ref, payload []byte, index []IndexEntry) []byte {
-	b := make([]byte, 0, 256+len(ref)+len(payload))
+// recordMessage appends to b what the code of a record authenticates. index is sorted.
+func recordMessage(b []byte, slot Slot, ref Ref, payload []byte, index []IndexEntry) []byte {
 	b = appendPart(b, recordLabel)
 	b = appendPart(appendPart(b, slot.Collection), slot.ID)
 	b = appendPart(appendPart(b, []byte(ref)), payload)
@@ -91,7 +98,11 @@ func (a authenticator) isPrimary(code []byte) bool {
 
 // check returns ErrUnauthentic for a record that no holder of the keyset wrote.
 func (a authenticator) check(r Record) error {
-	if a.fits(r.Code, recordMessage(r.Slot, r.Ref, r.Payload, r.Index)) {
+	// Every read comes here: a new message for each would double what a GET allocates.
+	buffer := a.buffers.Get().(*[]byte) //nolint:forcetypeassert // it has nothing else
+	defer a.buffers.Put(buffer)
+	*buffer = recordMessage((*buffer)[:0], r.Slot, r.Ref, r.Payload, r.Index)
+	if a.fits(r.Code, *buffer) {
 		return nil
 	}
 	return unauthentic(r.Slot, errors.New("its authentication code does not fit: restore a backup, or delete it"))
@@ -114,7 +125,7 @@ func (a authenticator) sign(ops []Op) error {
 		if op.Delete {
 			continue
 		}
-		code, err := a.code(recordMessage(op.Slot, op.Ref, op.Payload, sorted(op.Index)))
+		code, err := a.code(recordMessage(nil, op.Slot, op.Ref, op.Payload, sorted(op.Index)))
 		if err != nil {
 			return err
 		}

@@ -25,7 +25,7 @@ func TestGoldenMessages(t *testing.T) {
 	t.Parallel()
 	slot := keystore.Slot{Collection: "nsx/csrs", ID: "a/b"}
 	index := []keystore.IndexEntry{{Name: "created", Value: []byte{0, 0, 1}}, {Name: "name", Value: []byte("zebra")}}
-	if got := hex.EncodeToString(keystore.RecordMessage(slot, keystore.Ref("key1"), []byte("payload"), index)); got != goldenRecordMessage {
+	if got := hex.EncodeToString(keystore.RecordMessage(nil, slot, keystore.Ref("key1"), []byte("payload"), index)); got != goldenRecordMessage {
 		t.Errorf("record\n%s, want\n%s", got, goldenRecordMessage)
 	}
 	if got := hex.EncodeToString(keystore.NoteMessage([]byte("code"), 258, []byte("text"))); got != goldenNoteMessage {
@@ -51,7 +51,7 @@ func TestStoredCodes(t *testing.T) {
 		h.Write(message)
 		return string(h.Sum(make([]byte, 4))) // the id of the key is 00000000
 	}
-	if string(r.Code) != code(keystore.RecordMessage(r.Slot, r.Ref, r.Payload, r.Index)) {
+	if string(r.Code) != code(keystore.RecordMessage(nil, r.Slot, r.Ref, r.Payload, r.Index)) {
 		t.Errorf("record with code %x", r.Code)
 	}
 	for _, text := range []string{"one", "two"} {

@@ -65,7 +65,7 @@ func Open(ctx context.Context, o Options) (*Keystore, error) {
 		store:     o.Store,
 		custodian: o.Custodian,
 		log:       o.Logger,
-		auth:      authenticator{o.MAC},
+		auth:      newAuthenticator(o.MAC),
 		building:  semaphore.NewWeighted(int64(o.Processors)),
 		metrics:   newMetrics(),
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"sync"
 	"sync/atomic"
 )
 
@@ -37,7 +38,7 @@ type MAC struct {
 // done.
 type derived struct {
 	from *keys
-	hmac map[string]hash.Hash // by id; only ever cloned
+	hmac map[string]*sync.Pool // by id; of hash.Hash, each after the key
 }
 
 // MAC derives the keys of a purpose. Purposes name their version, and no two uses
@@ -57,7 +58,7 @@ func (m *MAC) present() (*derived, error) {
 	if d := m.derived.Load(); d != nil && d.from == from {
 		return d, nil
 	}
-	d := &derived{from: from, hmac: map[string]hash.Hash{}}
+	d := &derived{from: from, hmac: map[string]*sync.Pool{}}
 	for _, k := range from.all {
 		secret, err := k.retained, error(nil)
 		if m.purpose != RetainedPurpose {
@@ -69,9 +70,7 @@ func (m *MAC) present() (*derived, error) {
 		if err != nil {
 			return nil, fmt.Errorf("deriving the keys for %q failed", m.purpose)
 		}
-		h := hmac.New(sha256.New, secret)
-		h.Reset() // keeps the state after the key for later
-		d.hmac[k.id] = h
+		d.hmac[k.id] = &sync.Pool{New: func() any { return hmac.New(sha256.New, secret) }}
 	}
 	m.derived.Store(d)
 	return d, nil
@@ -89,14 +88,13 @@ func (m *MAC) Sum(id string, message []byte) ([sha256.Size]byte, bool) {
 	if err != nil {
 		return sum, false
 	}
-	prepared, known := d.hmac[id].(hash.Cloner) // as every hash of the standard library
-	if !known {
+	prepared := d.hmac[id]
+	if prepared == nil {
 		return sum, false
 	}
-	h, err := prepared.Clone()
-	if err != nil {
-		return sum, false
-	}
+	h := prepared.Get().(hash.Hash) //nolint:forcetypeassert // it has nothing else
+	defer prepared.Put(h)
+	h.Reset()               // to the state after the key, which the first call keeps
 	_, _ = h.Write(message) // never fails
 	h.Sum(sum[:0])
 	return sum, true
