@@ -76,7 +76,7 @@ func (p process) retireKeysCommand() *cobra.Command {
 		Short: "Remove every key but the primary one from the sealing keyset",
 		Long: "Makes sure that no record needs an older key, and removes these keys from the keyset:\n" +
 			"a backup of the store that was made before opens only with the keyset of its time.\n" +
-			"What was killed half-way goes on when it is run again. Where the service cannot write\n" +
+			"What was killed half-way goes on at the next start. Where the service cannot write\n" +
 			"the keyset, --out writes the new one to a file: put it in place of the old one, and the\n" +
 			"service takes it up.",
 		Args: usageArgs(cobra.NoArgs),

@@ -11,6 +11,7 @@ import (
 const (
 	StoreFile           = "attestcsr.db"
 	KeysetFile          = "sealing-keyset.json"
+	RetiringFile        = "retiring-keys"
 	AdminHashFile       = "admin.htpasswd"
 	InitialPasswordFile = "initial-admin-password"
 	OwnCertFile         = "tls-cert.pem"

@@ -20,6 +20,7 @@ import (
 
 	"attestcsr/config"
 	"attestcsr/csr/audit"
+	"attestcsr/keystore/ownfile"
 	"attestcsr/keystore/sealed"
 	"attestcsr/server/control"
 )
@@ -78,7 +79,19 @@ func serviceRequest() audit.Request { return audit.Request{User: serviceUser, Me
 func (s *Server) followKeyset(ctx context.Context) error {
 	s.sealing.change.Lock()
 	defer s.sealing.change.Unlock()
-	return errors.Join(s.takeUpKeyset(ctx, serviceRequest()), s.renew(ctx))
+	err := errors.Join(s.takeUpKeyset(ctx, serviceRequest()), s.renew(ctx))
+	if err != nil {
+		return err
+	}
+	// A retirement that a crash ended. One of before another rotation was of other keys.
+	primary, err := os.ReadFile(s.retiringPath())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err == nil && string(primary) == s.keysetState().Primary:
+		err = s.retire(ctx, serviceRequest())
+	}
+	return errors.Join(err, os.Remove(s.retiringPath()))
 }
 
 // takeUpKeyset reads the keyset file again, and has what changed recorded.
@@ -206,27 +219,42 @@ func (s *Server) rotateKeyset(ctx context.Context, who audit.Request) (control.K
 	return s.keysetStatus(ctx)
 }
 
+// retiringPath is a file that is there while keys are being retired, with the id of the
+// key that stays.
+func (s *Server) retiringPath() string { return filepath.Join(s.cfg.DataDir, RetiringFile) }
+
 // retireKeys removes every key but the primary one, once nothing needs them. After a
-// crash the file holds them or does not; in the first case it is done again on request.
+// crash the keyset file holds them or does not; in the first case the next start goes on.
 func (s *Server) retireKeys(ctx context.Context, who audit.Request) (control.KeysetStatus, error) {
 	s.sealing.change.Lock()
 	defer s.sealing.change.Unlock()
 	if err := s.takeUpKeyset(ctx, who); err != nil {
 		return control.KeysetStatus{}, err
 	}
-	if s.hasOlderKeys() {
-		if err := s.renew(ctx); err != nil {
-			return control.KeysetStatus{}, err
-		}
-		path := keysetPath(s.cfg)
-		if err := sealed.Retire(path, path, s.keysetState().Primary, s.log); err != nil {
-			return control.KeysetStatus{}, unwritable(err, "retire")
-		}
-		if err := s.takeUpKeyset(ctx, who); err != nil {
-			return control.KeysetStatus{}, fmt.Errorf("the keyset file has no older key any more, but: %w", err)
-		}
+	if err := ownfile.Replace(s.retiringPath(), []byte(s.keysetState().Primary)); err != nil {
+		return control.KeysetStatus{}, err
+	}
+	if err := errors.Join(s.retire(ctx, who), os.Remove(s.retiringPath())); err != nil {
+		return control.KeysetStatus{}, err
 	}
 	return s.keysetStatus(ctx)
+}
+
+func (s *Server) retire(ctx context.Context, who audit.Request) error {
+	if !s.hasOlderKeys() {
+		return nil
+	}
+	if err := s.renew(ctx); err != nil {
+		return err
+	}
+	path := keysetPath(s.cfg)
+	if err := sealed.Retire(path, path, s.keysetState().Primary, s.log); err != nil {
+		return unwritable(err, "retire")
+	}
+	if err := s.takeUpKeyset(ctx, who); err != nil {
+		return fmt.Errorf("the keyset file has no older key any more, but: %w", err)
+	}
+	return nil
 }
 
 // unwritable says what to do where the keyset file is not the service's to write.

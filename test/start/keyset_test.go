@@ -226,3 +226,26 @@ func TestKeysetInSecret(t *testing.T) {
 		t.Error("key material in data_dir")
 	}
 }
+
+// TestRetirementGoesOn: the start goes on with a retirement that a crash ended, unless
+// the primary key is another one since.
+func TestRetirementGoesOn(t *testing.T) {
+	t.Parallel()
+	s := start.Serve(t, start.Options{})
+	must(t, s.DataDir, "keyset rotate")
+	primary := strings.Fields(status(t, s.DataDir, "", needless))[1]
+	marker := filepath.Join(s.DataDir, server.RetiringFile)
+	for _, test := range []struct{ of, want string }{{"00000000", needless}, {primary, compactionDue}} {
+		s.Kill()
+		if err := os.WriteFile(marker, []byte(test.of), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s = s.Again()
+		kit.Eventually(t, "the retirement is still marked", func() bool {
+			_, err := os.Stat(marker)
+			return errors.Is(err, os.ErrNotExist)
+		})
+		status(t, s.DataDir, "", test.want)
+	}
+	wantLine(t, s.DataDir, "keyset.retire", 1)
+}
