@@ -214,3 +214,18 @@ func TestForgedUnderService(t *testing.T) {
 		}
 	}
 }
+
+// TestFullCollectionIsReady: a collection that takes no more is no reason to keep
+// requests away.
+func TestFullCollectionIsReady(t *testing.T) {
+	t.Parallel()
+	s := start.Serve(t, start.Options{Settings: "limits: {csrs: 1}\n"})
+	s.Must(201, "POST", start.NSXCSRs+"/a?action=create", start.ECSpec("a"))
+	s.Must(400, "POST", start.NSXCSRs+"/b?action=create", start.ECSpec("b"))
+	for range 2 {
+		s.Must(200, "GET", "/readyz", "")
+		time.Sleep(1100 * time.Millisecond) // a check is remembered for a second
+	}
+	s.Must(200, "DELETE", start.NSXCSRs+"/a", "")
+	s.Must(201, "POST", start.NSXCSRs+"/b?action=create", start.ECSpec("b"))
+}
