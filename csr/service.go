@@ -22,10 +22,6 @@ const (
 	// changed the slot. Only many different renewals at once can use it up.
 	maxAttempts = 16
 
-	// systemUser is the user in the audit trail where the operator's settings order
-	// a signature. No users file can hold the name: a colon ends a name there.
-	systemUser = "system:service"
-
 	busyRetryAfter        = 2 * time.Second
 	unavailableRetryAfter = 5 * time.Second
 )
@@ -89,8 +85,7 @@ func New(c Config) (*Service, error) {
 // and until then the service is not ready. A crash before the commit leaves the slot empty,
 // and the next start makes both.
 //
-// The operator's settings order this signature. The audit trail has it under
-// systemUser.
+// The operator's settings order this signature. The audit trail has it as the service's.
 func (s *Service) Prepare(ctx context.Context) error {
 	record, err := s.keys.Get(ctx, installedSlot())
 	if unreadable(record, err) != "" {
@@ -111,7 +106,7 @@ func (s *Service) Prepare(ctx context.Context) error {
 			return keystore.Change{}, err
 		}
 		event := audit.Event{
-			Request: audit.Request{User: systemUser, Method: "service"}, Operation: "certificate.prepare", Slot: installedSlot().String(),
+			Request: audit.ByService(), Operation: "certificate.prepare", Slot: installedSlot().String(),
 		}
 		return s.change(payload{Object: Object{Created: notBefore}, PEM: text, Spec: spec}, event)
 	})

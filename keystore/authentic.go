@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -105,11 +104,7 @@ func (a authenticator) check(r Record) error {
 	if a.fits(r.Code, *buffer) {
 		return nil
 	}
-	return unauthentic(r.Slot, errors.New("its authentication code does not fit: restore a backup, or delete it"))
-}
-
-func unauthentic(slot Slot, why error) error {
-	return fmt.Errorf("%s: the record is %w: %w", slot, ErrUnauthentic, why)
+	return fmt.Errorf("%s: the record is %w: its authentication code does not fit: restore a backup, or delete it", r.Slot, ErrUnauthentic)
 }
 
 // sorted is an index in ascending order of names, as stores keep it.

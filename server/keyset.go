@@ -73,13 +73,10 @@ func (s *Server) wakeKeyset() {
 	}
 }
 
-// serviceRequest is of what the service does by itself.
-func serviceRequest() audit.Request { return audit.Request{User: serviceUser, Method: "service"} }
-
 func (s *Server) followKeyset(ctx context.Context) error {
 	s.sealing.change.Lock()
 	defer s.sealing.change.Unlock()
-	err := errors.Join(s.takeUpKeyset(ctx, serviceRequest()), s.renew(ctx))
+	err := errors.Join(s.takeUpKeyset(ctx, audit.ByService()), s.renew(ctx))
 	if err != nil {
 		return err
 	}
@@ -89,7 +86,7 @@ func (s *Server) followKeyset(ctx context.Context) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err == nil && string(primary) == s.keysetState().Primary:
-		err = s.retire(ctx, serviceRequest())
+		err = s.retire(ctx, audit.ByService())
 	}
 	return errors.Join(err, os.Remove(s.retiringPath()))
 }

@@ -40,7 +40,7 @@ func (s *Server) openAudit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.recordKeyset(ctx, serviceRequest()); err != nil {
+	if err := s.recordKeyset(ctx, audit.ByService()); err != nil {
 		s.log.Error("the audit trail cannot say which sealing keyset is in use: it is tried again", "error", err)
 	}
 	return nil
@@ -110,13 +110,10 @@ func (s *Server) record(ctx context.Context, who audit.Request, e audit.Event) e
 	return nil
 }
 
-// serviceUser is who does what no caller asks for.
-const serviceUser = "system:service"
-
 // noteEvent records what the service does by itself. It happens whether or not the
 // trail can have a line of it, and the log has it then.
 func (s *Server) noteEvent(ctx context.Context, e audit.Event) {
-	if err := s.record(ctx, serviceRequest(), e); err != nil {
+	if err := s.record(ctx, audit.ByService(), e); err != nil {
 		s.log.Error("an event is missing in the audit trail", "operation", e.Operation, "err", err)
 	}
 }

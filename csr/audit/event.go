@@ -36,8 +36,12 @@ const (
 	opAccept  = "audit.accept"
 )
 
-// serviceUser does what nobody asked for.
+// serviceUser does what no caller asks for: what the operator's settings order, and what
+// the service finds. No users file can hold the name, since a colon ends a name there.
 const serviceUser = "system:service"
+
+// ByService is the request of what the service does by itself.
+func ByService() Request { return Request{User: serviceUser, Method: "service"} }
 
 // Request says who asks for something, and how the request is found in the log. The
 // edge makes it, authentication completes it, and it goes with the caller through the
