@@ -3,7 +3,6 @@ package csr
 import (
 	"context"
 	"crypto"
-	"crypto/x509"
 	"errors"
 	"fmt"
 
@@ -113,10 +112,12 @@ func (g *Grant) SetCertificate(ctx context.Context, pem []byte) error {
 		return err
 	}
 	s := g.service
-	c, err := pkcs10.AcceptChain(pem, s.now(), x509.KeyUsageDigitalSignature)
+	accepted, broken := pkcs10.Accept(pem, pkcs10.Criteria{Now: s.now()})
+	err := broken.Err()
 	if err != nil {
 		return g.refuse(err)
 	}
+	c := accepted.Chain
 	for range maxAttempts {
 		err = g.install(ctx, c)
 		if !errors.Is(err, keystore.ErrConflict) && !errors.Is(err, keystore.ErrNotFound) {

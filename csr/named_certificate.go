@@ -25,6 +25,7 @@ func certificateSlot(id string) keystore.Slot {
 // Import is a certificate for a named certification request.
 type Import struct {
 	PEM []byte // at most 10 certificates, the leaf first; the caller bounds its size
+	DER bool   // PEM may also be DER
 	Labels
 	// Revision is what the caller believes the request's to be; nil is any.
 	Revision *int64
@@ -60,14 +61,15 @@ func (g *Grant) ImportCertificate(ctx context.Context, id string, in Import) (Na
 		if err := checkRevision(in.Revision, r.Revision); err != nil {
 			return Labels{}, "", err
 		}
-		var usage x509.KeyUsage
+		criteria := pkcs10.Criteria{Now: g.service.now(), Use: pkcs10.EndEntity, DER: in.DER}
 		if r.Spec.CA {
-			usage = x509.KeyUsageCertSign
+			criteria.Use = pkcs10.Authority
 		}
-		c, err := pkcs10.AcceptChain(in.PEM, g.service.now(), usage)
-		if err != nil {
+		accepted, broken := pkcs10.Accept(in.PEM, criteria)
+		if err := broken.Err(); err != nil {
 			return Labels{}, "", err
 		}
+		c := accepted.Chain
 		if !pkcs10.SameKey(key.Public(), c.Leaf().PublicKey) {
 			return Labels{}, "", pkcs10.Violations{{Field: pkcs10.CertificateChain, Rule: pkcs10.KeyMismatch}}.Err()
 		}

@@ -128,14 +128,14 @@ func (p Policy) key(spec Spec, broken *Violations) (Algorithm, *int64) {
 	case ECDSA:
 		sizes, size = []int{256, 384, 521}, defaultCurveSize
 	default:
-		broken.Add(Violation{KeyAlgorithm, NotAllowed, string(algorithm), string(RSA + ", " + ECDSA)})
+		broken.Add(Violation{Field: KeyAlgorithm, Rule: NotAllowed, Value: string(algorithm), Limit: string(RSA + ", " + ECDSA)})
 		return algorithm, &size
 	}
 	if spec.KeySize != nil {
 		size = *spec.KeySize
 	}
 	if !slices.ContainsFunc(sizes, func(allowed int) bool { return int64(allowed) == size }) {
-		broken.Add(Violation{KeySize, NotAllowed, strconv.FormatInt(size, 10), list(sizes)})
+		broken.Add(Violation{Field: KeySize, Rule: NotAllowed, Value: strconv.FormatInt(size, 10), Limit: list(sizes)})
 	}
 	return algorithm, &size
 }

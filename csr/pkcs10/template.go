@@ -147,7 +147,7 @@ const (
 // the default.
 func CheckDays(days *int64, broken *Violations) {
 	if days != nil && (*days < 1 || *days > maxDaysValid) {
-		broken.Add(Violation{DaysValid, OutOfRange, strconv.FormatInt(*days, 10), fmt.Sprintf("1 to %d", maxDaysValid)})
+		broken.Add(Violation{Field: DaysValid, Rule: OutOfRange, Value: strconv.FormatInt(*days, 10), Limit: fmt.Sprintf("1 to %d", maxDaysValid)})
 	}
 }
 

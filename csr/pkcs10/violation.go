@@ -36,8 +36,10 @@ const (
 type Violation struct {
 	Field Field
 	Rule  Rule
+	Place int    // which certificate of a chain, counted from 1; 0: none of them, or all
 	Value string // what breaks it, shortened and printable; empty where it does not help
 	Limit string // what the rule asks for: a bound, or a choice of values
+	Cause string // what a library says of it, printable; empty where it does not help
 }
 
 // Rule identifies a rule. Clients may depend on the names.
@@ -63,29 +65,25 @@ const (
 	Full             Rule = "full"
 )
 
-// The rules that a certificate chain can break.
-const (
-	NoCertificate Rule = "no_certificate"
-	ForeignBlock  Rule = "foreign_block"
-	Malformed     Rule = "malformed"
-	BrokenChain   Rule = "broken_chain"
-	WeakSignature Rule = "weak_signature"
-	NotYetValid   Rule = "not_yet_valid"
-	Expired       Rule = "expired"
-	KeyUsage      Rule = "key_usage"
-	KeyMismatch   Rule = "key_mismatch"
-	KeyTooLarge   Rule = "key_too_large"
-)
-
-// Describe says in one sentence, without a full stop, what the rule asks for. The
-// sentence begins with the name that the dialect has for the field, and the quoted
-// value.
+// Describe says in one sentence, without a full stop, what is wrong and what the rule
+// asks for. The sentence begins with the name that the dialect has for the field, the
+// place of the certificate, and the quoted value.
 func (v Violation) Describe(name string) string {
 	subject := name
+	if v.Place > 0 {
+		if name != string(CertificateChain) {
+			subject += ": " + string(CertificateChain)
+		}
+		subject += " " + strconv.Itoa(v.Place)
+	}
 	if v.Value != "" {
 		subject += " " + strconv.Quote(v.Value)
 	}
-	return subject + " " + v.predicate()
+	subject += " " + v.predicate()
+	if v.Cause != "" {
+		subject += ": " + v.Cause
+	}
+	return subject
 }
 
 func (v Violation) predicate() string {
@@ -122,26 +120,9 @@ func (v Violation) predicate() string {
 		return "must be from " + v.Limit
 	case Full:
 		return "is full: it takes " + v.Limit + " objects"
-	case NoCertificate:
-		return "must have at least one PEM block of type CERTIFICATE"
-	case ForeignBlock:
-		return "must have PEM blocks of type CERTIFICATE only"
-	case Malformed:
-		return "must be well-formed PEM of X.509 certificates"
-	case BrokenChain:
-		return "must be issued by the certificate that follows it (leaf first)"
-	case WeakSignature:
-		return "must not be signed with " + v.Limit
-	case NotYetValid:
-		return "is not valid before " + v.Limit
-	case Expired:
-		return "expired at " + v.Limit
-	case KeyUsage:
-		return "must have " + v.Limit + " among its key usages"
-	case KeyMismatch:
-		return "does not answer the current CSR"
-	case KeyTooLarge:
-		return "must not have a key of more than " + v.Limit + " bits"
+	}
+	if sentence := v.certificatePredicate(); sentence != "" {
+		return sentence
 	}
 	return "breaks the rule " + string(v.Rule)
 }
@@ -183,7 +164,7 @@ func (vs Violations) Error() string {
 
 // Add adds a violation if it is new, with a printable value.
 func (vs *Violations) Add(v Violation) {
-	v.Value = printable(v.Value)
+	v.Value, v.Cause = printable(v.Value), printable(v.Cause)
 	if !slices.Contains(*vs, v) {
 		*vs = append(*vs, v)
 	}
