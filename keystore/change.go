@@ -22,6 +22,25 @@ type Change struct {
 	Index   []IndexEntry
 	// Note is opaque; it goes into the store's outbox in the same commit.
 	Note []byte
+	// Companions are changed in the same commit.
+	Companions []Companion
+}
+
+// Companion is a record without a key, which a Change writes or deletes beside its slot.
+// The key of a slot that held one is destroyed.
+type Companion struct {
+	Target
+	Delete  bool // the fields below are then unused
+	Payload []byte
+	Index   []IndexEntry
+}
+
+func (c Change) companions() []Op {
+	ops := make([]Op, len(c.Companions))
+	for i, each := range c.Companions {
+		ops[i] = Op{Slot: each.Slot, Expect: each.Expect, Delete: each.Delete, Payload: each.Payload, Index: each.Index}
+	}
+	return ops
 }
 
 // Replace makes a fresh key, has build make the payload with its signer, and
@@ -49,7 +68,7 @@ func (k *Keystore) Replace(ctx context.Context, at Target, spec KeySpec, build f
 	if err != nil {
 		return Record{}, err
 	}
-	return k.commit(ctx, change.Note, ref, put(at, ref, change))
+	return k.commit(ctx, change.Note, ref, put(at, ref, change)...)
 }
 
 func (k *Keystore) generate(ctx context.Context, spec KeySpec) (Key, error) {
@@ -139,8 +158,8 @@ func (k *Keystore) Move(ctx context.Context, from, to Target, build func(signer 
 	if err != nil {
 		return Record{}, k.conflictOr(ctx, source, err)
 	}
-	return k.commit(ctx, change.Note, onlyIfNew(ref, source.Ref), put(to, ref, change),
-		Op{Slot: from.Slot, Expect: At(source.Revision), Delete: true})
+	return k.commit(ctx, change.Note, onlyIfNew(ref, source.Ref),
+		append(put(to, ref, change), Op{Slot: from.Slot, Expect: At(source.Revision), Delete: true})...)
 }
 
 // Update gives the slot a new payload and keeps its key. The slot is pinned to
@@ -157,7 +176,7 @@ func (k *Keystore) Update(ctx context.Context, at Target, change Change) (Record
 	if err != nil {
 		return Record{}, k.conflictOr(ctx, old, err)
 	}
-	return k.commit(ctx, change.Note, onlyIfNew(ref, old.Ref), put(Target{at.Slot, At(old.Revision)}, ref, change))
+	return k.commit(ctx, change.Note, onlyIfNew(ref, old.Ref), put(Target{at.Slot, At(old.Revision)}, ref, change)...)
 }
 
 // Delete empties the slot and destroys its key. ErrNotFound means that it was
@@ -194,7 +213,7 @@ func (k *Keystore) expect(ctx context.Context, at Target) error {
 
 func (k *Keystore) rebind(ctx context.Context, old Record, slot Slot, payload []byte) (Ref, error) {
 	if len(old.Ref) == 0 {
-		return nil, fmt.Errorf("%s: the record holds no key", old.Slot)
+		return nil, fmt.Errorf("%s: %w", old.Slot, ErrNoKey)
 	}
 	ref, err := k.custodian.Rebind(ctx, Bind(old.Slot, old.Payload), Bind(slot, payload), old.Ref)
 	if err != nil {
@@ -213,8 +232,10 @@ func (k *Keystore) conflictOr(ctx context.Context, read Record, err error) error
 	return err
 }
 
-func put(at Target, ref Ref, c Change) Op {
-	return Op{Slot: at.Slot, Expect: at.Expect, Ref: ref, Payload: c.Payload, Index: c.Index}
+// put is the operation that puts a key and a change into a slot, and those of the
+// change's companions.
+func put(at Target, ref Ref, c Change) []Op {
+	return append([]Op{{Slot: at.Slot, Expect: at.Expect, Ref: ref, Payload: c.Payload, Index: c.Index}}, c.companions()...)
 }
 
 // onlyIfNew returns ref, or nothing if it is the old one: Rebind may return the

@@ -71,7 +71,7 @@ func TestEveryByteIsAuthenticated(t *testing.T) {
 		if _, err := f.Get(t.Context(), r.Slot); !errors.Is(err, keystore.ErrUnauthentic) {
 			t.Errorf("%s: %v", what, err)
 		}
-		if err := f.Use(t.Context(), r.Slot, func(crypto.Signer, keystore.Record) error { return nil }); !errors.Is(err, keystore.ErrUnauthentic) {
+		if err := f.Use(t.Context(), r.Slot, func(crypto.Signer, keystore.Record) ([]byte, error) { return nil, nil }); !errors.Is(err, keystore.ErrUnauthentic) {
 			t.Errorf("%s: Use: %v", what, err)
 		}
 	}

@@ -200,9 +200,9 @@ func TestForgedRecords(t *testing.T) {
 		if got.Slot != a || got.Revision == 0 || len(got.Payload)+len(got.Ref)+len(got.Index)+len(got.Code) > 0 {
 			t.Errorf("Get: %+v", got)
 		}
-		wantUnauthentic(t, "Use", k.Use(ctx, a, func(crypto.Signer, keystore.Record) error {
+		wantUnauthentic(t, "Use", k.Use(ctx, a, func(crypto.Signer, keystore.Record) ([]byte, error) {
 			t.Error("its key is used")
-			return nil
+			return nil, nil
 		}))
 		_, err = k.Move(ctx, keystore.Target{Slot: a}, keystore.Target{Slot: b}, func(crypto.Signer, keystore.Record) (keystore.Change, error) {
 			t.Error("its key is moved")
@@ -362,11 +362,11 @@ func TestForgedRecordsAreReplaced(t *testing.T) {
 // wantKeyOf wants a slot to hold its own key.
 func (k *attacked) wantKeyOf(t *testing.T, slot keystore.Slot) {
 	t.Helper()
-	err := k.Use(t.Context(), slot, func(signer crypto.Signer, r keystore.Record) error {
+	err := k.Use(t.Context(), slot, func(signer crypto.Signer, r keystore.Record) ([]byte, error) {
 		if change, err := publicKey(signer); err != nil || !bytes.Equal(change.Payload, r.Payload) {
 			t.Errorf("%s holds another key, %v", slot, err)
 		}
-		return nil
+		return nil, nil
 	})
 	if err != nil {
 		t.Error(err)

@@ -24,6 +24,8 @@ import (
 var (
 	// ErrNotFound: the slot holds nothing.
 	ErrNotFound = errors.New("slot is empty")
+	// ErrNoKey: the record of the slot holds no key.
+	ErrNoKey = errors.New("the record holds no key")
 	// ErrConflict: the slot was not in the state that the caller's Expect
 	// named; nothing was changed.
 	ErrConflict = errors.New("slot changed in the meantime")

@@ -105,13 +105,13 @@ func (r *resealed) replace(t *testing.T, slot keystore.Slot, note []byte) keysto
 func (r *resealed) wantKey(t *testing.T, slot keystore.Slot) keystore.Record {
 	t.Helper()
 	var found keystore.Record
-	err := r.Use(t.Context(), slot, func(signer crypto.Signer, record keystore.Record) error {
+	err := r.Use(t.Context(), slot, func(signer crypto.Signer, record keystore.Record) ([]byte, error) {
 		found = record
 		change, err := publicKey(signer)
 		if err == nil && !bytes.Equal(change.Payload, record.Payload) {
 			err = errors.New("another key")
 		}
-		return err
+		return nil, err
 	})
 	if err != nil {
 		t.Errorf("%s: %v", slot, err)

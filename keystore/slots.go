@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -225,20 +226,36 @@ func (k *Keystore) CheckNote(n Note) error {
 	return nil
 }
 
-// Use opens the key of a slot for fn, with its record. ErrNotFound means that the slot is
-// empty. The signer is fn's alone and must not be used after it returned.
-func (k *Keystore) Use(ctx context.Context, slot Slot, fn func(crypto.Signer, Record) error) error {
+// Use opens the key of a slot for fn, with its record, and then commits the note that fn
+// returns: the evidence of what the key was used for. The use counts when Use returns
+// nil, and its result must not be given away before: a crash before the commit leaves no
+// trace of it. Without a note nothing is committed. The signer is fn's alone and must not
+// be used after fn returned.
+//
+// Where the slot changes in the meantime, the key and the record are those that it held
+// when Use began. Errors: those of fn, as they are; ErrNotFound for an empty slot,
+// ErrNoKey, ErrUnauthentic, ErrConflict where the key was destroyed before it could be
+// opened, and those of Records.Commit. Uses share processors with the builds of Replace.
+func (k *Keystore) Use(ctx context.Context, slot Slot, fn func(crypto.Signer, Record) (note []byte, err error)) error {
 	defer k.calls.enter().Done()
 	r, err := k.get(ctx, slot)
 	if err != nil {
 		return err
 	}
-	signer, err := k.open(ctx, r)
-	if err != nil {
+	used, err := k.build(ctx, func() (Change, error) {
+		signer, err := k.open(ctx, r)
+		if err != nil {
+			return Change{}, k.conflictOr(ctx, r, err)
+		}
+		r.Ref = nil
+		note, err := fn(signerOnly{signer}, r)
+		return Change{Note: note}, err
+	})
+	if err != nil || used.Note == nil {
 		return err
 	}
-	r.Ref = nil
-	return fn(signerOnly{signer}, r)
+	_, err = k.commit(ctx, used.Note, nil)
+	return err
 }
 
 // Count returns the number of records in a collection.
@@ -253,12 +270,12 @@ func (k *Keystore) Ready(ctx context.Context, slots ...Slot) error {
 	if err := k.check.run(ctx, k.store, k.log); err != nil {
 		return err
 	}
-	opens := func(crypto.Signer, Record) error { return nil }
-	if err := k.Use(ctx, canarySlot, opens); err != nil {
-		return err
-	}
-	for _, slot := range slots {
-		if err := k.Use(ctx, slot, opens); err != nil && !errors.Is(err, ErrNotFound) {
+	for _, slot := range slices.Concat([]Slot{canarySlot}, slots) {
+		r, err := k.get(ctx, slot)
+		if err == nil {
+			_, err = k.open(ctx, r)
+		}
+		if err != nil && (slot == canarySlot || !errors.Is(err, ErrNotFound)) {
 			return err
 		}
 	}
@@ -267,7 +284,7 @@ func (k *Keystore) Ready(ctx context.Context, slots ...Slot) error {
 
 func (k *Keystore) open(ctx context.Context, r Record) (crypto.Signer, error) {
 	if len(r.Ref) == 0 {
-		return nil, fmt.Errorf("%s: the record holds no key", r.Slot)
+		return nil, fmt.Errorf("%s: %w", r.Slot, ErrNoKey)
 	}
 	return k.custodian.Open(ctx, Bind(r.Slot, r.Payload), r.Ref)
 }

@@ -162,9 +162,9 @@ func (a admin) Checkpoint(ctx context.Context) (string, error) {
 		return "", err
 	}
 	var made audit.Checkpoint
-	err := a.keys.Use(ctx, checkpointSlot, func(key crypto.Signer, _ keystore.Record) (err error) {
+	err := a.keys.Use(ctx, checkpointSlot, func(key crypto.Signer, _ keystore.Record) (_ []byte, err error) {
 		made, err = a.audit.Checkpoint(ctx, func(digest []byte) ([]byte, error) { return key.Sign(rand.Reader, digest, crypto.SHA256) })
-		return err
+		return nil, err
 	})
 	return made.String(), err
 }
@@ -229,7 +229,9 @@ func (a admin) CheckStore(ctx context.Context) (r control.StoreReport, err error
 		return r, err
 	}
 	for _, slot := range slots {
-		err := a.keys.Use(ctx, slot, func(key crypto.Signer, record keystore.Record) error { return checkRecord(record, key.Public()) })
+		err := a.keys.Use(ctx, slot, func(key crypto.Signer, record keystore.Record) ([]byte, error) {
+			return nil, checkRecord(record, key.Public())
+		})
 		switch {
 		case ctx.Err() != nil:
 			return r, ctx.Err()
