@@ -107,10 +107,11 @@ type Limits struct {
 
 // Audit says how much of the audit trail is kept, and who else gets it.
 type Audit struct {
-	MaxFileSize     int64 // bytes of a file of changes
-	MaxRefusalsSize int64 // bytes of all files of refusals
-	OutboxBound     int   // changes that may wait to be written
-	CopyToLog       bool  // each line goes to the log as well
+	MaxFileSize       int64 // bytes of a file of changes
+	MaxRefusalsSize   int64 // bytes of all files of refusals
+	MaxSignaturesSize int64 // bytes of all files of signatures
+	OutboxBound       int   // changes that may wait to be written
+	CopyToLog         bool  // each line goes to the log as well
 }
 
 // What Limits.Memory can be beside a number of bytes.
@@ -135,7 +136,7 @@ func defaults() *Config {
 		KeyPool:         KeyPool{Targets: map[int]int{2048: 32, 3072: 4, 4096: 4}, Max: 256},
 		KeyQueue:        KeyQueue{Bound: 256, Deadline: 30 * time.Second},
 		Limits:          defaultLimits(),
-		Audit:           Audit{MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, OutboxBound: 10_000},
+		Audit:           Audit{MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, MaxSignaturesSize: 1 << 30, OutboxBound: 10_000},
 		Log:             Log{Level: "info", Format: "json"},
 		ShutdownTimeout: 20 * time.Second,
 		origins:         map[string]string{},

@@ -137,7 +137,7 @@ limits:
   sessions: 9
   sessions_per_user: 6
   memory: 512MiB
-audit: {max_file_size: 1536KiB, refusals_max_size: 2GiB, outbox_bound: 12, copy_to_log: true}
+audit: {max_file_size: 1536KiB, refusals_max_size: 2GiB, signatures_max_size: 3GiB, outbox_bound: 12, copy_to_log: true}
 sealing:
   keyset_file: /run/secrets/keyset
 log:
@@ -166,7 +166,7 @@ func everythingSettings() config.Config {
 		Limits: config.Limits{CSRs: 7, Certificates: 8, Connections: 100, ConnectionsPerAddress: 10, HeaderBytes: 8192, BodyBytes: 4096,
 			ReadHeaderTimeout: 3 * time.Second, ReadTimeout: 4 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 20 * time.Second,
 			Sessions: 9, SessionsPerUser: 6, Memory: 512 << 20},
-		Audit:           config.Audit{MaxFileSize: 1536 << 10, MaxRefusalsSize: 2 << 30, OutboxBound: 12, CopyToLog: true},
+		Audit:           config.Audit{MaxFileSize: 1536 << 10, MaxRefusalsSize: 2 << 30, MaxSignaturesSize: 3 << 30, OutboxBound: 12, CopyToLog: true},
 		Sealing:         config.Sealing{KeysetFile: "/run/secrets/keyset"},
 		Log:             config.Log{Level: "debug", Format: "text"},
 		ShutdownTimeout: time.Minute,
@@ -185,7 +185,7 @@ func TestSources(t *testing.T) {
 		{"sealing-keyset-file", "/run/secrets/keyset"}, {"log-level", "debug"}, {"log-format", "text"}, {"shutdown-timeout", "1m"},
 		{"key-pool-max", "600"}, {"key-pool-ready-when-warm", "true"}, {"key-queue-bound", "8"}, {"key-queue-deadline", "5s"}, {"limits-csrs", "7"},
 		{"allow-core-dumps", "true"}, {"allow-shared-data-dir", "true"},
-		{"audit-max-file-size", "1536KiB"}, {"audit-refusals-max-size", "2GiB"}, {"audit-outbox-bound", "12"}, {"audit-copy-to-log", "true"},
+		{"audit-max-file-size", "1536KiB"}, {"audit-refusals-max-size", "2GiB"}, {"audit-signatures-max-size", "3GiB"}, {"audit-outbox-bound", "12"}, {"audit-copy-to-log", "true"},
 		{"limits-certificates", "8"}, {"limits-connections", "100"}, {"limits-connections-per-address", "10"},
 		{"limits-header-bytes", "8192"}, {"limits-body-bytes", "4096"}, {"limits-read-header-timeout", "3s"}, {"limits-read-timeout", "4s"},
 		{"limits-write-timeout", "10s"}, {"limits-idle-timeout", "20s"}, {"limits-sessions", "9"}, {"limits-sessions-per-user", "6"}, {"limits-memory", "512MiB"},
@@ -317,6 +317,7 @@ sealing:
 audit:
   max_file_size: "64MiB" # default
   refusals_max_size: "64MiB" # default
+  signatures_max_size: "1GiB" # default
   outbox_bound: 10000 # default
   copy_to_log: false # default
 log:

@@ -103,6 +103,8 @@ func (c *Config) operatingSettings() []setting {
 			size(&c.Audit.MaxFileSize, minAuditSize, maxAuditSize)},
 		{"audit.refusals_max_size", "size", "size of the audit trail of refused requests, whose oldest file is removed, 1MiB to 16GiB",
 			size(&c.Audit.MaxRefusalsSize, minAuditSize, maxAuditSize)},
+		{"audit.signatures_max_size", "size", "size of the audit trail of signatures, whose oldest file is removed, 1MiB to 16GiB",
+			size(&c.Audit.MaxSignaturesSize, minAuditSize, maxAuditSize)},
 		{"audit.outbox_bound", "changes", "how many changes may wait to be written to the audit trail; more get 503",
 			number(&c.Audit.OutboxBound, 1, 1_000_000)},
 		{"audit.copy_to_log", "true|false", "whether to log a copy of each line, as the member \"line\" of an event \"audit\" at level info; copies may be missing after a crash or while the log is slow",

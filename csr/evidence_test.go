@@ -51,7 +51,7 @@ type audited struct {
 
 func auditOptions(store audit.Outbox, dir string, outboxBound int) audit.Options {
 	return audit.Options{
-		Outbox: store, MAC: auditKey{}, Dir: dir, MaxFileSize: 1 << 20, MaxRefusalsSize: 1 << 20, OutboxBound: outboxBound,
+		Outbox: store, MAC: auditKey{}, Dir: dir, MaxFileSize: 1 << 20, MaxRefusalsSize: 1 << 20, MaxSignaturesSize: 1 << 20, OutboxBound: outboxBound,
 		Logger: slog.New(slog.DiscardHandler), Now: noon,
 	}
 }

@@ -335,7 +335,7 @@ func (d *drain) run() {
 		return nil
 	})
 	if err == nil && newest > d.after {
-		err = d.r.store.Trim(d.t.Context(), newest, "a", []byte("anchor"))
+		err = d.r.store.Trim(d.t.Context(), newest, map[string][]byte{"a": []byte("anchor")})
 		d.after = newest
 	}
 	if err != nil {

@@ -176,12 +176,12 @@ type Outbox interface {
 	// Pending returns the number of notes in the outbox. It is cheap enough to
 	// be asked before every change.
 	Pending(ctx context.Context) (int, error)
-	// Trim removes the notes up to and including a revision, and keeps an anchor
-	// under a name in place of the one before, both in one commit. The anchor says
-	// durably what became of the notes. Revision 0 removes nothing. The bounds are
-	// those of ValidateAnchor, the errors those of Commit. A store that is too
-	// full for other commits takes this one.
-	Trim(ctx context.Context, through uint64, name string, anchor []byte) error
+	// Trim removes the notes up to and including a revision, and keeps anchors under
+	// their names in place of those before, all in one commit. The anchors say durably
+	// what became of the notes. Revision 0 removes nothing. The bounds are those of
+	// ValidateAnchors, the errors those of Commit. A store that is too full for other
+	// commits takes this one.
+	Trim(ctx context.Context, through uint64, anchors map[string][]byte) error
 	// Advance makes the revisions of later commits higher than this one, for a store
 	// that was put back from a backup. The errors are those of Commit.
 	Advance(ctx context.Context, revision uint64) error

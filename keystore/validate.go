@@ -91,14 +91,19 @@ func ValidateCommit(note []byte, ops []Op) error {
 	return nil
 }
 
-// ValidateAnchor reports whether a store can keep an anchor under a name: the name
-// is as that of an index, the anchor of 1 to MaxAnchorLen bytes.
-func ValidateAnchor(name string, anchor []byte) error {
-	if err := validateName("name of an anchor", name, MaxAnchorNameLen); err != nil {
-		return err
+// ValidateAnchors reports whether a store can keep anchors: at most MaxOpsPerCommit, each
+// name as that of an index, each anchor of 1 to MaxAnchorLen bytes.
+func ValidateAnchors(anchors map[string][]byte) error {
+	if len(anchors) > MaxOpsPerCommit {
+		return fmt.Errorf("more than %d anchors in one commit", MaxOpsPerCommit)
 	}
-	if len(anchor) == 0 || len(anchor) > MaxAnchorLen {
-		return fmt.Errorf("anchor %q has %d bytes, not 1 to %d", name, len(anchor), MaxAnchorLen)
+	for name, anchor := range anchors {
+		if err := validateName("name of an anchor", name, MaxAnchorNameLen); err != nil {
+			return err
+		}
+		if len(anchor) == 0 || len(anchor) > MaxAnchorLen {
+			return fmt.Errorf("anchor %q has %d bytes, not 1 to %d", name, len(anchor), MaxAnchorLen)
+		}
 	}
 	return nil
 }

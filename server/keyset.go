@@ -161,7 +161,7 @@ func (s *Server) recordKeyset(ctx context.Context, who audit.Request) error {
 	if text, err = json.Marshal(now); err != nil {
 		return err
 	}
-	return s.store.Trim(ctx, 0, keysetAnchor, text)
+	return s.store.Trim(ctx, 0, map[string][]byte{keysetAnchor: text})
 }
 
 func (s *Server) hasOlderKeys() bool {

@@ -34,8 +34,9 @@ func (s *Server) openAudit(ctx context.Context) error {
 	s.audit, err = audit.Open(ctx, audit.Options{
 		Outbox: s.store, MAC: lines, Anchors: anchors, Dir: filepath.Join(s.cfg.DataDir, AuditDir), Logger: s.log,
 		State: TrailState(s.keys), CheckNote: checkNote(s.keys), Commit: s.keys.Note,
-		MaxFileSize: s.cfg.Audit.MaxFileSize, MaxRefusalsSize: s.cfg.Audit.MaxRefusalsSize, OutboxBound: s.cfg.Audit.OutboxBound,
-		CopyToLog: s.cfg.Audit.CopyToLog, Now: time.Now,
+		MaxFileSize: s.cfg.Audit.MaxFileSize, MaxRefusalsSize: s.cfg.Audit.MaxRefusalsSize, MaxSignaturesSize: s.cfg.Audit.MaxSignaturesSize,
+		OutboxBound: s.cfg.Audit.OutboxBound,
+		CopyToLog:   s.cfg.Audit.CopyToLog, Now: time.Now,
 	})
 	if err != nil {
 		return err

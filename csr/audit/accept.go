@@ -218,15 +218,18 @@ func (l *Log) Accept(ctx context.Context, who Request, reason string) (Accepted,
 		return Accepted{}, ErrWhole
 	}
 	e := Event{Kind: Administration, Request: who, Operation: opAccept, Reason: reason}
-	changes, refusals := found[0], found[1]
-	if len(refusals.Problems) > 0 {
-		if _, err := l.acceptIn(ctx, l.refusals, e, refusals); err != nil {
+	var s Snapshot
+	for i, c := range []*chain{l.signatures, l.refusals, l.changes} {
+		summary := found[len(found)-1-i]
+		if c != l.changes && len(summary.Problems) == 0 {
+			continue
+		}
+		if s, err = l.acceptIn(ctx, c, e, summary); err != nil {
 			return Accepted{}, err
 		}
 	}
-	s, err := l.acceptIn(ctx, l.changes, e, changes)
 	a.Records, a.Unreadable = len(s.Records), len(s.Unreadable)
-	return a, err
+	return a, nil
 }
 
 // acceptIn goes on in a new file of a stream with a line of what is accepted.

@@ -199,7 +199,7 @@ func TestFilesThatRootMakes(t *testing.T) {
 	if err := os.Chown(tr.o.Dir, 4242, 4243); err != nil {
 		t.Fatal(err)
 	}
-	before := append(tr.files(audit.Changes), tr.files(audit.Refusals)...)
+	before := slices.Concat(tr.files(audit.Changes), tr.files(audit.Refusals), tr.files(audit.Signatures))
 	tr.accept("a test")
 	made, err := filepath.Glob(tr.o.Dir + "/*")
 	if err != nil || len(made) != len(before)+3 {

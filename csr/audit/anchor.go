@@ -51,7 +51,9 @@ type anchor struct {
 	// Opening is the line that a new file begins with, as long as it may not be written
 	// yet.
 	Opening *entry `json:"opening,omitzero"`
-	Key     string `json:"key"`
+	// Signatures, of the changes: the store has an anchor of the signatures.
+	Signatures bool   `json:"signatures,omitzero"`
+	Key        string `json:"key"`
 }
 
 func (a anchor) encode(m MAC) ([]byte, error) {

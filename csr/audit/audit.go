@@ -1,8 +1,8 @@
-// Package audit keeps the evidence of who did what: every change, and every
-// request that was refused. There is a stream of lines for each.
+// Package audit keeps the evidence of who did what: every change, every signature, and
+// every request that was refused. There is a stream of lines for each.
 //
-// A change commits a note of itself to the store's outbox, and a goroutine turns
-// notes into lines: a change has exactly one line, whenever the process ends.
+// A change or a signature commits a note of itself to the store's outbox, and a goroutine
+// turns notes into lines: each has exactly one line, whenever the process ends.
 // Refusals wait in memory for a second at most; equal ones are counted, and their
 // files are bounded, because strangers cause them. Logins and logouts are folded as
 // refusals are.
@@ -31,16 +31,20 @@ import (
 // The streams, which are also the names of their anchors and the beginnings of
 // their files' names.
 const (
-	Changes  = "changes"
-	Refusals = "refusals"
+	Changes    = "changes"
+	Refusals   = "refusals"
+	Signatures = "signatures"
 )
+
+// Streams lists the streams.
+func Streams() []string { return []string{Changes, Refusals, Signatures} }
 
 // Outbox is where notes wait, and where anchors are kept. keystore.Outbox says
 // what the methods promise.
 type Outbox interface {
 	Outbox(ctx context.Context, after uint64, limit int, fn func(revision uint64, previous, code, note []byte) error) error
 	Pending(ctx context.Context) (int, error)
-	Trim(ctx context.Context, through uint64, name string, anchor []byte) error
+	Trim(ctx context.Context, through uint64, anchors map[string][]byte) error
 	Anchor(ctx context.Context, name string) ([]byte, error)
 	Advance(ctx context.Context, revision uint64) error
 }
@@ -60,9 +64,10 @@ type Options struct {
 	Commit func(ctx context.Context, note []byte) error
 	Dir    string // of the files; made where it is not there, whose parent must be
 
-	MaxFileSize     int64 // of a file of changes, in bytes
-	MaxRefusalsSize int64 // of all files of refusals, in bytes
-	OutboxBound     int   // notes that may wait before changes are refused
+	MaxFileSize       int64 // of a file of changes, in bytes
+	MaxRefusalsSize   int64 // of all files of refusals, in bytes
+	MaxSignaturesSize int64 // of all files of signatures, in bytes
+	OutboxBound       int   // notes that may wait before changes are refused
 
 	Logger    *slog.Logger
 	CopyToLog bool // each line is also logged, at level info, without promises
@@ -71,8 +76,8 @@ type Options struct {
 	step func(string) error // see chain
 }
 
-// refusalFiles is how many files share the bound of all files of refusals.
-const refusalFiles = 4
+// boundedFiles is how many files share the bound of all files of a stream that has one.
+const boundedFiles = 4
 
 // ErrBacklog: the trail cannot be written, and OutboxBound notes wait.
 var ErrBacklog = errors.New("the audit trail cannot be written, and no more changes fit the outbox")
@@ -80,12 +85,13 @@ var ErrBacklog = errors.New("the audit trail cannot be written, and no more chan
 // Log is the audit trail. It is safe for concurrent use. The methods of a nil Log
 // do nothing, for benchmarks and tests.
 type Log struct {
-	o        Options
-	changes  *chain
-	refusals *chain
-	refused  *refusalTable // refusals that wait for their lines
-	copies   *copies
-	metrics  metrics
+	o          Options
+	changes    *chain
+	signatures *chain // shares the lock of changes: their notes wait in one outbox
+	refusals   *chain
+	refused    *refusalTable // refusals that wait for their lines
+	copies     *copies
+	metrics    metrics
 
 	wake    chan struct{} // holds a token when changes are to be written at once
 	stop    chan struct{}
@@ -117,7 +123,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	}
 	var streams sync.WaitGroup
 	streams.Go(l.checkAtStart)
-	streams.Go(func() { l.run(l.changes, changesInterval, l.wake, l.exportChanges) })
+	streams.Go(func() { l.run(l.changes, changesInterval, l.wake, l.exportNotes) })
 	streams.Go(func() { l.run(l.refusals, refusalsInterval, nil, l.exportRefusals) })
 	go func() {
 		streams.Wait()
@@ -127,26 +133,37 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	return l, nil
 }
 
-// openStreams opens the refusals first: where the store has an anchor of changes, both
-// streams have been there.
+// openStreams opens the changes last. Where the store has their anchor, the refusals have
+// been there; the anchor itself says whether the signatures have, which older versions
+// did not know.
 func (l *Log) openStreams(ctx context.Context) error {
 	before, err := l.o.Outbox.Anchor(ctx, Changes)
 	if err != nil {
 		return err
 	}
-	l.refusals = l.newChain(Refusals, l.o.MaxRefusalsSize/refusalFiles)
+	l.refusals = l.newChain(Refusals, l.o.MaxRefusalsSize/boundedFiles, &sync.Mutex{})
 	l.refusals.maxTotal = l.o.MaxRefusalsSize
-	l.changes = l.newChain(Changes, l.o.MaxFileSize)
-	l.changes.check, l.changes.state = l.o.CheckNote, l.o.State
+	l.changes = l.newChain(Changes, l.o.MaxFileSize, &sync.Mutex{})
+	l.signatures = l.newChain(Signatures, l.o.MaxSignaturesSize/boundedFiles, l.changes.mu)
+	l.signatures.maxTotal = l.o.MaxSignaturesSize
+	l.changes.check, l.changes.state, l.changes.signatures = l.o.CheckNote, l.o.State, l.signatures
+	l.signatures.check = l.o.CheckNote
 	if err := l.refusals.open(ctx, before != nil); err != nil {
+		return err
+	}
+	known, err := decodeAnchor(l.o.Anchors, Changes, before)
+	if err := l.signatures.open(ctx, err == nil && known.Signatures); err != nil {
+		return err
+	}
+	if err := l.writeSignatures(ctx); err != nil {
 		return err
 	}
 	return l.changes.open(ctx, false)
 }
 
-func (l *Log) newChain(stream string, maxFile int64) *chain {
+func (l *Log) newChain(stream string, maxFile int64, mu *sync.Mutex) *chain {
 	return &chain{
-		stream: stream, maxFile: maxFile, dir: l.o.Dir, mac: l.o.MAC, anchors: l.o.Anchors, outbox: l.o.Outbox,
+		stream: stream, maxFile: maxFile, mu: mu, dir: l.o.Dir, mac: l.o.MAC, anchors: l.o.Anchors, outbox: l.o.Outbox,
 		log: l.o.Logger, now: l.o.Now, copies: l.copies, step: l.o.step, tell: l.commitNote,
 	}
 }
@@ -204,17 +221,30 @@ func (l *Log) Admit(ctx context.Context) error {
 	if l == nil {
 		return nil
 	}
+	return l.admit(ctx, l.o.OutboxBound)
+}
+
+// AdmitSignature is Admit for a signature. Half of the outbox is kept for changes: who may
+// sign cannot keep others from deleting a CSR.
+func (l *Log) AdmitSignature(ctx context.Context) error {
+	if l == nil {
+		return nil
+	}
+	return l.admit(ctx, (l.o.OutboxBound+1)/2)
+}
+
+func (l *Log) admit(ctx context.Context, most int) error {
 	n, err := l.o.Outbox.Pending(ctx)
 	if err != nil {
 		return nil //nolint:nilerr // the commit fails too, with an error that says why
 	}
-	if n >= l.o.OutboxBound/2 {
+	if n >= most/2 {
 		select { // so that a burst of changes does not reach the bound
 		case l.wake <- struct{}{}:
 		default:
 		}
 	}
-	if n >= l.o.OutboxBound {
+	if n >= most {
 		return ErrBacklog
 	}
 	return nil
@@ -236,6 +266,14 @@ func (l *Log) Note(e Event) ([]byte, error) {
 		return nil, nil
 	}
 	return e.Note(l.o.Now())
+}
+
+// NoteSignature is Note for a signature.
+func (l *Log) NoteSignature(e Event) ([]byte, error) {
+	if l == nil {
+		return nil, nil
+	}
+	return e.Signature(l.o.Now())
 }
 
 // Refusal is a request that was refused. Its User is one that exists, or nothing:

@@ -74,16 +74,19 @@ func TestMetrics(t *testing.T) {
 		tr.log.Refuse(refusal("", "192.0.2.1", "unauthenticated"))
 	}
 	tr.changes(4)
+	tr.signatures(2)
 	tr.flush()
 	want := `
 # HELP attestcsr_audit_events_total Lines written to the audit trail, without those that open a file.
 # TYPE attestcsr_audit_events_total counter
 attestcsr_audit_events_total{stream="changes"} 4
 attestcsr_audit_events_total{stream="refusals"} 1
+attestcsr_audit_events_total{stream="signatures"} 2
 # HELP attestcsr_audit_export_failures_total Attempts to write the audit trail that failed.
 # TYPE attestcsr_audit_export_failures_total counter
 attestcsr_audit_export_failures_total{stream="changes"} 0
 attestcsr_audit_export_failures_total{stream="refusals"} 0
+attestcsr_audit_export_failures_total{stream="signatures"} 0
 # HELP attestcsr_audit_outbox_notes Changes that are not in the audit trail yet; they wait in the store.
 # TYPE attestcsr_audit_outbox_notes gauge
 attestcsr_audit_outbox_notes 0
@@ -93,7 +96,7 @@ attestcsr_audit_outbox_notes 0
 		t.Errorf("%v %v", problems, err)
 	}
 	var off *audit.Log
-	if off.Collectors() != nil || off.Admit(t.Context()) != nil || off.Close(t.Context()) != nil {
+	if off.Collectors() != nil || off.Admit(t.Context()) != nil || off.AdmitSignature(t.Context()) != nil || off.Close(t.Context()) != nil {
 		t.Error("a nil Log does something")
 	}
 	off.Refuse(audit.Refusal{})
@@ -102,7 +105,7 @@ attestcsr_audit_outbox_notes 0
 // Verify beside a service that writes, rotates and lets old files go.
 func TestVerifyWhileRunning(t *testing.T) {
 	t.Parallel()
-	tr := newTrail(t, smallFiles, func(o *audit.Options) { o.MaxRefusalsSize = 6000 })
+	tr := newTrail(t, smallFiles, func(o *audit.Options) { o.MaxRefusalsSize, o.MaxSignaturesSize = 6000, 6000 })
 	stop := make(chan struct{})
 	var writer sync.WaitGroup
 	writer.Go(func() {
@@ -112,6 +115,7 @@ func TestVerifyWhileRunning(t *testing.T) {
 				return
 			case <-time.After(time.Millisecond):
 				tr.changes(1)
+				tr.signatures(1)
 				tr.log.Refuse(audit.Refusal{Request: audit.Request{RequestID: "x"}, Operation: strings.Repeat("o", i%50), Outcome: strings.Repeat("x", i/50)})
 			}
 		}
@@ -125,6 +129,7 @@ func TestVerifyWhileRunning(t *testing.T) {
 	tr.close()
 	tr.wantWhole()
 	tr.wantChanges()
+	tr.wantSignatures()
 	if len(tr.files(audit.Changes)) < 8 {
 		t.Errorf("%d changes in %d files", tr.n, len(tr.files(audit.Changes)))
 	}

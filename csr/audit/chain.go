@@ -32,14 +32,18 @@ type chain struct {
 	now      func() time.Time
 	copies   *copies            // nil: lines are not copied to the log
 	step     func(string) error // for tests: ends the process at a step, or makes it fail
+	// signatures, of the changes, is the stream whose notes wait in the same outbox. The
+	// anchors of both are committed together.
+	signatures *chain
 
 	full atomic.Pointer[error] // there is no space for a line
 
-	mu       sync.Mutex // held by whoever uses what follows
-	anchored anchor     // what the store has
-	kept     []start    // see anchor
-	head     position   // the last line that is durable in its file
-	torn     bool       // an unfinished write may have left bytes after head
+	mu       *sync.Mutex // held by whoever uses what follows
+	anchored anchor      // what the store has
+	kept     []start     // see anchor
+	head     position    // the last line that is durable in its file
+	torn     bool        // an unfinished write may have left bytes after head
+	lost     uint64      // highest revision of the lines that open did not go on from
 }
 
 // The steps of writing at which tests end the process. See commit and release.
@@ -302,28 +306,46 @@ func (c *chain) removeReleased() error {
 // whole lines that are those of the waiting notes, cuts off an unfinished one, and
 // goes on from there (see follow): each note becomes exactly one line. A commit that
 // failed may have happened; the next one says the same and more.
-func (c *chain) commit(ctx context.Context) error {
+func (c *chain) commit(ctx context.Context) error { return c.commitAnchor(ctx, c.next()) }
+
+// next is the anchor of head.
+func (c *chain) next() anchor {
 	a := c.anchored
 	a.Kept, a.Last = c.kept, c.head
 	if c.head.Seq > c.anchored.Last.Seq {
 		a.Opening = nil // it was the first of these lines
 	}
-	return c.commitAnchor(ctx, a)
+	return a
 }
 
-func (c *chain) commitAnchor(ctx context.Context, a anchor) error {
-	text, err := a.encode(c.anchors)
-	if err != nil {
+// commitAnchor keeps an anchor in the store. That of the changes takes the notes with it
+// that have lines, and with them the anchor of the signatures: their lines are always
+// written first.
+func (c *chain) commitAnchor(ctx context.Context, a anchor) (err error) {
+	anchors, through := map[string][]byte{}, uint64(0)
+	var signatures anchor
+	if c.signatures != nil {
+		through, a.Signatures, signatures = a.Last.Revision, true, c.signatures.next()
+		if anchors[Signatures], err = signatures.encode(c.anchors); err != nil {
+			return err
+		}
+	}
+	if anchors[c.stream], err = a.encode(c.anchors); err != nil {
 		return err
 	}
-	if err := c.outbox.Trim(ctx, a.Last.Revision, c.stream, text); err != nil {
+	if err := c.outbox.Trim(ctx, through, anchors); err != nil {
 		return err
 	}
 	c.anchored = a
+	if c.signatures != nil {
+		c.signatures.anchored = signatures
+	}
 	return c.at(stepTrimmed)
 }
 
 // uncommitted reports whether lines are durable that the anchor does not have.
-func (c *chain) uncommitted() bool { return c.head != c.anchored.Last }
+func (c *chain) uncommitted() bool {
+	return c.head != c.anchored.Last || c.signatures != nil && c.signatures.uncommitted()
+}
 
 func (c *chain) path(number int) string { return filepath.Join(c.dir, fileName(c.stream, number)) }

@@ -17,14 +17,14 @@ import (
 // goes on from what is there. The kills of the real process are in test/crash.
 func TestEndAtSteps(t *testing.T) {
 	t.Parallel()
-	for _, stream := range []string{audit.Changes, audit.Refusals} {
+	for _, stream := range audit.Streams() {
 		for _, step := range audit.Steps() {
 			if stream == audit.Changes && step == "remove" || step == "listed" {
 				continue // of changes no file is removed; see TestEndWhileAccepting
 			}
 			t.Run(stream+" "+step, func(t *testing.T) {
 				t.Parallel()
-				tr := newTrail(t, smallFiles, func(o *audit.Options) { o.MaxRefusalsSize = 8000 })
+				tr := newTrail(t, smallFiles, func(o *audit.Options) { o.MaxRefusalsSize, o.MaxSignaturesSize = 8000, 8000 })
 				ends := kit.Effort(3, 20)
 				for n := range ends {
 					endAt(t, tr, stream+" "+step, int64(n+1))
@@ -32,20 +32,23 @@ func TestEndAtSteps(t *testing.T) {
 				kit.Count(t, "ends of the audit trail at steps", ends)
 				tr.close()
 				tr.wantChanges()
+				tr.wantSignatures()
 				tr.wantWhole()
 				if said := tr.said.String(); strings.Contains(said, "damaged") {
 					t.Errorf("the log says %s", said)
 				}
-				total := int64(0)
-				for _, name := range tr.files(audit.Refusals) {
-					info, err := os.Stat(name)
-					if err != nil {
-						t.Fatal(err)
+				for _, bounded := range []string{audit.Refusals, audit.Signatures} {
+					total := int64(0)
+					for _, name := range tr.files(bounded) {
+						info, err := os.Stat(name)
+						if err != nil {
+							t.Fatal(err)
+						}
+						total += info.Size()
 					}
-					total += info.Size()
-				}
-				if total > 8000 {
-					t.Errorf("refusals take %d bytes of 8,000", total)
+					if total > 8000 {
+						t.Errorf("%s take %d bytes of 8,000", bounded, total)
+					}
 				}
 			})
 		}
@@ -72,7 +75,9 @@ func endAt(t *testing.T, tr *trail, step string, n int64) {
 	tr.wrap = func(o audit.Outbox) audit.Outbox { return endedOutbox{o, &ended} }
 	tr.open()
 	for i := 0; !ended.Load(); i++ {
-		tr.changes(4)
+		tr.changes(2)
+		tr.signatures(3)
+		tr.changes(2)
 		for j := range 8 {
 			tr.log.Refuse(refusal("", fmt.Sprint(i, j), strings.Repeat("x", 100)))
 		}
@@ -93,9 +98,9 @@ type endedOutbox struct {
 	ended *atomic.Bool
 }
 
-func (e endedOutbox) Trim(ctx context.Context, through uint64, name string, anchor []byte) error {
+func (e endedOutbox) Trim(ctx context.Context, through uint64, anchors map[string][]byte) error {
 	if e.ended.Load() {
 		return errInjected
 	}
-	return e.outbox.Trim(ctx, through, name, anchor)
+	return e.outbox.Trim(ctx, through, anchors)
 }

@@ -15,12 +15,13 @@ import (
 // Kind says what a line is about.
 type Kind string
 
-// The kinds. Changes and administration are notes first; refusals, logins and logouts
-// are folded. Begin and Broken open a file: the first of a chain, and the one after a
+// The kinds. Changes, administration and signatures are notes first; refusals, logins and
+// logouts are folded. Begin and Broken open a file: the first of a chain, and the one after a
 // place where the chain does not hold.
 const (
 	Change         Kind = "change"
 	Administration Kind = "administration"
+	Signed         Kind = "signature"
 	Refused        Kind = "refusal"
 	Login          Kind = "login"
 	Logout         Kind = "logout"
@@ -53,6 +54,7 @@ type Request struct {
 	RequestID string `json:"request_id,omitzero"` // of this request alone
 	Session   string `json:"session,omitzero"`    // the beginning of the SHA-256 of its id, in hexadecimal
 	Route     string `json:"route,omitzero"`      // HTTP method and template: one of a closed set
+	Peer      string `json:"peer,omitzero"`       // of a process on this host: its uid, gid and pid
 }
 
 // Event is who did or tried what, when and with which outcome. Empty parts are
@@ -67,6 +69,8 @@ type Event struct {
 	From      string    `json:"from,omitzero"` // the slot that the key of Slot was in before, which is empty now
 	Outcome   string    `json:"outcome,omitzero"`
 	Replaced  string    `json:"replaced,omitzero"` // "unauthentic" or "damaged": what was in Slot before could not be read
+	// Beside is what the same commit did to records without a key.
+	Beside []Beside `json:"beside,omitempty"`
 	// SHA-256 in hexadecimal: of the payload that Slot holds now, nothing where it is
 	// empty; and of the DER, as openssl req or x509 -outform der gives it to sha256sum.
 	Payload     string `json:"payload_sha256,omitzero"`
@@ -83,6 +87,12 @@ type Event struct {
 	Issuer       string   `json:"issuer,omitzero"`
 	Serial       string   `json:"serial,omitzero"` // in hexadecimal
 
+	// Of a signature: the RFC 7638 thumbprint of the key, the algorithm, and the digest
+	// that was signed, in hexadecimal.
+	KeyID     string `json:"kid,omitzero"`
+	Algorithm string `json:"algorithm,omitzero"`
+	Digest    string `json:"digest,omitzero"`
+
 	Settings []string `json:"settings,omitempty"` // names of those that changed
 	Reason   string   `json:"reason,omitzero"`
 	FromKey  string   `json:"from_key,omitzero"` // ids of keys of the sealing keyset
@@ -91,6 +101,13 @@ type Event struct {
 	// them at Since.
 	Count int       `json:"count,omitzero"`
 	Since time.Time `json:"since,omitzero"`
+}
+
+// Beside is a record without a key. Payload is the SHA-256 of its payload, or nothing
+// where the record is gone.
+type Beside struct {
+	Slot    string `json:"slot"`
+	Payload string `json:"payload_sha256,omitzero"`
 }
 
 // Outcomes of changes. One that fails leaves no trace in the store, and none here.
@@ -138,6 +155,12 @@ func (e Event) Administration(now time.Time) ([]byte, error) {
 	return e.note(now)
 }
 
+// Signature is the note of a signature.
+func (e Event) Signature(now time.Time) ([]byte, error) {
+	e.Kind, e.Outcome = Signed, ""
+	return e.note(now)
+}
+
 func (e Event) note(now time.Time) ([]byte, error) {
 	e.Time = stamp(now)
 	e.bound()
@@ -148,7 +171,7 @@ func (e Event) note(now time.Time) ([]byte, error) {
 	return b, nil
 }
 
-// decodeNote is strict: it accepts what Note and Administration make.
+// decodeNote is strict: it accepts what Note, Administration and Signature make.
 func decodeNote(b []byte) (Event, error) {
 	var n note
 	if err := json.Unmarshal(b, &n, json.RejectUnknownMembers(true)); err != nil {
@@ -158,8 +181,8 @@ func decodeNote(b []byte) (Event, error) {
 	switch {
 	case n.Version != noteVersion:
 		return Event{}, fmt.Errorf("decode an audit note: it has format %d, this version reads %d", n.Version, noteVersion)
-	case !change && (n.Kind != Administration || n.Outcome != "") || !n.Time.Equal(stamp(n.Time)):
-		return Event{}, errors.New("decode an audit note: it is not one of a change or of administration")
+	case !change && (n.Kind != Administration && n.Kind != Signed || n.Outcome != "") || !n.Time.Equal(stamp(n.Time)):
+		return Event{}, errors.New("decode an audit note: it is not one of a change, of administration or of a signature")
 	}
 	return n.Event, nil
 }
@@ -174,11 +197,14 @@ func (e *Event) bound() {
 	}
 	for _, s := range []*string{
 		&e.User, &e.Method, &e.Address, &e.RequestID, &e.Operation, &e.Route, &e.Outcome, &e.Replaced, &e.Subject,
-		&e.KeyAlgorithm, &e.Issuer, &e.Serial, &e.Session, &e.Reason, &e.FromKey, &e.ToKey,
+		&e.KeyAlgorithm, &e.Issuer, &e.Serial, &e.Session, &e.Reason, &e.FromKey, &e.ToKey, &e.Peer, &e.KeyID, &e.Algorithm, &e.Digest,
 	} {
 		*s = bounded(*s, maxText)
 	}
 	e.Slot, e.From = bounded(e.Slot, maxSlot), bounded(e.From, maxSlot)
+	for i := range e.Beside {
+		e.Beside[i].Slot = bounded(e.Beside[i].Slot, maxSlot)
+	}
 	first, whole := boundedList(e.Names)
 	if !whole {
 		sum := sha256.Sum256([]byte(strings.Join(e.Names, "\n")))

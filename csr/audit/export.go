@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -73,7 +74,7 @@ func (l *Log) Ready() error {
 	if l == nil {
 		return nil
 	}
-	for _, c := range []*chain{l.changes, l.refusals} {
+	for _, c := range []*chain{l.changes, l.signatures, l.refusals} {
 		if err := c.full.Load(); err != nil {
 			return fmt.Errorf("the audit trail cannot be written: %w", *err)
 		}
@@ -127,7 +128,7 @@ func (l *Log) commitNote(ctx context.Context, e Event) {
 	}
 }
 
-// Settle writes all notes that wait as lines, and both anchors under the primary key.
+// Settle writes all notes that wait as lines, and all anchors under the primary key.
 // It may be repeated.
 func (l *Log) Settle(ctx context.Context) error {
 	if l == nil {
@@ -135,7 +136,7 @@ func (l *Log) Settle(ctx context.Context) error {
 	}
 	for more := true; more; {
 		var err error
-		if more, err = l.exportChanges(ctx, false); err != nil {
+		if more, err = l.exportNotes(ctx, false); err != nil {
 			return fmt.Errorf("audit trail: %w", err)
 		}
 	}
@@ -150,9 +151,10 @@ func (l *Log) Settle(ctx context.Context) error {
 	return nil
 }
 
-// exportChanges writes a group of the notes that wait in the outbox. chain.commit
-// says what a crash leaves.
-func (l *Log) exportChanges(ctx context.Context, _ bool) (more bool, err error) {
+// exportNotes writes a group of the notes that wait in the outbox: the signatures first,
+// so that a commit of the changes' anchor never gives up the note of a signature that
+// has no line. chain.commit says what a crash leaves.
+func (l *Log) exportNotes(ctx context.Context, _ bool) (more bool, err error) {
 	l.changes.mu.Lock()
 	defer l.changes.mu.Unlock()
 	waiting, err := l.o.Outbox.Pending(ctx)
@@ -163,8 +165,24 @@ func (l *Log) exportChanges(ctx context.Context, _ bool) (more bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	if _, err := l.write(ctx, l.changes, group); err != nil {
+	var changes, signatures []entry
+	for _, e := range group {
+		switch {
+		case e.Kind != Signed:
+			changes = append(changes, e)
+		case e.Revision > l.signatures.head.Revision: // else it has its line
+			signatures = append(signatures, e)
+		}
+	}
+	if _, err := l.write(ctx, l.signatures, signatures); err != nil {
 		return false, err
+	}
+	if _, err := l.write(ctx, l.changes, changes); err != nil {
+		return false, err
+	}
+	if len(group) > 0 { // also where the last of them are signatures
+		last := group[len(group)-1]
+		l.changes.head.Revision, l.changes.head.notePosition = last.Revision, *last.notes
 	}
 	if err := l.changes.commit(ctx); err != nil {
 		return false, err
@@ -210,6 +228,52 @@ func (c *chain) readNotes(ctx context.Context, limit int) ([]entry, error) {
 		return nil
 	})
 	return group, err
+}
+
+// nextChange is the next entry of readNotes that is of no signature.
+func (c *chain) nextChange(ctx context.Context) (waiting []entry, err error) {
+	for limit := 1; ; limit *= 2 {
+		all, err := c.readNotes(ctx, limit)
+		if err != nil {
+			return nil, err
+		}
+		if i := slices.IndexFunc(all, func(e entry) bool { return e.Kind != Signed }); i >= 0 {
+			return all[i:], nil
+		}
+		if len(all) < limit {
+			return nil, nil
+		}
+	}
+}
+
+// readSignatures reads the signatures among the notes after a revision, as many notes as
+// limit at most. last is the revision of the last note; 0: there is none.
+func (c *chain) readSignatures(ctx context.Context, after uint64, limit int) (found []entry, last uint64, err error) {
+	err = c.outbox.Outbox(ctx, after, limit, func(revision uint64, previous, code, note []byte) error {
+		last = revision
+		ours := c.check == nil || c.check(revision, previous, code, note) == nil
+		if event, err := decodeNote(note); ours && err == nil && event.Kind == Signed {
+			found = append(found, entry{Event: event, Revision: revision})
+		}
+		return nil
+	})
+	return found, last, err
+}
+
+// writeSignatures writes the signatures that a crash, or damage to their files, left
+// without lines. The changes may have theirs already, and then their next commit gives up
+// the notes of both.
+func (l *Log) writeSignatures(ctx context.Context) error {
+	for after := l.signatures.head.Revision; ; {
+		found, last, err := l.signatures.readSignatures(ctx, after, pageSize)
+		if err == nil {
+			_, err = l.write(ctx, l.signatures, found)
+		}
+		if err != nil || last == 0 {
+			return err
+		}
+		after = last
+	}
 }
 
 // readNote returns the event of a note, and moves the position over it.

@@ -64,13 +64,13 @@ type faultyOutbox struct {
 
 type outbox = audit.Outbox
 
-func (f faultyOutbox) Trim(ctx context.Context, through uint64, name string, anchor []byte) error {
+func (f faultyOutbox) Trim(ctx context.Context, through uint64, anchors map[string][]byte) error {
 	unknown := fmt.Errorf("%w: %w", keystore.ErrOutcomeUnknown, errInjected)
 	n := f.trims.Add(1) % 4
 	if n == 1 {
 		return unknown
 	}
-	err := f.outbox.Trim(ctx, through, name, anchor)
+	err := f.outbox.Trim(ctx, through, anchors)
 	if err == nil && n == 3 {
 		return unknown
 	}

@@ -62,13 +62,14 @@ type trail struct {
 	o     audit.Options
 	wrap  func(audit.Outbox) audit.Outbox // nil: the store itself
 	n     int                             // changes made
+	uses  int                             // signatures made
 }
 
 func newTrail(t testing.TB, edit ...func(*audit.Options)) *trail {
 	t.Helper()
 	tr := &trail{t: t, dir: t.TempDir(), said: &kit.Buffer{}, vault: keystoretest.NewVault()}
 	tr.o = audit.Options{
-		MAC: keys, Dir: filepath.Join(tr.dir, "audit"), MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, OutboxBound: 10_000,
+		MAC: keys, Dir: filepath.Join(tr.dir, "audit"), MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, MaxSignaturesSize: 64 << 20, OutboxBound: 10_000,
 		Logger: slog.New(slog.NewTextHandler(tr.said, nil)), Now: time.Now,
 	}
 	for _, e := range edit {
@@ -159,6 +160,24 @@ func (tr *trail) changes(n int) {
 	}
 }
 
+// signatures commits notes of signatures.
+func (tr *trail) signatures(n int) {
+	tr.t.Helper()
+	for range n {
+		tr.uses++
+		note, err := tr.log.NoteSignature(audit.Event{
+			Request:   audit.Request{User: "daemon", Method: "socket", Peer: "uid=1000 gid=1000 pid=7", RequestID: fmt.Sprint("s", tr.uses)},
+			Operation: "key.sign", Slot: "c/a", KeyID: "kid", Algorithm: "rs256", Digest: digestOf(payload(tr.uses)),
+		})
+		if err == nil {
+			err = tr.store.keys.Note(tr.t.Context(), note)
+		}
+		if err != nil {
+			tr.t.Fatal(err)
+		}
+	}
+}
+
 // withStore opens the store of a trail that is closed.
 func (tr *trail) withStore(do func(*store) error) {
 	tr.t.Helper()
@@ -238,6 +257,10 @@ type parsed struct {
 	Slot      string    `json:"slot"`
 	Session   string    `json:"session"`
 	Settings  []string  `json:"settings"`
+	Peer      string    `json:"peer"`
+	KeyID     string    `json:"kid"`
+	Algorithm string    `json:"algorithm"`
+	Digest    string    `json:"digest"`
 
 	Names       []string `json:"names"`
 	NamesCount  int      `json:"names_count"`
@@ -307,6 +330,30 @@ func (tr *trail) wantChanges() {
 	}
 	if next != tr.n {
 		tr.t.Fatalf("%d changes have lines, %d were made", next, tr.n)
+	}
+}
+
+// wantSignatures checks that the lines are those of the last signatures, each once and
+// in order: the service may have removed the oldest files.
+func (tr *trail) wantSignatures() {
+	tr.t.Helper()
+	var ids []string
+	for _, l := range tr.lines(audit.Signatures) {
+		if l.Event != "signature" {
+			continue
+		}
+		ids = append(ids, l.RequestID)
+		if l.Operation != "key.sign" || l.Peer == "" || l.KeyID == "" || l.Algorithm == "" || l.Digest == "" || l.Revision == 0 || l.Outcome != "" {
+			tr.t.Fatalf("%+v", l)
+		}
+	}
+	for i, id := range ids {
+		if want := fmt.Sprint("s", tr.uses-len(ids)+1+i); id != want {
+			tr.t.Fatalf("line %d of %d is of %s, want %s", i+1, len(ids), id, want)
+		}
+	}
+	if len(ids) == 0 && tr.uses > 0 {
+		tr.t.Fatal("no signature has a line")
 	}
 }
 

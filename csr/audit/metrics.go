@@ -32,7 +32,7 @@ func newMetrics(l *Log) metrics {
 			return float64(n)
 		}),
 	}
-	for _, stream := range []string{Changes, Refusals} {
+	for _, stream := range Streams() {
 		m.events.WithLabelValues(stream)
 		m.failures.WithLabelValues(stream)
 	}

@@ -42,7 +42,12 @@ func (c *chain) open(ctx context.Context, expected bool) error {
 	if err != nil && !errors.As(err, &damaged) {
 		return err
 	}
-	if err := c.raiseRevisions(ctx, damaged != nil); err != nil {
+	if damaged != nil {
+		if c.lost, err = c.newestRevision(); err != nil {
+			return err
+		}
+	}
+	if err := c.raiseRevisions(ctx); err != nil {
 		return err
 	}
 	if damaged != nil {
@@ -60,7 +65,7 @@ func (c *chain) open(ctx context.Context, expected bool) error {
 // raiseRevisions makes a store that was put back go on above the revisions that the
 // trail has, so that no revision is of two changes, and makes a note of it. After a
 // crash before the note the next start does both again.
-func (c *chain) raiseRevisions(ctx context.Context, damaged bool) error {
+func (c *chain) raiseRevisions(ctx context.Context) error {
 	if c.state == nil {
 		return nil
 	}
@@ -72,14 +77,7 @@ func (c *chain) raiseRevisions(ctx context.Context, damaged bool) error {
 	for _, n := range s.Notes {
 		known = max(known, n.Revision)
 	}
-	newest := known
-	if damaged {
-		lines, err := c.newestRevision()
-		if err != nil {
-			return err
-		}
-		newest = max(known, lines)
-	}
+	newest := max(known, c.lost, c.signatures.lost)
 	if s.Revision > newest || s.Revision == newest && newest == known {
 		return nil
 	}
@@ -286,8 +284,14 @@ func (c *chain) takeOver(ctx context.Context, text []byte) (bool, error) {
 		if want.Kind != Login && want.Kind != Logout {
 			want.Kind = Refused
 		}
+	case c.stream == Signatures:
+		waiting, last, err := c.readSignatures(ctx, found.Revision-1, 1)
+		if err != nil || len(waiting) == 0 || last != found.Revision {
+			return false, err
+		}
+		want = waiting[0]
 	default:
-		waiting, err := c.readNotes(ctx, 1)
+		waiting, err := c.nextChange(ctx)
 		if err != nil || len(waiting) == 0 {
 			return false, err
 		}

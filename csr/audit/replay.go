@@ -51,14 +51,16 @@ func (r *replay) apply(e Event, seq, revision uint64) {
 		r.unsure, r.floor = false, revision-1
 	}
 	r.last = max(r.last, revision)
-	if revision <= r.base || e.Slot == "" {
+	if revision <= r.base || e.Slot == "" || e.Kind == Signed {
 		return
 	}
 	if e.From != "" {
 		r.set(e.From, change{seq, revision, ""})
 	}
-	digest, _ := hex.DecodeString(e.Payload)
-	r.set(e.Slot, change{seq, revision, string(digest)})
+	for _, b := range slices.Concat(e.Beside, []Beside{{e.Slot, e.Payload}}) {
+		digest, _ := hex.DecodeString(b.Payload)
+		r.set(b.Slot, change{seq, revision, string(digest)})
+	}
 }
 
 func (r *replay) set(slot string, c change) {
@@ -148,7 +150,7 @@ func (v *verifier) checkUnanchored() {
 		}
 		event, err := decodeNote(waiting[l.Revision].Text)
 		if err != nil || !reflect.DeepEqual(event, l.Event) {
-			v.problem("line %d is of a change with revision %d, of which the store does not know: the store is an older one, or somebody took its note out", l.Seq, l.Revision)
+			v.problem("line %d is of a commit with revision %d, of which the store does not know: the store is an older one, or somebody took its note out", l.Seq, l.Revision)
 			return
 		}
 	}

@@ -144,7 +144,7 @@ func TestDiscardedStore(t *testing.T) {
 		t.Errorf("%+v", lines)
 	}
 	tr.wantProblem("changes-000001.jsonl", "an earlier chain")
-	for _, stream := range []string{audit.Changes, audit.Refusals} {
+	for _, stream := range audit.Streams() {
 		if err := os.Rename(tr.files(stream)[0], filepath.Join(tr.dir, stream)); err != nil {
 			t.Fatal(err)
 		}
@@ -256,7 +256,7 @@ func TestGoldenTrailGoesOn(t *testing.T) {
 		for _, name := range goldenFiles(t, stream) {
 			write(t, filepath.Join(tr.o.Dir, filepath.Base(name)), kit.Read(t, "", name))
 		}
-		err = errors.Join(err, raw.Trim(t.Context(), last.Last.Revision, stream, kit.Read(t, "", "testdata/trail-v2/"+stream+"-anchor.json")))
+		err = errors.Join(err, raw.Trim(t.Context(), last.Last.Revision, map[string][]byte{stream: kit.Read(t, "", "testdata/trail-v2/"+stream+"-anchor.json")}))
 	}
 	if err := errors.Join(err, raw.Close()); err != nil {
 		t.Fatal(err)

@@ -96,7 +96,7 @@ func (p Problem) String() string {
 // its anchor meanwhile.
 const verifyAttempts = 5
 
-// Verify reads both streams, and compares the changes with what the store holds. What
+// Verify reads all streams, and compares the changes with what the store holds. What
 // it returns are findings; an error means that something could not be read.
 func Verify(ctx context.Context, o VerifyOptions) ([]Summary, error) {
 	if o.Anchors == nil {
@@ -107,7 +107,7 @@ func Verify(ctx context.Context, o VerifyOptions) ([]Summary, error) {
 		return nil, err
 	}
 	var all []Summary
-	for _, stream := range []string{Changes, Refusals} {
+	for _, stream := range Streams() {
 		s, err := verifyStream(ctx, o, stream, &snapshot)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", stream, err)
@@ -209,8 +209,11 @@ func (v *verifier) run(ctx context.Context) error {
 		}
 	}
 	v.checkAnchor()
-	if v.summary.Stream == Changes {
+	switch v.summary.Stream {
+	case Changes:
 		v.checkStore()
+	case Signatures:
+		v.checkUnanchored()
 	}
 	return nil
 }
@@ -226,6 +229,13 @@ func (v *verifier) checkUnknown(all []numbered) {
 	case len(all) > 0:
 		v.file = all[0].path
 		v.problem("the store knows nothing of this stream: the file belongs to another store, whose keys were discarded, or the store is an older one")
+	case v.summary.Stream == Signatures:
+		// The anchor of the changes says whether there was one. Older versions had none.
+		changes, err := decodeAnchor(v.o.Anchors, Changes, v.snapshot.Anchors[Changes])
+		if err == nil && changes.Signatures {
+			v.file = storeFile
+			v.problem("it knows nothing of this stream and has known it: somebody has removed its anchor")
+		}
 	case n > 0 || v.snapshot.Anchors[Changes] != nil:
 		v.file = storeFile
 		v.problem("it holds %d records, and knows nothing of this stream: somebody has removed the trail", n)
@@ -351,8 +361,11 @@ func (v *verifier) accept(l line, mac string) {
 	s.Last, s.To = l.Seq, l.Time
 	v.seq, v.prev = l.Seq, mac
 	v.keys, _ = v.keys.next(l.Key, v.o.MAC.Primary())
-	if s.Stream == Changes {
+	switch s.Stream {
+	case Changes:
 		v.acceptChange(l)
+	case Signatures:
+		v.acceptCommit(l)
 	}
 	if l.Kind == Begin && l.Outcome == unanchored {
 		v.problem("a new chain begins where there was one already: %s", l.Reason)
@@ -385,12 +398,17 @@ func (v *verifier) acceptChange(l line) {
 	if l.Kind == Begin {
 		v.begin(l.Baseline)
 	}
+	v.acceptCommit(l)
+	if l.Revision <= v.snapshot.Revision { // else it was written meanwhile
+		v.replay.apply(l.Event, l.Seq, l.Revision)
+	}
+}
+
+// acceptCommit notes a line of a commit, which the store has to know.
+func (v *verifier) acceptCommit(l line) {
 	v.seen = max(v.seen, l.Revision)
 	if v.seenAnchor {
 		v.unanchored = append(v.unanchored, l)
-	}
-	if l.Revision <= v.snapshot.Revision { // else it was written meanwhile
-		v.replay.apply(l.Event, l.Seq, l.Revision)
 	}
 }
 

@@ -166,7 +166,7 @@ func forgeAnchor(tr *trail, by int64, key bool) {
 		if !key {
 			forged = append(forged[:len(forged)-66:len(forged)-66], strings.Repeat("ab", 32)+`"}`...)
 		}
-		return store.Trim(tr.t.Context(), 0, audit.Changes, forged)
+		return store.Trim(tr.t.Context(), 0, map[string][]byte{audit.Changes: forged})
 	})
 }
 

@@ -388,7 +388,7 @@ func TestFull(t *testing.T) {
 			t.Errorf("%s in a full store: %v", what, err)
 		}
 	}
-	if err := s.Trim(t.Context(), 1, "changes", []byte("anchor")); err != nil {
+	if err := s.Trim(t.Context(), 1, map[string][]byte{"changes": []byte("anchor")}); err != nil {
 		t.Errorf("Trim: %v", err)
 	}
 	for i := range stored / 2 {

@@ -39,7 +39,7 @@ func used(t testing.TB, dir string, records int) (file string) {
 			}
 		}
 	}
-	err := errors.Join(s.Trim(t.Context(), 2, "changes", []byte("anchor")), s.Advance(t.Context(), 5000), s.Check(t.Context()), s.Close())
+	err := errors.Join(s.Trim(t.Context(), 2, map[string][]byte{"changes": []byte("anchor")}), s.Advance(t.Context(), 5000), s.Check(t.Context()), s.Close())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,8 +15,7 @@ import (
 // trim is what a job does to the outbox beside its note.
 type trim struct {
 	through uint64
-	name    string
-	anchor  []byte
+	anchors map[string][]byte
 }
 
 // Outbox implements keystore.Outbox.
@@ -52,11 +51,11 @@ func (s *Store) Pending(ctx context.Context) (n int, err error) {
 
 // Trim implements keystore.Outbox. It is a commit like any other, and shares its
 // flush with those that are made at the same time.
-func (s *Store) Trim(ctx context.Context, through uint64, name string, anchor []byte) error {
-	if err := keystore.ValidateAnchor(name, anchor); err != nil {
+func (s *Store) Trim(ctx context.Context, through uint64, anchors map[string][]byte) error {
+	if err := keystore.ValidateAnchors(anchors); err != nil {
 		return notCommitted(err)
 	}
-	_, err := s.submit(ctx, &job{trim: &trim{through, name, bytes.Clone(anchor)}, done: make(chan struct{})})
+	_, err := s.submit(ctx, &job{trim: &trim{through, anchors}, done: make(chan struct{})})
 	return err
 }
 
@@ -71,9 +70,9 @@ func (s *Store) Anchor(ctx context.Context, name string) (anchor []byte, err err
 	return anchor, err
 }
 
-// apply takes notes out of the outbox and writes the anchor, in the transaction
-// of the job: a crash leaves both or neither, and who exported the notes finds
-// from the anchor which of them it has to look for in what it wrote.
+// apply takes notes out of the outbox and writes the anchors, in the transaction of the
+// job: a crash leaves all of it or nothing, and who exported the notes finds from the
+// anchors which of them it has to look for in what it wrote.
 func (t *trim) apply(tx *bbolt.Tx) (trimmed int, err error) {
 	outbox := tx.Bucket(bucketOutbox)
 	c := outbox.Cursor()
@@ -86,11 +85,13 @@ func (t *trim) apply(tx *bbolt.Tx) (trimmed int, err error) {
 			return 0, err
 		}
 	}
-	anchors, err := tx.CreateBucketIfNotExists(bucketAnchors)
-	if err != nil {
-		return 0, err
+	bucket, err := tx.CreateBucketIfNotExists(bucketAnchors)
+	for name, anchor := range t.anchors {
+		if err == nil {
+			err = bucket.Put([]byte(name), anchor)
+		}
 	}
-	return len(keys), anchors.Put([]byte(t.name), t.anchor)
+	return len(keys), err
 }
 
 // Advance implements keystore.Outbox.

@@ -131,7 +131,7 @@ func testTrim(t *testing.T, open OpenOutbox) {
 		{third - 1, "changes", "second", []string{"three"}},
 		{third + 100, "changes", "all", nil},
 	} {
-		if err := s.Trim(t.Context(), step.through, step.name, []byte(step.anchor)); err != nil {
+		if err := s.Trim(t.Context(), step.through, map[string][]byte{step.name: []byte(step.anchor)}); err != nil {
 			t.Fatalf("Trim: %v", err)
 		}
 		wantOutbox(t, s, 0, 9, len(step.left), step.left...)
@@ -162,7 +162,7 @@ func testOutboxClosed(t *testing.T, open OpenOutbox) {
 	wantError(t, "Pending", err, keystore.ErrUnavailable)
 	_, err = s.Anchor(t.Context(), "changes")
 	wantError(t, "Anchor", err, keystore.ErrUnavailable)
-	wantError(t, "Trim", s.Trim(t.Context(), 0, "changes", []byte("x")), keystore.ErrUnavailable)
+	wantError(t, "Trim", s.Trim(t.Context(), 0, map[string][]byte{"changes": []byte("x")}), keystore.ErrUnavailable)
 }
 
 func testAnchorBounds(t *testing.T, open OpenOutbox) {
@@ -172,11 +172,11 @@ func testAnchorBounds(t *testing.T, open OpenOutbox) {
 		"": []byte("x"), "n\x00": []byte("x"), strings.Repeat("n", keystore.MaxAnchorNameLen+1): []byte("x"),
 		"empty": nil, "long": make([]byte, keystore.MaxAnchorLen+1),
 	} {
-		wantError(t, fmt.Sprintf("%q of %d bytes", name, len(anchor)), s.Trim(t.Context(), 1<<40, name, anchor), keystore.ErrNotCommitted)
+		wantError(t, fmt.Sprintf("%q of %d bytes", name, len(anchor)), s.Trim(t.Context(), 1<<40, map[string][]byte{name: anchor}), keystore.ErrNotCommitted)
 	}
 	wantOutbox(t, s, 0, 9, 1, "one")
 	name, anchor := strings.Repeat("n", keystore.MaxAnchorNameLen), bytes.Repeat([]byte("x"), keystore.MaxAnchorLen)
-	if err := s.Trim(t.Context(), 1<<40, name, anchor); err != nil {
+	if err := s.Trim(t.Context(), 1<<40, map[string][]byte{name: anchor}); err != nil {
 		t.Fatalf("Trim at the bounds: %v", err)
 	}
 	clear(anchor)
@@ -221,7 +221,7 @@ func testOutboxUnderChange(t *testing.T, open OpenOutbox) {
 			t.Fatal(err)
 		}
 		if n > 0 {
-			if err := s.Trim(t.Context(), last, "changes", []byte("x")); err != nil {
+			if err := s.Trim(t.Context(), last, map[string][]byte{"changes": []byte("x")}); err != nil {
 				t.Fatal(err)
 			}
 			continue
@@ -271,7 +271,7 @@ func testChain(t *testing.T, open OpenOutbox) {
 	_, err := s.Commit(t.Context(), []byte("never"), put(slot("c", "refused"), keystore.Any, "x"))
 	wantError(t, "refused by the guard", err, keystore.ErrRotated)
 	second := note(t, s, "two")
-	if err := s.Trim(t.Context(), second, "changes", []byte("x")); err != nil {
+	if err := s.Trim(t.Context(), second, map[string][]byte{"changes": []byte("x")}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {
@@ -342,7 +342,7 @@ func testInspection(t *testing.T, open OpenOutbox) {
 		return c.Revision
 	}
 	old := both("old")
-	if err := s.Trim(t.Context(), 0, "changes", []byte("old")); err != nil {
+	if err := s.Trim(t.Context(), 0, map[string][]byte{"changes": []byte("old")}); err != nil {
 		t.Fatal(err)
 	}
 	seen := map[keystore.Slot]string{}
@@ -350,7 +350,7 @@ func testInspection(t *testing.T, open OpenOutbox) {
 		both("new " + r.Slot.ID)
 		wantPayload(t, s, b, "new "+r.Slot.ID)
 		seen[r.Slot] = fmt.Sprintf("%s of %d, %v", r.Payload, r.Revision, unreadable)
-		return s.Trim(t.Context(), old, "changes", []byte("new"))
+		return s.Trim(t.Context(), old, map[string][]byte{"changes": []byte("new")})
 	})
 	want := fmt.Sprintf("old of %d, <nil>", old)
 	if err != nil || len(seen) != 2 || seen[a] != want || seen[b] != want {

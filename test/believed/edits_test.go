@@ -348,6 +348,14 @@ var stateEdits = map[string]edit{
 		},
 		absent: usual, verify: []string{"knows nothing of this stream"}, after: []string{anew},
 	},
+	"anchor of signatures dropped": {
+		make: func(s *forge.Store, _ *past) {
+			anchors := s.Anchors()
+			delete(anchors, "signatures")
+			s.SetAnchors(anchors)
+		},
+		absent: usual, verify: []string{"knows nothing of this stream"}, after: []string{anew},
+	},
 	"older anchors": {
 		make:   func(s *forge.Store, p *past) { s.SetAnchors(p.anchors) },
 		absent: usual, verify: []string{"of which the store does not know"}, after: []string{"the service found the trail damaged"},

@@ -62,7 +62,7 @@ func written(t *testing.T) (file string) {
 			t.Fatal(err)
 		}
 	}
-	if err := store.Trim(t.Context(), last.Revision-1, "anchor", []byte("here")); err != nil {
+	if err := store.Trim(t.Context(), last.Revision-1, map[string][]byte{"anchor": []byte("here")}); err != nil {
 		t.Fatal(err)
 	}
 	if err := keys.Close(); err != nil {
