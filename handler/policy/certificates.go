@@ -79,9 +79,9 @@ func newTLSCertificate(n csr.NamedCertificate) tlsCertificate {
 
 func newDetails(c *x509.Certificate, now time.Time) certificateDetails {
 	d := certificateDetails{
-		Subject:            pkcs10.DistinguishedName(c.RawSubject, c.Subject),
+		Subject:            pkcs10.DistinguishedName(c.RawSubject),
 		SubjectCN:          c.Subject.CommonName,
-		Issuer:             pkcs10.DistinguishedName(c.RawIssuer, c.Issuer),
+		Issuer:             pkcs10.DistinguishedName(c.RawIssuer),
 		IssuerCN:           c.Issuer.CommonName,
 		NotBefore:          c.NotBefore.UnixMilli(),
 		NotAfter:           c.NotAfter.UnixMilli(),

@@ -253,7 +253,7 @@ func TestDetails(t *testing.T) {
 		{rsaKey, x509.SHA512WithRSA, "RSA", "SHA512WITHRSA", 2048},
 		{rsaKey, x509.SHA256WithRSAPSS, "RSA", "SHA256-RSAPSS", 2048},
 		{ecKey, x509.ECDSAWithSHA384, "ECDSA", "SHA384WITHECDSA", 384},
-		{edKey, x509.PureEd25519, "Ed25519", "Ed25519", 0},
+		{edKey, x509.PureEd25519, "Ed25519", "Ed25519", 256},
 	} {
 		certificate := (&kit.CA{Key: test.key}).Issue(t, "x, y", test.key.Public(), func(c *x509.Certificate) {
 			c.SerialNumber, c.Subject.OrganizationalUnit, c.SignatureAlgorithm = big.NewInt(255), []string{"b", "a"}, test.algorithm

@@ -1,0 +1,295 @@
+package pkcs10
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/netip"
+	"strings"
+	"time"
+	"unicode/utf16"
+
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// Facts are what a certificate says. They are stored when it is accepted, because a later
+// crypto/x509 may refuse to parse it. The names of the members are part of the stored
+// format.
+type Facts struct {
+	Subject            string    `json:"subject"` // as RFC 4514 writes it, like Issuer
+	SubjectCN          string    `json:"subject_cn,omitzero"`
+	Issuer             string    `json:"issuer"`
+	IssuerCN           string    `json:"issuer_cn,omitzero"`
+	Serial             string    `json:"serial"` // in decimal
+	Version            int       `json:"version"`
+	NotBefore          time.Time `json:"not_before"`
+	NotAfter           time.Time `json:"not_after"`
+	KeyAlgorithm       string    `json:"key_algorithm"` // a name, or an object identifier
+	KeyBits            int       `json:"key_bits,omitzero"`
+	Curve              string    `json:"curve,omitzero"`
+	PublicKey          []byte    `json:"public_key"`          // SubjectPublicKeyInfo in DER
+	SignatureAlgorithm string    `json:"signature_algorithm"` // a name, or an object identifier
+	Signature          []byte    `json:"signature"`
+	CA                 bool      `json:"ca,omitzero"`
+	Names              []string  `json:"names,omitzero"` // as altNames reads them
+	SHA256             string    `json:"sha256"`         // of the DER, in hexadecimal
+}
+
+// FactsOf returns the facts of a certificate.
+func FactsOf(c *x509.Certificate) Facts {
+	f := outline(c.Raw)
+	if c.SignatureAlgorithm != x509.UnknownSignatureAlgorithm {
+		f.SignatureAlgorithm = c.SignatureAlgorithm.String()
+	}
+	f.KeyBits, f.CA, f.Names = KeyBits(c.PublicKey), c.IsCA, altNames(c.Extensions)
+	if key, is := c.PublicKey.(*ecdsa.PublicKey); is {
+		f.Curve = key.Params().Name
+	}
+	return f
+}
+
+// FactsIn returns the facts of each certificate of a chain in PEM that was accepted or
+// made here. One that crypto/x509 does not parse any more has those that can be told.
+func FactsIn(text string) (all []Facts) {
+	for block, rest := pem.Decode([]byte(text)); block != nil; block, rest = pem.Decode(rest) {
+		if c, err := x509.ParseCertificate(block.Bytes); err == nil {
+			all = append(all, FactsOf(c))
+		} else {
+			all = append(all, outline(block.Bytes))
+		}
+	}
+	return all
+}
+
+// Key returns the public key of the certificate.
+func (f Facts) Key() (crypto.PublicKey, error) {
+	key, err := x509.ParsePKIXPublicKey(f.PublicKey)
+	if err != nil {
+		return nil, fmt.Errorf("parse the public key: %w", err)
+	}
+	return key, nil
+}
+
+// KeyDigest is the SHA-256 of a public key in hexadecimal: of its SubjectPublicKeyInfo as
+// Go encodes it. That of a certificate may be encoded in another way.
+func KeyDigest(pub crypto.PublicKey) (string, error) {
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return "", fmt.Errorf("encode the public key: %w", err)
+	}
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// Description is what a CSR, or the leaf of a chain, says.
+type Description struct {
+	Request      bool     // it is a CSR
+	Digest       string   // SHA-256 of the DER, in hexadecimal
+	Subject      string   // as DistinguishedName writes it
+	Names        []string // as altNames reads them
+	KeyAlgorithm string
+	KeyBits      int
+	Issuer       string // of a certificate, as DistinguishedName writes it
+	Serial       string // of a certificate, in hexadecimal
+}
+
+// Describe reads the first block of a PEM text that was accepted or made here. With an
+// error it returns the digest, if there is a block.
+func Describe(text string) (Description, error) {
+	block, _ := pem.Decode([]byte(text))
+	if block == nil {
+		return Description{}, errors.New("there is no PEM block")
+	}
+	sum := sha256.Sum256(block.Bytes)
+	d := Description{Request: block.Type == BlockRequest, Digest: hex.EncodeToString(sum[:])}
+	if d.Request {
+		r, err := x509.ParseCertificateRequest(block.Bytes)
+		if err != nil {
+			return d, fmt.Errorf("parse the CSR: %w", err)
+		}
+		d.Subject, d.Names = DistinguishedName(r.RawSubject), altNames(r.Extensions)
+		d.KeyAlgorithm, d.KeyBits = r.PublicKeyAlgorithm.String(), KeyBits(r.PublicKey)
+		return d, nil
+	}
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return d, fmt.Errorf("parse the certificate: %w", err)
+	}
+	f := FactsOf(c)
+	d.Subject, d.Names, d.KeyAlgorithm, d.KeyBits = f.Subject, f.Names, f.KeyAlgorithm, f.KeyBits
+	d.Issuer, d.Serial = f.Issuer, c.SerialNumber.Text(16)
+	return d, nil
+}
+
+// outline reads a certificate as far as it can be read, also one that crypto/x509 refuses.
+// It judges nothing. What cannot be read is empty.
+func outline(der []byte) Facts {
+	sum := sha256.Sum256(der)
+	f := Facts{SHA256: hex.EncodeToString(sum[:]), Version: 1}
+	input, serial := cryptobyte.String(der), new(big.Int)
+	var certificate, tbs, version, algorithm, issuer, validity, subject, key cryptobyte.String
+	var hasVersion bool
+	if !input.ReadASN1(&certificate, cbasn1.SEQUENCE) || !certificate.ReadASN1(&tbs, cbasn1.SEQUENCE) ||
+		!tbs.ReadOptionalASN1(&version, &hasVersion, cbasn1.Tag(0).ContextSpecific().Constructed()) {
+		return f
+	}
+	if hasVersion && version.ReadASN1Integer(&f.Version) {
+		f.Version++ // version 3 is encoded as 2
+	}
+	if tbs.ReadASN1Integer(serial) {
+		f.Serial = serial.String()
+	}
+	// One that is missing makes those after it empty.
+	_ = tbs.ReadASN1(&algorithm, cbasn1.SEQUENCE) && tbs.ReadASN1Element(&issuer, cbasn1.SEQUENCE) && tbs.ReadASN1(&validity, cbasn1.SEQUENCE) &&
+		tbs.ReadASN1Element(&subject, cbasn1.SEQUENCE) && tbs.ReadASN1Element(&key, cbasn1.SEQUENCE)
+	f.Issuer, f.IssuerCN = readName(issuer)
+	f.Subject, f.SubjectCN = readName(subject)
+	f.NotBefore = readTime(&validity)
+	f.NotAfter = readTime(&validity)
+	f.SignatureAlgorithm = algorithmName(algorithm)
+	f.PublicKey = key
+	var keyAlgorithm cryptobyte.String
+	if key.ReadASN1(&key, cbasn1.SEQUENCE) && key.ReadASN1(&keyAlgorithm, cbasn1.SEQUENCE) {
+		f.KeyAlgorithm = algorithmName(keyAlgorithm)
+	}
+	if certificate.SkipASN1(cbasn1.SEQUENCE) {
+		_ = certificate.ReadASN1BitStringAsBytes(&f.Signature)
+	}
+	return f
+}
+
+// algorithmName returns the name of the algorithm of an AlgorithmIdentifier, in the words
+// of crypto/x509, or its object identifier.
+func algorithmName(identifier cryptobyte.String) string {
+	var oid asn1.ObjectIdentifier
+	if !identifier.ReadASN1ObjectIdentifier(&oid) {
+		return ""
+	}
+	names := map[string]string{
+		"1.2.840.113549.1.1.1":    "RSA",
+		"1.2.840.113549.1.1.10":   "RSA-PSS",
+		"1.2.840.113549.1.1.14":   "SHA224-RSA",
+		"1.2.840.10045.2.1":       "ECDSA",
+		"1.2.840.10045.4.3.1":     "ECDSA-SHA224",
+		"1.2.840.10040.4.1":       "DSA",
+		"1.3.101.110":             "X25519",
+		"1.3.101.111":             "X448",
+		"1.3.101.112":             "Ed25519",
+		"1.3.101.113":             "Ed448",
+		"2.16.840.1.101.3.4.3.9":  "ECDSA-SHA3-224",
+		"2.16.840.1.101.3.4.3.10": "ECDSA-SHA3-256",
+		"2.16.840.1.101.3.4.3.11": "ECDSA-SHA3-384",
+		"2.16.840.1.101.3.4.3.12": "ECDSA-SHA3-512",
+		"2.16.840.1.101.3.4.3.13": "SHA3-224-RSA",
+		"2.16.840.1.101.3.4.3.14": "SHA3-256-RSA",
+		"2.16.840.1.101.3.4.3.15": "SHA3-384-RSA",
+		"2.16.840.1.101.3.4.3.16": "SHA3-512-RSA",
+		"2.16.840.1.101.3.4.3.17": "ML-DSA-44",
+		"2.16.840.1.101.3.4.3.18": "ML-DSA-65",
+		"2.16.840.1.101.3.4.3.19": "ML-DSA-87",
+	}
+	if name, known := names[oid.String()]; known {
+		return name
+	}
+	return oid.String()
+}
+
+func readTime(from *cryptobyte.String) (t time.Time) {
+	if from.PeekASN1Tag(cbasn1.UTCTime) {
+		_ = from.ReadASN1UTCTime(&t)
+	} else {
+		_ = from.ReadASN1GeneralizedTime(&t)
+	}
+	return t
+}
+
+// DistinguishedName writes a name as RFC 4514 does, with its attributes in their
+// encoded order. pkix.Name.String sorts them.
+func DistinguishedName(der []byte) string {
+	name, _ := readName(der)
+	return name
+}
+
+// readName is DistinguishedName, and the last common name. It takes every character in
+// every kind of string.
+func readName(der cryptobyte.String) (name, commonName string) {
+	var rdns pkix.RDNSequence
+	var sequence, set, attribute, value cryptobyte.String
+	var oid asn1.ObjectIdentifier
+	var tag cbasn1.Tag
+	_ = der.ReadASN1(&sequence, cbasn1.SEQUENCE)
+	for sequence.ReadASN1(&set, cbasn1.SET) {
+		var rdn pkix.RelativeDistinguishedNameSET
+		for set.ReadASN1(&attribute, cbasn1.SEQUENCE) && attribute.ReadASN1ObjectIdentifier(&oid) && attribute.ReadAnyASN1(&value, &tag) {
+			text := stringOf(value, tag)
+			if oid.Equal(asn1.ObjectIdentifier{2, 5, 4, 3}) {
+				commonName = text
+			}
+			rdn = append(rdn, pkix.AttributeTypeAndValue{Type: oid, Value: text})
+		}
+		rdns = append(rdns, rdn)
+	}
+	return rdns.String(), commonName
+}
+
+// stringOf returns the characters of an ASN.1 string.
+func stringOf(value cryptobyte.String, tag cbasn1.Tag) string {
+	const bmpString = cbasn1.Tag(30)
+	if tag != bmpString {
+		return strings.ToValidUTF8(string(value), "\uFFFD")
+	}
+	var units []uint16
+	for unit := uint16(0); value.ReadUint16(&unit); {
+		units = append(units, unit)
+	}
+	return string(utf16.Decode(units))
+}
+
+// KeyBits is the size of a public key: of the modulus or of the curve. It is 0 for a key
+// of another kind.
+func KeyBits(key crypto.PublicKey) int {
+	switch key := key.(type) {
+	case *rsa.PublicKey:
+		return key.N.BitLen()
+	case *ecdsa.PublicKey:
+		return key.Params().BitSize
+	case ed25519.PublicKey:
+		return 256
+	}
+	return 0
+}
+
+// altNames reads the subject alternative names of four kinds, in their encoded order.
+// crypto/x509 sorts them by kind and rewrites URIs.
+func altNames(extensions []pkix.Extension) (names []string) {
+	for _, e := range extensions {
+		value, list := cryptobyte.String(e.Value), cryptobyte.String(nil)
+		if !e.Id.Equal(oidSubjectAltName()) || !value.ReadASN1(&list, cbasn1.SEQUENCE) {
+			continue
+		}
+		var name cryptobyte.String
+		var tag cbasn1.Tag
+		for list.ReadAnyASN1(&name, &tag) {
+			switch tag {
+			case cbasn1.Tag(tagRFC822Name).ContextSpecific(), cbasn1.Tag(tagDNSName).ContextSpecific(), cbasn1.Tag(tagURI).ContextSpecific():
+				names = append(names, string(name))
+			case cbasn1.Tag(tagIPAddress).ContextSpecific():
+				if address, ok := netip.AddrFromSlice(name); ok {
+					names = append(names, address.String())
+				}
+			}
+		}
+	}
+	return names
+}
