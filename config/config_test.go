@@ -21,7 +21,7 @@ import (
 )
 
 // privileges are the names these tests allow in auth.privileges.
-var privileges = []string{"SECURITY_MGMT", "policy_certificate:read", "policy_certificate:crud"}
+var privileges = []string{"SECURITY_MGMT", "SECURITY_READ", "policy_certificate:read", "policy_certificate:crud"}
 
 // sources is what one test case gives to Load: the text of a file (none when
 // empty), the environment and the command line.

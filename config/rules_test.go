@@ -106,7 +106,7 @@ func TestProblems(t *testing.T) {
 			"f:2:3: key_pool.targets: 9 keys of 2048 bits are more than key_pool.max, 8 (f:3:3); lower the target or raise key_pool.max"}},
 		"boolean": {sources{file: "key_pool: {ready_when_warm: yes}\n"}, []string{"f:1:29: key_pool.ready_when_warm: must be true or false (true|false), not a string"}},
 
-		"privilege unknown":       {sources{file: "auth:\n  privileges:\n    al: [ROOT]\n"}, []string{`f:3:10: auth.privileges.al: "ROOT" is not a privilege: SECURITY_MGMT, policy_certificate:read, policy_certificate:crud are allowed`}},
+		"privilege unknown":       {sources{file: "auth:\n  privileges:\n    al: [ROOT]\n"}, []string{`f:3:10: auth.privileges.al: "ROOT" is not a privilege: SECURITY_MGMT, SECURITY_READ, policy_certificate:read, policy_certificate:crud are allowed`}},
 		"privilege twice":         {sources{file: "auth: {privileges: {al: [SECURITY_MGMT, SECURITY_MGMT]}}\n"}, []string{`f:1:41: auth.privileges.al: "SECURITY_MGMT" is listed twice`}},
 		"privileges scalar":       {sources{file: "auth: {privileges: {al: SECURITY_MGMT}}\n"}, []string{`f:1:25: auth.privileges.al: must be a list in [ ] or with one - on each line (privileges), not a string`}},
 		"privileges nothing":      {sources{file: "auth:\n  privileges:\n"}, []string{`f:2:15: auth.privileges: must be a mapping of keys to values, not nothing`}},

@@ -20,17 +20,18 @@ import (
 // Privilege is something a caller may be allowed to do.
 type Privilege string
 
-// The privileges, in the names that the vendor's products give them. Crud
-// includes Read.
+// The privileges, in the names that the vendor's products give them. SecurityRead is
+// ours. Management includes it, and Crud includes Read.
 const (
 	SecurityManagement    Privilege = "SECURITY_MGMT"
+	SecurityRead          Privilege = "SECURITY_READ"
 	PolicyCertificateRead Privilege = "policy_certificate:read"
 	PolicyCertificateCRUD Privilege = "policy_certificate:crud"
 )
 
 // Privileges lists every privilege there is.
 func Privileges() []Privilege {
-	return []Privilege{SecurityManagement, PolicyCertificateRead, PolicyCertificateCRUD}
+	return []Privilege{SecurityManagement, SecurityRead, PolicyCertificateRead, PolicyCertificateCRUD}
 }
 
 // Caller is an authenticated principal, with the request that it sends.
@@ -43,6 +44,7 @@ type Caller struct {
 // that includes it.
 func (c Caller) Holds(p Privilege) bool {
 	return slices.Contains(c.Privileges, p) ||
+		p == SecurityRead && slices.Contains(c.Privileges, SecurityManagement) ||
 		p == PolicyCertificateRead && slices.Contains(c.Privileges, PolicyCertificateCRUD)
 }
 
@@ -82,6 +84,7 @@ func Kinds() []Kind {
 // alone: no client sees it.
 type Error struct {
 	Kind       Kind
+	Privilege  Privilege          // with Unauthorized: the one that the caller lacks
 	Violations []pkcs10.Violation // with Invalid: every broken rule
 	RetryAfter time.Duration      // with Busy and Unavailable: when to try again
 	Err        error

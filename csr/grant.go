@@ -10,7 +10,8 @@ import (
 // Operation is something a caller can be granted.
 type Operation string
 
-// The operations on the ESX attestation key. Each needs SecurityManagement.
+// The operations on the ESX attestation key. Gets need SecurityRead, the others
+// SecurityManagement.
 const (
 	CreateCSR      Operation = "csr.create"
 	GetCSR         Operation = "csr.get"
@@ -37,7 +38,9 @@ const (
 // privilege is what the operation needs.
 func (o Operation) privilege() (Privilege, bool) {
 	switch o {
-	case CreateCSR, GetCSR, DeleteCSR, GetCertificate, SetCertificate:
+	case GetCSR, GetCertificate:
+		return SecurityRead, true
+	case CreateCSR, DeleteCSR, SetCertificate:
 		return SecurityManagement, true
 	case GetNamedCSR, ListNamedCSRs, GetNamedCertificate, ListNamedCertificates:
 		return PolicyCertificateRead, true
@@ -65,7 +68,7 @@ func (s *Service) Authorise(caller Caller, o Operation) (*Grant, error) {
 	}
 	if !caller.Holds(need) {
 		s.audit.Refuse(audit.Refusal{Request: caller.Request, Operation: string(o), Outcome: Unauthorized.String()})
-		return nil, &Error{Kind: Unauthorized, Err: fmt.Errorf("%s needs the privilege %s", o, need)}
+		return nil, &Error{Kind: Unauthorized, Privilege: need, Err: fmt.Errorf("%s needs the privilege %s", o, need)}
 	}
 	return &Grant{service: s, operation: o, caller: caller}, nil
 }

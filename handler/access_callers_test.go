@@ -14,12 +14,13 @@ import (
 // Users of the matrix beside admin, who holds every privilege. Their passwords
 // are their names with "'s secret" behind.
 var accessPrivileges = map[string][]csr.Privilege{
-	"admin":  csr.Privileges(),
-	"nobody": nil,
-	"hosts":  {csr.SecurityManagement},
-	"viewer": {csr.PolicyCertificateRead},
-	"editor": {csr.PolicyCertificateCRUD},
-	"leaver": csr.Privileges(), // who is removed when a test says so
+	"admin":    csr.Privileges(),
+	"nobody":   nil,
+	"hosts":    {csr.SecurityManagement},
+	"onlooker": {csr.SecurityRead},
+	"viewer":   {csr.PolicyCertificateRead},
+	"editor":   {csr.PolicyCertificateCRUD},
+	"leaver":   csr.Privileges(), // who is removed when a test says so
 }
 
 // identity is whom a request speaks for in one dialect. The zero value is nobody.
@@ -98,7 +99,7 @@ func accessCallers() []caller {
 		{name: "password", esx: admin, nsx: admin, make: func(*matrix) http.Header { return basicHeader("admin", adminPassword) }},
 	}
 	callers = append(callers, sessionCallers()...)
-	for _, user := range []string{"nobody", "hosts", "viewer", "editor"} {
+	for _, user := range []string{"nobody", "hosts", "onlooker", "viewer", "editor"} {
 		who := identity{user: user}
 		callers = append(callers,
 			caller{name: "password of " + user, esx: who, nsx: who, make: func(*matrix) http.Header { return basicHeader(user, passwordOf(user)) }},

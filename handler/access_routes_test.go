@@ -106,8 +106,6 @@ func matching(status int, contentType, pattern string) want {
 var (
 	unauthenticated = documented{status: 401, errorType: "UNAUTHENTICATED", id: "com.vmware.vapi.endpoint.method.authentication.required", message: "Authentication required.",
 		code: "403", module: "common-services", message2: "The credentials were incorrect or the account specified has been locked."}
-	unauthorised = documented{status: 403, errorType: "UNAUTHORIZED", id: "vapi.security.authorization.invalid", message: "The user does not hold the privilege SECURITY_MGMT.",
-		code: "289", message2: "The user does not have permission for this operation on the feature policy_certificate."}
 	forged = documented{status: 403, code: "98", message2: "The X-XSRF-TOKEN header is not that of the session."}
 	noPath = documented{status: 404, errorType: "NOT_FOUND", id: "com.vmware.vapi.rest.httpNotFound", message: "Not found.",
 		code: "600", message2: "The requested path does not exist."}
@@ -117,6 +115,11 @@ var (
 	notJSON   = documented{status: 400, code: "220", message2: "Failed to parse the JSON of the request body: it is not a JSON object."}
 	noQuery   = documented{status: 400, errorType: "INVALID_ARGUMENT", id: "vapi.protocol.server.rest.unsupported_property", args: `"foo"`, message: "Unsupported property with name: foo."}
 )
+
+func unauthorised(needs csr.Privilege) documented {
+	return documented{status: 403, errorType: "UNAUTHORIZED", id: "vapi.security.authorization.invalid", message: "The user does not hold the privilege " + string(needs) + ".",
+		code: "289", message2: "The user does not have permission for this operation on the feature policy_certificate."}
+}
 
 func fieldError(problem string) documented {
 	return documented{status: 400, code: "255", details: true, message2: "Field level validation errors: {" + problem + "}"}
@@ -164,15 +167,15 @@ func accessRows(csrID, certificateID string) []row {
 }
 
 func esxRows() []row {
-	mayHosts := func(route, path, body string, op csr.Operation, allowed want) row {
-		return row{route: route, path: path, body: body, dialect: inESX, kind: operation, needs: csr.SecurityManagement, op: op, allowed: allowed}
+	may := func(needs csr.Privilege, route, path, body string, op csr.Operation, allowed want) row {
+		return row{route: route, path: path, body: body, dialect: inESX, kind: operation, needs: needs, op: op, allowed: allowed}
 	}
 	return []row{
-		mayHosts("POST "+csrPath, csrPath, "[", csr.CreateCSR, inESX.answer(notObject)),
-		mayHosts("GET "+csrPath, csrPath, "", csr.GetCSR, matching(200, asJSON, `\{"csr":"-----BEGIN CERTIFICATE REQUEST-----\\n[^"]*"\}`)),
-		mayHosts("DELETE "+csrPath, csrPath+"?foo=1", "", csr.DeleteCSR, inESX.answer(noQuery)),
-		mayHosts("GET "+certificatePath, certificatePath, "", csr.GetCertificate, matching(200, asJSON, `\{"certificate":"-----BEGIN CERTIFICATE-----\\n[^"]*"\}`)),
-		mayHosts("PUT "+certificatePath, certificatePath, "[", csr.SetCertificate, inESX.answer(notObject)),
+		may(csr.SecurityManagement, "POST "+csrPath, csrPath, "[", csr.CreateCSR, inESX.answer(notObject)),
+		may(csr.SecurityRead, "GET "+csrPath, csrPath, "", csr.GetCSR, matching(200, asJSON, `\{"csr":"-----BEGIN CERTIFICATE REQUEST-----\\n[^"]*"\}`)),
+		may(csr.SecurityManagement, "DELETE "+csrPath, csrPath+"?foo=1", "", csr.DeleteCSR, inESX.answer(noQuery)),
+		may(csr.SecurityRead, "GET "+certificatePath, certificatePath, "", csr.GetCertificate, matching(200, asJSON, `\{"certificate":"-----BEGIN CERTIFICATE-----\\n[^"]*"\}`)),
+		may(csr.SecurityManagement, "PUT "+certificatePath, certificatePath, "[", csr.SetCertificate, inESX.answer(notObject)),
 	}
 }
 

@@ -163,7 +163,7 @@ func (r row) expected(c caller) want {
 	case who.guarded && !reads:
 		refused = r.dialect.answer(forged)
 	case r.kind == operation && !holds(who.user, r.needs):
-		refused = r.dialect.answer(unauthorised)
+		refused = r.dialect.answer(unauthorised(r.needs))
 	default:
 		return r.allowed
 	}

@@ -91,6 +91,8 @@ func describe(requestID string, err error) (int, document) {
 		return http.StatusMethodNotAllowed, one("INVALID_REQUEST", "com.vmware.vapi.rest.httpMethodNotAllowed", "This path does not have that method: the Allow header lists those it has.")
 	case errors.As(err, &coreErr) && coreErr.Kind == csr.Invalid:
 		return http.StatusBadRequest, violations(coreErr.Violations)
+	case errors.As(err, &coreErr) && coreErr.Kind == csr.Unauthorized:
+		return http.StatusForbidden, one("UNAUTHORIZED", "vapi.security.authorization.invalid", fmt.Sprintf("The user does not hold the privilege %s.", coreErr.Privilege))
 	case errors.As(err, &coreErr):
 		return describeKind(requestID, coreErr.Kind)
 	}
@@ -107,14 +109,13 @@ func describeKind(requestID string, kind csr.Kind) (int, document) {
 	a, known := map[csr.Kind]answer{
 		csr.Unauthenticated: {http.StatusUnauthorized, "UNAUTHENTICATED", "com.vmware.vapi.endpoint.method.authentication.required", "Authentication required."},
 		// Not in this dialect, whose sessions ask for no token.
-		csr.Forged:       {http.StatusForbidden, "UNAUTHORIZED", "attestcsr.forged", "The token that belongs to the session is missing."},
-		csr.Unauthorized: {http.StatusForbidden, "UNAUTHORIZED", "vapi.security.authorization.invalid", "The user does not hold the privilege SECURITY_MGMT."},
-		csr.NotFound:     {http.StatusNotFound, "NOT_FOUND", "attestcsr.csr.not_found", "There is no CSR. Create one first."},
-		csr.Exists:       {http.StatusBadRequest, "ALREADY_EXISTS", "attestcsr.exists", "It exists already."},
-		csr.Conflict:     {http.StatusConflict, "CONCURRENT_CHANGE", "attestcsr.concurrent_change", changed},
-		csr.Stale:        {http.StatusConflict, "CONCURRENT_CHANGE", "attestcsr.concurrent_change", changed},
-		csr.Busy:         {http.StatusServiceUnavailable, "SERVICE_UNAVAILABLE", "attestcsr.busy", later},
-		csr.Unavailable:  {http.StatusServiceUnavailable, "SERVICE_UNAVAILABLE", "attestcsr.unavailable", later},
+		csr.Forged:      {http.StatusForbidden, "UNAUTHORIZED", "attestcsr.forged", "The token that belongs to the session is missing."},
+		csr.NotFound:    {http.StatusNotFound, "NOT_FOUND", "attestcsr.csr.not_found", "There is no CSR. Create one first."},
+		csr.Exists:      {http.StatusBadRequest, "ALREADY_EXISTS", "attestcsr.exists", "It exists already."},
+		csr.Conflict:    {http.StatusConflict, "CONCURRENT_CHANGE", "attestcsr.concurrent_change", changed},
+		csr.Stale:       {http.StatusConflict, "CONCURRENT_CHANGE", "attestcsr.concurrent_change", changed},
+		csr.Busy:        {http.StatusServiceUnavailable, "SERVICE_UNAVAILABLE", "attestcsr.busy", later},
+		csr.Unavailable: {http.StatusServiceUnavailable, "SERVICE_UNAVAILABLE", "attestcsr.unavailable", later},
 	}[kind]
 	if !known {
 		doc := one("ERROR", "attestcsr.internal_error", "Internal error. The service's log tells the cause under this request id.")
