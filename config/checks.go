@@ -5,6 +5,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -127,6 +128,20 @@ func proxy(s string) (netip.Prefix, error) {
 		return netip.Prefix{}, fmt.Errorf("%.64q has bits beyond its prefix length; write %s", s, prefix.Masked())
 	}
 	return prefix, nil
+}
+
+// origin takes what a browser sends in an Origin header (RFC 6454 section 6.2): small
+// letters, and no port that is the scheme's own. Any other form would never match.
+func origin(s string) (string, error) {
+	u, err := url.Parse(s)
+	if err != nil || len(s) > 512 || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" ||
+		s != u.Scheme+"://"+u.Host || s != strings.ToLower(s) || strings.HasSuffix(s, ":") {
+		return "", fmt.Errorf("%.64q is not an origin such as https://console.example.com or https://10.0.0.7:8443, in small letters and without a path", s)
+	}
+	if own := map[string]string{"https": "443", "http": "80"}[u.Scheme]; u.Port() == own {
+		return "", fmt.Errorf("%.64q has the port that %s has anyway: browsers leave it out, and so does an origin", s, u.Scheme)
+	}
+	return s, nil
 }
 
 // parseBytes takes a whole number of KiB, MiB or GiB.

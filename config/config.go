@@ -27,6 +27,7 @@ type Config struct {
 	Session            Session
 	KeySizes           []int          // RSA modulus lengths in bits, in the operator's order; 2048 is among them
 	TrustedProxies     []netip.Prefix // masked; no zones, no IPv4-mapped addresses
+	AllowedOrigins     []string       // as browsers write them: scheme://host[:port]
 	Sealing            Sealing
 	KeyPool            KeyPool
 	KeyQueue           KeyQueue

@@ -118,6 +118,7 @@ trusted_proxies:
   - 10.0.0.0/8
   - 192.0.2.7
   - fd00::/8
+allowed_origins: [https://console.example.com, "http://[::1]:8080"]
 key_pool:
   targets: {2048: 512, 8192: 1}
   max: 600
@@ -161,8 +162,9 @@ func everythingSettings() config.Config {
 		KeySizes:          []int{3072, 2048, 8192},
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.7/32"),
 			netip.MustParsePrefix("fd00::/8")},
-		KeyPool:  config.KeyPool{Targets: map[int]int{2048: 512, 8192: 1}, Max: 600, ReadyWhenWarm: true},
-		KeyQueue: config.KeyQueue{Bound: 8, Deadline: 5 * time.Second},
+		AllowedOrigins: []string{"https://console.example.com", "http://[::1]:8080"},
+		KeyPool:        config.KeyPool{Targets: map[int]int{2048: 512, 8192: 1}, Max: 600, ReadyWhenWarm: true},
+		KeyQueue:       config.KeyQueue{Bound: 8, Deadline: 5 * time.Second},
 		Limits: config.Limits{CSRs: 7, Certificates: 8, Connections: 100, ConnectionsPerAddress: 10, HeaderBytes: 8192, BodyBytes: 4096,
 			ReadHeaderTimeout: 3 * time.Second, ReadTimeout: 4 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 20 * time.Second,
 			Sessions: 9, SessionsPerUser: 6, Memory: 512 << 20},
@@ -288,6 +290,7 @@ session:
   lifetime: "24h" # default
 key_sizes: [2048, 3072, 4096] # default
 trusted_proxies: [] # default
+allowed_origins: [] # default
 key_pool:
   targets: # default
     2048: 32

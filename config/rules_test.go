@@ -14,10 +14,11 @@ const (
 	number   = "is not a host name (RFC 1123): its last part must not be a number"
 	keySize  = "is not an RSA key size: multiples of 256 from 2048 to 8192 are allowed"
 	cidr     = "is not an address or CIDR prefix such as 192.0.2.7, 10.0.0.0/8 or fd00::/8"
+	site     = "is not an origin such as https://console.example.com or https://10.0.0.7:8443, in small letters and without a path"
 	duration = "is not a duration such as 90s, 30m or 1h30m, over 0 and at most "
 	fileSize = "is not a size such as 512KiB, 64MiB or 1GiB, from 1MiB to 16GiB"
 	memory   = "is not auto, off or a size such as 512MiB or 1GiB, from 32MiB to 1024GiB"
-	topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, allow_shared_data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, key_pool, key_queue, limits, sealing, audit, log, shutdown_timeout, allow_core_dumps"
+	topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, allow_shared_data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, allowed_origins, key_pool, key_queue, limits, sealing, audit, log, shutdown_timeout, allow_core_dumps"
 	notUsed  = "not an anchor, alias, tag or merge key, which are not used here"
 )
 
@@ -42,6 +43,8 @@ func TestRefusedValues(t *testing.T) {
 		{"trusted_proxies", cidr, []string{"proxy.example.com", "fe80::1%eth0"}},
 		{"trusted_proxies", "has bits beyond its prefix length; write 10.0.0.0/8", []string{"10.1.2.3/8"}},
 		{"trusted_proxies", "is an IPv4-mapped address; write it as plain IPv4", []string{"::ffff:10.0.0.1"}},
+		{"allowed_origins", site, []string{"console.example.com", "https://", "https://a/", "https://A", "HTTPS://a", "https://u@a", "https://a?x", "https://a:", "https://a:x", "https://[::1", "null", "*", "ftp://a", "https://*.a b"}},
+		{"allowed_origins", "has the port that https has anyway: browsers leave it out, and so does an origin", []string{"https://a:443"}},
 		{"log.level", "is not one of debug, info, warn, error", []string{"INFO"}},
 		{"log.format", "is not one of json, text", []string{"xml"}},
 		{"key_pool.ready_when_warm", "is not true or false", []string{"1"}},

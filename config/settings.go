@@ -51,6 +51,8 @@ func (c *Config) serverSettings(privileges []string) []setting {
 			list(&c.KeySizes, aNumber, keySize)},
 		{"trusted_proxies", "address,...", "proxies whose X-Forwarded-For is believed: addresses or CIDR prefixes",
 			list(&c.TrustedProxies, aString, proxy)},
+		{"allowed_origins", "origin,...", "sites whose pages may send changes through a browser, such as https://console.example.com; the service's own always may",
+			list(&c.AllowedOrigins, aString, origin)},
 		{"key_pool.targets", "a mapping of key sizes to numbers of keys", "how many RSA keys of each size are kept ready; {} turns the pool off",
 			poolTargets(&c.KeyPool.Targets)},
 		{"key_pool.max", "keys", "how many keys of one size may be kept ready; a larger default target is lowered to it, a larger target in the file is an error",

@@ -106,7 +106,8 @@ func matching(status int, contentType, pattern string) want {
 var (
 	unauthenticated = documented{status: 401, errorType: "UNAUTHENTICATED", id: "com.vmware.vapi.endpoint.method.authentication.required", message: "Authentication required.",
 		code: "403", module: "common-services", message2: "The credentials were incorrect or the account specified has been locked."}
-	forged = documented{status: 403, code: "98", message2: "The X-XSRF-TOKEN header is not that of the session."}
+	forged = documented{status: 403, errorType: "UNAUTHORIZED", id: "attestcsr.forged", message: "A page of another site sent this request. Its origin is not among the allowed_origins of the service.",
+		code: "98", message2: "Another site may have sent this request: the X-XSRF-TOKEN header is not that of the session, or the origin is not among the allowed_origins of the service."}
 	noPath = documented{status: 404, errorType: "NOT_FOUND", id: "com.vmware.vapi.rest.httpNotFound", message: "Not found.",
 		code: "600", message2: "The requested path does not exist."}
 	noMethod = documented{status: 405, errorType: "INVALID_REQUEST", id: "com.vmware.vapi.rest.httpMethodNotAllowed", message: "This path does not have that method: the Allow header lists those it has.",

@@ -211,7 +211,7 @@ func (w want) differs(method string, a answer) string {
 	h, body := a.header, string(a.body)
 	challenge := ""
 	if w.status == http.StatusUnauthorized {
-		challenge = `Basic realm="attestcsr"`
+		challenge = `Basic realm="attestcsr", charset="UTF-8"`
 	}
 	switch {
 	case a.status != w.status:
@@ -224,6 +224,8 @@ func (w want) differs(method string, a answer) string {
 		return "challenge " + h.Get("WWW-Authenticate")
 	case h.Get("Allow") != w.allow:
 		return "Allow " + h.Get("Allow") + ", want " + w.allow
+	case h.Get("Cache-Control") != "no-store":
+		return "Cache-Control " + h.Get("Cache-Control")
 	case !requestID.MatchString(h.Get("X-Request-Id")):
 		return "request id " + h.Get("X-Request-Id")
 	case h.Get("Retry-After") != "" || h.Get("Location") != "" || h.Get("Server") != "" || h.Get("Access-Control-Allow-Origin") != "":

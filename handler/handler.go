@@ -2,7 +2,7 @@
 // and authorises each request, hands it to the dialect that owns the path, and
 // answers failures in that dialect's error document.
 //
-// The order is fixed: route, authenticate, authorise, read the body. Dialects never see
+// The order is fixed: route, refuse other sites, authenticate, authorise, read the body. Dialects never see
 // a request that may not do what it asks for.
 package handler
 
@@ -36,6 +36,7 @@ type Config struct {
 	Registry       *prometheus.Registry        // what /metrics shows; the handler registers its own collectors here
 	Logger         *slog.Logger
 	TrustedProxies []netip.Prefix // peers whose X-Forwarded-For is believed
+	AllowedOrigins []string       // sites beside our own whose pages may send changes, as scheme://host[:port]
 	SeparateOps    bool           // health and metrics only on Ops, not beside the API
 
 	BodyBytes         int           // of a request, at most
@@ -49,7 +50,9 @@ type Handler struct {
 	cfg      Config
 	api, ops *echo.Echo
 	metrics  *metrics
-	gate     *gate // of the API alone: health and metrics are answered while it is closed
+	// crossOrigin decides which pages may have a browser send changes.
+	crossOrigin *http.CrossOriginProtection
+	gate        *gate // of the API alone: health and metrics are answered while it is closed
 	// allow has, for each route template, the methods of the path.
 	allow map[string][]string
 }
@@ -87,6 +90,9 @@ func dialectOf(path string) dialect {
 func New(cfg Config) (*Handler, error) {
 	h := &Handler{cfg: cfg, gate: newGate(cfg.RequestsPerClient), allow: map[string][]string{}}
 	var err error
+	if h.crossOrigin, err = newCrossOrigin(cfg.AllowedOrigins); err != nil {
+		return nil, err
+	}
 	if h.metrics, err = newMetrics(cfg.Registry, h.gate.count); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
@@ -128,10 +134,12 @@ func (h *Handler) newEcho() *echo.Echo {
 // echo.RouteNotFound registers a path that does not exist, beside a template that
 // would match it.
 func (h *Handler) add(e *echo.Echo, method, path string, handle echo.HandlerFunc) {
-	e.Add(method, path, handle)
 	if method == echo.RouteNotFound {
+		e.Add(method, path, handle)
 		return
 	}
+	handle = h.sameOrigin(handle)
+	e.Add(method, path, handle)
 	if h.allow[path] == nil {
 		e.Add(http.MethodOptions, path, func(echo.Context) error { return echo.ErrMethodNotAllowed })
 	}
@@ -194,6 +202,10 @@ func creates(op csr.Operation) bool {
 	return op == csr.CreateCSR || op == csr.CreateNamedCSR || op == csr.SelfSignNew
 }
 
+// challenge asks for passwords in UTF-8 (RFC 7617 section 2.1): some clients send
+// Latin-1 unless they are told.
+const challenge = `Basic realm="attestcsr", charset="UTF-8"`
+
 // fail answers every error, with a document of the dialect that the path belongs to.
 func (h *Handler) fail(err error, c echo.Context) {
 	ev := eventOf(c)
@@ -210,7 +222,7 @@ func (h *Handler) fail(err error, c echo.Context) {
 	if csrErr := (*csr.Error)(nil); errors.As(err, &csrErr) {
 		switch csrErr.Kind {
 		case csr.Unauthenticated:
-			c.Response().Header().Set(echo.HeaderWWWAuthenticate, `Basic realm="attestcsr"`)
+			c.Response().Header().Set(echo.HeaderWWWAuthenticate, challenge)
 		case csr.Busy, csr.Unavailable:
 			// Whole seconds, at least one (RFC 9110 section 10.2.3).
 			seconds := max(1, int(math.Ceil(csrErr.RetryAfter.Seconds())))

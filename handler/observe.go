@@ -51,6 +51,7 @@ func (h *Handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		c.Response().Header().Set(echo.HeaderXRequestID, ev.RequestID)
 		c.SetRequest(h.bounded(c))
 		c.Response().Before(h.limitWriting(c))
+		c.Response().Header().Set(echo.HeaderCacheControl, "no-store") // nor do browsers keep it
 		if framedAmbiguously(c.Request()) {
 			c.Response().Header().Set(echo.HeaderConnection, "close")
 		}

@@ -125,6 +125,7 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 		Registry:          registry,
 		Logger:            log,
 		TrustedProxies:    cfg.TrustedProxies,
+		AllowedOrigins:    cfg.AllowedOrigins,
 		SeparateOps:       cfg.OpsListen != "",
 		BodyBytes:         cfg.Limits.BodyBytes,
 		RequestsPerClient: cfg.Limits.ConnectionsPerAddress,

@@ -156,11 +156,11 @@ func TestMetrics(t *testing.T) {
 
 	all := 0
 	for method, want := range map[string]map[string]float64{
-		"basic":   {"success": 2, "failure": 2, "throttled": 0, "busy": 0, "canceled": 0, "error": 0},
+		"basic":   {"success": 2, "failure": 2, "forged": 0, "throttled": 0, "busy": 0, "canceled": 0, "error": 0},
 		"form":    {"success": 1, "failure": 2, "throttled": 0, "busy": 0, "canceled": 0, "error": 0},
 		"session": {"success": 3, "failure": 2, "forged": 1},
-		"other":   {"failure": 1},
-		"none":    {"failure": 2},
+		"other":   {"failure": 1, "forged": 0},
+		"none":    {"failure": 2, "forged": 0},
 	} {
 		all += len(want)
 		for outcome, n := range want {

@@ -14,7 +14,7 @@ type outcome string
 const (
 	success   outcome = "success"
 	failure   outcome = "failure"
-	forged    outcome = "forged"    // a session cookie without its token
+	forged    outcome = "forged"    // another site may have sent it
 	throttled outcome = "throttled" // too many wrong passwords from there
 	busy      outcome = "busy"      // too many passwords to check
 	canceled  outcome = "canceled"  // the client did not wait for the answer
@@ -39,11 +39,11 @@ func newMetrics(sessions *sessions) metrics {
 	}
 	// From zero, so that a rate sees the first of each.
 	for method, outcomes := range map[string][]outcome{
-		byPassword: {success, failure, throttled, busy, canceled, failed},
+		byPassword: {success, failure, forged, throttled, busy, canceled, failed},
 		byForm:     {success, failure, throttled, busy, canceled, failed},
 		bySession:  {success, failure, forged},
-		byOther:    {failure},
-		byNothing:  {failure},
+		byOther:    {failure, forged},
+		byNothing:  {failure, forged},
 	} {
 		for _, o := range outcomes {
 			m.attempts.WithLabelValues(method, string(o))

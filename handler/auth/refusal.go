@@ -1,6 +1,20 @@
 package auth
 
-import "attestcsr/csr/audit"
+import (
+	"net/http"
+
+	"attestcsr/csr"
+	"attestcsr/csr/audit"
+)
+
+// RefuseForged refuses a request that another site made a browser send, as cause says,
+// without looking at its credentials. It is counted and reported as a cookie without
+// its token is. The error is a *csr.Error of kind Forged.
+func (a *Authenticator) RefuseForged(r *http.Request, from audit.Request, realm Realm, cause error) error {
+	err := &csr.Error{Kind: csr.Forged, Err: cause}
+	a.record(newAttempt(r, from, realm), err)
+	return err
+}
 
 // record counts an attempt, and reports it to the audit trail where it was refused.
 func (a *Authenticator) record(at attempt, err error) {

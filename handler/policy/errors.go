@@ -145,7 +145,7 @@ func describeKind(u *url.URL, kind csr.Kind) (status int, doc document) {
 		csr.Conflict:        {http.StatusConflict, codeConflict, "The object was changed by another request at the same time."},
 		csr.Stale:           {http.StatusPreconditionFailed, codeStale, "The _revision of the request is not that of the stored object. Read it again before you retry."},
 		csr.Unauthenticated: {http.StatusUnauthorized, codeUnauthenticated, "The credentials were incorrect or the account specified has been locked."},
-		csr.Forged:          {http.StatusForbidden, codeForged, "The X-XSRF-TOKEN header is not that of the session."},
+		csr.Forged:          {http.StatusForbidden, codeForged, "Another site may have sent this request: the X-XSRF-TOKEN header is not that of the session, or the origin is not among the allowed_origins of the service."},
 		csr.Unauthorized:    {http.StatusForbidden, codePermission, "The user does not have permission for this operation on the feature policy_certificate."},
 		csr.Busy:            {http.StatusServiceUnavailable, codeInternal, later},
 		csr.Unavailable:     {http.StatusServiceUnavailable, codeInternal, later},

@@ -108,14 +108,13 @@ func describeKind(requestID string, kind csr.Kind) (int, document) {
 	const later = "The service cannot take this request now. Try again after the time that the Retry-After header names."
 	a, known := map[csr.Kind]answer{
 		csr.Unauthenticated: {http.StatusUnauthorized, "UNAUTHENTICATED", "com.vmware.vapi.endpoint.method.authentication.required", "Authentication required."},
-		// Not in this dialect, whose sessions ask for no token.
-		csr.Forged:      {http.StatusForbidden, "UNAUTHORIZED", "attestcsr.forged", "The token that belongs to the session is missing."},
-		csr.NotFound:    {http.StatusNotFound, "NOT_FOUND", "attestcsr.csr.not_found", "There is no CSR. Create one first."},
-		csr.Exists:      {http.StatusBadRequest, "ALREADY_EXISTS", "attestcsr.exists", "It exists already."},
-		csr.Conflict:    {http.StatusConflict, "CONCURRENT_CHANGE", "attestcsr.concurrent_change", changed},
-		csr.Stale:       {http.StatusConflict, "CONCURRENT_CHANGE", "attestcsr.concurrent_change", changed},
-		csr.Busy:        {http.StatusServiceUnavailable, "SERVICE_UNAVAILABLE", "attestcsr.busy", later},
-		csr.Unavailable: {http.StatusServiceUnavailable, "SERVICE_UNAVAILABLE", "attestcsr.unavailable", later},
+		csr.Forged:          {http.StatusForbidden, "UNAUTHORIZED", "attestcsr.forged", "A page of another site sent this request. Its origin is not among the allowed_origins of the service."},
+		csr.NotFound:        {http.StatusNotFound, "NOT_FOUND", "attestcsr.csr.not_found", "There is no CSR. Create one first."},
+		csr.Exists:          {http.StatusBadRequest, "ALREADY_EXISTS", "attestcsr.exists", "It exists already."},
+		csr.Conflict:        {http.StatusConflict, "CONCURRENT_CHANGE", "attestcsr.concurrent_change", changed},
+		csr.Stale:           {http.StatusConflict, "CONCURRENT_CHANGE", "attestcsr.concurrent_change", changed},
+		csr.Busy:            {http.StatusServiceUnavailable, "SERVICE_UNAVAILABLE", "attestcsr.busy", later},
+		csr.Unavailable:     {http.StatusServiceUnavailable, "SERVICE_UNAVAILABLE", "attestcsr.unavailable", later},
 	}[kind]
 	if !known {
 		doc := one("ERROR", "attestcsr.internal_error", "Internal error. The service's log tells the cause under this request id.")
