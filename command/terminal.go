@@ -53,12 +53,13 @@ func showListening(w io.Writer, l server.Listening) error {
 		row("address", l.Addresses[1]+" (health and metrics)")
 	}
 	row("data", l.DataDir)
-	if l.Fingerprint == "" {
-		row("certificate", l.CertFile)
-	} else {
+	if l.SelfSigned {
 		row("certificate", l.CertFile+" (self-signed: make clients trust it, or set tls.cert_file and tls.key_file)")
-		row("SHA-256", l.Fingerprint)
+	} else {
+		row("certificate", l.CertFile)
 	}
+	row("fingerprint", l.Fingerprints.PublicKey+" (of the public key)")
+	row("", l.Fingerprints.Certificate+" (of the certificate)")
 	if l.User != "" {
 		row("user", l.User)
 		row("password", whereIs(l.Password))

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,7 @@ import (
 
 	"attestcsr/config"
 	"attestcsr/keystore/ownfile"
+	"attestcsr/server/tlscert"
 )
 
 // trusted is a file or a folder that the service believes.
@@ -147,9 +147,13 @@ func checkFiles(cfg *config.Config, now time.Time) (warnings []string, err error
 	}
 	err = errors.Join(errs...)
 	if cfg.TLS.CertFile != "" && err == nil {
-		var warning string
-		if warning, err = checkCertificate(cfg, now); warning != "" {
-			warnings = append(warnings, warning)
+		const key = "tls.cert_file"
+		_, remarks, loadErr := tlscert.Load(cfg.TLS.CertFile, cfg.TLS.KeyFile, now)
+		for _, remark := range remarks {
+			warnings = append(warnings, cfg.Problem(key, errors.New(remark)).Error())
+		}
+		if loadErr != nil {
+			err = cfg.Problem(key, loadErr)
 		}
 	}
 	return warnings, err
@@ -173,23 +177,6 @@ func usable(cfg *config.Config, f trusted) error {
 		return fmt.Errorf("%w: make it readable for user %d (in Kubernetes, set defaultMode: 0440 for the volume and fsGroup for the pod)", err, os.Geteuid())
 	}
 	return err
-}
-
-// checkCertificate checks that certificate and key load and belong together.
-func checkCertificate(cfg *config.Config, now time.Time) (warning string, err error) {
-	const key = "tls.cert_file"
-	pair, err := tls.LoadX509KeyPair(cfg.TLS.CertFile, cfg.TLS.KeyFile)
-	switch {
-	case err != nil:
-		return "", cfg.Problem(key, fmt.Errorf("%s cannot be used with the key in %s: %w", cfg.TLS.CertFile, cfg.TLS.KeyFile, err))
-	case now.Before(pair.Leaf.NotBefore):
-		err = fmt.Errorf("the certificate is not valid before %s", pair.Leaf.NotBefore.UTC().Format(time.RFC3339))
-	case now.After(pair.Leaf.NotAfter):
-		err = fmt.Errorf("the certificate expired at %s", pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
-	default:
-		return "", nil
-	}
-	return cfg.Problem(key, err).Error(), nil
 }
 
 // canBeMade checks that dir is a directory we can write to, or that the nearest one

@@ -110,7 +110,7 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 	}
 	certFile, keyFile, own := certFiles(cfg)
 	trusted := func() error { return stillTrusted(cfg, certFile, keyFile) }
-	if s.cert, err = tlscert.New(tlscert.Options{CertFile: certFile, KeyFile: keyFile, Own: own, Hostname: cfg.Hostname, Trusted: trusted, Logger: log}); err != nil {
+	if s.cert, err = tlscert.New(tlscert.Options{CertFile: certFile, KeyFile: keyFile, Own: own, Hostname: cfg.Hostname, Trusted: trusted, Logger: log, Now: time.Now}); err != nil {
 		return nil, err
 	}
 
@@ -142,6 +142,7 @@ func (s *Server) newRegistry(service *csr.Service, version string) (*prometheus.
 	all = append(all, service.Collectors()...)
 	all = append(all, s.auth.Collectors()...)
 	all = append(all, s.audit.Collectors()...)
+	all = append(all, s.cert.Collectors()...)
 	all = append(all, s.newListeners()...)
 	for _, c := range all {
 		if err := registry.Register(c); err != nil {
@@ -242,24 +243,22 @@ func (s *Server) Close() error {
 
 // Listening says where a server is reached and how.
 type Listening struct {
-	Addresses   []string // of the API; with ops_listen also of health and metrics
-	DataDir     string   // absolute
-	Fingerprint string   // SHA-256 of a certificate that we made, else empty
-	CertFile    string
-	User        string // the built-in admin, or empty
-	Password    Password
+	Addresses    []string // of the API; with ops_listen also of health and metrics
+	DataDir      string   // absolute
+	CertFile     string
+	SelfSigned   bool // we have made the certificate
+	Fingerprints tlscert.Fingerprints
+	User         string // the built-in admin, or empty
+	Password     Password
 }
 
 func (s *Server) listening(listeners []net.Listener) Listening {
-	l := Listening{DataDir: s.cfg.DataDir, CertFile: s.cert.CertFile}
+	l := Listening{DataDir: s.cfg.DataDir, CertFile: s.cert.CertFile, SelfSigned: s.cert.Own, Fingerprints: tlscert.FingerprintsOf(s.cert.Leaf())}
 	if abs, err := filepath.Abs(s.cfg.DataDir); err == nil {
 		l.DataDir = abs
 	}
 	for _, each := range listeners {
 		l.Addresses = append(l.Addresses, "https://"+each.Addr().String())
-	}
-	if s.cert.Own {
-		l.Fingerprint = s.cert.Fingerprint()
 	}
 	if s.cfg.Auth.UsersFile == "" {
 		l.User, l.Password = AdminName, s.password

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // FuzzServerCertificate: the files of the server certificate are a pair that TLS
@@ -17,7 +18,7 @@ func FuzzServerCertificate(f *testing.F) {
 	dir := f.TempDir()
 	log := slog.New(slog.DiscardHandler)
 	trusted := func() error { return nil }
-	if _, err := New(Options{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key"), Own: true, Hostname: "esx-01", Trusted: trusted, Logger: log}); err != nil {
+	if _, err := New(Options{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key"), Own: true, Hostname: "esx-01", Trusted: trusted, Logger: log, Now: time.Now}); err != nil {
 		f.Fatal(err)
 	}
 	cert, certErr := os.ReadFile(filepath.Join(dir, "tls.crt"))
@@ -36,23 +37,29 @@ func FuzzServerCertificate(f *testing.F) {
 	f.Add(cert[:len(cert)/2], key)
 	f.Add([]byte("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"), key)
 	f.Add([]byte{}, []byte{})
+	f.Add(append([]byte("\ufeff"), cert...), append([]byte("\ufeff"), key...))
+	f.Add([]byte("\xff\xfe-\x00-\x00-\x00-\x00-\x00"), key)
 	f.Fuzz(func(t *testing.T, cert, key []byte) {
 		dir := t.TempDir()
-		s := &Certificate{Options: Options{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key"), Trusted: trusted, Logger: log}}
+		s := &Certificate{Options: Options{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key"), Trusted: trusted, Logger: log, Now: time.Now}}
 		s.current.Store(&before)
 		if err := errors.Join(os.WriteFile(s.CertFile, cert, 0o600), os.WriteFile(s.KeyFile, key, 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.load(); err != nil {
-			if s.current.Load() != &before || !strings.Contains(err.Error(), s.CertFile) || !strings.Contains(err.Error(), s.KeyFile) {
+		_, _, err := Load(s.CertFile, s.KeyFile, time.Now())
+		s.Refresh()
+		now := s.current.Load()
+		if err != nil {
+			if now != &before || !strings.Contains(err.Error(), s.CertFile) || !strings.Contains(err.Error(), s.KeyFile) {
 				t.Fatal(err)
 			}
 			return
 		}
-		now := s.current.Load()
-		if now == &before || now.Leaf == nil || now.PrivateKey == nil || Fingerprint(now) == "" {
+		if now == &before || now.Leaf == nil || now.PrivateKey == nil {
 			t.Fatalf("%+v", now)
 		}
+		withoutMarks := func(text []byte) []byte { return bytes.ReplaceAll(text, []byte("\ufeff"), nil) }
+		cert, key = withoutMarks(cert), withoutMarks(key)
 		if _, err := tls.X509KeyPair(cert, key); err != nil {
 			t.Fatal(err)
 		}

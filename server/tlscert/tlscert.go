@@ -4,40 +4,34 @@ package tlscert
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
 	"log/slog"
-	"math/big"
-	"net"
 	"os"
 	"slices"
-	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
-	"attestcsr/keystore/ownfile"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
-const (
-	// A certificate for 397 days is the longest that clients built for the public
-	// web accept (CA/Browser Forum baseline requirements, section 6.3.2 until 2026).
-	ownCertLife  = 397 * 24 * time.Hour
-	ownCertRenew = 30 * 24 * time.Hour // before it ends
-)
+// remindEvery is how often the log repeats what is odd about the certificate in use.
+const remindEvery = 24 * time.Hour
 
 // Certificate is the certificate that TLS clients see. It is the operator's where
 // tls.cert_file is set, and otherwise our own self-signed one.
 type Certificate struct {
 	Options
 	current atomic.Pointer[tls.Certificate]
+
+	refreshing sync.Mutex // guards the files that we make, and the fields below
+	remarks    []string   // of the files, as they were last said
+	remarkedAt time.Time
 }
 
 // Options say where the certificate is and whose it is.
@@ -48,53 +42,74 @@ type Options struct {
 	Hostname string       // in a certificate that we make
 	Trusted  func() error // refuses files that others could have changed; asked before each load
 	Logger   *slog.Logger
+	Now      func() time.Time
 }
 
-// New loads the certificate, and makes it first where it is our own.
+// New loads the certificate, and makes it first where it is our own. It does not log
+// the remarks of Load: the check of the settings has said them.
 func New(o Options) (*Certificate, error) {
 	s := &Certificate{Options: o}
+	if err := s.Trusted(); err != nil {
+		return nil, err
+	}
 	if s.Own {
-		if err := s.renewOwn(time.Now()); err != nil {
+		if err := s.renewOwn(o.Now()); err != nil {
 			return nil, err
 		}
 	}
-	if err := s.load(); err != nil {
+	cert, remarks, err := Load(s.CertFile, s.KeyFile, o.Now())
+	if err != nil {
 		return nil, err
 	}
+	s.current.Store(cert)
+	s.remarks, s.remarkedAt = remarks, o.Now()
 	return s, nil
 }
 
-// load reads the files and uses what they hold from the next handshake on.
-func (s *Certificate) load() error {
-	if err := s.Trusted(); err != nil {
-		return err
-	}
-	cert, err := tls.LoadX509KeyPair(s.CertFile, s.KeyFile)
-	if err != nil {
-		return fmt.Errorf("server certificate %s with key %s: %w", s.CertFile, s.KeyFile, err)
-	}
-	before := s.current.Swap(&cert)
-	if before != nil && !bytes.Equal(before.Leaf.Raw, cert.Leaf.Raw) {
-		s.Logger.Info("server certificate replaced", "sha256", Fingerprint(&cert), "not_after", cert.Leaf.NotAfter)
-	}
-	return nil
-}
-
-// Refresh renews our own certificate when it is due and loads what the files
-// hold. On failure the certificate in use stays.
+// Refresh renews our own certificate when it is due, and uses what the files hold from
+// the next handshake on. On failure the certificate in use stays.
 func (s *Certificate) Refresh() {
-	if s.Own {
-		if err := s.renewOwn(time.Now()); err != nil {
+	s.refreshing.Lock()
+	defer s.refreshing.Unlock()
+	now := s.Now()
+	err := s.Trusted()
+	if err == nil && s.Own {
+		if err := s.renewOwn(now); err != nil {
 			s.Logger.Error("server certificate not renewed", "err", err)
 		}
 	}
-	if err := s.load(); err != nil {
+	var cert *tls.Certificate
+	var remarks []string
+	if err == nil {
+		cert, remarks, err = Load(s.CertFile, s.KeyFile, now)
+	}
+	if err != nil {
 		s.Logger.Error("server certificate not reloaded: the one before stays in use", "err", err)
+		return
+	}
+	if before := s.current.Swap(cert); !bytes.Equal(before.Leaf.Raw, cert.Leaf.Raw) {
+		f := FingerprintsOf(cert.Leaf)
+		s.Logger.Info("server certificate replaced", "public_key", f.PublicKey, "certificate", f.Certificate, "not_after", cert.Leaf.NotAfter)
+	}
+	if slices.Equal(remarks, s.remarks) && now.Sub(s.remarkedAt) < remindEvery {
+		return
+	}
+	s.remarks, s.remarkedAt = remarks, now
+	for _, remark := range remarks {
+		s.Logger.Warn("server certificate", "file", s.CertFile, "warning", remark)
 	}
 }
 
-// Fingerprint is the SHA-256 of the certificate in use, as people compare it.
-func (s *Certificate) Fingerprint() string { return Fingerprint(s.current.Load()) }
+// Leaf is the certificate in use.
+func (s *Certificate) Leaf() *x509.Certificate { return s.current.Load().Leaf }
+
+// Collectors returns the metrics, for the caller to register.
+func (s *Certificate) Collectors() []prometheus.Collector {
+	return []prometheus.Collector{prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "attestcsr_tls_certificate_not_after_timestamp_seconds",
+		Help: "When the server certificate in use ends.",
+	}, func() float64 { return float64(s.Leaf().NotAfter.Unix()) })}
+}
 
 // TLSConfig is what the server offers: the certificate in use, TLS 1.2 with
 // strong ciphers or TLS 1.3, and HTTP/1.
@@ -115,63 +130,19 @@ func (s *Certificate) TLSConfig() *tls.Config {
 	}
 }
 
-// renewOwn writes a new self-signed pair unless there is a working one with
-// enough time left. The key is written first: after a crash between the two
-// files they do not match, which the next start finds here and repairs.
-func (s *Certificate) renewOwn(now time.Time) error {
-	old, err := tls.LoadX509KeyPair(s.CertFile, s.KeyFile)
-	if err == nil && old.Leaf.NotAfter.Sub(now) >= ownCertRenew {
-		return nil
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	cert, err := selfSign(key, s.Hostname, now)
-	if err != nil {
-		return err
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	if err := ownfile.Replace(s.KeyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
-		return err
-	}
-	return ownfile.Replace(s.CertFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}))
+// Fingerprints is what people compare and clients pin: SHA-256 digests, as sha256:HEX.
+type Fingerprints struct {
+	PublicKey   string // of the SubjectPublicKeyInfo; our own certificates keep it at renewal
+	Certificate string
 }
 
-// selfSign makes a server certificate (RFC 5280, RFC 6125) for the names under
-// which this machine calls itself.
-func selfSign(key *ecdsa.PrivateKey, hostname string, now time.Time) ([]byte, error) {
-	serial := make([]byte, 16)
-	rand.Read(serial) // never fails since Go 1.24
-	serial[0] &= 0x7f // positive
-	names := []string{hostname, "localhost"}
-	slices.Sort(names)
-	template := &x509.Certificate{
-		SerialNumber: new(big.Int).SetBytes(serial),
-		Subject:      pkix.Name{CommonName: hostname},
-		NotBefore:    now.Add(-5 * time.Minute), // clocks differ
-		NotAfter:     now.Add(ownCertLife),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames:     slices.Compact(names),
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
-
-		BasicConstraintsValid: true,
+// FingerprintsOf returns the fingerprints of a certificate.
+func FingerprintsOf(c *x509.Certificate) Fingerprints {
+	digest := func(der []byte) string {
+		sum := sha256.Sum256(der)
+		return "sha256:" + hex.EncodeToString(sum[:])
 	}
-	return x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-}
-
-// Fingerprint is the SHA-256 of the certificate in the form that openssl prints.
-func Fingerprint(cert *tls.Certificate) string {
-	sum := sha256.Sum256(cert.Leaf.Raw)
-	pairs := make([]string, len(sum))
-	for i, b := range sum {
-		pairs[i] = strings.ToUpper(hex.EncodeToString([]byte{b}))
-	}
-	return strings.Join(pairs, ":")
+	return Fingerprints{PublicKey: digest(c.RawSubjectPublicKeyInfo), Certificate: digest(c.Raw)}
 }
 
 // PinnedTo returns a client configuration that accepts the certificate in

@@ -62,7 +62,7 @@ func TestFirstStart(t *testing.T) {
 	if got := again.Must(200, "GET", start.CertificatePath, ""); got != certificate {
 		t.Error("another certificate after a restart")
 	}
-	fingerprint := regexp.MustCompile(`SHA-256 +\S+`)
+	fingerprint := regexp.MustCompile(`fingerprint +sha256:\S+`)
 	if fingerprint.FindString(again.Stderr.String()) != fingerprint.FindString(block) {
 		t.Error("another server certificate after a restart")
 	}
@@ -109,8 +109,8 @@ func checkOwnCertificate(t *testing.T, s *start.Instance, block string) {
 			continue
 		}
 		leaf := conn.ConnectionState().PeerCertificates[0]
-		if !strings.Contains(block, tlscert.Fingerprint(&tls.Certificate{Leaf: leaf})) {
-			t.Error("the block shows another fingerprint")
+		if f := tlscert.FingerprintsOf(leaf); !strings.Contains(block, f.PublicKey+" (of the public key)") || !strings.Contains(block, f.Certificate+" (of the certificate)") {
+			t.Errorf("the block shows other fingerprints than %+v", f)
 		}
 		if days := time.Until(leaf.NotAfter).Hours() / 24; days < 396 || days > 397 {
 			t.Errorf("valid for %v days", days)
