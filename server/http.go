@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log"
@@ -44,10 +43,10 @@ func (s *Server) newListeners() []prometheus.Collector {
 		s.log.Warn("limits.connections is more than the limit of open files allows (ulimit -n, LimitNOFILE=): raise that to use it",
 			"limits_connections", limits.Connections, "used", all, "open_files_needed", limits.Connections+reserved)
 	}
-	s.listener = admit.NewListener(admit.Bounds{Name: "api", All: all, PerClient: limits.ConnectionsPerAddress, Trusted: s.cfg.TrustedProxies})
+	s.listener = admit.NewListener(admit.Bounds{Name: "api", All: all, PerClient: limits.ConnectionsPerAddress, Trusted: s.cfg.TrustedProxies, Logger: s.log})
 	collectors := s.listener.Collectors()
 	if s.cfg.OpsListen != "" {
-		s.opsListener = admit.NewListener(admit.Bounds{Name: "ops", All: opsConnections, PerClient: opsPerClient})
+		s.opsListener = admit.NewListener(admit.Bounds{Name: "ops", All: opsConnections, PerClient: opsPerClient, Logger: s.log})
 		collectors = append(collectors, s.opsListener.Collectors()...)
 	}
 	return collectors
@@ -98,16 +97,13 @@ func (s *Server) httpServer(h http.Handler, bounded *admit.Listener) *http.Serve
 	}
 }
 
-// serverLog logs what net/http says by itself. Failed handshakes are debug lines:
-// port scanners cause them all day.
+// serverLog logs what net/http says by itself. The listener counts and logs handshakes
+// that fail.
 type serverLog struct{ log *slog.Logger }
 
 func (l serverLog) Write(line []byte) (int, error) {
-	text := strings.TrimSpace(string(line))
-	level := slog.LevelWarn
-	if strings.Contains(text, "TLS handshake error") {
-		level = slog.LevelDebug
+	if text := strings.TrimSpace(string(line)); !strings.HasPrefix(text, "http: TLS handshake error") {
+		l.log.Warn("http server", "message", text)
 	}
-	l.log.Log(context.Background(), level, "http server", "message", text)
 	return len(line), nil
 }

@@ -1,9 +1,10 @@
 // Package admit is the listener: it bounds the connections that are open, in all and
-// of each client.
+// of each client, and counts those whose handshake fails.
 package admit
 
 import (
 	"crypto/tls"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -34,7 +35,8 @@ import (
 type Listener struct {
 	net.Listener
 	Bounds
-	shed *prometheus.CounterVec
+	shed    *prometheus.CounterVec
+	refused *prometheus.CounterVec // handshakes
 
 	mu      sync.Mutex
 	open    []*conn               // in no order
@@ -46,6 +48,7 @@ type Bounds struct {
 	Name           string         // in metrics
 	All, PerClient int            // connections
 	Trusted        []netip.Prefix // proxies that carry connections of others
+	Logger         *slog.Logger   // of refused handshakes
 }
 
 // clientKey identifies a client.
@@ -82,7 +85,7 @@ const (
 // NewListener sets the bounds; the Listener has to be set before it is used.
 func NewListener(b Bounds) *Listener {
 	l := &Listener{
-		Bounds: b, clients: map[clientKey]*client{},
+		Bounds: b, clients: map[clientKey]*client{}, refused: newHandshakeFailures(b.Name),
 		shed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name:        "attestcsr_connections_shed_total",
 			Help:        "Connections that were closed for want of room, by the bound that was reached (address or all) and by what was closed: an idle or active connection, or the newcomer.",
@@ -99,7 +102,7 @@ func NewListener(b Bounds) *Listener {
 
 // Collectors returns the metrics, for the caller to register.
 func (l *Listener) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{l.shed, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	return []prometheus.Collector{l.shed, l.refused, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name:        "attestcsr_connections",
 		Help:        "Connections that are open.",
 		ConstLabels: prometheus.Labels{"listener": l.Name},
@@ -243,12 +246,15 @@ func (l *Listener) count() int {
 // connection is being closed is lost. Every server that closes idle connections has
 // this race, and clients send such a request again (RFC 9112 section 9.3.1).
 func (l *Listener) Track(served net.Conn, state http.ConnState) {
-	if state != http.StateActive && state != http.StateIdle {
-		return // a connection begins idle, and Close is its end
-	}
 	secured, isTLS := served.(*tls.Conn)
-	if !isTLS {
+	switch {
+	case !isTLS:
 		return
+	case state == http.StateClosed:
+		l.noteHandshake(secured)
+		return
+	case state != http.StateActive && state != http.StateIdle:
+		return // a connection begins idle, and Close is its end
 	}
 	c, accepted := secured.NetConn().(*conn)
 	if !accepted {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -309,7 +310,7 @@ func TestBoundsUnderConcurrency(t *testing.T) {
 
 // boundedServer is an HTTPS server behind a listener with bounds.
 func boundedServer(t *testing.T, b Bounds, handle http.HandlerFunc) (*httptest.Server, *Listener) {
-	b.Name = "test"
+	b.Name, b.Logger = "test", slog.New(slog.DiscardHandler)
 	server := httptest.NewUnstartedServer(handle)
 	bounded := NewListener(b)
 	bounded.Listener = server.Listener
@@ -415,7 +416,7 @@ func TestConnectionMetrics(t *testing.T) {
 		t.Error(err, problems)
 	}
 	n, err := testutil.GatherAndCount(registry)
-	if err != nil || n != 2*(5+1) {
+	if err != nil || n != 2*(5+8+1) {
 		t.Errorf("%d series, error %v", n, err)
 	}
 }

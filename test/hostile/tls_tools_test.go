@@ -58,3 +58,29 @@ func TestTLSByOpenSSL(t *testing.T) {
 	}
 	kit.Count(t, "ciphers offered by openssl", len(ciphers))
 }
+
+// TestALPNByClients: clients that offer http/1.0 alone are served, as curl 7.88 to 8.4
+// does with --http1.0. One that offers h2 alone is refused for it, and counted.
+func TestALPNByClients(t *testing.T) {
+	t.Parallel()
+	s := start.Serve(t, start.Options{})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	run := func(name string, args ...string) string {
+		out, _ := exec.CommandContext(ctx, name, args...).CombinedOutput() // a refused handshake is an error
+		return string(out)
+	}
+	if out := run("curl", "--silent", "--show-error", "--insecure", "--http1.0", "--output", "/dev/null", "--write-out", "%{http_code}", s.URL+"/healthz"); out != "200" {
+		t.Errorf("curl --http1.0: %s", out)
+	}
+	for offered, want := range map[string]string{
+		"http/1.0": "ALPN protocol: http/1.0", "http/1.0,http/1.1": "ALPN protocol: http/1.1", "h2,http/1.0": "ALPN protocol: http/1.0", "h2": "no application protocol",
+	} {
+		if out := run("openssl", "s_client", "-connect", s.Address(), "-alpn", offered); !strings.Contains(out, want) {
+			t.Errorf("%s: not %q:\n%s", offered, want, out)
+		}
+	}
+	if got := s.Metric(`attestcsr_tls_handshake_failures_total{reason="no_shared_application_protocol"}`); got != 1 {
+		t.Errorf("%d handshakes counted, want 1", got)
+	}
+}
