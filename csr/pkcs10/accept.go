@@ -1,9 +1,6 @@
 package pkcs10
 
-import (
-	"crypto/x509"
-	"time"
-)
+import "time"
 
 // Criteria are what a certificate chain is held to.
 type Criteria struct {
@@ -24,11 +21,6 @@ const (
 	EndEntity            // no CA
 	Authority            // a CA: cA TRUE, and keyCertSign
 )
-
-// Anchors are the certificates that the operator trusts, see ParseAnchors.
-type Anchors struct {
-	certificates []*x509.Certificate
-}
 
 // Accepted is a chain that was accepted.
 type Accepted struct {
