@@ -48,7 +48,7 @@ func withSubject(t *testing.T, rdns ...pkix.RelativeDistinguishedNameSET) func(*
 	return func(c *x509.Certificate) { c.RawSubject = der }
 }
 
-func oid(arcs ...int) asn1.ObjectIdentifier { return arcs }
+func objectID(arcs ...int) asn1.ObjectIdentifier { return arcs }
 
 // askedNames is what every certificate of TestCompare answers.
 func askedNames() pkcs10.Spec {
@@ -66,8 +66,8 @@ func askedNames() pkcs10.Spec {
 func TestCompare(t *testing.T) {
 	t.Parallel()
 	ca := kit.NewCA(t, "root", noon())
-	cn, o, ou, c := oid(2, 5, 4, 3), oid(2, 5, 4, 10), oid(2, 5, 4, 11), oid(2, 5, 4, 6)
-	email := oid(1, 2, 840, 113549, 1, 9, 1)
+	cn, o, ou, c := objectID(2, 5, 4, 3), objectID(2, 5, 4, 10), objectID(2, 5, 4, 11), objectID(2, 5, 4, 6)
+	email := objectID(1, 2, 840, 113549, 1, 9, 1)
 	same := []pkix.RelativeDistinguishedNameSET{rdn(c, "DE"), rdn(o, "Müller"), rdn(ou, "A"), rdn(ou, "B"), rdn(cn, hostname)}
 	const missing = `subject OU "B" is missing`
 	type edit = func(*x509.Certificate)
@@ -95,7 +95,7 @@ func TestCompare(t *testing.T) {
 			[]string{`subject CN is "müller.example", the CSR asked for "` + hostname + `"`}},
 		{"an e-mail address in the subject", withSubject(t, append(slices.Clone(same), rdn(email, "ops@example.com"))...),
 			[]string{`subject emailAddress "ops@example.com" was not asked for`}},
-		{"an attribute without a short name", withSubject(t, append(slices.Clone(same), rdn(oid(1, 2, 3), "x"))...), []string{`subject 1.2.3 "x" was not asked for`}},
+		{"an attribute without a short name", withSubject(t, append(slices.Clone(same), rdn(objectID(1, 2, 3), "x"))...), []string{`subject 1.2.3 "x" was not asked for`}},
 		{"characters that would move the line", withSubject(t, append(slices.Clone(same), rdn(ou, "a\n\u202eb"))...), []string{"subject OU \"a\uFFFD\uFFFDb\" was not asked for"}},
 		{"no alternative names", func(c *x509.Certificate) {
 			c.DNSNames, c.EmailAddresses, c.IPAddresses, c.URIs = nil, nil, nil, nil
@@ -115,7 +115,7 @@ func TestCompare(t *testing.T) {
 		{"URI", func(c *x509.Certificate) { c.URIs[0].Path = "/B" },
 			[]string{`alternative name "spiffe://a/b" is missing`, `alternative name "spiffe://a/B" was not asked for`}},
 		{"names of other kinds", func(c *x509.Certificate) {
-			c.ExtraExtensions = []pkix.Extension{{Id: oid(2, 5, 29, 17), Value: sanOf(t, c, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 8, Bytes: []byte{0x2a}})}}
+			c.ExtraExtensions = []pkix.Extension{{Id: objectID(2, 5, 29, 17), Value: sanOf(t, c, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 8, Bytes: []byte{0x2a}})}}
 		}, []string{"alternative name of the kind [8] was not asked for"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
