@@ -4,6 +4,7 @@ package csr_test
 
 import (
 	"crypto/x509"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -152,5 +153,32 @@ func TestOpenSSLSignsNamedRequests(t *testing.T) {
 		if leaf := imported.Chain[0]; c.args != nil && (!leaf.IsCA || leaf.KeyUsage != x509.KeyUsageCertSign) {
 			t.Error("openssl did not find in the request what it asks for")
 		}
+	}
+}
+
+// A CA that is made and run with what a distribution ships signs our CSR. Its policy,
+// policy_match, compares C, ST and O with those of the CA, byte by byte and type by type.
+func TestOpenSSLPolicyMatch(t *testing.T) {
+	t.Parallel()
+	b, dir := realBench(t), t.TempDir()
+	config := strings.Split(openssl(t, "", "version", "-d"), `"`)[1] + "/openssl.cnf"
+	if text := kit.Read(t, filepath.Dir(config), "openssl.cnf"); !strings.Contains(string(text), "policy\t\t= policy_match") {
+		t.Fatalf("%s has another policy", config)
+	}
+	ca := filepath.Join(dir, "ca.pem")
+	openssl(t, "", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/C=US/ST=California/O=ACME/CN=Policy CA", "-days", "30", "-keyout", filepath.Join(dir, "ca.key"), "-out", ca)
+	// The folder that the configuration names is relative to where openssl runs.
+	for name, text := range map[string]string{"index.txt": "", "serial": "01\n"} {
+		if err := errors.Join(os.MkdirAll(filepath.Join(dir, "demoCA", "newcerts"), 0o700), os.WriteFile(filepath.Join(dir, "demoCA", name), []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	command := exec.CommandContext(t.Context(), "openssl", "ca", "-config", config, "-batch", "-notext", "-days", "30", "-cert", ca, "-keyfile", "ca.key", "-in", "/dev/stdin", "-out", "leaf.pem")
+	command.Dir, command.Stdin = dir, strings.NewReader(b.create(t, fullSpec()))
+	if out, err := command.CombinedOutput(); err != nil {
+		t.Fatalf("openssl ca: %v\n%s", err, out)
+	}
+	if err := b.grant(t, csr.SetCertificate).SetCertificate(t.Context(), kit.Read(t, dir, "leaf.pem")); err != nil {
+		t.Error(err)
 	}
 }

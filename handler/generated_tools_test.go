@@ -113,7 +113,7 @@ func (w wantedCSR) judgeOpenSSL(out string, spki []byte, command string) error {
 	}
 	if err := w.compareSubject(subject, func(a wantedAttribute) string {
 		kind := "UTF8STRING"
-		if isPrintable(a.value) {
+		if a.key == "C" {
 			kind = "PRINTABLESTRING"
 		}
 		return "            " + attributeOIDs()[a.key] + "=" + kind + ":"

@@ -26,11 +26,6 @@ func attributeOIDs() map[string]string {
 	return map[string]string{"CN": "2.5.4.3", "C": "2.5.4.6", "L": "2.5.4.7", "ST": "2.5.4.8", "O": "2.5.4.10", "OU": "2.5.4.11"}
 }
 
-// isPrintable: X.680 section 41.4.
-func isPrintable(s string) bool {
-	return strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '()+,-./:=?") == ""
-}
-
 // request is a certification request taken apart, down to the bytes.
 type request struct {
 	parsed *x509.CertificateRequest
@@ -171,7 +166,7 @@ func (w wantedCSR) judge(text string) (request, error) {
 	}
 	for i, a := range r.subject {
 		want := asn1.TagUTF8String
-		if isPrintable(a.value) {
+		if a.key == "C" {
 			want = asn1.TagPrintableString
 		}
 		if r.stringTags[i] != want {

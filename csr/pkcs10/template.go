@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"math/big"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -88,7 +87,7 @@ func encodeSubject(subject []Attribute) ([]byte, error) {
 			b.AddASN1(cbasn1.SET, func(b *cryptobyte.Builder) {
 				b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 					b.AddASN1ObjectIdentifier(oid)
-					b.AddASN1(stringType(a.Value), func(b *cryptobyte.Builder) { b.AddBytes([]byte(a.Value)) })
+					b.AddASN1(stringType(a.Type), func(b *cryptobyte.Builder) { b.AddBytes([]byte(a.Value)) })
 				})
 			})
 		}
@@ -96,13 +95,12 @@ func encodeSubject(subject []Attribute) ([]byte, error) {
 	return b.Bytes()
 }
 
-// stringType is PrintableString where its characters suffice, else UTF8String (RFC 5280
-// section 4.1.2.4). A country has to be a PrintableString, and is one.
-func stringType(value string) cbasn1.Tag {
-	inPrintableString := func(c byte) bool {
-		return isLetter(c) || isDigit(c) || strings.IndexByte(" '()+,-./:=?", c) >= 0
-	}
-	if all(value, inPrintableString) {
+// stringType is UTF8String, as in the CSRs of the real products, and PrintableString for
+// a country (RFC 5280 appendix A.1). OpenSSL writes subjects so too, and "openssl ca"
+// compares the type with that in its own certificate: with PrintableString, its policy
+// says of two equal organizations that they differ.
+func stringType(f Field) cbasn1.Tag {
+	if f == Country {
 		return cbasn1.PrintableString
 	}
 	return cbasn1.UTF8String
