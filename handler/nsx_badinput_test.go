@@ -137,6 +137,12 @@ func nsxBadFields() []nsxRefusal {
 		with("key size of the other kind", `"key_size":2048`, `key_size "2048" must be one of 256, 384, 521`),
 		algorithm("algorithm", "DSA"),
 		algorithm("no algorithm", ""),
+		with("underscore", `"extensions":{"subject_alt_names":{"dns_names":["a_b.example.com"]}}`,
+			`extensions.subject_alt_names "a_b.example.com" must not have an underscore in a DNS name`),
+		with("IDN and prefix length", `"extensions":{"subject_alt_names":{"dns_names":["bücher.example"],"ip_addresses":["10.0.0.1/24"]}}`,
+			`"bücher.example" must be in ASCII, as xn--bcher-kva.example; extensions.subject_alt_names "10.0.0.1/24" must be one address`),
+		attributes("country and common name", `[{"key":"C","value":"UK"},{"key":"CN","value":"`+strings.Repeat("x", 70)+`"},{"key":"O","value":"M\ufffdller"}]`,
+			`{subject.attributes CN must be at most 64 characters: it has 70; subject.attributes O must not contain U+FFFD, which stands for text that was lost on its way here; subject.attributes C "UK" must be GB`),
 		with("tags", `"tags":`+list(31, `{"tag":"x"}`), "tags must have at most 30 entries"),
 		with("a long display name", `"display_name":"`+strings.Repeat("x", 256)+`"`, "display_name must be at most 255 characters"),
 	}

@@ -38,7 +38,7 @@ func (g generator) text(bound int) string {
 		return g.chars(n, func() rune { return pick(g, 'א', 'ש', 'ع', 'م', '0', 'a', ' ', '\u0651', '\u200c') }) // right-to-left scripts
 	case 6:
 		return g.chars(n, func() rune {
-			return pick(g, 'ſ', 'K', 'İ', 'ß', '\u00ad', '\u00a0', '\u3000', '\ufeff', '\ufffd', '\ufffe', '\uffff', '\ue000', '\U0001fffe', '\U000e0041', '\U0010ffff', '\u0301', '\u200b', '。')
+			return pick(g, 'ſ', 'K', 'İ', 'ß', '\u00ad', '\u00a0', '\u3000', '\ufeff', '\ufffe', '\uffff', '\ue000', '\U0001fffe', '\U000e0041', '\U0010ffff', '\u0301', '\u200b', '。')
 		})
 	}
 	return g.chars(n, g.character)
@@ -71,12 +71,12 @@ func (g generator) character() rune {
 }
 
 func misleadingSpans() [][2]rune {
-	return [][2]rune{{0, 0x1f}, {0x7f, 0x9f}, {0x61c, 0x61c}, {0x200e, 0x200f}, {0x2028, 0x2029}, {0x202a, 0x202e}, {0x2066, 0x2069}}
+	return [][2]rune{{0, 0x1f}, {0x7f, 0x9f}, {0x61c, 0x61c}, {0x200e, 0x200f}, {0x2028, 0x2029}, {0x202a, 0x202e}, {0x2066, 0x2069}, {0xfffd, 0xfffd}}
 }
 
 // misleading lists the characters that a subject may not hold: C0, DEL and C1,
-// those that change the direction of text (the property Bidi_Control), and the
-// separators of lines and paragraphs.
+// those that change the direction of text (the property Bidi_Control), the separators of
+// lines and paragraphs, and what stands for a character that was lost.
 func misleading() string {
 	var all []rune
 	for _, span := range misleadingSpans() {

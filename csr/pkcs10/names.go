@@ -98,30 +98,30 @@ func (a AltName) resolve() (generalName, *Violation) {
 	case a.Value == "":
 		return generalName{}, &Violation{Rule: EmptyItem}
 	case kind == Mailbox:
-		return ia5(tagRFC822Name, a.Value, maxMailbox, isMailbox, NotAMailbox)
+		return a.ia5(tagRFC822Name, maxMailbox, isMailbox, NotAMailbox)
 	case kind == URI:
-		return ia5(tagURI, a.Value, maxURI, isURI, NotAURI)
+		return a.ia5(tagURI, maxURI, isURI, NotAURI)
 	case kind == IPAddress:
 		addr, err := netip.ParseAddr(a.Value)
 		if err != nil || addr.Zone() != "" {
-			return generalName{}, &Violation{Rule: NotAnIPAddress, Value: a.Value}
+			return generalName{}, &Violation{Rule: NotAnIPAddress, Value: a.Value, Limit: a.flaw()}
 		}
 		// Verifiers treat an IPv4 address mapped into IPv6 as the IPv4 address.
 		return generalName{tagIPAddress, string(addr.Unmap().AsSlice())}, nil
 	}
-	return ia5(tagDNSName, a.Value, maxDNSName, isDNSName, otherwise)
+	return a.ia5(tagDNSName, maxDNSName, isDNSName, otherwise)
 }
 
 // ia5 returns a name whose encoding is its text. The length is checked first: it bounds
 // the time of the other checks.
-func ia5(tag uint8, value string, bound int, ok func(string) bool, otherwise Rule) (generalName, *Violation) {
-	if len(value) > bound {
-		return generalName{}, &Violation{Rule: TooLong, Value: value, Limit: strconv.Itoa(bound)}
+func (a AltName) ia5(tag uint8, bound int, ok func(string) bool, otherwise Rule) (generalName, *Violation) {
+	if n := len(a.Value); n > bound {
+		return generalName{}, &Violation{Rule: TooLong, Value: a.Value, Limit: strconv.Itoa(bound), Cause: "it has " + strconv.Itoa(n) + " bytes"}
 	}
-	if !ok(value) {
-		return generalName{}, &Violation{Rule: otherwise, Value: value}
+	if !ok(a.Value) {
+		return generalName{}, &Violation{Rule: otherwise, Value: a.Value, Limit: a.flaw()}
 	}
-	return generalName{tag, value}, nil
+	return generalName{tag, a.Value}, nil
 }
 
 func kindOf(value string) AltNameKind {
@@ -222,17 +222,22 @@ func isURI(s string) bool {
 		return ok && isLabel(namespace) && len(namespace) >= 2 && len(namespace) <= maxURNNamespace &&
 			specific != "" && strings.IndexByte("/?#", specific[0]) < 0 && isURIText(specific)
 	}
-	scheme, rest, ok := strings.Cut(s, "://")
-	if !ok || !isScheme(scheme) {
-		return false
+	scheme, authority, rest := cutURI(s)
+	return isScheme(scheme) && isAuthority(authority) && isURIText(rest)
+}
+
+// cutURI splits a URI before its ://, and before its path, query or fragment. In a SPIFFE
+// ID, whose trust domain may have underscores (SPIFFE-ID section 2.1), it replaces those
+// by letters: the authority is for checks alone.
+func cutURI(s string) (scheme, authority, rest string) {
+	scheme, authority, _ = strings.Cut(s, "://")
+	if i := strings.IndexAny(authority, "/?#"); i >= 0 {
+		authority, rest = authority[:i], authority[i:]
 	}
-	authority := rest
-	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
-		authority, rest = rest[:i], rest[i:]
-	} else {
-		rest = ""
+	if strings.EqualFold(scheme, "spiffe") {
+		authority = strings.ReplaceAll(authority, "_", "x")
 	}
-	return isAuthority(authority) && isURIText(rest)
+	return scheme, authority, rest
 }
 
 // isAuthority: RFC 3986 section 3.2, with at most one @ and a host.

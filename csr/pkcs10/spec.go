@@ -12,6 +12,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/text/language"
 )
 
 // The key sizes in bits of a Spec that names none.
@@ -157,15 +159,23 @@ func (a *Attribute) check(broken *Violations) {
 		given := a.Value
 		a.Value = upperASCII(given)
 		if !isCountry(a.Value) {
-			broken.Add(Violation{Field: Country, Rule: UnknownCountry, Value: given})
+			broken.Add(Violation{Field: Country, Rule: UnknownCountry, Value: given, Limit: countryFlaw(given)})
 		}
 		return
 	}
-	if utf8.RuneCountInString(a.Value) > upperBound {
-		broken.Add(Violation{Field: a.Type, Rule: TooLong, Limit: strconv.Itoa(upperBound)})
+	if n := utf8.RuneCountInString(a.Value); n > upperBound {
+		broken.Add(Violation{Field: a.Type, Rule: TooLong, Limit: strconv.Itoa(upperBound), Cause: "it has " + strconv.Itoa(n)})
 	}
-	if strings.ContainsFunc(a.Value, IsControlOrBidi) {
-		broken.Add(Violation{Field: a.Type, Rule: ControlCharacter})
+	for i, r := range []rune(a.Value) {
+		if IsControlOrBidi(r) {
+			broken.Add(Violation{Field: a.Type, Rule: ControlCharacter, Cause: fmt.Sprintf("character %d is %U", i+1, r)})
+			break
+		}
+	}
+	// A client that could not read a character in its own encoding has put this in its
+	// place. A CA would sign it.
+	if strings.ContainsRune(a.Value, utf8.RuneError) {
+		broken.Add(Violation{Field: a.Type, Rule: LostText})
 	}
 }
 
@@ -190,4 +200,43 @@ func upperASCII(s string) string {
 
 func list(sizes []int) string {
 	return strings.Trim(strings.ReplaceAll(fmt.Sprint(sizes), " ", ", "), "[]")
+}
+
+// countries are the officially assigned codes of ISO 3166-1 alpha-2, each
+// between blanks. User-assigned and exceptionally reserved codes (XK, EU, UK)
+// are no country codes in the sense of X.520.
+const countries = " " +
+	"AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ " +
+	"BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT BV BW BY BZ " +
+	"CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ " +
+	"DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ FK FM FO FR " +
+	"GA GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY " +
+	"HK HM HN HR HT HU ID IE IL IM IN IO IQ IR IS IT JE JM JO JP " +
+	"KE KG KH KI KM KN KP KR KW KY KZ LA LB LC LI LK LR LS LT LU LV LY " +
+	"MA MC MD ME MF MG MH MK ML MM MN MO MP MQ MR MS MT MU MV MW MX MY MZ " +
+	"NA NC NE NF NG NI NL NO NP NR NU NZ OM PA PE PF PG PH PK PL PM PN PR PS PT PW PY " +
+	"QA RE RO RS RU RW SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ " +
+	"TC TD TF TG TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG UM US UY UZ " +
+	"VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW "
+
+// isCountry reports whether code is an assigned code, in upper case.
+func isCountry(code string) bool {
+	return len(code) == 2 && isLetter(code[0]) && isLetter(code[1]) &&
+		strings.Contains(countries, " "+code+" ")
+}
+
+// countryFlaw says what is wrong with a country that was refused, as AltName.flaw does.
+func countryFlaw(given string) string {
+	code := strings.TrimSpace(given)
+	if code != given {
+		return "not have blanks at its ends"
+	}
+	// It knows codes of three letters, and codes that others have replaced.
+	if region, err := language.ParseRegion(code); err == nil && isCountry(region.Canonicalize().String()) {
+		return "be " + region.Canonicalize().String() + ", the code of ISO 3166-1 alpha-2"
+	}
+	if len(code) == 2 {
+		return "be a code that ISO 3166-1 alpha-2 assigns to a country"
+	}
+	return "be the two letters of ISO 3166-1 alpha-2, like DE, not the name of a country"
 }

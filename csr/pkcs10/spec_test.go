@@ -17,13 +17,14 @@ func TestSubjectValues(t *testing.T) {
 	t.Parallel()
 	for rule, values := range map[pkcs10.Rule][]string{
 		"": {
-			"  two blanks  ", `a,b+c="d"\#<e>;`, "\uFFFD", "می\u200cخواهم \u0d28\u0d4d\u200d", "חברה", strings.Repeat("漢", 64),
+			"  two blanks  ", `a,b+c="d"\#<e>;`, "می\u200cخواهم \u0d28\u0d4d\u200d", "חברה", strings.Repeat("漢", 64),
 		},
 		pkcs10.TooLong: {strings.Repeat("漢", 65)},
 		pkcs10.Empty:   {""},
 		pkcs10.ControlCharacter: {
 			"a\x00b", "a\nb", "\x1b[2J", "a\x7f", "a\u009b", "a\u202egro", "a\u2067b", "a\u2028b",
 		},
+		pkcs10.LostText:    {"\uFFFD", "M\uFFFDller"}, // what a client writes that cannot read its own file
 		pkcs10.InvalidUTF8: {"a\xff", "\xed\xa0\x80"},
 	} {
 		for _, value := range values {

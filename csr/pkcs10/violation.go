@@ -38,8 +38,8 @@ type Violation struct {
 	Rule  Rule
 	Place int    // which certificate of a chain, counted from 1; 0: none of them, or all
 	Value string // what breaks it, shortened and printable; empty where it does not help
-	Limit string // what the rule asks for: a bound, or a choice of values
-	Cause string // what a library says of it, printable; empty where it does not help
+	Limit string // what the rule asks for: a bound, a choice of values, or the broken part of the rule as what follows "must"
+	Cause string // what it is, or what a library says of it, printable; empty where it does not help
 }
 
 // Rule identifies a rule. Clients may depend on the names.
@@ -54,6 +54,7 @@ const (
 	NotAllowed       Rule = "not_allowed"
 	InvalidUTF8      Rule = "invalid_utf8"
 	ControlCharacter Rule = "control_character"
+	LostText         Rule = "lost_text"
 	UnknownCountry   Rule = "unknown_country"
 	NotAMailbox      Rule = "not_a_mailbox"
 	NotAURI          Rule = "not_a_uri"
@@ -88,6 +89,12 @@ func (v Violation) Describe(name string) string {
 
 func (v Violation) predicate() string {
 	switch v.Rule {
+	case NotAMailbox, NotAURI, NotAnIPAddress, NotADNSName, NotAName, UnknownCountry:
+		if v.Limit != "" {
+			return "must " + v.Limit
+		}
+	}
+	switch v.Rule {
 	case Empty:
 		return "must not be empty"
 	case EmptyItem:
@@ -102,6 +109,8 @@ func (v Violation) predicate() string {
 		return "must be valid UTF-8"
 	case ControlCharacter:
 		return "must not contain control or text direction characters"
+	case LostText:
+		return "must not contain U+FFFD, which stands for text that was lost on its way here"
 	case UnknownCountry:
 		return "must be an ISO 3166-1 alpha-2 country code"
 	case NotAMailbox:
@@ -111,7 +120,7 @@ func (v Violation) predicate() string {
 	case NotAnIPAddress:
 		return "must be an IP address without zone or prefix length"
 	case NotADNSName:
-		return "must be a DNS name (RFC 1123) without wildcard or final dot"
+		return "must be a DNS name (RFC 1123)"
 	case NotAName:
 		return "must be a DNS name, IP address, e-mail address or URI"
 	case NotAnID:
