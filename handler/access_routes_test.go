@@ -113,7 +113,7 @@ var (
 	noMethod = documented{status: 405, errorType: "INVALID_REQUEST", id: "com.vmware.vapi.rest.httpMethodNotAllowed", message: "This path does not have that method: the Allow header lists those it has.",
 		code: "255", message2: "This path does not have that method: the Allow header lists those it has."}
 	notObject = documented{status: 400, errorType: "INVALID_ARGUMENT", id: "vapi.protocol.server.rest.invalid_json_content", args: `"the body is not a JSON object"`, message: "Invalid JSON content: the body is not a JSON object."}
-	notJSON   = documented{status: 400, code: "220", message2: "Failed to parse the JSON of the request body: it is not a JSON object."}
+	notJSON   = documented{status: 400, code: "220", message2: "Failed to parse the JSON of the request body: the body is not a JSON object."}
 	noQuery   = documented{status: 400, errorType: "INVALID_ARGUMENT", id: "vapi.protocol.server.rest.unsupported_property", args: `"foo"`, message: "Unsupported property with name: foo."}
 )
 

@@ -213,9 +213,9 @@ func (s generated) judgeRefusal(t testing.TB, a answer) error {
 		return nil
 	case a.status != http.StatusBadRequest:
 		return fmt.Errorf("%d %s", a.status, a.body)
-	case s.malformed:
-		if !bytes.Contains(a.body, []byte(`malformed at byte`)) {
-			return fmt.Errorf("malformed JSON is refused as %s", a.body)
+	case s.notJSON != "":
+		if !bytes.Contains(a.body, []byte(s.notJSON)) {
+			return fmt.Errorf("JSON that %s is refused as %s", s.notJSON, a.body)
 		}
 		return nil
 	}

@@ -19,9 +19,10 @@ type generated struct {
 	// refused are the dialect's names of fields that break a rule, in any order;
 	// none: it is accepted and becomes want.
 	refused []string
-	// malformed: the body is no JSON, so that no field can be named.
-	malformed bool
-	want      wantedCSR
+	// notJSON: what is said of a body that is no JSON. Its fields are judged only where all
+	// of it can be read.
+	notJSON string
+	want    wantedCSR
 }
 
 // wantedCSR is what a certification request has to say.
@@ -262,9 +263,12 @@ func (g generator) breakText(s *generated) {
 	if !g.oneIn(25) {
 		return
 	}
-	at := strings.LastIndexByte(s.body[:strings.LastIndexByte(s.body, ':')], '"') // within a name or a value
-	s.body = s.body[:at] + pick(g, "\xff", "\xed\xa0\x80", `\ud800`, `\udc00\ud800`, "\x01", "\xc0\x80", `\x41`) + s.body[at:]
-	s.malformed = true
+	at := strings.LastIndexByte(s.body, '"') // the end of a name or a value
+	const notUTF8, surrogate, malformed = "is not UTF-8 at byte", "has half of a surrogate pair at byte", "malformed at byte"
+	broken := pick(g, [2]string{"\xff", notUTF8}, [2]string{"\xed\xa0\x80", notUTF8}, [2]string{"\xc0\x80", notUTF8},
+		[2]string{`\ud800`, surrogate}, [2]string{`\udc00\ud800`, surrogate}, [2]string{"\x01", malformed}, [2]string{`\x41`, malformed})
+	s.body = s.body[:at] + broken[0] + s.body[at:]
+	s.notJSON = broken[1]
 }
 
 func (s *generated) refuse(field string) { s.refused = append(s.refused, field) }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -42,20 +41,16 @@ func readBody(r *http.Request) ([]byte, error) {
 	return body, nil
 }
 
-// explain makes the error of a body. It tells the first problem only, unless the
-// text of the body is correct: then it tells all.
+// explain makes the error of a body. Its code says whether the body is JSON at all.
 func explain(found strict.Problems) error {
-	var problems []problem
-	for _, p := range found.First() {
-		switch p.Kind {
-		case strict.NotObject:
-			return malformed("it is not a JSON object")
-		case strict.Malformed:
-			return malformed("malformed at byte " + strconv.FormatInt(p.Offset, 10))
+	bad := &badRequest{code: codeValidation}
+	for _, p := range found {
+		if p.OfEncoding() {
+			bad.code = codeJSON
 		}
-		problems = append(problems, describeProblem(p))
+		bad.problems = append(bad.problems, describeProblem(p))
 	}
-	return refused(problems...)
+	return bad
 }
 
 func describeProblem(p strict.Problem) problem {
@@ -64,16 +59,24 @@ func describeProblem(p strict.Problem) problem {
 		name = `""`
 	}
 	switch p.Kind {
+	case strict.NotUTF8, strict.LoneSurrogate:
+		return problem{"", name, " " + p.Encoding()}
 	case strict.Duplicate:
 		return problem{"", name, " occurs more than once"}
 	case strict.Unknown:
 		return problem{"", name, " is not a member; names are case-sensitive"}
 	case strict.WrongType:
-		return problem{before: name + " must be " + p.Expected}
+		sentence := name + " must be " + p.Expected + ", not " + p.Found
+		if p.Hint != "" {
+			sentence += ": " + p.Hint
+		}
+		return problem{before: sentence}
 	case strict.Missing:
 		return problem{before: name + " is required"}
+	case strict.Broken:
+		return problem{before: name + " " + describeRule(p.Rule, p.Limit)}
 	}
-	return problem{before: name + " " + describeRule(p.Rule, p.Limit)}
+	return problem{before: p.Encoding()}
 }
 
 // describeRule says what a tag of the validator asks for.

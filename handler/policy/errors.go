@@ -116,7 +116,7 @@ func describe(u *url.URL, err error) (status int, doc document) {
 	)
 	switch {
 	case errors.As(err, &bad) && bad.code == codeJSON:
-		return http.StatusBadRequest, document{ErrorCode: codeJSON, ErrorMessage: "Failed to parse the JSON of the request body: " + bad.problems[0].String() + "."}
+		return http.StatusBadRequest, document{ErrorCode: codeJSON, ErrorMessage: "Failed to parse the JSON of the request body: " + join(bad.sentences(problem.String)) + "."}
 	case errors.As(err, &bad):
 		return http.StatusBadRequest, fieldErrors(bad.sentences(problem.String))
 	case errors.As(err, &tooLong):
@@ -158,11 +158,15 @@ func describeKind(u *url.URL, kind csr.Kind) (status int, doc document) {
 
 // fieldErrors lists problems as NSX does: in braces, in the message and in details.
 func fieldErrors(problems []string) document {
+	text := "Field level validation errors: {" + join(problems) + "}"
+	return document{ErrorCode: codeValidation, ErrorMessage: text, Details: text}
+}
+
+func join(problems []string) string {
 	if more := len(problems) - maxProblems; more > 0 {
 		problems = append(problems[:maxProblems:maxProblems], "and "+strconv.Itoa(more)+" more")
 	}
-	text := "Field level validation errors: {" + strings.Join(problems, "; ") + "}"
-	return document{ErrorCode: codeValidation, ErrorMessage: text, Details: text}
+	return strings.Join(problems, "; ")
 }
 
 func violations(broken []pkcs10.Violation) []string {

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -41,15 +43,28 @@ type reader struct {
 }
 
 // read fills into, a pointer to a struct, from a body. It is whole where all of the
-// text was read.
+// text was read. The JSON library is told to accept what it would stop at: we note it and
+// go on.
 func read(body []byte, m members, into any) (problems Problems, whole bool) {
-	if jsontext.Value(body).Kind() != '{' {
-		return Problems{{Kind: NotObject}}, false
-	}
 	r := &reader{members: m}
-	text := jsontext.NewDecoder(bytes.NewBuffer(body))
+	if bytes.HasPrefix(body, []byte(byteOrderMark)) {
+		r.add(Problem{Kind: ByteOrderMark})
+		body = append([]byte("   "), body[len(byteOrderMark):]...) // offsets stay
+	}
+	switch {
+	case isUTF16(body):
+		return Problems{{Kind: UTF16}}, false
+	case jsontext.Value(body).Kind() != '{':
+		r.add(Problem{Kind: NotObject})
+		return r.problems, false
+	}
+	text := jsontext.NewDecoder(bytes.NewBuffer(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	if err := json.UnmarshalDecode(text, into, json.WithUnmarshalers(json.UnmarshalFromFunc(r.value))); err != nil {
-		r.stop(text, err)
+		at := text.InputOffset()
+		if syntax, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
+			at = syntax.ByteOffset
+		}
+		r.add(Problem{Kind: Malformed, Offset: at})
 		return r.problems, false
 	}
 	end := int(text.InputOffset())
@@ -60,19 +75,37 @@ func read(body []byte, m members, into any) (problems Problems, whole bool) {
 	return r.problems, true
 }
 
+const byteOrderMark = "\ufeff"
+
+// isUTF16 reports whether a body begins as JSON in UTF-16 does, with or without a byte
+// order mark.
+func isUTF16(body []byte) bool {
+	return slices.ContainsFunc([]string{"\xfe\xff", "\xff\xfe", "{\x00", "\x00{"}, func(begin string) bool {
+		return bytes.HasPrefix(body, []byte(begin))
+	})
+}
+
 func (r *reader) add(p Problem) { r.problems = append(r.problems, p) }
 
-// stop notes why the decoder cannot go on.
-func (r *reader) stop(text *jsontext.Decoder, err error) {
-	syntax, ok := errors.AsType[*jsontext.SyntacticError](err)
-	switch {
-	case !ok:
-		r.add(Problem{Kind: Malformed, Offset: text.InputOffset()})
-	case errors.Is(err, jsontext.ErrDuplicateName):
-		r.add(Problem{Kind: Duplicate, Name: nameOf(syntax.JSONPointer)})
-	default:
-		r.add(Problem{Kind: Malformed, Offset: syntax.ByteOffset})
+// valid reports whether a value or a name that was just read is UTF-8 and has no name
+// twice. Otherwise it notes the first such place.
+func (r *reader) valid(text *jsontext.Decoder, value jsontext.Value) bool {
+	if value.IsValid() {
+		return true
 	}
+	_, err := jsontext.NewDecoder(bytes.NewBuffer(value)).ReadValue()
+	syntax, _ := errors.AsType[*jsontext.SyntacticError](err)
+	p := Problem{
+		Kind: LoneSurrogate, Name: nameOf(text.StackPointer() + syntax.JSONPointer),
+		Offset: text.InputOffset() - int64(len(value)) + syntax.ByteOffset,
+	}
+	if errors.Is(err, jsontext.ErrDuplicateName) {
+		p.Kind, p.Offset = Duplicate, 0
+	} else if c, width := utf8.DecodeRune(value[syntax.ByteOffset:]); c == utf8.RuneError && width == 1 {
+		p.Kind = NotUTF8
+	}
+	r.add(p)
+	return false
 }
 
 // value reads a value of any type. With ErrUnsupported it leaves a list, or a pointer to
@@ -92,11 +125,15 @@ func (r *reader) value(text *jsontext.Decoder, into any) error {
 	if err != nil {
 		return err
 	}
-	if expected == QuotedInteger {
-		value = unquoted(value)
+	if !r.valid(text, value) {
+		return nil
 	}
-	if err := json.Unmarshal(value, into); err != nil {
-		r.wrongType(text, expected)
+	readable := value
+	if expected == QuotedInteger {
+		readable = unquoted(value)
+	}
+	if err := json.Unmarshal(readable, into); err != nil {
+		r.wrongType(text, expected, value)
 	}
 	return nil
 }
@@ -129,17 +166,24 @@ func (r *reader) object(text *jsontext.Decoder, into reflect.Value) error {
 	if _, err := text.ReadToken(); err != nil {
 		return err
 	}
+	times := map[string]int{}
 	for text.PeekKind() != '}' {
-		name, err := text.ReadValue()
+		quoted, err := text.ReadValue()
 		if err != nil {
 			return err
 		}
-		member, known := r.members[into.Type()][unquote(name)]
+		name, valid := unquote(quoted), r.valid(text, quoted)
+		if times[name]++; times[name] == 2 {
+			r.add(Problem{Kind: Duplicate, Name: nameOf(text.StackPointer())})
+		}
+		member, known := r.members[into.Type()][name]
 		if known {
 			r.quoted = member.Tag.Get("strict") == "quoted"
 			err = json.UnmarshalDecode(text, into.FieldByIndex(member.Index).Addr().Interface())
 		} else {
-			r.add(Problem{Kind: Unknown, Name: nameOf(text.StackPointer())})
+			if valid && times[name] == 1 {
+				r.add(Problem{Kind: Unknown, Name: nameOf(text.StackPointer())})
+			}
 			_, err = text.ReadValue()
 		}
 		if err != nil {
@@ -150,18 +194,23 @@ func (r *reader) object(text *jsontext.Decoder, into reflect.Value) error {
 	return err
 }
 
-func (r *reader) wrongType(text *jsontext.Decoder, expected string) {
-	r.add(Problem{Kind: WrongType, Name: nameOf(text.StackPointer()), Expected: expected})
+// wrongType notes a value of the wrong type. An object or a list comes as its first
+// character.
+func (r *reader) wrongType(text *jsontext.Decoder, expected string, value jsontext.Value) {
+	p := Problem{Kind: WrongType, Name: nameOf(text.StackPointer()), Expected: expected}
+	p.Found, p.Hint = found(expected, value)
+	r.add(p)
 }
 
 // skipWrongType goes past an object or a list that should be something else. Its problem
 // comes before those inside of it.
 func (r *reader) skipWrongType(text *jsontext.Decoder, expected string) error {
 	outside := text.StackDepth()
-	if _, err := text.ReadToken(); err != nil {
+	begin, err := text.ReadToken()
+	if err != nil {
 		return err
 	}
-	r.wrongType(text, expected)
+	r.wrongType(text, expected, jsontext.Value(begin.String()))
 	for text.StackDepth() > outside {
 		if _, err := text.ReadToken(); err != nil {
 			return err

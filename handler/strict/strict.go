@@ -41,9 +41,9 @@ func Member(f reflect.StructField) string {
 }
 
 // Decode reads a body, or returns all problems of it: first those of the text, in its
-// order, then missing members and broken rules. Reading ends at a syntax error and at
-// a duplicate name. A member has no second problem: one of the wrong type is not
-// missing as well.
+// order, then missing members and broken rules. Reading ends at a syntax error only. A
+// member has no second problem of the other kind: one of the wrong type is not missing as
+// well.
 func (d *Decoder[T]) Decode(body []byte) (T, Problems) {
 	var into, none T
 	problems, whole := read(body, d.members, &into)
@@ -83,50 +83,4 @@ func (d *Decoder[T]) check(body T, known Problems) Problems {
 func ruleName(field validator.FieldError) string {
 	_, path, _ := strings.Cut(field.Namespace(), ".") // after the name of T
 	return strings.ReplaceAll(path, embedded+".", "")
-}
-
-// Kind is a kind of problem.
-type Kind int
-
-// The kinds of problems. Those before Missing are problems of the text.
-const (
-	NotObject Kind = iota // the body is no JSON object
-	Malformed             // syntax error at Offset
-	Duplicate             // a member occurs more than once
-	Unknown               // there is no such member
-	WrongType             // a value is not of type Expected
-	Missing               // a member is absent or null
-	Broken                // a member breaks Rule, a validate tag with the parameter Limit
-)
-
-// The values of Problem.Expected.
-const (
-	Integer       = "an integer of 64 bits"
-	QuotedInteger = "an integer, as a number or as a string"
-	String        = "a string"
-	Boolean       = "true or false"
-	List          = "a list"
-	Object        = "an object"
-	Other         = "of another type"
-)
-
-// Problem is one thing that is wrong with a body.
-type Problem struct {
-	Kind     Kind
-	Name     string // of the member, as subject.attributes[0].key; with Duplicate and Unknown it is text of the client
-	Expected string // with WrongType
-	Offset   int64  // with Malformed, in bytes
-	Rule     string // with Broken
-	Limit    string // with Broken
-}
-
-// Problems are all problems of a body.
-type Problems []Problem
-
-// First is the first problem of the text, or all other problems if the text has none.
-func (p Problems) First() Problems {
-	if len(p) > 0 && p[0].Kind < Missing {
-		return p[:1]
-	}
-	return p
 }

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -52,11 +51,10 @@ func unsupportedMedia(what, given string) error {
 	}}}
 }
 
-// explain makes the error of a body. It tells the first problem only, unless the
-// text of the body is correct: then it tells all.
+// explain makes the error of a body.
 func explain(problems strict.Problems) error {
 	bad := &badRequest{errorType: invalidArgument}
-	for _, p := range problems.First() {
+	for _, p := range problems {
 		bad.messages = append(bad.messages, describeProblem(p))
 	}
 	return bad
@@ -65,26 +63,36 @@ func explain(problems strict.Problems) error {
 func describeProblem(p strict.Problem) message {
 	name := shorten(p.Name)
 	switch p.Kind {
-	case strict.NotObject:
-		return malformed("the body is not a JSON object")
-	case strict.Malformed:
-		return malformed("malformed at byte " + strconv.FormatInt(p.Offset, 10))
+	case strict.NotUTF8, strict.LoneSurrogate:
+		return quoting(invalidJSON, "Invalid JSON content: %q "+p.Encoding()+".", name)
 	case strict.Duplicate:
 		return quoting("attestcsr.json.duplicate_field", "Field %q occurs more than once.", name)
 	case strict.Unknown:
 		return quoting("attestcsr.json.unknown_field", "Unknown field %q. Names are case-sensitive.", name)
 	case strict.WrongType:
-		expected := p.Expected
-		if expected == strict.List {
-			expected = "a list of strings"
-		}
-		return newMessage("vapi.protocol.server.rest.param.body.unexpected", "Field %q must be %s.", name, expected)
+		return wrongType(name, p)
+	case strict.Missing:
+		return newMessage("vapi.bindings.typeconverter.struct.field.missing", "Required field %q is missing.", name)
 	}
-	return newMessage("vapi.bindings.typeconverter.struct.field.missing", "Required field %q is missing.", name)
+	return malformed(p.Encoding())
 }
 
+func wrongType(name string, p strict.Problem) message {
+	const id = "vapi.protocol.server.rest.param.body.unexpected"
+	expected := p.Expected
+	if expected == strict.List {
+		expected = "a list of strings"
+	}
+	if p.Hint != "" {
+		return newMessage(id, "Field %q must be %s, not %s: %s.", name, expected, p.Found, p.Hint)
+	}
+	return newMessage(id, "Field %q must be %s, not %s.", name, expected, p.Found)
+}
+
+const invalidJSON = "vapi.protocol.server.rest.invalid_json_content"
+
 func malformed(what string) message {
-	return newMessage("vapi.protocol.server.rest.invalid_json_content", "Invalid JSON content: %s.", what)
+	return newMessage(invalidJSON, "Invalid JSON content: %s.", what)
 }
 
 // checkQuery refuses query parameters, which no operation of this dialect has.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -66,7 +67,25 @@ type badRequest struct {
 }
 
 // Error is for the log.
-func (e *badRequest) Error() string { return e.messages[0].logText() }
+func (e *badRequest) Error() string {
+	var texts []string
+	for _, m := range bounded(e.messages) {
+		texts = append(texts, m.logText())
+	}
+	return strings.Join(texts, " ")
+}
+
+// maxMessages is how many messages an answer has. A body can have thousands of problems.
+const maxMessages = 32
+
+// bounded returns the first messages, and where there are more, one that says how many.
+func bounded(all []message) []message {
+	if len(all) <= maxMessages {
+		return all
+	}
+	more := newMessage("attestcsr.more", "And %s more.", strconv.Itoa(len(all)-maxMessages))
+	return append(all[:maxMessages:maxMessages], more)
+}
 
 // Unwrap makes it an error of the client for those who know csr.Error only.
 func (e *badRequest) Unwrap() error { return &csr.Error{Kind: csr.Invalid} }
@@ -82,7 +101,7 @@ func describe(requestID string, err error) (int, document) {
 	)
 	switch {
 	case errors.As(err, &bad):
-		return http.StatusBadRequest, document{ErrorType: bad.errorType, Messages: bad.messages}
+		return http.StatusBadRequest, document{ErrorType: bad.errorType, Messages: bounded(bad.messages)}
 	case errors.As(err, &tooLong):
 		return http.StatusRequestEntityTooLarge, one("INVALID_REQUEST", "attestcsr.http.body_too_large", fmt.Sprintf("The request body is larger than %d bytes.", tooLong.Limit))
 	case errors.As(err, &httpErr) && httpErr.Code == http.StatusNotFound:
@@ -135,6 +154,7 @@ func violations(broken []pkcs10.Violation) document {
 		}
 		doc.Messages = append(doc.Messages, message{ID: "attestcsr.csr." + string(v.Rule), Default: v.Describe(name), Args: args})
 	}
+	doc.Messages = bounded(doc.Messages)
 	return doc
 }
 
