@@ -93,6 +93,10 @@ func esxBadPaths() []esxRefusal {
 
 // esxBadRequests have a body that is not a JSON object, a wrong query or a wrong header.
 func esxBadRequests() []esxRefusal {
+	ofType := func(contentType, says string) esxRefusal {
+		return esxRefusal{name: "Content-Type " + contentType, call: call{body: validSpec, header: map[string]string{"Content-Type": contentType}},
+			errorType: "INVALID_REQUEST", ids: []string{wrongMediaType}, says: says}
+	}
 	return []esxRefusal{
 		{name: "malformed JSON", call: call{body: `{"organization":`}, ids: []string{invalidJSON}},
 		{name: "trailing bytes", call: call{body: validSpec + "{}"}, ids: []string{invalidJSON}},
@@ -110,6 +114,13 @@ func esxBadRequests() []esxRefusal {
 		{name: "malformed query", call: call{path: csrPath + "?a;b", body: validSpec}, ids: []string{unknownProperty}},
 		{name: "no Content-Type", call: call{raw: true, body: validSpec}, errorType: "INVALID_REQUEST", ids: []string{wrongMediaType}},
 		{name: "other Content-Type", call: call{body: validSpec, header: map[string]string{"Content-Type": "text/json"}}, errorType: "INVALID_REQUEST", ids: []string{wrongMediaType}},
+		ofType("application/json; charset=iso-8859-1", `the charset "iso-8859-1" is not supported; send UTF-8`),
+		ofType(`application/json;charset="UTF-16"`, `the charset "UTF-16" is not supported`),
+		ofType("application/json; charset=utf8", `the charset "utf8" is not supported`),
+		ofType("application/json; charset=", "the Content-Type must be application/json"),
+		ofType(`application/json; charset=""`, `the charset "" is not supported`),
+		ofType("application/json; charset=utf-8; charset=latin1", "the Content-Type must be application/json"),
+		ofType("application/json, text/plain", "the Content-Type must be application/json"),
 		{name: "body too large", call: call{body: `{"organization":"` + strings.Repeat("x", 64<<10) + `"}`}, status: 413, errorType: "INVALID_REQUEST"},
 		{name: "set without its member", call: call{method: "PUT", path: certificatePath}, ids: []string{missingField}, says: `"certificate"`},
 	}

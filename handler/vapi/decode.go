@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -22,8 +23,8 @@ func decode[T any](c echo.Context, in *strict.Decoder[T]) (body T, err error) {
 		return body, err
 	}
 	r := c.Request()
-	if mediaType, _, err := mime.ParseMediaType(r.Header.Get(echo.HeaderContentType)); err != nil || mediaType != echo.MIMEApplicationJSON {
-		return body, unsupportedMedia("the Content-Type must be application/json", r.Header.Get(echo.HeaderContentType))
+	if err := checkMedia(r.Header.Get(echo.HeaderContentType)); err != nil {
+		return body, err
 	}
 	// We decompress nothing, so that the limit holds for the bytes that were sent.
 	if coding := r.Header.Get(echo.HeaderContentEncoding); coding != "" && !strings.EqualFold(coding, "identity") {
@@ -43,7 +44,22 @@ func decode[T any](c echo.Context, in *strict.Decoder[T]) (body T, err error) {
 	return body, nil
 }
 
-func unsupportedMedia(what, given string) error {
+// checkMedia refuses what is not JSON in UTF-8. US-ASCII is a part of UTF-8.
+func checkMedia(given string) error {
+	mediaType, parameters, err := mime.ParseMediaType(given)
+	if err != nil || mediaType != echo.MIMEApplicationJSON {
+		return unsupportedMedia("the Content-Type must be application/json", given)
+	}
+	charset, has := parameters["charset"]
+	if has && !strings.EqualFold(charset, "utf-8") && !strings.EqualFold(charset, "us-ascii") {
+		bad := unsupportedMedia("the charset "+strconv.Quote(shorten(charset))+" is not supported; send UTF-8, as charset=utf-8 or without a charset", given)
+		bad.messages[0].quotes = true
+		return bad
+	}
+	return nil
+}
+
+func unsupportedMedia(what, given string) *badRequest {
 	return &badRequest{errorType: "INVALID_REQUEST", messages: []message{{
 		ID:      "vapi.protocol.server.rest.unsupported_media_type",
 		Default: "Unsupported media type: " + what + ".",
