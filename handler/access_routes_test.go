@@ -86,8 +86,9 @@ type want struct {
 	contentType string
 	body        string
 	pattern     *regexp.Regexp
-	allow       string // Allow header
-	setsSession bool   // cookie and token of a login of NSX
+	allow       string         // Allow header
+	cookie      *regexp.Regexp // the only line of Set-Cookie
+	token       bool           // X-XSRF-TOKEN
 }
 
 const asJSON = "application/json"
@@ -182,15 +183,29 @@ func esxRows() []row {
 
 const aSession = `\{"user":"[a-z]+","created_time":"20[-0-9]{8}T[0-9:]{8}\.\d{3}Z","last_accessed_time":"20[-0-9]{8}T[0-9:]{8}\.\d{3}Z"\}`
 
+// esxCookieSet is the cookie that a login sets, with the id in its answer or none.
+func esxCookieSet(path, id string) *regexp.Regexp {
+	return regexp.MustCompile(`^vmware-api-session-id=` + id + `; Path=` + path + `; Secure; HttpOnly; SameSite=Strict$`)
+}
+
+var nsxCookieSet = regexp.MustCompile(`^JSESSIONID=[0-9a-f]{64}; Path=/; Secure; HttpOnly; SameSite=Lax$`)
+
+func (w want) withCookie(c *regexp.Regexp) want { w.cookie = c; return w }
+
 func esxSessionRows() []row {
+	const id, removed = "[0-9a-f]{64}", "; Max-Age=0"
+	set, setLegacy := esxCookieSet("/api", id), esxCookieSet("/rest", id)
+	unset, unsetLegacy := esxCookieSet("/api"+removed, ""), esxCookieSet("/rest"+removed, "")
+	shown := matching(200, asJSON, `\{"value":`+aSession+`\}`)
 	return []row{
-		{route: "POST " + sessionPath, path: sessionPath, dialect: inESX, kind: login, allowed: matching(201, asJSON, `"[0-9a-f]{64}"`)},
+		{route: "POST " + sessionPath, path: sessionPath, dialect: inESX, kind: login, allowed: matching(201, asJSON, `"[0-9a-f]{64}"`).withCookie(set)},
 		{route: "GET " + sessionPath, path: sessionPath, dialect: inESX, kind: ofSession, allowed: matching(200, asJSON, aSession)},
-		{route: "DELETE " + sessionPath, path: sessionPath, dialect: inESX, kind: ofSession, allowed: want{status: 204}},
-		{route: "POST " + legacyPath, path: legacyPath, dialect: inLegacy, kind: login, allowed: matching(200, asJSON, `\{"value":"[0-9a-f]{64}"\}`)},
-		{route: "POST " + legacyPath, path: legacyPath + "?~action=get", dialect: inLegacy, kind: ofSession, allowed: matching(200, asJSON, `\{"value":`+aSession+`\}`)},
+		{route: "DELETE " + sessionPath, path: sessionPath, dialect: inESX, kind: ofSession, allowed: want{status: 204, cookie: unset}},
+		{route: "POST " + legacyPath, path: legacyPath, dialect: inLegacy, kind: login, allowed: matching(200, asJSON, `\{"value":"[0-9a-f]{64}"\}`).withCookie(setLegacy)},
+		{route: "POST " + legacyPath, path: legacyPath + "?~action=get", dialect: inLegacy, kind: ofSession, allowed: shown},
 		{route: "POST " + legacyPath, path: legacyPath + "?~action=steal", dialect: inLegacy, allowed: inLegacy.answer(noPath)},
-		{route: "DELETE " + legacyPath, path: legacyPath, dialect: inLegacy, kind: ofSession, allowed: want{status: 200}},
+		{route: "GET " + legacyPath, path: legacyPath, dialect: inLegacy, kind: ofSession, allowed: shown},
+		{route: "DELETE " + legacyPath, path: legacyPath, dialect: inLegacy, kind: ofSession, allowed: want{status: 200, cookie: unsetLegacy}},
 	}
 }
 
@@ -237,7 +252,7 @@ func nsxSessionRows() []row {
 		return row{route: "POST " + loginPath, path: loginPath, body: body, form: isForm, dialect: inNSX, allowed: allowed}
 	}
 	return []row{
-		at(form("admin", adminPassword), true, want{status: 200, setsSession: true}),
+		at(form("admin", adminPassword), true, want{status: 200, cookie: nsxCookieSet, token: true}),
 		at(form("admin", "wrong"), true, inNSX.answer(unauthenticated)),
 		at(form("eve", "wrong"), true, inNSX.answer(unauthenticated)),
 		at(form("admin", adminPassword), false, inNSX.answer(fieldError("the Content-Type must be application/x-www-form-urlencoded"))),

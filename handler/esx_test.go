@@ -5,6 +5,8 @@ import (
 	"encoding/pem"
 	"io"
 	"net/http"
+	"net/http/cookiejar"
+	"net/url"
 	"regexp"
 	"strings"
 	"testing"
@@ -137,9 +139,11 @@ func TestLegacySessions(t *testing.T) {
 	id := answer{body: body}.member(t, "value")
 
 	get := call{method: "POST", path: legacyPath + "?~action=get"}
-	got := decode[struct{ Value map[string]string }](t, s.do(get.inSession(id)))
-	if got.Value["user"] != "admin" {
-		t.Errorf("get: %v", got)
+	for _, c := range []call{get, {method: "GET", path: legacyPath}, {method: "GET", path: legacyPath + "?~action=get"}} {
+		got := decode[struct{ Value map[string]string }](t, s.do(c.inSession(id)))
+		if len(got.Value) != 3 || got.Value["user"] != "admin" {
+			t.Errorf("%s %s: %v", c.method, c.path, got)
+		}
 	}
 	if a := s.do(call{method: "GET", path: csrPath}.inSession(id)); a.status != http.StatusNotFound {
 		t.Errorf("legacy session under /api: %d %s", a.status, a.body)
@@ -155,6 +159,88 @@ func TestLegacySessions(t *testing.T) {
 	if a := s.do(call{method: "POST", path: legacyPath + "?~action=list"}); a.status != http.StatusNotFound {
 		t.Errorf("unknown action: %d", a.status)
 	}
+}
+
+// TestSessionCookies: a client with a cookie jar, as the vendor's Python client has one,
+// needs nothing else.
+func TestSessionCookies(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.client.Jar = jar
+	login := func(path string) string {
+		t.Helper()
+		before := s.cookie(path)
+		if a := s.do(call{method: "POST", path: path}); a.status != http.StatusCreated && a.status != http.StatusOK {
+			t.Fatalf("login: %d %s", a.status, a.body)
+		}
+		id := s.cookie(path)
+		if id == "" || id == before {
+			t.Fatalf("the login at %s sets no new cookie", path)
+		}
+		return id
+	}
+	first, second := login(sessionPath), login(sessionPath)
+	old := login(legacyPath)
+	if old == second || s.cookie(csrPath) != second {
+		t.Error("the cookie of one path is used on the other")
+	}
+	none := strings.Repeat("0", 64)
+	for _, test := range []struct {
+		name   string
+		call   call
+		status int
+	}{
+		{"cookie", call{method: "GET", path: csrPath, anonymous: true}, http.StatusNotFound},
+		{"legacy cookie", call{method: "GET", path: legacyPath, anonymous: true}, http.StatusOK},
+		{"header before cookie", call{method: "GET", path: csrPath}.inSession(none), http.StatusUnauthorized},
+		{"empty header before cookie", call{method: "GET", path: csrPath}.inSession(""), http.StatusUnauthorized},
+		{"Authorization before cookie", call{method: "GET", path: csrPath, password: "wrong", user: "admin"}, http.StatusUnauthorized},
+		{"two cookies", call{method: "GET", path: csrPath, anonymous: true, lines: headers("Cookie", "vmware-api-session-id="+first)}, http.StatusUnauthorized},
+		{"an older session", call{method: "GET", path: csrPath}.inSession(first), http.StatusNotFound},
+		{"logout", call{method: "DELETE", path: sessionPath, anonymous: true}, http.StatusNoContent},
+		{"after the logout", call{method: "GET", path: csrPath}.inSession(second), http.StatusUnauthorized},
+		{"an empty cookie", call{method: "GET", path: csrPath, anonymous: true, lines: headers("Cookie", "vmware-api-session-id=")}, http.StatusUnauthorized},
+		{"legacy logout", call{method: "DELETE", path: legacyPath, anonymous: true}, http.StatusOK},
+	} {
+		if a := s.do(test.call); a.status != test.status {
+			t.Errorf("%s: %d %s, want %d", test.name, a.status, a.body, test.status)
+		}
+	}
+	if s.cookie(csrPath) != "" || s.cookie(legacyPath) != "" {
+		t.Error("a logout leaves the cookie")
+	}
+	header := map[string]string{"vmware-use-header-authn": "true"}
+	for _, path := range []string{sessionPath, legacyPath} {
+		for _, method := range []string{"POST", "DELETE"} {
+			c := call{method: method, path: path, header: header}
+			if method == "DELETE" {
+				c = c.inSession(s.esxLogin())
+				c.header["vmware-use-header-authn"] = "true"
+			}
+			if a := s.do(c); a.status >= 300 || a.header.Get("Set-Cookie") != "" {
+				t.Errorf("%s %s with %v: %d %q", method, path, header, a.status, a.header.Get("Set-Cookie"))
+			}
+		}
+	}
+}
+
+// cookie is the session id that the client's jar sends with a path.
+func (s *stack) cookie(path string) string {
+	s.t.Helper()
+	u, err := url.Parse(s.url + path)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, c := range s.client.Jar.Cookies(u) {
+		if c.Name == "vmware-api-session-id" {
+			return c.Value
+		}
+	}
+	return ""
 }
 
 func newTestCA(t *testing.T) *kit.CA {

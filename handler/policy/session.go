@@ -17,7 +17,7 @@ const (
 	LogoutPath = "/api/session/destroy"
 )
 
-// SessionCookie has the session id. The service sets no other cookie. XSRFHeader has
+// SessionCookie has the session id. This dialect sets no other cookie. XSRFHeader has
 // the token that a changing request needs besides the cookie.
 const (
 	SessionCookie = "JSESSIONID"

@@ -2,6 +2,7 @@ package vapi
 
 import (
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -28,12 +29,33 @@ func legacy(v any) any {
 	}{v}
 }
 
-func login(s Sessions, status int, wrap func(any) any) Handle {
+// The paths of the cookies that logins set.
+const (
+	cookiePath       = "/api"
+	legacyCookiePath = "/rest"
+)
+
+// setCookie makes clients with a cookie jar send the session id, as the vendor's logins do.
+// A request with the header vmware-use-header-authn says that its client sends the id in
+// the session header. An empty id removes the cookie.
+func setCookie(c echo.Context, path, id string) {
+	if strings.EqualFold(c.Request().Header.Get("vmware-use-header-authn"), "true") {
+		return
+	}
+	cookie := SessionHeader + "=" + id + "; Path=" + path
+	if id == "" {
+		cookie += "; Max-Age=0"
+	}
+	c.Response().Header().Set(echo.HeaderSetCookie, cookie+"; Secure; HttpOnly; SameSite=Strict")
+}
+
+func login(s Sessions, status int, cookiePath string, wrap func(any) any) Handle {
 	return func(c echo.Context, _ *csr.Grant) error {
 		id, err := s.Login(c)
 		if err != nil {
 			return err
 		}
+		setCookie(c, cookiePath, id)
 		return reply(c, status, wrap(id))
 	}
 }
@@ -49,19 +71,19 @@ func showSession(s Sessions, wrap func(any) any) Handle {
 }
 
 // logout answers with a status and no body.
-func logout(s Sessions, status int) Handle {
+func logout(s Sessions, status int, cookiePath string) Handle {
 	return func(c echo.Context, _ *csr.Grant) error {
 		if err := s.Logout(c); err != nil {
 			return err
 		}
+		setCookie(c, cookiePath, "")
 		return c.NoContent(status)
 	}
 }
 
-// legacyPost logs in, or with ?~action=get returns the session: this path has no
-// GET.
+// legacyPost logs in, or with ?~action=get returns the session, as GET does.
 func legacyPost(s Sessions) Handle {
-	actions := map[string]Handle{"": login(s, http.StatusOK, legacy), "get": showSession(s, legacy)}
+	actions := map[string]Handle{"": login(s, http.StatusOK, legacyCookiePath, legacy), "get": showSession(s, legacy)}
 	return func(c echo.Context, grant *csr.Grant) error {
 		if handle, known := actions[c.QueryParam("~action")]; known {
 			return handle(c, grant)

@@ -19,7 +19,8 @@ import (
 	"attestcsr/handler/strict"
 )
 
-// SessionHeader has the session id. We accept a cookie of the same name as well.
+// SessionHeader has the session id. Logins set a cookie of the same name, which counts
+// where the header is absent.
 const SessionHeader = "vmware-api-session-id"
 
 const (
@@ -48,11 +49,12 @@ func Register(s Sessions, add func(method, path string, op csr.Operation, handle
 	add(http.MethodGet, certificatePath, csr.GetCertificate, get((*csr.Grant).Certificate, "certificate"))
 	add(http.MethodPut, certificatePath, csr.SetCertificate, withBody(setCertificate))
 
-	add(http.MethodPost, sessionPath, "", login(s, http.StatusCreated, bare))
+	add(http.MethodPost, sessionPath, "", login(s, http.StatusCreated, cookiePath, bare))
 	add(http.MethodGet, sessionPath, "", showSession(s, bare))
-	add(http.MethodDelete, sessionPath, "", logout(s, http.StatusNoContent))
+	add(http.MethodDelete, sessionPath, "", logout(s, http.StatusNoContent, cookiePath))
 	add(http.MethodPost, legacySessionPath, "", legacyPost(s))
-	add(http.MethodDelete, legacySessionPath, "", logout(s, http.StatusOK))
+	add(http.MethodGet, legacySessionPath, "", showSession(s, legacy))
+	add(http.MethodDelete, legacySessionPath, "", logout(s, http.StatusOK, legacyCookiePath))
 }
 
 // createSpec is the body of csr create. A nil pointer is an absent member or null.
