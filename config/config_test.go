@@ -184,6 +184,7 @@ func TestSources(t *testing.T) {
 		{"hostname", "ESX-02.example.com"}, {"tls-cert-file", "tls.crt"}, {"tls-key-file", "tls.key"},
 		{"auth-users-file", "users"}, {"admin-password-file", "admin password"}, {"session-idle-timeout", "90s"},
 		{"session-lifetime", "1h30m"}, {"key-sizes", "3072, 2048,8192"}, {"trusted-proxies", "10.0.0.0/8,192.0.2.7,fd00::/8"},
+		{"allowed-origins", "https://console.example.com,http://[::1]:8080"},
 		{"sealing-keyset-file", "/run/secrets/keyset"}, {"log-level", "debug"}, {"log-format", "text"}, {"shutdown-timeout", "1m"},
 		{"key-pool-max", "600"}, {"key-pool-ready-when-warm", "true"}, {"key-queue-bound", "8"}, {"key-queue-deadline", "5s"}, {"limits-csrs", "7"},
 		{"allow-core-dumps", "true"}, {"allow-shared-data-dir", "true"},
