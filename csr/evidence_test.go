@@ -348,8 +348,8 @@ func TestRefusedCertificates(t *testing.T) {
 		err     error
 		outcome string // "": no line
 	}{
-		{csr.SetCertificate, set(nil), "no_certificate"},
-		{csr.SetCertificate, set([]byte("-----BEGIN PRIVATE KEY-----")), "foreign_block"},
+		{csr.SetCertificate, set(nil), "empty"},
+		{csr.SetCertificate, set([]byte("-----BEGIN PRIVATE KEY-----")), "private_key"},
 		{csr.SetCertificate, set(pemOf(root.Issue(t, "x", request.PublicKey), kit.NewCA(t, "other", noon()).Cert)), "broken_chain"},
 		{csr.SetCertificate, set(pemOf(root.Issue(t, "x", request.PublicKey, old))), "expired"},
 		{csr.SetCertificate, set(pemOf(root.Issue(t, "x", stranger))), "key_mismatch"},

@@ -23,23 +23,20 @@ func Checks() []Check {
 	return []Check{CheckEncoding, CheckAlgorithms, CheckOrder, CheckValidity, CheckUse, CheckAnchor, CheckKey, CheckNames, CheckRenewal}
 }
 
-// certificatePredicate is predicate for the rules of certificates, or "".
-func (v Violation) certificatePredicate() string {
-	for _, sentence := range []func(Violation) (Check, string){encodingRule, chainRule, answerRule} {
-		if _, text := sentence(v); text != "" {
-			return text
+// certificateRule returns the check that a rule of certificates belongs to, and what it
+// asks for. Both are empty for a violation of another kind.
+func (v Violation) certificateRule() (Check, string) {
+	for _, rule := range []func(Violation) (Check, string){encodingRule, derRule, pkcs7Rule, chainRule, answerRule} {
+		if check, text := rule(v); check != "" {
+			return check, text
 		}
 	}
-	return ""
+	return "", ""
 }
 
 // Check returns the check that a violation of a certificate belongs to, or "" for a
 // violation of another kind.
 func (v Violation) Check() Check {
-	for _, rule := range []func(Violation) (Check, string){encodingRule, chainRule, answerRule} {
-		if check, _ := rule(v); check != "" {
-			return check
-		}
-	}
-	return ""
+	check, _ := v.certificateRule()
+	return check
 }

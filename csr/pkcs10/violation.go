@@ -88,6 +88,9 @@ func (v Violation) Describe(name string) string {
 }
 
 func (v Violation) predicate() string {
+	if _, text := v.certificateRule(); text != "" {
+		return text
+	}
 	switch v.Rule {
 	case NotAMailbox, NotAURI, NotAnIPAddress, NotADNSName, NotAName, UnknownCountry:
 		if v.Limit != "" {
@@ -130,23 +133,25 @@ func (v Violation) predicate() string {
 	case Full:
 		return "is full: it takes " + v.Limit + " objects"
 	}
-	if sentence := v.certificatePredicate(); sentence != "" {
-		return sentence
-	}
 	return "breaks the rule " + string(v.Rule)
 }
 
-// maxPrintable is how many characters of a value a Violation has.
-const maxPrintable = 64
+// How many characters of a value and of a library's words a Violation has.
+const (
+	maxPrintable = 64
+	maxCause     = 160
+)
 
 // printable returns at most maxPrintable characters of a value. A character that is not
 // printable becomes U+FFFD. It is not strict.Printable, which has a full stop there:
 // both are in answers, and this package imports nothing.
-func printable(value string) string {
+func printable(value string) string { return printableUpTo(maxPrintable, value) }
+
+func printableUpTo(limit int, value string) string {
 	var b strings.Builder
 	n := 0
 	for _, r := range value { // a byte that is not UTF-8 comes as U+FFFD
-		if n == maxPrintable {
+		if n == limit {
 			b.WriteRune('…')
 			break
 		}
@@ -173,7 +178,7 @@ func (vs Violations) Error() string {
 
 // Add adds a violation if it is new, with a printable value.
 func (vs *Violations) Add(v Violation) {
-	v.Value, v.Cause = printable(v.Value), printable(v.Cause)
+	v.Value, v.Cause = printable(v.Value), printableUpTo(maxCause, v.Cause)
 	if !slices.Contains(*vs, v) {
 		*vs = append(*vs, v)
 	}

@@ -58,7 +58,7 @@ func names(values ...string) pkcs10.Spec {
 func TestEveryRuleHasASentence(t *testing.T) {
 	t.Parallel()
 	for _, rule := range allRules() {
-		if s := (pkcs10.Violation{Rule: rule, Limit: "9"}).Describe("f"); strings.Contains(s, "breaks the rule") {
+		if s := (pkcs10.Violation{Field: pkcs10.CertificateChain, Rule: rule, Limit: "9"}).Describe("f"); strings.Contains(s, "breaks the rule") {
 			t.Errorf("%s: %q", rule, s)
 		}
 	}
@@ -70,6 +70,9 @@ func allRules() []pkcs10.Rule {
 		pkcs10.Empty, pkcs10.EmptyItem, pkcs10.TooLong, pkcs10.TooMany, pkcs10.NotAllowed, pkcs10.InvalidUTF8, pkcs10.ControlCharacter, pkcs10.LostText, pkcs10.UnknownCountry,
 		pkcs10.NotAMailbox, pkcs10.NotAURI, pkcs10.NotAnIPAddress, pkcs10.NotADNSName, pkcs10.NotAName, pkcs10.NotAnID, pkcs10.OutOfRange, pkcs10.Full,
 		pkcs10.NoCertificate, pkcs10.ForeignBlock, pkcs10.Malformed, pkcs10.BrokenChain, pkcs10.WeakSignature, pkcs10.NotYetValid, pkcs10.Expired, pkcs10.KeyUsage, pkcs10.KeyMismatch,
-		pkcs10.KeyTooLarge,
+		pkcs10.KeyTooLarge, pkcs10.PrivateKey, pkcs10.RequestBlock, pkcs10.TrustedBlock, pkcs10.UTF16, pkcs10.EscapedLineEnds, pkcs10.URLEncoded, pkcs10.EncodedTwice,
+		pkcs10.DERInsteadOfPEM, pkcs10.NoBoundaries, pkcs10.JoinedBlocks, pkcs10.LostLineEnds, pkcs10.BrokenBoundary, pkcs10.MissingBegin, pkcs10.CutOff, pkcs10.HeaderLines,
+		pkcs10.BlankInBase64, pkcs10.BrokenBase64, pkcs10.EmptyBlock, pkcs10.NotDER, pkcs10.BER, pkcs10.TrailingBytes,
+		pkcs10.BrokenPKCS7, pkcs10.SignedPKCS7, pkcs10.PKCS7Content, pkcs10.EmptyPKCS7, pkcs10.PKCS7Beside, pkcs10.PKCS7Order,
 	}
 }

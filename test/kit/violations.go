@@ -23,7 +23,7 @@ func CheckSentences(t testing.TB, vs []pkcs10.Violation) {
 	t.Helper()
 	for _, v := range vs {
 		sentence := v.Describe("some_field")
-		if !strings.HasPrefix(sentence, "some_field") || len(sentence) > 600 ||
+		if !strings.HasPrefix(sentence, "some_field") || len(sentence) > 1000 ||
 			strings.ContainsFunc(sentence, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			t.Fatalf("%+v: %q", v, sentence)
 		}
