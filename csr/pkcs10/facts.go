@@ -11,7 +11,6 @@ import (
 	"encoding/asn1"
 	"encoding/hex"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
 	"net/netip"
@@ -88,55 +87,45 @@ func KeyDigest(pub crypto.PublicKey) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("encode the public key: %w", err)
 	}
-	sum := sha256.Sum256(der)
-	return hex.EncodeToString(sum[:]), nil
+	return hexSum(der), nil
 }
 
-// Description is what a CSR, or the leaf of a chain, says.
+// Description is what a CSR says.
 type Description struct {
-	Request      bool     // it is a CSR
-	Digest       string   // SHA-256 of the DER, in hexadecimal
 	Subject      string   // as DistinguishedName writes it
 	Names        []string // as altNames reads them
 	KeyAlgorithm string
 	KeyBits      int
-	Issuer       string // of a certificate, as DistinguishedName writes it
-	Serial       string // of a certificate, in hexadecimal
 }
 
-// Describe reads the first block of a PEM text that was accepted or made here. With an
-// error it returns the digest, if there is a block.
+// Describe reads a CSR in PEM that was made here.
 func Describe(text string) (Description, error) {
+	r, err := ParseRequest(text)
+	if err != nil {
+		return Description{}, err
+	}
+	return Description{DistinguishedName(r.RawSubject), altNames(r.Extensions), r.PublicKeyAlgorithm.String(), KeyBits(r.PublicKey)}, nil
+}
+
+// Digest is the SHA-256 of what the first block of a PEM text holds, in hexadecimal, and
+// whether that is a CSR. It is empty where there is no block.
+func Digest(text string) (sum string, request bool) {
 	block, _ := pem.Decode([]byte(text))
 	if block == nil {
-		return Description{}, errors.New("there is no PEM block")
+		return "", false
 	}
-	sum := sha256.Sum256(block.Bytes)
-	d := Description{Request: block.Type == BlockRequest, Digest: hex.EncodeToString(sum[:])}
-	if d.Request {
-		r, err := x509.ParseCertificateRequest(block.Bytes)
-		if err != nil {
-			return d, fmt.Errorf("parse the CSR: %w", err)
-		}
-		d.Subject, d.Names = DistinguishedName(r.RawSubject), altNames(r.Extensions)
-		d.KeyAlgorithm, d.KeyBits = r.PublicKeyAlgorithm.String(), KeyBits(r.PublicKey)
-		return d, nil
-	}
-	c, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return d, fmt.Errorf("parse the certificate: %w", err)
-	}
-	f := FactsOf(c)
-	d.Subject, d.Names, d.KeyAlgorithm, d.KeyBits = f.Subject, f.Names, f.KeyAlgorithm, f.KeyBits
-	d.Issuer, d.Serial = f.Issuer, c.SerialNumber.Text(16)
-	return d, nil
+	return hexSum(block.Bytes), block.Type == BlockRequest
+}
+
+func hexSum(der []byte) string {
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:])
 }
 
 // outline reads a certificate as far as it can be read, also one that crypto/x509 refuses.
 // It judges nothing. What cannot be read is empty.
 func outline(der []byte) Facts {
-	sum := sha256.Sum256(der)
-	f := Facts{SHA256: hex.EncodeToString(sum[:]), Version: 1}
+	f := Facts{SHA256: hexSum(der), Version: 1}
 	input, serial := cryptobyte.String(der), new(big.Int)
 	var certificate, tbs, version, algorithm, issuer, validity, subject, key cryptobyte.String
 	var hasVersion bool
