@@ -133,11 +133,12 @@ func TestLongestEvent(t *testing.T) {
 		names = append(names, fmt.Sprint(n%10))
 	}
 	settings := append([]string{long}, names...)
+	warnings := []string{long[:2000], "two", long}
 	slot := slotOf(strings.Repeat(`"`, keystore.MaxIDLen))
 	e := audit.Event{
 		Request:   audit.Request{User: long, Method: long, Address: long, RequestID: long, Session: long},
 		Operation: long, Slot: slot.String(), From: "c/" + long, Replaced: long, Payload: digestOf([]byte("x")), CSR: strings.Repeat("ab", 32), Certificate: strings.Repeat("ab", 32),
-		Subject: long, Names: names, KeyAlgorithm: long, KeySize: 16384, Issuer: long, Serial: long, Settings: settings, Reason: long, FromKey: long, ToKey: long,
+		Subject: long, Names: names, KeyAlgorithm: long, KeySize: 16384, Issuer: long, Serial: long, Settings: settings, Warnings: warnings, Reason: long, FromKey: long, ToKey: long,
 	}
 	note, err := tr.log.Note(e)
 	if err != nil || len(note) > keystore.MaxNoteLen {
@@ -147,8 +148,8 @@ func TestLongestEvent(t *testing.T) {
 	tr.close()
 	tr.wantWhole()
 	l := tr.lines(audit.Changes)[1]
-	if l.NamesCount != 8000 || l.NamesSHA256 != digestOf([]byte(strings.Join(names, "\n"))) || len(l.Names) != 1024 || len(l.Settings) != 0 || l.Slot != slot.String() {
-		t.Errorf("%d names of %d, %d settings, slot %.9s", len(l.Names), l.NamesCount, len(l.Settings), l.Slot)
+	if l.NamesCount != 8000 || l.NamesSHA256 != digestOf([]byte(strings.Join(names, "\n"))) || len(l.Names) != 1024 || len(l.Settings) != 0 || len(l.Warnings) != 2 || l.Slot != slot.String() {
+		t.Errorf("%d names of %d, %d settings, %d warnings, slot %.9s", len(l.Names), l.NamesCount, len(l.Settings), len(l.Warnings), l.Slot)
 	}
 }
 

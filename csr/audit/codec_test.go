@@ -40,6 +40,10 @@ func TestGolden(t *testing.T) {
 	wantNote(t, "testdata/note-v2.json", change, err)
 	administration, err := goldenAdministration().Administration(cut)
 	wantNote(t, "testdata/note-administration-v2.json", administration, err)
+	warned := goldenEvent()
+	warned.Warnings = []string{`subject O is "B", the CSR asked for "A"`, "two"}
+	change, err = warned.Note(cut)
+	wantNote(t, "testdata/note-warnings-v2.json", change, err)
 	kinds := map[string]bool{}
 	for _, stream := range []string{audit.Changes, audit.Refusals} {
 		prev := ""
@@ -114,6 +118,7 @@ func (anyKey) Sum(string, []byte) (s [32]byte, _ bool) { return s, true }
 
 func FuzzNote(f *testing.F) {
 	f.Add(kit.Read(f, "", "testdata/note-v2.json"))
+	f.Add(kit.Read(f, "", "testdata/note-warnings-v2.json"))
 	f.Add(kit.Read(f, "", "testdata/note-administration-v2.json"))
 	f.Add([]byte(`{"v":2,"event":"change","time":"2026-06-01T12:00:00Z","outcome":"committed"}`))
 	f.Add([]byte(`{"v":3}`))

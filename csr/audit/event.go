@@ -93,6 +93,7 @@ type Event struct {
 	Algorithm string `json:"algorithm,omitzero"`
 	Digest    string `json:"digest,omitzero"`
 
+	Warnings []string `json:"warnings,omitempty"` // of a certificate that was accepted all the same
 	Settings []string `json:"settings,omitempty"` // names of those that changed
 	Reason   string   `json:"reason,omitzero"`
 	FromKey  string   `json:"from_key,omitzero"` // ids of keys of the sealing keyset
@@ -135,11 +136,13 @@ type note struct {
 }
 
 // Bounds of what a line holds, in bytes. JSON doubles quotation marks and backslashes
-// at worst: an event of the longest parts takes 55 KiB.
+// at worst: an event of the longest parts takes 55 KiB. None has all parts: what has
+// warnings has no settings.
 const (
 	maxText = 1024           // of one part
 	maxSlot = 255 + 1 + 1024 // collection and id
 	maxList = 4096           // of names, with three bytes more for each
+	maxWarn = 2048           // of warnings, likewise
 	maxLine = 64 << 10
 )
 
@@ -205,23 +208,24 @@ func (e *Event) bound() {
 	for i := range e.Beside {
 		e.Beside[i].Slot = bounded(e.Beside[i].Slot, maxSlot)
 	}
-	first, whole := boundedList(e.Names)
+	first, whole := boundedList(e.Names, maxList)
 	if !whole {
 		sum := sha256.Sum256([]byte(strings.Join(e.Names, "\n")))
 		e.NamesCount, e.NamesSHA256 = len(e.Names), hex.EncodeToString(sum[:])
 	}
 	e.Names = first
-	e.Settings, _ = boundedList(e.Settings)
+	e.Settings, _ = boundedList(e.Settings, maxList)
+	e.Warnings, _ = boundedList(e.Warnings, maxWarn)
 }
 
 // boundedList returns as many of the texts as fit their bound, and whether all do.
-func boundedList(texts []string) (first []string, whole bool) {
+func boundedList(texts []string, most int) (first []string, whole bool) {
 	size := 0
 	for _, s := range texts {
-		if size += len(s) + 3; size > maxList {
+		if size += len(s) + 3; size > most {
 			return first, false
 		}
-		first = append(first, bounded(s, maxList))
+		first = append(first, bounded(s, most))
 	}
 	return first, true
 }

@@ -257,6 +257,7 @@ type parsed struct {
 	Slot      string    `json:"slot"`
 	Session   string    `json:"session"`
 	Settings  []string  `json:"settings"`
+	Warnings  []string  `json:"warnings"`
 	Peer      string    `json:"peer"`
 	KeyID     string    `json:"kid"`
 	Algorithm string    `json:"algorithm"`
