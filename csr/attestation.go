@@ -1,6 +1,7 @@
 package csr
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"errors"
@@ -36,22 +37,22 @@ func (g *Grant) CreateCSR(ctx context.Context, spec pkcs10.Spec) (string, error)
 	if err != nil {
 		return "", classify(err)
 	}
-	var made string
+	var made payload
 	// A crash before the commit leaves the old pending pair. A crash after it leaves
 	// the new pair, which no caller knows: the next create replaces it.
-	at, event := g.over(ctx, pendingSlot())
+	at, old, event := g.over(ctx, pendingSlot())
 	_, err = s.keys.Replace(ctx, at, keySpec(resolved), func(key crypto.Signer) (keystore.Change, error) {
-		made, err = t.Sign(key)
+		made, err = newRequest(key, t, resolved)
 		if err != nil {
 			return keystore.Change{}, err
 		}
-		p := payload{Object: g.newObject("", "", Labels{}), PEM: made, Spec: resolved}
-		return s.change(p, event)
+		made.Object, made.Replaced = g.newObject("", "", Labels{}), replacedKey(old)
+		return s.change(made, event)
 	})
 	if err != nil {
 		return "", classify(err)
 	}
-	return made, nil
+	return made.PEM, nil
 }
 
 // CSR returns the pending certification request as PEM.
@@ -105,21 +106,22 @@ func (g *Grant) Certificate(ctx context.Context) (string, error) {
 // renewal, and a pending CSR stays. The caller bounds the size of pem.
 //
 // Errors: Invalid with the rules that the chain breaks, KeyMismatch when it is
-// for neither key; Conflict when others kept changing the certificate;
-// Unavailable, Internal.
+// for neither key, NamesDiffer under NamesStrict; Conflict when others kept changing the
+// certificate; Unavailable, Internal.
 func (g *Grant) SetCertificate(ctx context.Context, pem []byte) error {
 	if err := g.permitsChange(ctx, SetCertificate); err != nil {
 		return err
 	}
-	s := g.service
-	accepted, broken := pkcs10.Accept(pem, pkcs10.Criteria{Now: s.now()})
-	err := broken.Err()
-	if err != nil {
-		return g.refuse(err)
-	}
-	c := accepted.Chain
+	judged := g.service.judge(pem, pkcs10.Criteria{})
+	var err error
 	for range maxAttempts {
-		err = g.install(ctx, c)
+		v := judged
+		err = g.decide(ctx, &v)
+		if err = cmp.Or(v.broken.Err(), err); err == nil && !v.unchanged {
+			if err = g.install(ctx, v); err == nil {
+				g.logAccepted(ctx, installedSlot(), v)
+			}
+		}
 		if !errors.Is(err, keystore.ErrConflict) && !errors.Is(err, keystore.ErrNotFound) {
 			return g.refuse(err)
 		}
@@ -127,58 +129,46 @@ func (g *Grant) SetCertificate(ctx context.Context, pem []byte) error {
 	return &Error{Kind: Conflict, Err: err}
 }
 
-// install finds out which of the two keys the chain is for, and stores it with that
-// key in one commit. The commit expects the revision that was read: ErrConflict and
-// ErrNotFound mean that the slot has changed since, and nothing was done. A key moves
-// from pending to installed and never back, so reading in this order finds it even if
-// it moves in between.
-//
-// A crash leaves the old state or the new one. The same set then succeeds in both.
-func (g *Grant) install(ctx context.Context, c pkcs10.Chain) error {
+// decide finds out which of the two keys the chain is for, and compares it with what is
+// stored with that key. A key moves from pending to installed and never back, so reading
+// in this order finds it even if it moves in between.
+func (g *Grant) decide(ctx context.Context, v *verdict) error {
+	if v.accepted.Chain == nil {
+		return nil
+	}
+	v.made = append(v.made, pkcs10.CheckKey)
 	s := g.service
-	next := payload{Object: g.newObject("", "", Labels{}), PEM: c.PEM()}
-	_, revision, err := s.holding(ctx, pendingSlot(), c.Leaf().PublicKey)
-	if err != nil {
-		return err
-	}
-	if revision != 0 {
-		from := keystore.Target{Slot: pendingSlot(), Expect: keystore.At(revision)}
-		to, event := g.over(ctx, installedSlot())
-		_, err = s.keys.Move(ctx, from, to, func(key crypto.Signer, old keystore.Record) (keystore.Change, error) {
-			if !pkcs10.SameKey(key.Public(), c.Leaf().PublicKey) {
-				return keystore.Change{}, errors.New("the stored CSR is not for the stored key")
+	var pending *payload
+	for _, key := range []Key{PendingKey, InstalledKey} {
+		held, revision, err := s.held(ctx, key)
+		switch {
+		case err != nil:
+			return err
+		case revision == 0:
+			continue
+		case key == PendingKey:
+			pending = &held
+		}
+		if held.KeySHA256 == v.digest {
+			v.revision = revision
+			v.answers(key, held, s.names)
+			if key == InstalledKey {
+				v.renews()
 			}
-			request, err := decodePayload(old)
-			if err != nil {
-				return keystore.Change{}, err
-			}
-			next.Spec = request.Spec
-			return s.change(next, moved(event, from.Slot, request.PEM))
-		})
-		return err
+			return nil
+		}
 	}
-
-	installed, revision, err := s.holding(ctx, installedSlot(), c.Leaf().PublicKey)
-	switch {
-	case err != nil:
-		return err
-	case revision == 0:
-		return pkcs10.Violations{{Field: pkcs10.CertificateChain, Rule: pkcs10.KeyMismatch}}.Err()
-	case installed.PEM == next.PEM:
-		return nil // an equal set was first
-	}
-	next.Spec = installed.Spec
-	renewal, err := s.change(next, g.event(installedSlot()))
-	if err != nil {
-		return err
-	}
-	_, err = s.keys.Update(ctx, keystore.Target{Slot: installedSlot(), Expect: keystore.At(revision)}, renewal)
-	return err
+	v.refuse(pkcs10.KeyMismatch, otherKey(v.digest, pending))
+	return nil
 }
 
-// holding returns what the slot holds, and its revision, if that is for the public
-// key. Otherwise the revision is 0. It opens no private key.
-func (s *Service) holding(ctx context.Context, slot keystore.Slot, key crypto.PublicKey) (payload, uint64, error) {
+// held returns what the slot of a key holds, with the digest of the key also in format 1.
+// The revision of an empty slot is 0.
+func (s *Service) held(ctx context.Context, key Key) (payload, uint64, error) {
+	slot := pendingSlot()
+	if key == InstalledKey {
+		slot = installedSlot()
+	}
 	record, err := s.keys.Get(ctx, slot)
 	if errors.Is(err, keystore.ErrNotFound) {
 		return payload{}, 0, nil
@@ -186,16 +176,40 @@ func (s *Service) holding(ctx context.Context, slot keystore.Slot, key crypto.Pu
 	if err != nil {
 		return payload{}, 0, err
 	}
-	p, err := decodePayload(record)
+	p, err := s.withDigest(ctx, record)
+	return p, record.Revision, err
+}
+
+// install stores the chain with the key that it is for, in one commit. The commit
+// expects the revision that was read: ErrConflict and ErrNotFound mean that the slot has
+// changed since, and nothing was done.
+//
+// A crash leaves the old state or the new one. The same set then succeeds in both.
+func (g *Grant) install(ctx context.Context, v verdict) error {
+	s := g.service
+	next, err := v.certificate()
 	if err != nil {
-		return payload{}, 0, err
+		return err
 	}
-	held, err := pkcs10.PublicKey(p.PEM)
-	if err != nil {
-		return payload{}, 0, fmt.Errorf("%s: %w", slot, err)
+	next.Object = g.newObject("", "", Labels{})
+	if v.key == InstalledKey {
+		event := g.event(installedSlot())
+		event.Warnings = v.warnings()
+		renewal, err := s.change(next, event)
+		if err != nil {
+			return err
+		}
+		_, err = s.keys.Update(ctx, keystore.Target{Slot: installedSlot(), Expect: keystore.At(v.revision)}, renewal)
+		return err
 	}
-	if !pkcs10.SameKey(held, key) {
-		return payload{}, 0, nil
-	}
-	return p, record.Revision, nil
+	from := keystore.Target{Slot: pendingSlot(), Expect: keystore.At(v.revision)}
+	to, _, event := g.over(ctx, installedSlot())
+	event.Warnings = v.warnings()
+	_, err = s.keys.Move(ctx, from, to, func(key crypto.Signer, _ keystore.Record) (keystore.Change, error) {
+		if err := v.isFor(key); err != nil {
+			return keystore.Change{}, err
+		}
+		return s.change(next, moved(event, from.Slot, v.held.PEM))
+	})
+	return err
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"math/big"
 
 	"attestcsr/csr/audit"
 	"attestcsr/csr/pkcs10"
@@ -24,37 +25,45 @@ func moved(e audit.Event, from keystore.Slot, request string) audit.Event {
 	return e
 }
 
-// addDigest adds the digest of a CSR or of the leaf of a chain, and returns what it says.
-// An event without that is better than no change.
-func addDigest(e *audit.Event, text string) pkcs10.Description {
-	d, _ := pkcs10.Describe(text)
-	if d.Request {
-		e.CSR = d.Digest
+// addDigest adds the digest of a CSR or of the leaf of a chain.
+func addDigest(e *audit.Event, text string) {
+	if sum, request := pkcs10.Digest(text); request {
+		e.CSR = sum
 	} else {
-		e.Certificate = d.Digest
+		e.Certificate = sum
 	}
-	return d
 }
 
 // describe adds what a slot is going to hold: the trail is compared with the store, and
-// says whom an object was for when the object is gone.
-func describe(e *audit.Event, payload []byte, text string) {
-	d, sum := addDigest(e, text), sha256.Sum256(payload)
+// says whom an object was for when the object is gone. An event without what a CSR says
+// is better than no change.
+func describe(e *audit.Event, encoded []byte, p payload) {
+	sum := sha256.Sum256(encoded)
 	e.Payload = hex.EncodeToString(sum[:])
-	e.Subject, e.Names = d.Subject, d.Names
-	e.KeyAlgorithm, e.KeySize = d.KeyAlgorithm, d.KeyBits
-	e.Issuer, e.Serial = d.Issuer, d.Serial
+	addDigest(e, p.PEM)
+	if p.Facts == nil {
+		d, _ := pkcs10.Describe(p.PEM)
+		e.Subject, e.Names = d.Subject, d.Names
+		e.KeyAlgorithm, e.KeySize = d.KeyAlgorithm, d.KeyBits
+		return
+	}
+	leaf := p.Facts[0]
+	e.Subject, e.Names = leaf.Subject, leaf.Names
+	e.KeyAlgorithm, e.KeySize, e.Issuer = leaf.KeyAlgorithm, leaf.KeyBits, leaf.Issuer
+	if serial, ok := new(big.Int).SetString(leaf.Serial, 10); ok {
+		e.Serial = serial.Text(16)
+	}
 }
 
-// over returns the target and the event of a change over whatever a slot holds. Where
-// that cannot be read, the event says so, and the change is over that record alone.
-func (g *Grant) over(ctx context.Context, slot keystore.Slot) (keystore.Target, audit.Event) {
+// over returns the target and the event of a change over whatever a slot holds, and that
+// as it was read before. Where it cannot be read, the event says so, and the change is over that record alone.
+func (g *Grant) over(ctx context.Context, slot keystore.Slot) (keystore.Target, keystore.Record, audit.Event) {
 	at, e := keystore.Target{Slot: slot, Expect: keystore.Any}, g.event(slot)
 	record, err := g.service.keys.Get(ctx, slot)
 	if e.Replaced = unreadable(record, err); e.Replaced != "" {
 		at.Expect = keystore.At(record.Revision)
 	}
-	return at, e
+	return at, record, e
 }
 
 // unreadable says in the trail's words why a record cannot be read. It takes what

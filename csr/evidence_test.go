@@ -150,13 +150,23 @@ func (a *audited) withHeld(e audit.Event, slot keystore.Slot) audit.Event {
 	if errors.Is(err, keystore.ErrNotFound) {
 		return e
 	}
-	d, describeErr := pkcs10.Describe(a.stored(a.t, slot).PEM)
-	if err := errors.Join(err, describeErr); err != nil {
+	if err != nil {
 		a.t.Fatal(err)
 	}
 	sum := sha256.Sum256(record.Payload)
 	e.Payload = hex.EncodeToString(sum[:])
-	e.Subject, e.Names, e.KeyAlgorithm, e.KeySize, e.Issuer, e.Serial = d.Subject, d.Names, d.KeyAlgorithm, d.KeyBits, d.Issuer, d.Serial
+	p := a.stored(a.t, slot)
+	if chain, err := pkcs10.ParseCertificates(p.PEM); err == nil {
+		f := pkcs10.FactsOf(chain[0])
+		e.Subject, e.Names, e.KeyAlgorithm, e.KeySize = f.Subject, f.Names, f.KeyAlgorithm, f.KeyBits
+		e.Issuer, e.Serial, e.Warnings = f.Issuer, chain[0].SerialNumber.Text(16), pkcs10.Compare(p.Spec, chain[0])
+		return e
+	}
+	d, err := pkcs10.Describe(p.PEM)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	e.Subject, e.Names, e.KeyAlgorithm, e.KeySize = d.Subject, d.Names, d.KeyAlgorithm, d.KeyBits
 	return e
 }
 

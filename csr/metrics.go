@@ -2,25 +2,29 @@ package csr
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
 )
 
 // scrapeTimeout bounds the reads of one scrape.
 const scrapeTimeout = 2 * time.Second
 
-// Collectors returns the metrics of this package, which read the store at each
-// scrape and open no key:
+// Collectors returns the metrics of this package. Most read the store at each scrape;
+// none opens a key:
 //
 //   - attestcsr_certificate_not_after_timestamp_seconds: when the installed
 //     certificate ends;
 //   - attestcsr_csr_created_timestamp_seconds: when the pending CSR was made;
 //   - attestcsr_objects: named certification requests and named certificates;
 //   - attestcsr_certificates_soonest_not_after_timestamp_seconds: when the first
-//     of the named certificates ends.
+//     of the named certificates ends;
+//   - attestcsr_certificate_warnings_total: warnings of certificates that were accepted,
+//     by the check that they are about.
 //
 // A time is absent where there is no such CSR or certificate.
 func (s *Service) Collectors() []prometheus.Collector {
@@ -35,7 +39,20 @@ func (s *Service) Collectors() []prometheus.Collector {
 		s.counted(collectionCertificates, "certificates"),
 		gauge{s.soonestUntil, prometheus.NewDesc("attestcsr_certificates_soonest_not_after_timestamp_seconds",
 			"Earliest end of validity among the named certificates, as a Unix time.", nil, nil)},
+		s.warnings,
 	}
+}
+
+// newWarnings has each of its labels from the start.
+func newWarnings() *prometheus.CounterVec {
+	warnings := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "attestcsr_certificate_warnings_total",
+		Help: "Warnings of certificates that were accepted all the same, by check.",
+	}, []string{"check"})
+	for _, check := range []pkcs10.Check{pkcs10.CheckNames, pkcs10.CheckRenewal} {
+		warnings.WithLabelValues(string(check))
+	}
+	return warnings
 }
 
 // gauge is a number, or a Unix time, that is read from the store.
@@ -104,5 +121,9 @@ func notAfter(r keystore.Record) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return c.Chain[0].NotAfter.Unix(), nil
+	until := c.Facts[0].NotAfter
+	if until.IsZero() {
+		return 0, fmt.Errorf("%s: the certificate cannot be parsed", r.Slot)
+	}
+	return until.Unix(), nil
 }

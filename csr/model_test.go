@@ -184,7 +184,7 @@ func (m *model) selfSign(rt *rapid.T) {
 
 // promoted notes that a request became a certificate.
 func (m *model) promoted(rt *rapid.T, id string, made csr.NamedCertificate, labels csr.Labels) {
-	if !kit.SameKey(made.Chain[0].PublicKey, parseRequest(m.t, m.requests[id].PEM).PublicKey) {
+	if !kit.SameKey(leafOf(m.t, made).PublicKey, parseRequest(m.t, m.requests[id].PEM).PublicKey) {
 		rt.Fatal("the certificate is not for the request's key")
 	}
 	delete(m.requests, id)
@@ -208,7 +208,7 @@ func (m *model) made(rt *rapid.T, c csr.NamedCertificate, labels csr.Labels) {
 	if !reflect.DeepEqual(c.Object, want) {
 		rt.Fatalf("made %+v, want %+v", c.Object, want)
 	}
-	if !kit.SameKey(m.b.privateAt(m.t, csr.CertificateSlot(c.ID)), c.Chain[0].PublicKey) {
+	if !kit.SameKey(m.b.privateAt(m.t, csr.CertificateSlot(c.ID)), leafOf(m.t, c).PublicKey) {
 		rt.Fatal("the key is not the certified one")
 	}
 	m.certificates[c.ID] = c

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto"
-	"crypto/x509"
 	"errors"
 
 	"github.com/google/uuid"
@@ -27,6 +26,7 @@ type Import struct {
 	PEM []byte // at most 10 certificates, the leaf first; the caller bounds its size
 	DER bool   // PEM may also be DER
 	Labels
+	Purpose string // kept with the certificate; the dialect checks it
 	// Revision is what the caller believes the request's to be; nil is any.
 	Revision *int64
 }
@@ -34,8 +34,11 @@ type Import struct {
 // NamedCertificate is a certificate that has a name, and whose key is kept.
 type NamedCertificate struct {
 	Object
-	PEM   string
-	Chain []*x509.Certificate // what PEM holds, the leaf first
+	PEM     string
+	Purpose string // as it was imported
+	// Facts are what PEM holds, the leaf first. Of a certificate that was stored without
+	// them, and that crypto/x509 does not parse any more, there is only the digest.
+	Facts []pkcs10.Facts
 }
 
 // ImportCertificate accepts the certificate for a certification request. The key of
@@ -43,41 +46,66 @@ type NamedCertificate struct {
 // is that of the request unless another is given.
 //
 // Errors: Invalid with the rules that id, labels or chain break, KeyMismatch when
-// the certificate is for another key, KeyUsage when the request is for a CA and
-// the certificate cannot sign others, or because the collection of certificates
-// is full; NotFound, Stale; Conflict when others kept changing the request;
-// Unavailable, Internal.
+// the certificate is for another key, NamesDiffer under NamesStrict, or because the
+// collection of certificates is full; NotFound, Stale; Conflict when others kept
+// changing the request; Unavailable, Internal.
 func (g *Grant) ImportCertificate(ctx context.Context, id string, in Import) (NamedCertificate, error) {
 	if err := g.permitsChange(ctx, ImportCertificate); err != nil {
 		return NamedCertificate{}, err
 	}
+	if err := in.check(id); err != nil {
+		return NamedCertificate{}, classify(err)
+	}
+	var v verdict
+	made, err := g.promote(ctx, id, func(key crypto.Signer, r payload) (p payload, warnings []string, err error) {
+		if r.KeySHA256, err = pkcs10.KeyDigest(key.Public()); err != nil { // format 1 has none
+			return p, nil, err
+		}
+		if v, err = g.decideImport(in, r); err != nil {
+			return p, nil, err
+		}
+		if err := v.broken.Err(); err != nil {
+			return p, nil, err
+		}
+		p, err = v.certificate()
+		p.Labels, p.Purpose = in.Labels, in.Purpose
+		p.DisplayName = cmp.Or(p.DisplayName, r.DisplayName)
+		return p, v.warnings(), err
+	})
+	if err == nil {
+		g.logAccepted(ctx, certificateSlot(made.ID), v)
+	}
+	return made, g.refuse(err)
+}
+
+// check reports the rules that the id of a request and the labels break.
+func (in Import) check(id string) error {
 	var broken pkcs10.Violations
 	checkID(id, &broken)
 	in.Labels.check(&broken)
-	if err := broken.Err(); err != nil {
-		return NamedCertificate{}, classify(err)
+	return broken.Err()
+}
+
+// decideImport makes all checks of a certificate for a certification request.
+func (g *Grant) decideImport(in Import, r payload) (verdict, error) {
+	if err := checkRevision(in.Revision, r.Revision); err != nil {
+		return verdict{}, err
 	}
-	made, err := g.promote(ctx, id, func(key crypto.Signer, r NamedRequest) (Labels, string, error) {
-		if err := checkRevision(in.Revision, r.Revision); err != nil {
-			return Labels{}, "", err
-		}
-		criteria := pkcs10.Criteria{Now: g.service.now(), Use: pkcs10.EndEntity, DER: in.DER}
-		if r.Spec.CA {
-			criteria.Use = pkcs10.Authority
-		}
-		accepted, broken := pkcs10.Accept(in.PEM, criteria)
-		if err := broken.Err(); err != nil {
-			return Labels{}, "", err
-		}
-		c := accepted.Chain
-		if !pkcs10.SameKey(key.Public(), c.Leaf().PublicKey) {
-			return Labels{}, "", pkcs10.Violations{{Field: pkcs10.CertificateChain, Rule: pkcs10.KeyMismatch}}.Err()
-		}
-		labels := in.Labels
-		labels.DisplayName = cmp.Or(labels.DisplayName, r.DisplayName)
-		return labels, c.PEM(), nil
-	})
-	return made, g.refuse(err)
+	criteria := pkcs10.Criteria{Use: pkcs10.EndEntity, DER: in.DER}
+	if r.Spec.CA {
+		criteria.Use = pkcs10.Authority
+	}
+	v := g.service.judge(in.PEM, criteria)
+	if v.accepted.Chain == nil {
+		return v, nil
+	}
+	v.made = append(v.made, pkcs10.CheckKey)
+	if v.digest == r.KeySHA256 {
+		v.answers(PendingKey, r, g.service.names)
+	} else {
+		v.refuse(pkcs10.KeyMismatch, otherKeyThan(r.ID))
+	}
+	return v, nil
 }
 
 // SelfSign makes a self-signed certificate from a certification request. It is valid
@@ -97,13 +125,18 @@ func (g *Grant) SelfSign(ctx context.Context, id string, days *int64) (NamedCert
 	if err := broken.Err(); err != nil {
 		return NamedCertificate{}, classify(err)
 	}
-	made, err := g.promote(ctx, id, func(key crypto.Signer, r NamedRequest) (Labels, string, error) {
+	made, err := g.promote(ctx, id, func(key crypto.Signer, r payload) (payload, []string, error) {
 		parsed, err := pkcs10.ParseRequest(r.PEM)
 		if err != nil {
-			return Labels{}, "", err
+			return payload{}, nil, err
 		}
 		text, err := pkcs10.TemplateOf(parsed, r.Spec.CA).SelfSignDays(key, days, g.service.timestamp())
-		return r.Labels, text, err
+		if err != nil {
+			return payload{}, nil, err
+		}
+		p, err := newSelfSigned(text, r.Spec)
+		p.Labels = r.Labels
+		return p, nil, err
 	})
 	return made, classify(err)
 }
@@ -144,7 +177,12 @@ func (g *Grant) selfSignNew(ctx context.Context, r NewRequest, days *int64) (Nam
 		if err != nil {
 			return keystore.Change{}, err
 		}
-		return g.certificateChange(payload{g.newObject(id, id, r.Labels), text, spec}, g.event(at.Slot))
+		p, err := newSelfSigned(text, spec)
+		if err != nil {
+			return keystore.Change{}, err
+		}
+		p.Object = g.newObject(id, id, r.Labels)
+		return g.certificateChange(p, g.event(at.Slot))
 	})
 	if err != nil {
 		return NamedCertificate{}, err
@@ -173,15 +211,21 @@ func (g *Grant) ListNamedCertificates(ctx context.Context, p Page) (Listing[Name
 	return list(ctx, g, ListNamedCertificates, collectionCertificates, p, certificateIn)
 }
 
-// promote moves the key of a certification request to a new certificate. build makes
-// the certificate's labels and its chain from the request. It is called again when
-// another request has taken the place of the first.
-func (g *Grant) promote(ctx context.Context, id string, build func(crypto.Signer, NamedRequest) (Labels, string, error)) (NamedCertificate, error) {
-	// A request that does not exist is NotFound, also while there is no room.
-	if _, err := g.service.keys.Get(ctx, requestSlot(id)); err != nil {
-		return NamedCertificate{}, err
+// promotable returns the record of a certification request that may become a
+// certificate. A request that does not exist is NotFound, also while there is no room.
+func (g *Grant) promotable(ctx context.Context, id string) (keystore.Record, error) {
+	record, err := g.service.keys.Get(ctx, requestSlot(id))
+	if err != nil {
+		return keystore.Record{}, err
 	}
-	if err := g.service.certificates.hasRoom(ctx, g.service.keys); err != nil {
+	return record, g.service.certificates.hasRoom(ctx, g.service.keys)
+}
+
+// promote moves the key of a certification request to a new certificate. build makes
+// the certificate with its labels, and warnings for the trail, from the request. It is
+// called again when another request has taken the place of the first.
+func (g *Grant) promote(ctx context.Context, id string, build func(crypto.Signer, payload) (payload, []string, error)) (NamedCertificate, error) {
+	if _, err := g.promotable(ctx, id); err != nil {
 		return NamedCertificate{}, err
 	}
 	certificateID := uuid.NewString()
@@ -191,16 +235,18 @@ func (g *Grant) promote(ctx context.Context, id string, build func(crypto.Signer
 	for range maxAttempts {
 		// One commit: a crash leaves the request, or the certificate in the list.
 		record, err := g.service.keys.Move(ctx, from, to, func(key crypto.Signer, old keystore.Record) (keystore.Change, error) {
-			r, err := requestIn(old)
+			r, err := decodePayload(old)
 			if err != nil {
 				return keystore.Change{}, err
 			}
-			labels, text, err := build(key, r)
+			made, warnings, err := build(key, r)
 			if err != nil {
 				return keystore.Change{}, err
 			}
-			made := payload{g.newObject(certificateID, certificateID, labels), text, r.Spec}
-			return g.certificateChange(made, moved(g.event(to.Slot), from.Slot, r.PEM))
+			made.Object = g.newObject(certificateID, certificateID, made.Labels)
+			event := moved(g.event(to.Slot), from.Slot, r.PEM)
+			event.Warnings = warnings
+			return g.certificateChange(made, event)
 		})
 		switch {
 		case err == nil:
@@ -215,10 +261,6 @@ func (g *Grant) promote(ctx context.Context, id string, build func(crypto.Signer
 
 // certificateChange is what is stored of a certificate that was made.
 func (g *Grant) certificateChange(p payload, event audit.Event) (keystore.Change, error) {
-	chain, err := pkcs10.ParseCertificates(p.PEM)
-	if err != nil {
-		return keystore.Change{}, err
-	}
-	notAfter := keystore.IndexEntry{Name: indexNotAfter, Value: sortable(chain[0].NotAfter)}
+	notAfter := keystore.IndexEntry{Name: indexNotAfter, Value: sortable(p.Facts[0].NotAfter)}
 	return g.service.change(p, event, append(p.indexEntries(), notAfter)...)
 }

@@ -119,12 +119,12 @@ func TestSelfSign(t *testing.T) {
 		if err != nil || freshErr != nil {
 			t.Fatal(err, freshErr)
 		}
-		if !kit.SameKey(fromStored.Chain[0].PublicKey, request.PublicKey) || kit.SameKey(fresh.Chain[0].PublicKey, request.PublicKey) {
+		if !kit.SameKey(leafOf(t, fromStored).PublicKey, request.PublicKey) || kit.SameKey(leafOf(t, fresh).PublicKey, request.PublicKey) {
 			t.Errorf("%s: certificates for other keys", c.name)
 		}
 		for _, got := range []csr.NamedCertificate{fromStored, fresh} {
-			checkSelfSigned(t, got.Chain[0], request, c.ca, c.usage, c.valid)
-			if !reflect.DeepEqual(got.Labels, r.Labels) || !kit.SameKey(b.privateAt(t, csr.CertificateSlot(got.ID)), got.Chain[0].PublicKey) {
+			checkSelfSigned(t, leafOf(t, got), request, c.ca, c.usage, c.valid)
+			if !reflect.DeepEqual(got.Labels, r.Labels) || !kit.SameKey(b.privateAt(t, csr.CertificateSlot(got.ID)), leafOf(t, got).PublicKey) {
 				t.Errorf("%s: labels %+v, or another key is stored", c.name, got.Labels)
 			}
 		}

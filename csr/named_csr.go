@@ -74,11 +74,11 @@ func (g *Grant) createNamedCSR(ctx context.Context, r NewRequest) (NamedRequest,
 	// that the caller finds under its id.
 	at := keystore.Target{Slot: slot, Expect: keystore.Absent}
 	record, err := s.keys.Replace(ctx, at, keySpec(spec), func(key crypto.Signer) (keystore.Change, error) {
-		text, err := t.Sign(key)
+		p, err := newRequest(key, t, spec)
 		if err != nil {
 			return keystore.Change{}, err
 		}
-		p := payload{Object: g.newObject(r.ID, uuid.NewString(), r.Labels), PEM: text, Spec: spec}
+		p.Object = g.newObject(r.ID, uuid.NewString(), r.Labels)
 		return s.change(p, g.event(slot), p.indexEntries()...)
 	})
 	if errors.Is(err, keystore.ErrConflict) {

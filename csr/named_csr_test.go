@@ -41,7 +41,7 @@ func TestLifeOfANamedCertificate(t *testing.T) {
 		ID: imported.ID, UniqueID: imported.ID, Labels: csr.Labels{DisplayName: "Web"}, CreatedBy: "nora", ModifiedBy: "nora",
 		Created: made.Created.Add(time.Hour), Modified: made.Created.Add(time.Hour),
 	}
-	if len(imported.ID) != 36 || !reflect.DeepEqual(imported.Object, want) || imported.PEM != kit.PEM(issued, root.Cert) || len(imported.Chain) != 2 {
+	if len(imported.ID) != 36 || !reflect.DeepEqual(imported.Object, want) || imported.PEM != kit.PEM(issued, root.Cert) || len(imported.Facts) != 2 {
 		t.Errorf("imported %+v, want %+v", imported.Object, want)
 	}
 	if got := b.stored(t, csr.CertificateSlot(imported.ID)).Spec; !reflect.DeepEqual(got, made.Spec) {

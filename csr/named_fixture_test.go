@@ -1,10 +1,12 @@
 package csr_test
 
 import (
+	"crypto/x509"
 	"testing"
 
 	"attestcsr/csr"
 	"attestcsr/csr/audit"
+	"attestcsr/csr/pkcs10"
 )
 
 // namedGrant is a grant of one who may do all with named objects.
@@ -67,4 +69,14 @@ func (b bench) certificates(t testing.TB) []csr.NamedCertificate {
 		t.Fatalf("%d items, total %d, next %q, %d unreadable, error %v", len(l.Items), l.Total, l.Next, l.Unreadable, err)
 	}
 	return l.Items
+}
+
+// leafOf parses the leaf of a certificate.
+func leafOf(t testing.TB, c csr.NamedCertificate) *x509.Certificate {
+	t.Helper()
+	chain, err := pkcs10.ParseCertificates(c.PEM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return chain[0]
 }

@@ -2,6 +2,8 @@ package csr
 
 import (
 	"bytes"
+	"context"
+	"crypto"
 	"encoding/binary"
 	"fmt"
 	"time"
@@ -12,9 +14,13 @@ import (
 	"attestcsr/keystore"
 )
 
-// payloadFormat is the number of the format. A change of the format gets a new number,
-// a reader of the old format, and a golden file.
-const payloadFormat = "1"
+// The formats of a payload. A change of the format gets a new number, a reader of the old
+// format, and a golden file. Format 1 had neither what certificates say nor digests of
+// keys.
+const (
+	payloadFormat    = "2"
+	payloadFormatOne = "1"
+)
 
 // payload is what every slot of this package holds beside its key. It is stored as
 //
@@ -22,11 +28,24 @@ const payloadFormat = "1"
 //	everything but the PEM as a JSON object, and a line feed
 //	the PEM as it is served
 //
-// A read of the PEM alone opens no key and parses neither JSON nor ASN.1.
+// A read of the PEM alone opens no key and parses neither JSON nor ASN.1. What a
+// certificate says is stored when it is accepted and not parsed again: a later
+// crypto/x509 may refuse what this one takes.
 type payload struct {
-	Object             // in the attestation slots only who made it and when
-	PEM    string      `json:"-"`       // the CSR, or the chain with the leaf first
-	Spec   pkcs10.Spec `json:"request"` // what the CSR says; kept beside its certificate
+	Object              // in the attestation slots only who made it and when
+	PEM     string      `json:"-"`                // the CSR, or the chain with the leaf first
+	Spec    pkcs10.Spec `json:"request"`          // what the CSR says; kept beside its certificate
+	Purpose string      `json:"purpose,omitzero"` // what the caller says that a certificate is for
+	// KeySHA256 is of the public key, as pkcs10.KeyDigest makes it.
+	KeySHA256 string `json:"key_sha256,omitzero"`
+	// Replaced is KeySHA256 of the CSR that this one replaced when it was made, in the
+	// pending slot. Of creates that run at the same time it may be another one.
+	Replaced string `json:"replaced_key_sha256,omitzero"`
+	// Of a certificate: what each of the chain says, the certificates that its path to
+	// an anchor needed beyond it, and whether there was an anchor.
+	Facts    []pkcs10.Facts `json:"facts,omitempty"`
+	Beyond   string         `json:"beyond,omitzero"` // PEM
+	Anchored bool           `json:"anchored,omitzero"`
 }
 
 func (p payload) encode() ([]byte, error) {
@@ -44,8 +63,8 @@ func (p payload) encode() ([]byte, error) {
 // cutPayload returns the two parts of what a record holds.
 func cutPayload(r keystore.Record) (description []byte, text string, err error) {
 	format, rest, _ := bytes.Cut(r.Payload, []byte(" "))
-	if string(format) != payloadFormat {
-		return nil, "", fmt.Errorf("%s: the payload is not of format %s, which this version reads", r.Slot, payloadFormat)
+	if string(format) != payloadFormat && string(format) != payloadFormatOne {
+		return nil, "", fmt.Errorf("%s: the payload is of neither format %s nor %s, which this version reads", r.Slot, payloadFormatOne, payloadFormat)
 	}
 	description, block, _ := bytes.Cut(rest, []byte("\n"))
 	if len(block) == 0 {
@@ -84,6 +103,73 @@ func decodeInto(r keystore.Record, into any) (string, error) {
 	return text, nil
 }
 
+// withDigest reads a record, and its key where format 1 has no digest of it. It does not
+// parse the certificate: crypto/x509 may have come to refuse it.
+func (s *Service) withDigest(ctx context.Context, r keystore.Record) (payload, error) {
+	p, err := decodePayload(r)
+	if err != nil || p.KeySHA256 != "" {
+		return p, err
+	}
+	err = s.keys.Use(ctx, r.Slot, func(key crypto.Signer, _ keystore.Record) error {
+		p.KeySHA256, err = pkcs10.KeyDigest(key.Public())
+		return err
+	})
+	return p, err
+}
+
+// replacedKey is the digest of the key of a CSR that is replaced. Format 1 has none.
+func replacedKey(old keystore.Record) string {
+	var p struct {
+		KeySHA256 string `json:"key_sha256"`
+	}
+	if _, err := decodeInto(old, &p); err != nil {
+		return "" // there is none, or it cannot be read
+	}
+	return p.KeySHA256
+}
+
+// facts is Facts also in format 1: there the chain is parsed.
+func (p payload) facts() []pkcs10.Facts {
+	if p.Facts == nil {
+		return pkcs10.FactsIn(p.PEM)
+	}
+	return p.Facts
+}
+
+func factsOf(chain pkcs10.Chain) (all []pkcs10.Facts) {
+	for _, c := range chain {
+		all = append(all, pkcs10.FactsOf(c))
+	}
+	return all
+}
+
+// newRequest signs a certification request, and is what is stored of it.
+func newRequest(key crypto.Signer, t pkcs10.Template, spec pkcs10.Spec) (payload, error) {
+	text, err := t.Sign(key)
+	if err != nil {
+		return payload{}, err
+	}
+	digest, err := pkcs10.KeyDigest(key.Public())
+	return payload{PEM: text, Spec: spec, KeySHA256: digest}, err
+}
+
+// newCertificate is what is stored of a chain that was accepted or made.
+func newCertificate(chain pkcs10.Chain, spec pkcs10.Spec) (payload, error) {
+	p := payload{PEM: chain.PEM(), Spec: spec, Facts: factsOf(chain)}
+	var err error
+	p.KeySHA256, err = pkcs10.KeyDigest(chain.Leaf().PublicKey)
+	return p, err
+}
+
+// newSelfSigned is newCertificate of a certificate that was made here.
+func newSelfSigned(text string, spec pkcs10.Spec) (payload, error) {
+	chain, err := pkcs10.ParseCertificates(text)
+	if err != nil {
+		return payload{}, err
+	}
+	return newCertificate(chain, spec)
+}
+
 // The indexes of the named objects; certificates are in indexNotAfter too.
 const (
 	indexDisplayName = "display_name"
@@ -109,20 +195,18 @@ func sortable(t time.Time) []byte {
 // requestIn reads a record of the collection of certification requests.
 func requestIn(r keystore.Record) (NamedRequest, error) {
 	p, err := decodePayload(r)
-	return NamedRequest(p), err
+	return NamedRequest{p.Object, p.PEM, p.Spec}, err
 }
 
-// certificateIn reads a record of the collection of certificates.
+// certificateIn reads a record of a certificate.
 func certificateIn(r keystore.Record) (NamedCertificate, error) {
-	var o Object // without what the request said: nobody lists that
-	text, err := decodeInto(r, &o)
+	p, err := decodePayload(r)
 	if err != nil {
 		return NamedCertificate{}, err
 	}
-	chain, err := pkcs10.ParseCertificates(text)
-	if err != nil {
-		return NamedCertificate{}, fmt.Errorf("%s: %w", r.Slot, err)
+	facts := p.facts()
+	if facts == nil {
+		return NamedCertificate{}, fmt.Errorf("%s: the payload holds no certificate", r.Slot)
 	}
-	o.ID = r.Slot.ID
-	return NamedCertificate{o, text, chain}, nil
+	return NamedCertificate{p.Object, p.PEM, p.Purpose, facts}, nil
 }

@@ -22,15 +22,23 @@ func record(payload []byte) keystore.Record {
 
 func golden(t testing.TB, name string) []byte {
 	t.Helper()
-	b, err := os.ReadFile("testdata/" + name + "-v1.payload")
+	b, err := os.ReadFile("testdata/" + name + ".payload")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return b
 }
 
-// The golden files are what format 1 writes. They never change: whatever ever
-// shipped still opens.
+// goldenNames are the golden files: what each format wrote into each kind of slot.
+func goldenNames() (names []string) {
+	for _, slot := range []string{"pending", "installed", "named-request", "named-certificate"} {
+		names = append(names, slot+"-v1", slot+"-v2")
+	}
+	return names
+}
+
+// The golden files never change: whatever ever shipped still opens. Both formats of one
+// slot are read as the same, but for what format 1 has not.
 func TestGoldenPayloads(t *testing.T) {
 	t.Parallel()
 	made := time.Date(2026, 11, 23, 21, 30, 0, 123e6, time.UTC)
@@ -57,35 +65,48 @@ func TestGoldenPayloads(t *testing.T) {
 		object csr.Object
 		spec   pkcs10.Spec
 		block  string
+		more   csr.Payload // in format 2
 	}{
 		{"pending", object, pkcs10.Spec{Algorithm: pkcs10.ECDSA, KeySize: new(int64(256)), Email: "ops@example.com", Subject: []pkcs10.Attribute{
 			{Type: pkcs10.Country, Value: "US"}, {Type: pkcs10.Organization, Value: "ACME"}, {Type: pkcs10.CommonName, Value: hostname},
-		}}, "CERTIFICATE REQUEST"},
+		}}, "CERTIFICATE REQUEST", csr.Payload{Replaced: strings.Repeat("ab", 32)}},
 		{"installed", csr.Object{ID: "web/1", Created: made}, pkcs10.Spec{Algorithm: pkcs10.ECDSA, KeySize: new(int64(256)),
-			Subject: []pkcs10.Attribute{{Type: pkcs10.CommonName, Value: hostname}}}, "CERTIFICATE"},
-		{"named-request", request, spec, "CERTIFICATE REQUEST"},
-		{"named-certificate", certificate, spec, "CERTIFICATE"},
+			Subject: []pkcs10.Attribute{{Type: pkcs10.CommonName, Value: hostname}}}, "CERTIFICATE",
+			csr.Payload{Anchored: true, Beyond: "-----BEGIN CERTIFICATE-----\n"}},
+		{"named-request", request, spec, "CERTIFICATE REQUEST", csr.Payload{}},
+		{"named-certificate", certificate, spec, "CERTIFICATE", csr.Payload{Purpose: "signing-ca"}},
 	} {
-		text := golden(t, c.file)
-		p, err := csr.DecodePayload(record(text))
-		if err != nil || !reflect.DeepEqual(p.Object, c.object) || !reflect.DeepEqual(p.Spec, c.spec) {
-			t.Errorf("%s: %+v, error %v", c.file, p, err)
+		one, err := csr.DecodePayload(record(golden(t, c.file+"-v1")))
+		if err != nil || !reflect.DeepEqual(one.Object, c.object) || !reflect.DeepEqual(one.Spec, c.spec) {
+			t.Errorf("%s: %+v, error %v", c.file, one, err)
 		}
-		if _, err := p.PublicKey(); err != nil || !strings.HasPrefix(p.PEM, "-----BEGIN "+c.block+"-----\n") {
-			t.Errorf("%s: error %v, PEM %q", c.file, err, p.PEM)
+		if _, err := one.PublicKey(); err != nil || !strings.HasPrefix(one.PEM, "-----BEGIN "+c.block+"-----\n") {
+			t.Errorf("%s: error %v, PEM %q", c.file, err, one.PEM)
 		}
-		if written, err := csr.EncodePayload(p); err != nil || !bytes.Equal(written, text) {
-			t.Errorf("format 1 is written as\n%s\nnot as\n%s, error %v", written, text, err)
+		text := golden(t, c.file+"-v2")
+		two, err := csr.DecodePayload(record(text))
+		if written, err2 := csr.EncodePayload(two); err != nil || err2 != nil || !bytes.Equal(written, text) {
+			t.Errorf("format 2 is written as\n%s\nnot as\n%s, %v, %v", written, text, err, err2)
+		}
+		key, err := one.PublicKey()
+		digest, err2 := pkcs10.KeyDigest(key)
+		want := c.more
+		want.Object, want.Spec, want.PEM, want.KeySHA256 = one.Object, one.Spec, one.PEM, digest
+		if c.block == "CERTIFICATE" {
+			want.Facts = pkcs10.FactsIn(one.PEM)
+		}
+		if !reflect.DeepEqual(two, want) || err != nil || err2 != nil {
+			t.Errorf("format 2 is read as\n%+v\nwant\n%+v, %v, %v", two, want, err, err2)
 		}
 	}
 }
 
 func TestUnreadablePayloads(t *testing.T) {
 	t.Parallel()
-	text := string(golden(t, "named-certificate"))
+	text := string(golden(t, "named-certificate-v2"))
 	for name, payload := range map[string]string{
 		"nothing":       "",
-		"newer":         strings.Replace(text, "1 ", "2 ", 1),
+		"newer":         strings.Replace(text, "2 ", "3 ", 1),
 		"only JSON":     "{}",
 		"null":          "1 null",
 		"more than one": strings.Replace(text, "\n", "{}\n", 1),
@@ -119,17 +140,17 @@ func TestSortableTimes(t *testing.T) {
 
 // What is read is the same after it was written again.
 func FuzzDecodePayload(f *testing.F) {
-	for _, name := range []string{"pending", "installed", "named-request", "named-certificate"} {
+	for _, name := range goldenNames() {
 		f.Add(golden(f, name))
 	}
 	f.Add([]byte("1 {\"created\":\"0000-01-01T00:00:00Z\"}\nx"))
 	f.Add([]byte("1 {\"request\":null}\n\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if c, err := csr.CertificateIn(record(b)); err == nil {
-			if c.ID != "web/1" || len(c.Chain) == 0 || !strings.Contains(c.PEM, "-----BEGIN ") {
+			if c.ID != "web/1" || len(c.Facts) == 0 || c.PEM == "" {
 				t.Fatalf("%s was read as the certificate %+v", b, c)
 			}
-		} else if c.ID != "" || c.Chain != nil {
+		} else if c.ID != "" || c.Facts != nil {
 			t.Fatal("a certificate beside an error")
 		}
 		p, err := csr.DecodePayload(record(b))

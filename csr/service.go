@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"attestcsr/csr/audit"
 	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
@@ -37,6 +39,11 @@ type Config struct {
 	// MaxRequests and MaxCertificates are how many named certification requests and
 	// named certificates there may be at a time.
 	MaxRequests, MaxCertificates int
+	// Anchors returns the trust anchors at this moment; nil, or a function that returns
+	// nil: certificates need none.
+	Anchors func() *pkcs10.Anchors
+	// Names is NamesWarn where it is empty.
+	Names NameRule
 	// Audit gets a note with the commit of every change, and every refusal for want
 	// of a privilege. The caller closes it. Nil: nothing is audited.
 	Audit  *audit.Log
@@ -50,6 +57,9 @@ type Service struct {
 	policy       pkcs10.Policy
 	requests     collection
 	certificates collection
+	anchors      func() *pkcs10.Anchors
+	names        NameRule
+	warnings     *prometheus.CounterVec
 	audit        *audit.Log
 	log          *slog.Logger
 	now          func() time.Time
@@ -69,11 +79,17 @@ func New(c Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.Anchors == nil {
+		c.Anchors = func() *pkcs10.Anchors { return nil }
+	}
 	return &Service{
 		keys:         c.Keys,
 		policy:       policy,
 		requests:     collection{collectionRequests, Collection, c.MaxRequests},
 		certificates: collection{collectionCertificates, CertificateCollection, c.MaxCertificates},
+		anchors:      c.Anchors,
+		names:        c.Names,
+		warnings:     newWarnings(),
 		audit:        c.Audit,
 		log:          c.Logger,
 		now:          c.Now,
@@ -108,7 +124,12 @@ func (s *Service) Prepare(ctx context.Context) error {
 		event := audit.Event{
 			Request: audit.ByService(), Operation: "certificate.prepare", Slot: installedSlot().String(),
 		}
-		return s.change(payload{Object: Object{Created: notBefore}, PEM: text, Spec: spec}, event)
+		made, err := newSelfSigned(text, spec)
+		if err != nil {
+			return keystore.Change{}, err
+		}
+		made.Created = notBefore
+		return s.change(made, event)
 	})
 	if errors.Is(err, keystore.ErrConflict) {
 		return nil // another process on the same store made them first
@@ -149,7 +170,7 @@ func (s *Service) change(p payload, event audit.Event, index ...keystore.IndexEn
 	if err != nil {
 		return keystore.Change{}, err
 	}
-	describe(&event, b, p.PEM)
+	describe(&event, b, p)
 	note, err := s.audit.Note(event)
 	return keystore.Change{Payload: b, Note: note, Index: index}, err
 }

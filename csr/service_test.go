@@ -198,7 +198,7 @@ func TestKindsOfStoreErrors(t *testing.T) {
 func TestUnreadablePayload(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	for _, text := range []string{"", "{}", "2 {}\nx", "1 {}", "\x00"} {
+	for _, text := range []string{"", "{}", "3 {}\nx", "1 {}", "\x00"} {
 		at := keystore.Target{Slot: csr.PendingSlot()}
 		_, err := b.keys.Replace(t.Context(), at, keystore.KeySpec{}, func(crypto.Signer) (keystore.Change, error) {
 			return keystore.Change{Payload: []byte(text)}, nil

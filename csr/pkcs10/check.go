@@ -40,3 +40,21 @@ func (v Violation) Check() Check {
 	check, _ := v.certificateRule()
 	return check
 }
+
+// The rules that compare a certificate with what was asked for. The core knows what that
+// is: Limit says it.
+const (
+	KeyMismatch Rule = "key_mismatch"
+	NamesDiffer Rule = "names_differ"
+)
+
+// answerRule is encodingRule for these rules.
+func answerRule(v Violation) (Check, string) {
+	switch v.Rule {
+	case KeyMismatch:
+		return CheckKey, "does not answer the current CSR: " + v.Limit
+	case NamesDiffer:
+		return CheckNames, "must have the names that the CSR asked for: " + v.Limit
+	}
+	return "", ""
+}

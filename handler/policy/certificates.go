@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/hex"
@@ -71,50 +70,50 @@ func newTLSCertificate(n csr.NamedCertificate) tlsCertificate {
 	}
 	c.ParentPath = infraParent // unlike that of a TlsCsr
 	now := time.Now()
-	for _, certificate := range n.Chain {
-		c.Details = append(c.Details, newDetails(certificate, now))
+	for _, facts := range n.Facts {
+		c.Details = append(c.Details, newDetails(facts, now))
 	}
 	return c
 }
 
-func newDetails(c *x509.Certificate, now time.Time) certificateDetails {
+func newDetails(f pkcs10.Facts, now time.Time) certificateDetails {
 	d := certificateDetails{
-		Subject:            pkcs10.DistinguishedName(c.RawSubject),
-		SubjectCN:          c.Subject.CommonName,
-		Issuer:             pkcs10.DistinguishedName(c.RawIssuer),
-		IssuerCN:           c.Issuer.CommonName,
-		NotBefore:          c.NotBefore.UnixMilli(),
-		NotAfter:           c.NotAfter.UnixMilli(),
-		SerialNumber:       c.SerialNumber.String(),
-		PublicKeyAlgo:      c.PublicKeyAlgorithm.String(),
-		PublicKeyLength:    pkcs10.KeyBits(c.PublicKey),
-		Signature:          hex.EncodeToString(c.Signature),
-		SignatureAlgorithm: signatureName(c.SignatureAlgorithm),
-		Version:            strconv.Itoa(c.Version),
-		IsCA:               c.IsCA,
-		IsValid:            !now.Before(c.NotBefore) && !now.After(c.NotAfter),
+		Subject:            f.Subject,
+		SubjectCN:          f.SubjectCN,
+		Issuer:             f.Issuer,
+		IssuerCN:           f.IssuerCN,
+		NotBefore:          f.NotBefore.UnixMilli(),
+		NotAfter:           f.NotAfter.UnixMilli(),
+		SerialNumber:       f.Serial,
+		PublicKeyAlgo:      f.KeyAlgorithm,
+		PublicKeyLength:    f.KeyBits,
+		ECDSACurveName:     f.Curve,
+		Signature:          hex.EncodeToString(f.Signature),
+		SignatureAlgorithm: signatureName(f.SignatureAlgorithm),
+		Version:            strconv.Itoa(f.Version),
+		IsCA:               f.CA,
+		IsValid:            !now.Before(f.NotBefore) && !now.After(f.NotAfter),
 	}
-	switch key := c.PublicKey.(type) {
-	case *rsa.PublicKey:
-		d.RSAModulus = key.N.Text(16)
-		d.RSAExponent = strconv.FormatInt(int64(key.E), 16)
-	case *ecdsa.PublicKey:
-		d.ECDSACurveName = key.Params().Name
+	if key, err := f.Key(); err == nil {
+		if key, is := key.(*rsa.PublicKey); is {
+			d.RSAModulus = key.N.Text(16)
+			d.RSAExponent = strconv.FormatInt(int64(key.E), 16)
+		}
 	}
 	return d
 }
 
 // signatureName is Java's name of a signature algorithm, as in NSX's answers.
-func signatureName(a x509.SignatureAlgorithm) string {
-	names := map[x509.SignatureAlgorithm]string{
-		x509.SHA256WithRSA:   "SHA256WITHRSA",
-		x509.SHA384WithRSA:   "SHA384WITHRSA",
-		x509.SHA512WithRSA:   "SHA512WITHRSA",
-		x509.ECDSAWithSHA256: "SHA256WITHECDSA",
-		x509.ECDSAWithSHA384: "SHA384WITHECDSA",
-		x509.ECDSAWithSHA512: "SHA512WITHECDSA",
+func signatureName(algorithm string) string {
+	names := map[string]string{
+		x509.SHA256WithRSA.String():   "SHA256WITHRSA",
+		x509.SHA384WithRSA.String():   "SHA384WITHRSA",
+		x509.SHA512WithRSA.String():   "SHA512WITHRSA",
+		x509.ECDSAWithSHA256.String(): "SHA256WITHECDSA",
+		x509.ECDSAWithSHA384.String(): "SHA384WITHECDSA",
+		x509.ECDSAWithSHA512.String(): "SHA512WITHECDSA",
 	}
-	return cmp.Or(names[a], a.String())
+	return cmp.Or(names[algorithm], algorithm)
 }
 
 func importCertificate(ctx context.Context, grant *csr.Grant, id string, body trustData) (csr.NamedCertificate, error) {

@@ -11,6 +11,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/handler/strict"
 )
 
@@ -20,7 +21,7 @@ func ParseCursor(text string, p csr.Page) ([]byte, error) { return parseCursor(t
 func ObjectID(c echo.Context) (string, error)             { return objectID(c) }
 func UploadedFile(r *http.Request) ([]byte, error)        { return uploadedFile(r) }
 func MarshalDetails(c *x509.Certificate, now time.Time) ([]byte, error) {
-	return json.Marshal(newDetails(c, now))
+	return json.Marshal(newDetails(pkcs10.FactsOf(c), now))
 }
 
 // DecodeRequest reads a TlsCsr, or with days a TlsCsrWithDaysValid.
