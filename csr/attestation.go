@@ -129,6 +129,20 @@ func (g *Grant) SetCertificate(ctx context.Context, pem []byte) error {
 	return &Error{Kind: Conflict, Err: err}
 }
 
+// CheckCertificate makes all checks of SetCertificate and changes nothing.
+//
+// Errors: Unavailable, Internal.
+func (g *Grant) CheckCertificate(ctx context.Context, pem []byte) (Report, error) {
+	if err := g.permits(CheckCertificate); err != nil {
+		return Report{}, err
+	}
+	v := g.service.judge(pem, pkcs10.Criteria{})
+	if err := g.decide(ctx, &v); err != nil {
+		return Report{}, classify(err)
+	}
+	return v.report(), nil
+}
+
 // decide finds out which of the two keys the chain is for, and compares it with what is
 // stored with that key. A key moves from pending to installed and never back, so reading
 // in this order finds it even if it moves in between.

@@ -22,15 +22,17 @@ func operations() map[csr.Operation]operation {
 	request := csr.NewRequest{ID: "x", Spec: commonName("x")}
 	page := csr.Page{Sort: csr.SortByID, Limit: 1}
 	return map[csr.Operation]operation{
-		csr.CreateCSR:      {hosts, true, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.CreateCSR(ctx, pkcs10.Spec{})) }},
-		csr.GetCSR:         {hostsRead, false, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.CSR(ctx)) }},
-		csr.DeleteCSR:      {hosts, true, func(ctx context.Context, g *csr.Grant) error { return g.DeleteCSR(ctx) }},
-		csr.GetCertificate: {hostsRead, false, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.Certificate(ctx)) }},
-		csr.SetCertificate: {hosts, true, func(ctx context.Context, g *csr.Grant) error { return g.SetCertificate(ctx, nil) }},
-		csr.CreateNamedCSR: {crud, true, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.CreateNamedCSR(ctx, request)) }},
-		csr.GetNamedCSR:    {read, false, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.NamedCSR(ctx, "x")) }},
-		csr.ListNamedCSRs:  {read, false, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.ListNamedCSRs(ctx, page)) }},
-		csr.DeleteNamedCSR: {crud, true, func(ctx context.Context, g *csr.Grant) error { return g.DeleteNamedCSR(ctx, "x") }},
+		csr.CreateCSR:        {hosts, true, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.CreateCSR(ctx, pkcs10.Spec{})) }},
+		csr.GetCSR:           {hostsRead, false, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.CSR(ctx)) }},
+		csr.DeleteCSR:        {hosts, true, func(ctx context.Context, g *csr.Grant) error { return g.DeleteCSR(ctx) }},
+		csr.GetCertificate:   {hostsRead, false, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.Certificate(ctx)) }},
+		csr.SetCertificate:   {hosts, true, func(ctx context.Context, g *csr.Grant) error { return g.SetCertificate(ctx, nil) }},
+		csr.CreateNamedCSR:   {crud, true, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.CreateNamedCSR(ctx, request)) }},
+		csr.GetNamedCSR:      {read, false, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.NamedCSR(ctx, "x")) }},
+		csr.ListNamedCSRs:    {read, false, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.ListNamedCSRs(ctx, page)) }},
+		csr.DeleteNamedCSR:   {crud, true, func(ctx context.Context, g *csr.Grant) error { return g.DeleteNamedCSR(ctx, "x") }},
+		csr.CheckCertificate: {hosts, false, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.CheckCertificate(ctx, nil)) }},
+		csr.CheckImport:      {crud, false, func(ctx context.Context, g *csr.Grant) error { return errorOf(g.CheckImport(ctx, "x", csr.Import{})) }},
 		csr.ImportCertificate: {crud, true, func(ctx context.Context, g *csr.Grant) error {
 			return errorOf(g.ImportCertificate(ctx, "x", csr.Import{}))
 		}},

@@ -18,6 +18,8 @@ const (
 	DeleteCSR      Operation = "csr.delete"
 	GetCertificate Operation = "certificate.get"
 	SetCertificate Operation = "certificate.set"
+	// CheckCertificate is a dry run of SetCertificate.
+	CheckCertificate Operation = "certificate.check"
 )
 
 // The operations on named certification requests and named certificates. Gets
@@ -28,6 +30,7 @@ const (
 	ListNamedCSRs          Operation = "named_csr.list"
 	DeleteNamedCSR         Operation = "named_csr.delete"
 	ImportCertificate      Operation = "named_csr.import"
+	CheckImport            Operation = "named_csr.check" // a dry run of ImportCertificate
 	SelfSign               Operation = "named_csr.self_sign"
 	SelfSignNew            Operation = "named_certificate.self_sign"
 	GetNamedCertificate    Operation = "named_certificate.get"
@@ -40,11 +43,11 @@ func (o Operation) privilege() (Privilege, bool) {
 	switch o {
 	case GetCSR, GetCertificate:
 		return SecurityRead, true
-	case CreateCSR, DeleteCSR, SetCertificate:
+	case CreateCSR, DeleteCSR, SetCertificate, CheckCertificate:
 		return SecurityManagement, true
 	case GetNamedCSR, ListNamedCSRs, GetNamedCertificate, ListNamedCertificates:
 		return PolicyCertificateRead, true
-	case CreateNamedCSR, DeleteNamedCSR, ImportCertificate, SelfSign, SelfSignNew, DeleteNamedCertificate:
+	case CreateNamedCSR, DeleteNamedCSR, ImportCertificate, CheckImport, SelfSign, SelfSignNew, DeleteNamedCertificate:
 		return PolicyCertificateCRUD, true
 	}
 	return "", false

@@ -78,6 +78,33 @@ func (g *Grant) ImportCertificate(ctx context.Context, id string, in Import) (Na
 	return made, g.refuse(err)
 }
 
+// CheckImport makes all checks of ImportCertificate and changes nothing.
+//
+// Errors: those of ImportCertificate that are not about the chain.
+func (g *Grant) CheckImport(ctx context.Context, id string, in Import) (Report, error) {
+	if err := g.permits(CheckImport); err != nil {
+		return Report{}, err
+	}
+	report, err := g.checkImport(ctx, id, in)
+	return report, classify(err)
+}
+
+func (g *Grant) checkImport(ctx context.Context, id string, in Import) (Report, error) {
+	if err := in.check(id); err != nil {
+		return Report{}, err
+	}
+	record, err := g.promotable(ctx, id)
+	if err != nil {
+		return Report{}, err
+	}
+	request, err := g.service.withDigest(ctx, record)
+	if err != nil {
+		return Report{}, err
+	}
+	v, err := g.decideImport(in, request)
+	return v.report(), err
+}
+
 // check reports the rules that the id of a request and the labels break.
 func (in Import) check(id string) error {
 	var broken pkcs10.Violations
