@@ -136,7 +136,7 @@ func (g *Grant) decideImport(in Import, r payload) (verdict, error) {
 }
 
 // SelfSign makes a self-signed certificate from a certification request. It is valid
-// from now for the given days, 1 to 10,000; nil is 825. Only a CA gets more than 825.
+// from now for the given days, 1 to 36,500; nil is 825. Only a CA gets more than 825.
 // The certificate has the labels of the request, and the request is gone.
 //
 // Errors: Invalid with the rules that id and days break, or because the collection

@@ -96,11 +96,11 @@ func TestSelfSign(t *testing.T) {
 		{"one day", pkcs10.ECDSA, false, new(int64(1)), 1, leaf},
 		{"825 days", pkcs10.ECDSA, false, new(int64(825)), 825, leaf},
 		{"826 days", pkcs10.ECDSA, false, new(int64(826)), 825, leaf},
-		{"CA, 10,000 days", pkcs10.ECDSA, true, new(int64(10000)), 10000, authority},
+		{"CA, 36,500 days", pkcs10.ECDSA, true, new(int64(36500)), 36500, authority},
 		{"CA, one day", pkcs10.ECDSA, true, new(int64(1)), 1, authority},
 		{"no days", pkcs10.ECDSA, true, new(int64(0)), 0, 0},
 		{"negative", pkcs10.ECDSA, true, new(int64(-1)), 0, 0},
-		{"10,001 days", pkcs10.ECDSA, true, new(int64(10001)), 0, 0},
+		{"36,501 days", pkcs10.ECDSA, true, new(int64(36501)), 0, 0},
 		{"beyond 32 bits", pkcs10.ECDSA, true, new(int64(1)<<32 | 1), 0, 0},
 	} {
 		r := csr.NewRequest{ID: c.name, Labels: csr.Labels{DisplayName: "kept", Tags: []csr.Tag{{Scope: "s"}}}, Spec: fullSpec()}
@@ -110,7 +110,7 @@ func TestSelfSign(t *testing.T) {
 		fresh, freshErr := b.namedGrant(t, csr.SelfSignNew).SelfSignNew(t.Context(), csr.NewRequest{Labels: r.Labels, Spec: r.Spec}, c.days)
 		if c.valid == 0 {
 			for _, err := range []error{err, freshErr} {
-				if vs := violationsOf(t, err); len(vs) != 1 || vs[0].Field != pkcs10.DaysValid || vs[0].Rule != pkcs10.OutOfRange || vs[0].Limit != "1 to 10000" {
+				if vs := violationsOf(t, err); len(vs) != 1 || vs[0].Field != pkcs10.DaysValid || vs[0].Rule != pkcs10.OutOfRange || vs[0].Limit != "1 to 36500" {
 					t.Errorf("%s: violations %+v", c.name, vs)
 				}
 			}

@@ -274,7 +274,8 @@ func pathlessRows() []row {
 	var rows []row
 	for _, method := range []string{"GET", "POST", "OPTIONS"} {
 		for path, d := range map[string]dialect{
-			"/": inESX, "/api": inESX, csrPath + "/x": inESX, "/rest/com/vmware/cis": inLegacy, "/policy/api/v1/infra": inNSX, loginPath + "/x": inESX,
+			"/": inESX, "/api": inESX, csrPath + "/x": inESX, "/rest/com/vmware/cis": inLegacy, "/policy/api/v1/infra": inNSX, "/api/v1/trust-management/csrs": inNSX, "/api/v1": inNSX,
+			"/global-manager/api/v1/infra/csrs": inNSX, "/api/v10": inESX, "/global-managers": inESX, loginPath + "/x": inESX,
 		} {
 			rows = append(rows, row{method: method, path: path, dialect: d, allowed: d.answer(noPath)})
 		}

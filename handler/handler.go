@@ -14,6 +14,7 @@ import (
 	"math"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -77,7 +78,7 @@ func nsx() dialect {
 func dialectOf(path string) dialect {
 	d := esx()
 	switch {
-	case path == "/policy", strings.HasPrefix(path, "/policy/"),
+	case slices.ContainsFunc(policy.Roots(), func(root string) bool { return path == root || strings.HasPrefix(path, root+"/") }),
 		path == policy.LoginPath, path == policy.LogoutPath:
 		d = nsx()
 	case path == "/rest", strings.HasPrefix(path, "/rest/"):

@@ -51,7 +51,7 @@ func TestNSXImport(t *testing.T) {
 	}
 	s.importChain("a/b", chain, `,"_revision":1`).wantNSXError(t, http.StatusPreconditionFailed, 604)
 
-	a = s.importChain("a/b", chain, `,"_revision":0,"purpose":"x","description":"d","tags":[{"scope":"s","tag":"t"}],"resource_type":"TlsTrustData"`)
+	a = s.importChain("a/b", chain, `,"_revision":0,"purpose":"signing-ca","key_algo":"EC","private_key":null,"passphrase":null,"description":"d","tags":[{"scope":"s","tag":"t"}],"resource_type":"TlsTrustData"`)
 	if a.status != http.StatusCreated {
 		t.Fatalf("import: %d %s", a.status, a.body)
 	}
@@ -68,7 +68,7 @@ func TestNSXImport(t *testing.T) {
 	s.nsxMake("a/b", quickSpec) // the id is free again
 
 	path := nsxCertificates + "/" + id
-	if got := s.do(call{method: "GET", path: path}); got.status != http.StatusOK || !bytes.Equal(got.body, a.body) {
+	if got := s.do(call{method: "GET", path: path + "?details=true"}); got.status != http.StatusOK || !bytes.Equal(got.body, a.body) {
 		t.Errorf("GET answers otherwise than import: %s", got.body)
 	}
 	got := decode[nsxList[nsxCertificate]](t, s.do(call{method: "GET", path: nsxCertificates}))
@@ -78,7 +78,7 @@ func TestNSXImport(t *testing.T) {
 	if a := s.do(call{method: "DELETE", path: path}); a.status != http.StatusOK || len(a.body) != 0 {
 		t.Errorf("DELETE: %d %s", a.status, a.body)
 	}
-	if message := s.do(call{method: "GET", path: path}).wantNSXError(t, http.StatusNotFound, 600); !strings.Contains(message, "/infra/certificates/"+id) {
+	if message := s.do(call{method: "GET", path: path + "?details=true"}).wantNSXError(t, http.StatusNotFound, 600); !strings.Contains(message, "/infra/certificates/"+id) {
 		t.Errorf("after DELETE: %s", message)
 	}
 }
@@ -164,7 +164,7 @@ func TestNSXSelfSign(t *testing.T) {
 		raw         bool
 		want        int64
 	}{
-		{quickSpec, "", false, 825}, {quickSpec, "", true, 825}, {quickSpec, "days_valid=30", true, 30}, {quickSpec, "days_valid=1000", false, 825}, {ca, "days_valid=1000", false, 1000},
+		{quickSpec, "", false, 825}, {quickSpec, "", true, 825}, {quickSpec, "days_valid=30", true, 30}, {quickSpec, "days_valid=1000", false, 825}, {ca, "days_valid=36500", false, 36500},
 	} {
 		s.nsxMake("x", test.spec)
 		params := []string{"action=self_sign", test.param}
@@ -179,5 +179,78 @@ func TestNSXSelfSign(t *testing.T) {
 	}
 	if got := decode[nsxList[nsxCSR]](t, s.do(call{method: "GET", path: nsxCSRs})); len(got.Results) != 0 || got.Results == nil || *got.ResultCount != 0 {
 		t.Errorf("CSRs are left: %+v", got)
+	}
+}
+
+// The parameters that official clients send with a certificate and with a list of them.
+// node_id and type are filters: ours have no node and no type.
+func TestNSXCertificateParameters(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.nsxMake("x", quickSpec)
+	id := *decode[nsxCertificate](t, s.do(call{method: "POST", path: nsxPath("x", "action=self_sign")})).ID
+	get := func(path string) answer { return s.do(call{method: "GET", path: nsxCertificates + path}) }
+	for _, c := range []struct {
+		query   string
+		found   bool // in a list
+		details bool
+	}{
+		{"", true, false}, {"details=true", true, true}, {"details=false", true, false}, {"details=", true, false}, {"fmt=standard&details=true", true, true},
+		{"type=cluster_api_certificate", false, false}, {"type=api_certificate&details=true", false, false}, {"node_id=n", false, false}, {"node_id=&type=", true, false},
+		{"included_fields=id", true, false}, {"included_fields=details,id&details=true", true, true},
+	} {
+		l := decode[nsxList[nsxCertificate]](t, get("?"+c.query))
+		if int64(len(l.Results)) != *l.ResultCount || (len(l.Results) == 1) != c.found || l.Cursor != nil || l.Results == nil {
+			t.Errorf("%s: list %s", c.query, kit.JSON(l))
+		} else if c.found && (*l.Results[0].ID != id || (l.Results[0].Details != nil) != c.details) {
+			t.Errorf("%s: list %s", c.query, kit.JSON(l))
+		}
+		if !c.found || strings.Contains(c.query, "included") {
+			continue
+		}
+		if one := decode[nsxCertificate](t, get("/"+id+"?"+c.query)); *one.ID != id || (len(one.Details) == 1) != c.details {
+			t.Errorf("%s: %s", c.query, kit.JSON(one))
+		}
+	}
+	if a := get(""); strings.Contains(string(a.body), "details") {
+		t.Errorf("the member is not left out: %s", a.body)
+	}
+	get("/"+id+"?details=yes").wantNSXError(t, http.StatusBadRequest, 255)
+	message := get("?details=1&type=x&page_size=0&sort_by=y").wantNSXError(t, http.StatusBadRequest, 255)
+	if message != `Field level validation errors: {details "1" must be true or false; type "x" must be one of cluster_api_certificate, api_certificate; `+
+		`sort_by "y" must be one of id, display_name, _create_time, _last_modified_time; page_size must be from 1 to 1000}` {
+		t.Error(message)
+	}
+}
+
+// A private key that was sent is in no answer and in no line of the log, however the body
+// is broken otherwise.
+func TestNSXKeysThatWereSent(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.nsxMake("x", quickSpec)
+	const secret = "MC4CAQAwBQYDK2VwBCIEIA"
+	sent := kit.JSON("-----BEGIN PRIVATE KEY-----\n" + secret + "\n-----END PRIVATE KEY-----\n")
+	for _, c := range []struct{ action, body, says string }{
+		{"import", `{"pem_encoded":"x","private_key":` + sent + `}`, "private_key must not be sent"},
+		{"import", `{"pem_encoded":"x","passphrase":` + sent + `}`, "passphrase must not be sent"},
+		{"import", `{"private_key":[` + sent + `],"passphrase":{"a":` + sent + `}}`, "private_key must be a string"},
+		{"import", `{"private_key":` + sent + `,"private_key":` + sent + `}`, "occurs more than once"},
+		{"import", `{"private_key":` + sent, "malformed"},
+		{"import", `{"pem_encoded":` + sent + `}`, "pem_encoded"},
+		{"import", `{"key_algo":` + sent + `,"purpose":` + sent + `}`, "purpose must be one of"},
+		{"create", quickWith(`"private_key":` + sent), "private_key is not a member"},
+		{"import", `{"pem_encoded":"x","description":"d","private_key":` + sent + `,"x":1}`, "x is not a member"},
+	} {
+		a := s.do(call{method: "POST", path: nsxPath("x", "action="+c.action), body: c.body})
+		if a.status != http.StatusBadRequest || !strings.Contains(string(a.body), c.says) || strings.Contains(string(a.body), secret) {
+			t.Errorf("%s: %d %s", c.says, a.status, a.body)
+		}
+	}
+	if strings.Contains(s.log.String(), secret) {
+		t.Error("the log has a private key")
+	}
+	if a := s.do(call{method: "GET", path: nsxPath("x")}); a.status != http.StatusOK {
+		t.Errorf("the CSR is gone: %s", a.body)
 	}
 }

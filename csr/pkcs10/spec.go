@@ -41,7 +41,7 @@ type Spec struct {
 	// nil: the default.
 	KeySize *int64 `json:"key_size"`
 	// Subject is encoded in this order, one RDN for each attribute. If it has no
-	// CommonName, the hostname is appended as one.
+	// CommonName, the hostname is appended as one, unless Named.
 	Subject []Attribute `json:"subject"`
 	// Email is the first subject alternative name (RFC 5280 deprecates it in the
 	// subject). Empty: none.
@@ -49,6 +49,8 @@ type Spec struct {
 	// AltNames follow in this order, at most MaxAltNames. A name that equals an
 	// earlier one or Email, apart from letter case, is left out.
 	AltNames []AltName `json:"alt_names,omitempty"`
+	// Named refuses a subject without a CommonName: the hostname would be a guess.
+	Named bool `json:"-"`
 	// MaxAltNames bounds AltNames as the dialect has it; 0 is 100.
 	MaxAltNames int `json:"-"`
 	// CA asks for the certificate of a certification authority: critical
@@ -104,7 +106,11 @@ func (p Policy) Resolve(spec Spec, known ...Violation) (Spec, Template, error) {
 	var broken Violations
 	spec.Algorithm, spec.KeySize = p.key(spec, &broken)
 	spec.Subject = slices.Clone(spec.Subject)
-	if !slices.ContainsFunc(spec.Subject, func(a Attribute) bool { return a.Type == CommonName }) {
+	switch named := slices.ContainsFunc(spec.Subject, func(a Attribute) bool { return a.Type == CommonName }); {
+	case named:
+	case spec.Named:
+		broken.Add(Violation{Field: CommonName, Rule: Required})
+	default:
 		spec.Subject = append(spec.Subject, Attribute{CommonName, p.Hostname})
 	}
 	for i := range spec.Subject {

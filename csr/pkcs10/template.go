@@ -135,9 +135,10 @@ func (t Template) Sign(key crypto.Signer) (string, error) {
 }
 
 const (
-	// maxDaysValid is the most that may be asked for. maxLeafDays is the most that a
-	// certificate gets that is not a CA's: clients refuse longer ones.
-	maxDaysValid = 10_000
+	// maxDaysValid is the most that may be asked for: a hundred years, as in the vendor's
+	// product. maxLeafDays is the most that a certificate gets that is not a CA's: clients
+	// refuse longer ones.
+	maxDaysValid = 36_500
 	maxLeafDays  = 825
 )
 

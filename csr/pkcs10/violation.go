@@ -47,6 +47,7 @@ type Rule string
 
 // The rules that a request for a certification request can break.
 const (
+	Required         Rule = "required"
 	Empty            Rule = "empty"
 	EmptyItem        Rule = "empty_item"
 	TooLong          Rule = "too_long"
@@ -98,6 +99,8 @@ func (v Violation) predicate() string {
 		}
 	}
 	switch v.Rule {
+	case Required:
+		return "is required"
 	case Empty:
 		return "must not be empty"
 	case EmptyItem:

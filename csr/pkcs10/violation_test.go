@@ -16,6 +16,7 @@ func TestDescribe(t *testing.T) {
 	}{
 		{"too long", subject(pkcs10.Organization, strings.Repeat("o", 65)), "f must be at most 64 characters: it has 65"},
 		{"too long name", names(strings.Repeat("漢", 85)), `f "` + strings.Repeat("漢", 64) + `…" must be at most 253 characters: it has 255 bytes`},
+		{"required", pkcs10.Spec{Named: true}, "f is required"},
 		{"empty", subject(pkcs10.CommonName, ""), "f must not be empty"},
 		{"key size", pkcs10.Spec{KeySize: new(int64)}, `f "0" must be one of 2048, 3072, 4096`},
 		{"control", subject(pkcs10.Locality, "ä\nb"), "f must not contain control or text direction characters: character 2 is U+000A"},
@@ -67,7 +68,7 @@ func TestEveryRuleHasASentence(t *testing.T) {
 // allRules are all rules.
 func allRules() []pkcs10.Rule {
 	return []pkcs10.Rule{
-		pkcs10.Empty, pkcs10.EmptyItem, pkcs10.TooLong, pkcs10.TooMany, pkcs10.NotAllowed, pkcs10.InvalidUTF8, pkcs10.ControlCharacter, pkcs10.LostText, pkcs10.UnknownCountry,
+		pkcs10.Required, pkcs10.Empty, pkcs10.EmptyItem, pkcs10.TooLong, pkcs10.TooMany, pkcs10.NotAllowed, pkcs10.InvalidUTF8, pkcs10.ControlCharacter, pkcs10.LostText, pkcs10.UnknownCountry,
 		pkcs10.NotAMailbox, pkcs10.NotAURI, pkcs10.NotAnIPAddress, pkcs10.NotADNSName, pkcs10.NotAName, pkcs10.NotAnID, pkcs10.OutOfRange, pkcs10.Full,
 		pkcs10.NoCertificate, pkcs10.ForeignBlock, pkcs10.Malformed, pkcs10.BrokenChain, pkcs10.WeakSignature, pkcs10.NotYetValid, pkcs10.Expired, pkcs10.KeyUsage, pkcs10.KeyMismatch,
 		pkcs10.KeyTooLarge, pkcs10.PrivateKey, pkcs10.RequestBlock, pkcs10.TrustedBlock, pkcs10.UTF16, pkcs10.EscapedLineEnds, pkcs10.URLEncoded, pkcs10.EncodedTwice,

@@ -21,12 +21,15 @@ import (
 	"attestcsr/csr/pkcs10"
 )
 
-// trustData is TlsTrustData: the chain, leaf first. It has no private key: the
-// service makes keys itself and imports none.
+// trustData is TlsTrustData: the chain, leaf first. Keys are made here and not imported.
+// The members for a key are known all the same, so that the answer can say so.
 type trustData struct {
 	common
 	PEMEncoded *string `json:"pem_encoded" validate:"required"`
-	Purpose    *string `json:"purpose"` // ignored
+	Purpose    *string `json:"purpose" validate:"omitnil,oneof=signing-ca"`
+	KeyAlgo    *string `json:"key_algo"` // of no effect: the key is there already
+	PrivateKey *string `json:"private_key" validate:"isdefault"`
+	Passphrase *string `json:"passphrase" validate:"isdefault"`
 }
 
 // tlsCertificate is TlsCertificate.
@@ -34,7 +37,7 @@ type tlsCertificate struct {
 	head
 	PEMEncoded    string               `json:"pem_encoded"`
 	HasPrivateKey bool                 `json:"has_private_key"`
-	Details       []certificateDetails `json:"details"`
+	Details       []certificateDetails `json:"details,omitempty"`
 	tail
 }
 
@@ -61,7 +64,7 @@ type certificateDetails struct {
 	IsValid            bool   `json:"is_valid"`
 }
 
-func newTLSCertificate(n csr.NamedCertificate) tlsCertificate {
+func newTLSCertificate(n csr.NamedCertificate, details bool) tlsCertificate {
 	c := tlsCertificate{
 		head:          newHead("TlsCertificate", certificatesParent, n.Object),
 		PEMEncoded:    n.PEM,
@@ -69,6 +72,9 @@ func newTLSCertificate(n csr.NamedCertificate) tlsCertificate {
 		tail:          newTail(n.Object),
 	}
 	c.ParentPath = infraParent // unlike that of a TlsCsr
+	if !details {
+		return c
+	}
 	now := time.Now()
 	for _, facts := range n.Facts {
 		c.Details = append(c.Details, newDetails(facts, now))
@@ -116,20 +122,48 @@ func signatureName(algorithm string) string {
 	return cmp.Or(names[algorithm], algorithm)
 }
 
+// newCertificateView reads the parameters of a list of certificates: whether to show
+// details, and the filters. The certificates of the real product's own API and of its
+// nodes have a type and a node. Ours have neither.
+func newCertificateView(q *query) view[csr.NamedCertificate, tlsCertificate] {
+	details := q.boolean("details", false)
+	kind, node := q.oneOf("type", "cluster_api_certificate", "api_certificate"), q.get("node_id")
+	return view[csr.NamedCertificate, tlsCertificate]{
+		document: func(n csr.NamedCertificate) tlsCertificate { return newTLSCertificate(n, details) },
+		none:     kind != "" || node != "",
+	}
+}
+
+// getCertificate has the details where the request asks for them.
+func getCertificate(c echo.Context, grant *csr.Grant) error {
+	q := readQuery(c.Request())
+	details := q.boolean("details", false)
+	if err := q.err(); err != nil {
+		return err
+	}
+	return get((*csr.Grant).NamedCertificate, func(c echo.Context, status int, n csr.NamedCertificate) error {
+		return reply(c, status, newTLSCertificate(n, details))
+	})(c, grant)
+}
+
 func importCertificate(ctx context.Context, grant *csr.Grant, id string, body trustData) (csr.NamedCertificate, error) {
 	return grant.ImportCertificate(ctx, id, csr.Import{PEM: []byte(*body.PEMEncoded), Labels: body.labels(), Revision: body.Revision})
 }
 
-// uploadCertificate is importCertificate with a form as body, from a browser.
+// uploadField is the field of the form that has the certificate.
+const uploadField = "file"
+
+// uploadCertificate is importCertificate with a form as body, from a browser. The file may
+// be DER, which some CAs hand out.
 func uploadCertificate(r *http.Request, grant *csr.Grant, id string) (none csr.NamedCertificate, _ error) {
-	pem, err := uploadedFile(r)
+	text, err := uploadedFile(r)
 	if err != nil {
 		return none, err
 	}
-	return grant.ImportCertificate(r.Context(), id, csr.Import{PEM: pem})
+	return grant.ImportCertificate(r.Context(), id, csr.Import{PEM: text, DER: true})
 }
 
-// uploadedFile returns the content of the field "file", the only one of a
+// uploadedFile returns the content of the field uploadField, the only one of a
 // multipart/form-data body (RFC 7578).
 func uploadedFile(r *http.Request) ([]byte, error) {
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get(echo.HeaderContentType))
@@ -148,11 +182,11 @@ func uploadedFile(r *http.Request) ([]byte, error) {
 		case errors.Is(err, io.EOF) && found:
 			return content, nil
 		case errors.Is(err, io.EOF):
-			return nil, invalid("file is required")
+			return nil, invalid(uploadField + " is required")
 		case err != nil:
 			return nil, invalid("the body must be well-formed multipart/form-data")
-		case found || part.FormName() != "file":
-			return nil, invalid("the body must have exactly one field, file")
+		case found || part.FormName() != uploadField:
+			return nil, invalid("the body must have exactly one field, " + uploadField)
 		}
 		if content, err = io.ReadAll(part); err != nil {
 			return nil, invalid("the body must be well-formed multipart/form-data")
@@ -170,10 +204,6 @@ func selfSign(r *http.Request, grant *csr.Grant, id string) (none csr.NamedCerti
 	return grant.SelfSign(r.Context(), id, days)
 }
 
-func selfSignNew(ctx context.Context, grant *csr.Grant, _ string, body csrWithDays) (none csr.NamedCertificate, _ error) {
-	request, err := body.newRequest("")
-	if err != nil {
-		return none, err
-	}
-	return grant.SelfSignNew(ctx, request, body.DaysValid)
+func selfSignNew(ctx context.Context, grant *csr.Grant, _ string, body csrWithDays) (csr.NamedCertificate, error) {
+	return grant.SelfSignNew(ctx, body.newRequest(""), body.DaysValid)
 }

@@ -54,19 +54,13 @@ type altNames struct {
 }
 
 // newRequest converts the body to what the core takes.
-func (b csrBody) newRequest(id string) (csr.NewRequest, error) {
-	spec := pkcs10.Spec{KeySize: b.KeySize, CA: value(b.IsCA), MaxAltNames: maxAltNames}
+func (b csrBody) newRequest(id string) csr.NewRequest {
+	spec := pkcs10.Spec{KeySize: b.KeySize, CA: value(b.IsCA), MaxAltNames: maxAltNames, Named: true}
 	if value(b.Algorithm) == wireEC {
 		spec.Algorithm = pkcs10.ECDSA
 	}
-	named := false
 	for _, a := range b.Subject.Attributes {
-		field := pkcs10.Field(*a.Key)
-		named = named || field == pkcs10.CommonName
-		spec.Subject = append(spec.Subject, pkcs10.Attribute{Type: field, Value: *a.Value})
-	}
-	if !named { // without one, the core would put the hostname
-		return csr.NewRequest{}, invalid("subject.attributes must have one with the key CN")
+		spec.Subject = append(spec.Subject, pkcs10.Attribute{Type: pkcs10.Field(*a.Key), Value: *a.Value})
 	}
 	if b.Extensions != nil && b.Extensions.AltNames != nil {
 		for _, name := range b.Extensions.AltNames.DNSNames {
@@ -76,7 +70,7 @@ func (b csrBody) newRequest(id string) (csr.NewRequest, error) {
 			spec.AltNames = append(spec.AltNames, pkcs10.AltName{Kind: pkcs10.IPAddress, Value: address})
 		}
 	}
-	return csr.NewRequest{ID: id, Labels: b.labels(), Spec: spec, Revision: b.Revision}, nil
+	return csr.NewRequest{ID: id, Labels: b.labels(), Spec: spec, Revision: b.Revision}
 }
 
 // tlsCSR is TlsCsr in answers.
@@ -121,10 +115,10 @@ func newTLSCSR(r csr.NamedRequest) tlsCSR {
 	return c
 }
 
-func createCSR(ctx context.Context, grant *csr.Grant, id string, body csrBody) (none csr.NamedRequest, _ error) {
-	request, err := body.newRequest(id)
-	if err != nil {
-		return none, err
-	}
-	return grant.CreateNamedCSR(ctx, request)
+func newCSRView(*query) view[csr.NamedRequest, tlsCSR] {
+	return view[csr.NamedRequest, tlsCSR]{document: newTLSCSR}
+}
+
+func createCSR(ctx context.Context, grant *csr.Grant, id string, body csrBody) (csr.NamedRequest, error) {
+	return grant.CreateNamedCSR(ctx, body.newRequest(id))
 }

@@ -86,6 +86,8 @@ func describeRule(rule, limit string) string {
 		return "must have at least " + limit + " entry"
 	case "max":
 		return "must have at most " + limit + " entries"
+	case "isdefault":
+		return "must not be sent: keys are made here and not taken"
 	case "oneof":
 		return "must be one of " + strings.ReplaceAll(limit, " ", ", ")
 	}

@@ -126,7 +126,7 @@ func describe(u *url.URL, err error) (status int, doc document) {
 	case errors.As(err, &httpErr) && httpErr.Code == http.StatusMethodNotAllowed:
 		return http.StatusMethodNotAllowed, document{ErrorCode: codeValidation, ErrorMessage: "This path does not have that method: the Allow header lists those it has."}
 	case errors.As(err, &coreErr) && coreErr.Kind == csr.Invalid:
-		return http.StatusBadRequest, fieldErrors(violations(coreErr.Violations))
+		return http.StatusBadRequest, fieldErrors(violations(u, coreErr.Violations))
 	case errors.As(err, &coreErr):
 		return describeKind(u, coreErr.Kind)
 	}
@@ -169,10 +169,14 @@ func join(problems []string) string {
 	return strings.Join(problems, "; ")
 }
 
-func violations(broken []pkcs10.Violation) []string {
+func violations(u *url.URL, broken []pkcs10.Violation) []string {
 	sentences := make([]string, len(broken))
 	for i, v := range broken {
-		sentences[i] = v.Describe(wireName(v.Field))
+		name := wireName(v.Field)
+		if v.Field == pkcs10.CertificateChain && u.Query().Get("action") == "upload" {
+			name = uploadField
+		}
+		sentences[i] = v.Describe(name)
 	}
 	return sentences
 }

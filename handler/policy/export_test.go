@@ -38,7 +38,7 @@ func DecodeRequest(body string, days bool) (csr.NewRequest, error) {
 	if err != nil {
 		return csr.NewRequest{}, err
 	}
-	return b.newRequest("id")
+	return b.newRequest("id"), nil
 }
 
 // DecodeTrustData reads a TlsTrustData and returns its chain.
@@ -70,8 +70,9 @@ type ListQuery struct {
 
 // ReadListQuery reads the parameters of a list of TlsCsr.
 func ReadListQuery(r *http.Request) (ListQuery, error) {
-	l, err := readListQuery(r, memberNames(reflect.TypeFor[tlsCSR]()))
-	return ListQuery{l.page, l.sortBy, l.included}, err
+	q := readQuery(r)
+	l := readListQuery(q, memberNames(reflect.TypeFor[tlsCSR]()))
+	return ListQuery{l.page, l.sortBy, l.included}, q.err()
 }
 
 // ActionOf returns the operation of a POST to an object.

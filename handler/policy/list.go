@@ -50,9 +50,8 @@ type listQuery struct {
 	included []string // names of members; nil is all
 }
 
-// readListQuery reads the parameters of a list. members are those of its results.
-func readListQuery(r *http.Request, members []string) (listQuery, error) {
-	q := readQuery(r)
+// readListQuery reads the parameters of every list. members are those of its results.
+func readListQuery(q *query, members []string) listQuery {
 	key := readSortKey(q)
 	l := listQuery{
 		page:   csr.Page{Sort: key.sort, Descending: !q.boolean("sort_ascending", true), Limit: maxPageSize},
@@ -75,7 +74,7 @@ func readListQuery(r *http.Request, members []string) (listQuery, error) {
 	if text := q.get("included_fields"); text != "" {
 		l.included = readMembers(q, text, members)
 	}
-	return l, q.err()
+	return l
 }
 
 // readMembers splits a list of names of members. It returns each name once, in the
@@ -96,19 +95,11 @@ func readMembers(q *query, text string, members []string) []string {
 
 func readSortKey(q *query) sortKey {
 	keys := sortKeys()
-	name := q.get("sort_by")
-	if name == "" {
-		return keys[0]
-	}
 	var names []string
 	for _, k := range keys {
-		if k.name == name {
-			return k
-		}
 		names = append(names, k.name)
 	}
-	q.refuse(problem{"sort_by ", quote(name), " must be one of " + strings.Join(names, ", ")})
-	return keys[0]
+	return keys[max(0, slices.Index(names, q.oneOf("sort_by", names...)))]
 }
 
 const (
@@ -166,29 +157,37 @@ type listResult struct {
 	Cursor        string `json:"cursor,omitempty"`
 }
 
-// list answers with a page of a collection. fetch reads the objects, and document
-// makes the JSON struct of one.
+// view is what the parameters of one collection ask for.
+type view[Object, Document any] struct {
+	document func(Object) Document // the JSON struct of an object
+	none     bool                  // no object passes the filters
+}
+
+// list answers with a page of a collection. fetch reads the objects, and newView reads the
+// parameters that are the collection's own.
 func list[Object, Document any](
 	limit *listLimit,
 	fetch func(*csr.Grant, context.Context, csr.Page) (csr.Listing[Object], error),
-	document func(Object) Document,
+	newView func(*query) view[Object, Document],
 ) Handle {
 	members := memberNames(reflect.TypeFor[Document]())
 	return func(c echo.Context, grant *csr.Grant) error {
-		q, err := readListQuery(c.Request(), members)
-		if err != nil {
+		params := readQuery(c.Request())
+		view, q := newView(params), readListQuery(params, members)
+		if err := params.err(); err != nil {
 			return err
 		}
-		ctx, unreadable := c.Request().Context(), 0
-		body, release, err := limit.build(ctx, func() ([]byte, error) {
-			listing, err := fetch(grant, ctx, q.page)
-			if err != nil {
-				return nil, err
+		ctx := c.Request().Context()
+		var listing csr.Listing[Object]
+		body, release, err := limit.build(ctx, func() (_ []byte, err error) {
+			if !view.none {
+				if listing, err = fetch(grant, ctx, q.page); err != nil {
+					return nil, err
+				}
 			}
-			unreadable = listing.Unreadable
 			result := listResult{Results: make([]any, len(listing.Items)), SortBy: q.sortBy, SortAscending: !q.page.Descending}
 			for i, o := range listing.Items {
-				if result.Results[i], err = include(q.included, document(o)); err != nil {
+				if result.Results[i], err = include(q.included, view.document(o)); err != nil {
 					return nil, err
 				}
 			}
@@ -204,8 +203,8 @@ func list[Object, Document any](
 			return err
 		}
 		defer release()
-		if unreadable > 0 {
-			c.Response().Header().Set(UnreadableHeader, strconv.Itoa(unreadable))
+		if listing.Unreadable > 0 {
+			c.Response().Header().Set(UnreadableHeader, strconv.Itoa(listing.Unreadable))
 		}
 		return c.JSONBlob(http.StatusOK, body)
 	}

@@ -26,6 +26,11 @@ const (
 	pemFile          = "/pem-file"
 )
 
+// Roots are the first parts of the paths of the real product, in front of a slash or
+// alone. Official clients look under the last two as well, and read an error document of
+// this dialect that says that nothing is there.
+func Roots() []string { return []string{"/policy", "/api/v1", "/global-manager"} }
+
 // Handle answers one request. The grant is nil where the route has no operation.
 type Handle func(c echo.Context, grant *csr.Grant) error
 
@@ -52,15 +57,15 @@ func Register(s Sessions, add Add) {
 		"upload":    {csr.ImportCertificate, answer(http.StatusCreated, replyCertificate, uploadCertificate)},
 		"self_sign": {csr.SelfSign, answer(http.StatusCreated, replyCertificate, selfSign)},
 	}
-	add(http.MethodGet, csrsPath, fixed(csr.ListNamedCSRs), list(limit, (*csr.Grant).ListNamedCSRs, newTLSCSR))
+	add(http.MethodGet, csrsPath, fixed(csr.ListNamedCSRs), list(limit, (*csr.Grant).ListNamedCSRs, newCSRView))
 	add(http.MethodPost, csrsPath, collection.operation, collection.handle)
 	add(http.MethodGet, csrsPath+"/:id", fixed(csr.GetNamedCSR), get((*csr.Grant).NamedCSR, replyCSR))
 	add(http.MethodPost, csrsPath+"/:id", object.operation, object.handle)
 	add(http.MethodDelete, csrsPath+"/:id", fixed(csr.DeleteNamedCSR), remove((*csr.Grant).DeleteNamedCSR))
 	add(http.MethodGet, csrsPath+"/:id"+pemFile, fixed(csr.GetNamedCSR), get((*csr.Grant).NamedCSR, replyPEM))
 
-	add(http.MethodGet, certificatesPath, fixed(csr.ListNamedCertificates), list(limit, (*csr.Grant).ListNamedCertificates, newTLSCertificate))
-	add(http.MethodGet, certificatesPath+"/:id", fixed(csr.GetNamedCertificate), get((*csr.Grant).NamedCertificate, replyCertificate))
+	add(http.MethodGet, certificatesPath, fixed(csr.ListNamedCertificates), list(limit, (*csr.Grant).ListNamedCertificates, newCertificateView))
+	add(http.MethodGet, certificatesPath+"/:id", fixed(csr.GetNamedCertificate), getCertificate)
 	add(http.MethodDelete, certificatesPath+"/:id", fixed(csr.DeleteNamedCertificate), remove((*csr.Grant).DeleteNamedCertificate))
 	// An id has no slashes and is not empty. In Echo, a parameter at the end of a route
 	// matches slashes unless a longer route exists, and one inside of a route matches
@@ -158,8 +163,9 @@ func replyPEM(c echo.Context, status int, r csr.NamedRequest) error {
 	return c.Blob(status, "text/plain;charset=UTF-8", []byte(r.PEM))
 }
 
+// replyCertificate answers with a certificate that was just made.
 func replyCertificate(c echo.Context, status int, n csr.NamedCertificate) error {
-	return reply(c, status, newTLSCertificate(n))
+	return reply(c, status, newTLSCertificate(n, true))
 }
 
 // idSegment is the position of the id in a path split at its slashes: after "",

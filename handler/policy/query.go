@@ -3,7 +3,9 @@ package policy
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 
 	"attestcsr/handler/strict"
 )
@@ -70,6 +72,16 @@ func (q *query) boolean(name string, absent bool) bool {
 		q.refuse(problem{name + " ", quote(text), " must be true or false"})
 		return absent
 	}
+}
+
+// oneOf returns the parameter, or "" if it is absent or none of these.
+func (q *query) oneOf(name string, choices ...string) string {
+	text := q.get(name)
+	if text != "" && !slices.Contains(choices, text) {
+		q.refuse(problem{name + " ", quote(text), " must be one of " + strings.Join(choices, ", ")})
+		return ""
+	}
+	return text
 }
 
 // quote quotes text of a client.
