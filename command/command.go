@@ -19,7 +19,8 @@ import (
 // status. The first SIGTERM or SIGINT ends it in good order.
 func Main() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// The first signal drains; a second one ends the process as it always would.
+	// The first signal drains; a second one ends the process as it always would, with the
+	// status 128 + its number.
 	context.AfterFunc(ctx, stop)
 	return run(ctx, process{
 		args: os.Args[1:], env: os.Environ(),
@@ -66,12 +67,17 @@ func run(ctx context.Context, p process) int {
 	if err == nil {
 		return 0
 	}
-	report(p.stderr, err)
+	if !errors.Is(err, errReported) {
+		report(p.stderr, err)
+	}
 	if wrong := (*usageError)(nil); errors.As(err, &wrong) {
 		return 2
 	}
 	return 1
 }
+
+// errReported is an error that the command has said by itself.
+var errReported = errors.New("reported")
 
 // usageError is a wrong command line: exit status 2.
 type usageError struct{ err error }

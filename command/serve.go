@@ -1,14 +1,18 @@
 package command
 
 import (
+	"context"
 	"errors"
-	"io"
-	"log/slog"
+	stdlog "log"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"attestcsr/config"
 	"attestcsr/server"
+	"attestcsr/server/output"
 )
 
 func (p process) serveCommand() *cobra.Command {
@@ -19,35 +23,53 @@ func (p process) serveCommand() *cobra.Command {
 	}
 	load := p.quietSettings(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, warnings, err := load()
+		out := output.New(p.stderr)
+		defer out.Close()
+		err := p.serve(cmd.Context(), out, load)
 		if err != nil {
-			return err
+			report(out.Stderr, err)
+			return errReported
 		}
-		log := newLogger(cfg, p.stdout)
-		for _, text := range warnings {
-			log.Warn("settings", "warning", text)
-		}
-		defer server.PrepareProcess(cfg, log)()
-		s, err := server.Open(cmd.Context(), server.Options{
-			Config: cfg, Logger: log, Version: version(), Terminal: isTerminal(p.stderr),
-		})
-		if err != nil {
-			return err
-		}
-		announce := func(l server.Listening) error { return showListening(p.stderr, l) }
-		return errors.Join(s.Run(cmd.Context(), announce), s.Close())
+		return nil
 	}
 	return cmd
 }
 
-func newLogger(cfg *config.Config, w io.Writer) *slog.Logger {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(cfg.Log.Level)); err != nil {
-		level = slog.LevelInfo // package config lets only levels through
+func (p process) serve(ctx context.Context, out *output.Output, load func() (*config.Config, []string, error)) error {
+	takeSignals(out)
+	cfg, warnings, err := load()
+	if err != nil {
+		return err
 	}
-	options := &slog.HandlerOptions{Level: level}
-	if cfg.Log.Format == "text" {
-		return slog.New(slog.NewTextHandler(w, options))
+	log, err := out.StartLog(p.stdout, cfg.Log.Format, cfg.Log.Level)
+	if err != nil {
+		return err
 	}
-	return slog.New(slog.NewJSONHandler(w, options))
+	for _, text := range warnings {
+		log.Warn("settings", "warning", text)
+	}
+	defer server.PrepareProcess(cfg, log)()
+	s, err := server.Open(ctx, server.Options{
+		Config: cfg, Logger: log, Output: out, Version: version(), Terminal: isTerminal(p.stderr),
+	})
+	if err != nil {
+		return err
+	}
+	announce := func(l server.Listening) error { return showListening(out.Stderr, l) }
+	return errors.Join(s.Run(ctx, announce), s.Close())
+}
+
+// takeSignals takes the signals of a service besides those that end it, which Main
+// takes. SIGPIPE is ignored, so that writing to a stream without a reader is an error.
+// SIGQUIT shows what the goroutines do.
+func takeSignals(out *output.Output) {
+	signal.Ignore(syscall.SIGPIPE)
+	stdlog.SetOutput(out.Stderr) // what libraries say must not wait for a reader either
+	quits := make(chan os.Signal, 1)
+	signal.Notify(quits, syscall.SIGQUIT)
+	go func() {
+		for range quits {
+			out.ShowGoroutines()
+		}
+	}()
 }

@@ -110,9 +110,9 @@ func (s *Service) withDigest(ctx context.Context, r keystore.Record) (payload, e
 	if err != nil || p.KeySHA256 != "" {
 		return p, err
 	}
-	err = s.keys.Use(ctx, r.Slot, func(key crypto.Signer, _ keystore.Record) error {
+	err = s.keys.Use(ctx, r.Slot, func(key crypto.Signer, _ keystore.Record) (_ []byte, err error) {
 		p.KeySHA256, err = pkcs10.KeyDigest(key.Public())
-		return err
+		return nil, err
 	})
 	return p, err
 }

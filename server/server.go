@@ -29,6 +29,7 @@ import (
 	"attestcsr/keystore/pool"
 	"attestcsr/keystore/sealed"
 	"attestcsr/server/admit"
+	"attestcsr/server/output"
 	"attestcsr/server/tlscert"
 )
 
@@ -43,7 +44,8 @@ const (
 // Options is what a server is made of.
 type Options struct {
 	Config  *config.Config
-	Logger  *slog.Logger
+	Logger  *slog.Logger // of Output
+	Output  *output.Output
 	Version string
 	// Terminal: the caller shows Listening on a terminal, with a password that was just
 	// made.
@@ -114,7 +116,7 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 
-	registry, err := s.newRegistry(service, o.Version)
+	registry, err := s.newRegistry(service, o)
 	if err != nil {
 		return nil, err
 	}
@@ -135,14 +137,15 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 }
 
 // newRegistry makes the listeners, and a registry with the metrics of every part.
-func (s *Server) newRegistry(service *csr.Service, version string) (*prometheus.Registry, error) {
+func (s *Server) newRegistry(service *csr.Service, o Options) (*prometheus.Registry, error) {
 	registry := prometheus.NewRegistry()
-	all := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newBuildInfo(version)}
+	all := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newBuildInfo(o.Version)}
 	all = append(all, s.keys.Collectors()...)
 	all = append(all, service.Collectors()...)
 	all = append(all, s.auth.Collectors()...)
 	all = append(all, s.audit.Collectors()...)
 	all = append(all, s.cert.Collectors()...)
+	all = append(all, o.Output.Collectors()...)
 	all = append(all, s.newListeners()...)
 	for _, c := range all {
 		if err := registry.Register(c); err != nil {

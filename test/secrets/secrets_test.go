@@ -85,7 +85,7 @@ func (c *custody) lastLife() {
 	other.login()
 	other.blunder()
 	c.changeKeys()
-	// It crashes while it makes keys.
+	// It shows its goroutines, and crashes, while it makes keys.
 	v.login()
 	busy := make(chan struct{})
 	go func() {
@@ -98,9 +98,13 @@ func (c *custody) lastLife() {
 	if err := s.Cmd.Process.Signal(syscall.SIGQUIT); err != nil {
 		t.Fatal(err)
 	}
+	kit.Eventually(t, "the goroutines", func() bool { return strings.Contains(s.Stderr.String(), "goroutine profile") })
+	if err := s.Cmd.Process.Signal(syscall.SIGABRT); err != nil {
+		t.Fatal(err)
+	}
 	<-s.Exited
 	<-busy
-	if crash := s.Stderr.String(); !strings.Contains(crash, "SIGQUIT") || strings.Count(crash, "goroutine ") < 5 {
+	if crash := s.Stderr.String(); !strings.Contains(crash, "SIGABRT") || strings.Count(crash, "goroutine ") < 5 {
 		t.Errorf("that is no crash: %s", crash)
 	}
 	c.collectOutput(s)

@@ -84,7 +84,9 @@ type Options struct {
 	Config, Settings string
 	BuiltInAdmin     bool
 	Args             []string
-	Edit             func(*exec.Cmd) // changes the command before it starts; nil: not
+	// Stdout and Stderr are pipes, whose reader the test is. nil: the buffers of Instance.
+	Stdout, Stderr *os.File
+	Edit           func(*exec.Cmd) // changes the command before it starts; nil: not
 }
 
 // Config writes a file of settings into a new folder and returns its path. Unless the
@@ -146,6 +148,12 @@ func Launch(t *testing.T, o Options) *Instance {
 		o.Edit(s.Cmd)
 	}
 	s.Cmd.Stdout, s.Cmd.Stderr = s.Stdout, s.Stderr
+	if o.Stdout != nil {
+		s.Cmd.Stdout = o.Stdout
+	}
+	if o.Stderr != nil {
+		s.Cmd.Stderr = o.Stderr
+	}
 	if err := s.Cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
