@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"attestcsr/config"
 	"attestcsr/server"
 	"attestcsr/server/output"
 )
@@ -35,8 +34,8 @@ func (p process) serveCommand() *cobra.Command {
 	return cmd
 }
 
-func (p process) serve(ctx context.Context, out *output.Output, load func() (*config.Config, []string, error)) error {
-	takeSignals(out)
+func (p process) serve(ctx context.Context, out *output.Output, load server.Loader) error {
+	hangUps := takeSignals(out)
 	cfg, warnings, err := load()
 	if err != nil {
 		return err
@@ -50,7 +49,7 @@ func (p process) serve(ctx context.Context, out *output.Output, load func() (*co
 	}
 	defer server.PrepareProcess(cfg, log)()
 	s, err := server.Open(ctx, server.Options{
-		Config: cfg, Logger: log, Output: out, Version: version(), Terminal: isTerminal(p.stderr),
+		Config: cfg, Load: load, HangUps: hangUps, Logger: log, Output: out, Version: version(), Terminal: isTerminal(p.stderr),
 	})
 	if err != nil {
 		return err
@@ -61,8 +60,9 @@ func (p process) serve(ctx context.Context, out *output.Output, load func() (*co
 
 // takeSignals takes the signals of a service besides those that end it, which Main
 // takes. SIGPIPE is ignored, so that writing to a stream without a reader is an error.
-// SIGQUIT shows what the goroutines do.
-func takeSignals(out *output.Output) {
+// SIGQUIT shows what the goroutines do. It returns the channel of SIGHUP, which has room
+// for one: all that come during a start or a reload are one more reload.
+func takeSignals(out *output.Output) (hangUps <-chan os.Signal) {
 	signal.Ignore(syscall.SIGPIPE)
 	stdlog.SetOutput(out.Stderr) // what libraries say must not wait for a reader either
 	quits := make(chan os.Signal, 1)
@@ -72,4 +72,7 @@ func takeSignals(out *output.Output) {
 			out.ShowGoroutines()
 		}
 	}()
+	hups := make(chan os.Signal, 1)
+	signal.Notify(hups, syscall.SIGHUP)
+	return hups
 }

@@ -49,7 +49,7 @@ func (p process) log() *slog.Logger {
 }
 
 // quietSettings leaves the warnings to the caller.
-func (p process) quietSettings(cmd *cobra.Command) func() (*config.Config, []string, error) {
+func (p process) quietSettings(cmd *cobra.Command) server.Loader {
 	config.AddFlags(cmd.Flags())
 	return func() (*config.Config, []string, error) {
 		cfg, warnings, err := config.Load(config.Source{Env: p.env, Flags: cmd.Flags(), Privileges: server.PrivilegeNames(), SystemHostname: os.Hostname})

@@ -12,8 +12,10 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
+	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
 	"attestcsr/config"
@@ -110,6 +112,55 @@ func swapOn(root fs.FS) bool {
 		}
 		if group == "." {
 			return true
+		}
+	}
+}
+
+// notifyTimeout is how long the service waits for systemd to take a notification.
+const notifyTimeout = time.Second
+
+// notify tells systemd of a state (sd_notify(3)), where a unit of Type=notify started
+// the service.
+func (s *Server) notify(state string) {
+	done := make(chan error, 1)
+	go func() {
+		_, err := daemon.SdNotify(false, state)
+		done <- err
+	}()
+	var err error
+	select {
+	case err = <-done:
+	case <-time.After(notifyTimeout):
+		err = context.DeadlineExceeded
+	}
+	if err != nil {
+		s.log.Warn("systemd takes no notifications", "err", err)
+	}
+}
+
+// feedWatchdog tells systemd that the service is alive, where its unit sets WatchdogSec.
+// Alive means that a check of readiness ends: it goes through the store and takes its
+// locks. A service that is alive and not ready is not started again, which would mend
+// neither a full disk nor a trail that cannot be written.
+func (s *Server) feedWatchdog(ctx context.Context) {
+	within, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		s.log.Warn("systemd's watchdog is not fed", "err", err)
+	}
+	if within <= 0 {
+		return
+	}
+	ticker := time.NewTicker(within / 2)
+	defer ticker.Stop()
+	for {
+		if err := s.ready(ctx); err != nil {
+			s.log.Warn("not ready", "err", err)
+		}
+		s.notify(daemon.SdNotifyWatchdog)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
 		}
 	}
 }

@@ -10,11 +10,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -44,7 +47,9 @@ const (
 // Options is what a server is made of.
 type Options struct {
 	Config  *config.Config
-	Logger  *slog.Logger // of Output
+	Load    Loader           // reads the settings again
+	HangUps <-chan os.Signal // each one asks for a Reload; has room for one
+	Logger  *slog.Logger     // of Output
 	Output  *output.Output
 	Version string
 	// Terminal: the caller shows Listening on a terminal, with a password that was just
@@ -56,6 +61,9 @@ type Options struct {
 type Server struct {
 	cfg       *config.Config
 	log       *slog.Logger
+	output    *output.Output
+	load      Loader
+	hangUps   <-chan os.Signal
 	pool      *pool.Pool
 	keys      *keystore.Keystore
 	store     *bolt.Store       // behind keys, which closes it
@@ -66,6 +74,10 @@ type Server struct {
 	cert      *tlscert.Certificate
 	handler   *handler.Handler
 	password  Password
+	ready     func(context.Context) error
+	// settings are the texts of those in effect. Only Run's goroutine uses them.
+	settings   map[string]string
+	privileges atomic.Pointer[map[string][]csr.Privilege] // by user
 	// resetting is held while the built-in admin gets a new password: it is in two files.
 	resetting sync.Mutex
 
@@ -77,7 +89,7 @@ type Server struct {
 // made at first start. All of it is durable when it returns.
 func Open(ctx context.Context, o Options) (_ *Server, err error) {
 	cfg, log := o.Config, o.Logger
-	s := &Server{cfg: cfg, log: log}
+	s := &Server{cfg: cfg, log: log, output: o.Output, load: o.Load, hangUps: o.HangUps, settings: cfg.Texts()}
 	if err := prepareDataDir(cfg, log); err != nil {
 		return nil, err
 	}
@@ -116,14 +128,15 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 
-	registry, err := s.newRegistry(service, o)
+	s.ready = s.readiness(service)
+	registry, err := s.newRegistry(service, o.Version)
 	if err != nil {
 		return nil, err
 	}
 	s.handler, err = handler.New(handler.Config{
 		Service:           service,
 		Auth:              s.auth,
-		Ready:             s.readiness(service),
+		Ready:             s.ready,
 		Registry:          registry,
 		Logger:            log,
 		TrustedProxies:    cfg.TrustedProxies,
@@ -137,15 +150,15 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 }
 
 // newRegistry makes the listeners, and a registry with the metrics of every part.
-func (s *Server) newRegistry(service *csr.Service, o Options) (*prometheus.Registry, error) {
+func (s *Server) newRegistry(service *csr.Service, version string) (*prometheus.Registry, error) {
 	registry := prometheus.NewRegistry()
-	all := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newBuildInfo(o.Version)}
+	all := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newBuildInfo(version)}
 	all = append(all, s.keys.Collectors()...)
 	all = append(all, service.Collectors()...)
 	all = append(all, s.auth.Collectors()...)
 	all = append(all, s.audit.Collectors()...)
 	all = append(all, s.cert.Collectors()...)
-	all = append(all, o.Output.Collectors()...)
+	all = append(all, s.output.Collectors()...)
 	all = append(all, s.newListeners()...)
 	for _, c := range all {
 		if err := registry.Register(c); err != nil {
@@ -169,7 +182,8 @@ func (s *Server) readiness(service *csr.Service) func(context.Context) error {
 
 // Run listens, serves until ctx ends, and then drains: requests in flight get
 // their answers, new ones a 503, for shutdown_timeout at most. It calls announce
-// once it listens, and ends with its error.
+// once it listens, and ends with its error. It reloads after a hang-up, also one that
+// came before it; while it drains it reloads no more.
 func (s *Server) Run(ctx context.Context, announce func(Listening) error) error {
 	api, err := s.listen(s.cfg.Listen, s.listener)
 	if err != nil {
@@ -193,7 +207,8 @@ func (s *Server) Run(ctx context.Context, announce func(Listening) error) error 
 	tasks.Go(func() { s.keepKeyset(background) })
 	defer tasks.Wait()
 	defer stop()
-	s.noteStart(background)
+	s.noteEvent(background, audit.Event{Operation: "service.start"})
+	s.noteSettings(background, s.settings)
 	defer s.noteEvent(background, audit.Event{Operation: "service.stop"})
 	defer s.startControl()()
 	if err := announce(s.listening(listeners)); err != nil {
@@ -204,15 +219,22 @@ func (s *Server) Run(ctx context.Context, announce func(Listening) error) error 
 	for i, srv := range servers {
 		go func() { failed <- srv.ServeTLS(listeners[i], "", "") }()
 	}
-	select {
-	case err := <-failed:
-		return errors.Join(err, s.shutDown(servers))
-	case <-ctx.Done():
-		return s.shutDown(servers)
+	s.notify(daemon.SdNotifyReady)
+	go s.feedWatchdog(background)
+	for {
+		select {
+		case err := <-failed:
+			return errors.Join(err, s.shutDown(servers))
+		case <-ctx.Done():
+			return s.shutDown(servers)
+		case <-s.hangUps:
+			s.Reload(background)
+		}
 	}
 }
 
 func (s *Server) shutDown(servers []*http.Server) error {
+	s.notify(daemon.SdNotifyStopping)
 	s.log.Info("shutting down", "timeout", s.cfg.ShutdownTimeout.String())
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ShutdownTimeout)
 	defer cancel()

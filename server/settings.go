@@ -23,7 +23,7 @@ import (
 
 // privilegesOf returns what the settings grant each user. The built-in admin
 // holds every privilege unless the settings give it an entry of its own.
-func privilegesOf(cfg *config.Config) func(user string) []csr.Privilege {
+func privilegesOf(cfg *config.Config) map[string][]csr.Privilege {
 	table := map[string][]csr.Privilege{}
 	if cfg.Auth.UsersFile == "" {
 		table[AdminName] = csr.Privileges()
@@ -35,7 +35,7 @@ func privilegesOf(cfg *config.Config) func(user string) []csr.Privilege {
 		}
 		table[user] = granted
 	}
-	return func(user string) []csr.Privilege { return table[user] }
+	return table
 }
 
 // CheckSettings checks the files that settings name, and what package config
@@ -74,31 +74,24 @@ func PrivilegeNames() []string {
 	return names
 }
 
-// noteStart records the start, and the names of settings that have another value than
-// at the start before. A crash before the values are kept makes the next start record
-// the same change.
-func (s *Server) noteStart(ctx context.Context) {
-	s.noteEvent(ctx, audit.Event{Operation: "service.start"})
+// noteSettings records the names of settings that have another value than at the last
+// start or reload, and keeps digests of the values. A crash before they are kept makes
+// the next start record the same change.
+func (s *Server) noteSettings(ctx context.Context, texts map[string]string) {
 	path := filepath.Join(s.cfg.DataDir, SettingsFile)
 	before, err := readDigests(path, s)
 	if err != nil {
 		s.log.Warn("the settings of the last start are not known: changes of settings since then are not recorded", "err", err)
 	}
 	now := map[string]string{}
-	for name, value := range s.cfg.Texts() {
+	for name, value := range texts {
 		sum := sha256.Sum256([]byte(value))
 		now[name] = hex.EncodeToString(sum[:8])
 	}
 	if maps.Equal(before, now) {
 		return
 	}
-	var changed []string
-	for _, name := range slices.Sorted(maps.Keys(now)) {
-		if before != nil && before[name] != now[name] {
-			changed = append(changed, name)
-		}
-	}
-	if changed != nil {
+	if changed := differing(before, now); before != nil && changed != nil {
 		s.noteEvent(ctx, audit.Event{Operation: "settings.change", Settings: changed})
 	}
 	text, err := json.Marshal(now, json.Deterministic(true))
@@ -108,6 +101,16 @@ func (s *Server) noteStart(ctx context.Context) {
 	if err != nil {
 		s.log.Warn("the settings of this start cannot be kept", "err", err)
 	}
+}
+
+// differing returns the names of settings that have another value now, in order.
+func differing(before, now map[string]string) (names []string) {
+	for _, name := range slices.Sorted(maps.Keys(now)) {
+		if before[name] != now[name] {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // readDigests returns the digests of the values of all settings at the last start, or

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"attestcsr/config"
+	"attestcsr/csr"
 	"attestcsr/csr/audit"
 	"attestcsr/handler/auth"
 	"attestcsr/keystore/ownfile"
@@ -171,9 +172,10 @@ func (s *Server) prepareUsers(terminal bool, processors int) error {
 	if err != nil {
 		return err
 	}
+	s.privileges.Store(new(privilegesOf(s.cfg)))
 	s.auth = auth.New(auth.Config{
 		Users:           users,
-		Privileges:      privilegesOf(s.cfg),
+		Privileges:      func(user string) []csr.Privilege { return (*s.privileges.Load())[user] },
 		IdleTimeout:     s.cfg.Session.IdleTimeout,
 		Lifetime:        s.cfg.Session.Lifetime,
 		Sessions:        s.cfg.Limits.Sessions,
