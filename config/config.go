@@ -44,6 +44,9 @@ type Config struct {
 // File is the name of the settings file, or empty.
 func (c *Config) File() string { return c.file }
 
+// IsDefault reports whether no source sets the setting.
+func (c *Config) IsDefault(key string) bool { return c.origins[key] == "default" }
+
 // Problem says of a setting what is wrong with it, as the errors of Load do.
 func (c *Config) Problem(key string, err error) error {
 	return fmt.Errorf("%s: %s: %w", c.origins[key], key, err)

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 
 	"attestcsr/config"
+	"attestcsr/server/serving"
 )
 
 // The files of data_dir.
@@ -18,6 +19,7 @@ const (
 	OwnKeyFile          = "tls-key.pem"
 	AuditDir            = "audit"
 	SettingsFile        = "last-settings.json" // digests of the values of settings
+	ServingFile         = serving.File
 )
 
 func keysetPath(cfg *config.Config) string {

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -46,7 +45,7 @@ func (s *Server) Reload(ctx context.Context) {
 	s.settings = next
 	s.takeSettings(cfg)
 	s.reloadUsers()
-	s.cert.Refresh()
+	s.refreshCertificate()
 	s.log.Info("reloaded: settings, users, server certificate", "settings_taken", taken, "settings_waiting_for_a_restart", waiting)
 }
 
@@ -118,22 +117,4 @@ func sameFile(a, b fs.FileInfo) bool {
 		return a == b
 	}
 	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size()
-}
-
-// keepCertificate follows changes of the certificate's files, and looks once an
-// hour whether our own is due for renewal.
-func (s *Server) keepCertificate(ctx context.Context) {
-	var tasks sync.WaitGroup
-	tasks.Go(func() { watch(ctx, s.cert.Refresh, s.cert.CertFile, s.cert.KeyFile) })
-	defer tasks.Wait()
-	hourly := time.NewTicker(time.Hour)
-	defer hourly.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-hourly.C:
-			s.cert.Refresh()
-		}
-	}
 }

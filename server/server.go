@@ -33,6 +33,7 @@ import (
 	"attestcsr/keystore/sealed"
 	"attestcsr/server/admit"
 	"attestcsr/server/output"
+	"attestcsr/server/serving"
 	"attestcsr/server/tlscert"
 )
 
@@ -82,6 +83,7 @@ type Server struct {
 	resetting sync.Mutex
 
 	listener, opsListener *admit.Listener
+	announced             *serving.Announcement // nil: not
 }
 
 // Open opens everything, from the bottom up: the store, whose lock makes this
@@ -199,6 +201,7 @@ func (s *Server) Run(ctx context.Context, announce func(Listening) error) error 
 		listeners = append(listeners, ops)
 		servers = append(servers, s.httpServer(s.handler.Ops(), s.opsListener))
 	}
+	defer s.announceServing(listeners)() // the last to go
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var tasks sync.WaitGroup
 	tasks.Go(func() { watch(background, s.reloadUsers, usersFile(s.cfg)) })

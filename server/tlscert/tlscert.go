@@ -8,10 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
-	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -143,27 +140,4 @@ func FingerprintsOf(c *x509.Certificate) Fingerprints {
 		return "sha256:" + hex.EncodeToString(sum[:])
 	}
 	return Fingerprints{PublicKey: digest(c.RawSubjectPublicKeyInfo), Certificate: digest(c.Raw)}
-}
-
-// PinnedTo returns a client configuration that accepts the certificate in
-// certFile and no other, whatever name or issuer it has.
-func PinnedTo(certFile string) (*tls.Config, error) {
-	data, err := os.ReadFile(certFile)
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode(data)
-	if block == nil {
-		return nil, fmt.Errorf("%s holds no certificate", certFile)
-	}
-	return &tls.Config{
-		MinVersion:         tls.VersionTLS12,
-		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection compares the very certificate
-		VerifyConnection: func(state tls.ConnectionState) error {
-			if !bytes.Equal(state.PeerCertificates[0].Raw, block.Bytes) {
-				return fmt.Errorf("the server's certificate is not the one in %s", certFile)
-			}
-			return nil
-		},
-	}, nil
 }

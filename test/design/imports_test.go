@@ -16,14 +16,15 @@ import (
 // of the design.
 var mayImport = map[string][]string{
 	".":       {"command"},
-	"command": {"config", "server", "server/control", "server/output"},
+	"command": {"config", "server", "server/control", "server/output", "server/serving"},
 	"server": {
 		"config", "csr", "csr/audit", "handler", "handler/auth", "keystore", "keystore/bolt", "keystore/ownfile", "keystore/pool", "keystore/sealed",
-		"server/admit", "server/control", "server/output", "server/tlscert",
+		"server/admit", "server/control", "server/output", "server/serving", "server/tlscert",
 	},
 	"server/control":        {"csr/audit"},
 	"server/admit":          {"handler/origin"},
 	"server/output":         {},
+	"server/serving":        {"keystore/ownfile", "server/tlscert"},
 	"server/tlscert":        {"keystore/ownfile"},
 	"config":                {},
 	"handler":               {"csr", "csr/audit", "handler/auth", "handler/origin", "handler/vapi", "handler/policy", "handler/strict"},

@@ -60,18 +60,7 @@ func publicKeyLine(t *testing.T, s *start.Instance) string {
 func TestServerCertificateEndsSoon(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	write := func(ends time.Duration) (end time.Time) {
-		ca := kit.NewCA(t, "Example CA", time.Now())
-		key := kit.NewKey(t)
-		leaf := ca.Issue(t, "esx-01.example.com", key.Public(), func(c *x509.Certificate) { c.NotAfter = time.Now().Add(ends) })
-		der, err := x509.MarshalPKCS8PrivateKey(key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		kit.Overwrite(t, dir, "tls.key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
-		kit.Overwrite(t, dir, "tls.crt", kit.PEM(leaf, ca.Cert))
-		return leaf.NotAfter
-	}
+	write := func(ends time.Duration) (end time.Time) { return writeCertificate(t, dir, ends) }
 	const day = 24 * time.Hour
 	end := write(20 * day)
 	files := []string{"--tls-cert-file", filepath.Join(dir, "tls.crt"), "--tls-key-file", filepath.Join(dir, "tls.key")}
@@ -89,4 +78,19 @@ func TestServerCertificateEndsSoon(t *testing.T) {
 	if got := s.Metric(metric); int64(got) != end.Unix() {
 		t.Errorf("after a reload: %d, want %d", got, end.Unix())
 	}
+}
+
+// writeCertificate writes tls.key and tls.crt, which a new CA has issued.
+func writeCertificate(t *testing.T, dir string, ends time.Duration) (end time.Time) {
+	t.Helper()
+	ca := kit.NewCA(t, "Example CA", time.Now())
+	key := kit.NewKey(t)
+	leaf := ca.Issue(t, "esx-01.example.com", key.Public(), func(c *x509.Certificate) { c.NotAfter = time.Now().Add(ends) })
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kit.Overwrite(t, dir, "tls.key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
+	kit.Overwrite(t, dir, "tls.crt", kit.PEM(leaf, ca.Cert))
+	return leaf.NotAfter
 }

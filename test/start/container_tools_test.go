@@ -34,9 +34,10 @@ func TestContainer(t *testing.T) {
 	e.inspect(t)
 
 	address := "127.0.0.1:" + start.FreePort(t)
-	e.podman(t, "run", "--detach", "--name", "attestcsr", "--network", "host", "--env", "ATTESTCSR_LISTEN="+address,
+	e.podman(t, "run", "--detach", "--name", "attestcsr", "--network", "host",
 		"--read-only", "--read-only-tmpfs=false", "--cap-drop", "all", "--security-opt", "no-new-privileges",
-		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096", containerImage)
+		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096", containerImage,
+		"serve", "--listen", address, "--data-dir", "/data/below") // the image's health check is not told
 	t.Cleanup(func() {
 		if t.Failed() {
 			logs, err := e.command(context.Background(), "podman", "logs", "attestcsr").CombinedOutput()
@@ -51,7 +52,7 @@ func TestContainer(t *testing.T) {
 	files := e.dataFiles(t)
 	s := &start.Instance{
 		T: t, URL: "https://" + address, Client: start.NewClient(),
-		Password: strings.TrimSpace(string(files["data/"+server.InitialPasswordFile])),
+		Password: strings.TrimSpace(string(files["data/below/"+server.InitialPasswordFile])),
 	}
 	s.Must(http.StatusOK, http.MethodGet, "/readyz", "")
 	made := s.Must(http.StatusCreated, http.MethodPost, start.CSRPath, start.ValidSpec)
