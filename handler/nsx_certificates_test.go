@@ -2,8 +2,13 @@ package handler_test
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
 	"math/big"
 	"mime/multipart"
 	"net/http"
@@ -59,7 +64,8 @@ func TestNSXImport(t *testing.T) {
 	id := *certificate.ID
 	if *certificate.ResourceType != "TlsCertificate" || *certificate.DisplayName != "a/b" || *certificate.Path != "/infra/certificates/"+id ||
 		*certificate.ParentPath != "/infra" || *certificate.RelativePath != id || *certificate.UniqueID != id || !*certificate.HasPrivateKey ||
-		*certificate.PEMEncoded != chain || *certificate.Description != "d" || len(certificate.Tags) != 1 || *certificate.Revision != 0 {
+		*certificate.PEMEncoded != chain || *certificate.Description != "d" || len(certificate.Tags) != 1 || *certificate.Revision != 0 ||
+		*certificate.Purpose != "signing-ca" || *certificate.SHA256 != thumbprint(chain) {
 		t.Errorf("%s", a.body)
 	}
 	checkDetails(t, certificate, parseCSR(t, *made.PEMEncoded))
@@ -72,7 +78,7 @@ func TestNSXImport(t *testing.T) {
 		t.Errorf("GET answers otherwise than import: %s", got.body)
 	}
 	got := decode[nsxList[nsxCertificate]](t, s.do(call{method: "GET", path: nsxCertificates}))
-	if len(got.Results) != 1 || *got.ResultCount != 1 || *got.Results[0].ID != id {
+	if len(got.Results) != 1 || *got.ResultCount != 1 || *got.Results[0].ID != id || *got.Results[0].Purpose != "signing-ca" || *got.Results[0].SHA256 != thumbprint(chain) {
 		t.Errorf("list: %+v", got)
 	}
 	if a := s.do(call{method: "DELETE", path: path}); a.status != http.StatusOK || len(a.body) != 0 {
@@ -80,6 +86,41 @@ func TestNSXImport(t *testing.T) {
 	}
 	if message := s.do(call{method: "GET", path: path + "?details=true"}).wantNSXError(t, http.StatusNotFound, 600); !strings.Contains(message, "/infra/certificates/"+id) {
 		t.Errorf("after DELETE: %s", message)
+	}
+}
+
+// thumbprint is the SHA-256 of the first certificate in a PEM text.
+func thumbprint(text string) string {
+	block, _ := pem.Decode([]byte(text))
+	sum := sha256.Sum256(block.Bytes)
+	return hex.EncodeToString(sum[:])
+}
+
+// An issuer with an Ed25519 key has details like any other.
+func TestNSXEd25519Issuer(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := &kit.CA{Key: key, Now: time.Now()}
+	ca.Cert = ca.Issue(t, "Ed25519 CA", key.Public(), func(c *x509.Certificate) {
+		c.IsCA, c.BasicConstraintsValid, c.KeyUsage = true, true, x509.KeyUsageCertSign
+	})
+	request := parseCSR(t, *s.nsxMake("x", quickSpec).PEMEncoded)
+	leaf := ca.Issue(t, request.Subject.CommonName, request.PublicKey)
+	a := s.importChain("x", kit.PEM(leaf, ca.Cert), "")
+	if a.status != http.StatusCreated {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	c := decode[nsxCertificate](t, a)
+	if leaf, issuer := c.Details[0], c.Details[1]; *leaf.SignatureAlgorithm != "Ed25519" || *leaf.PublicKeyAlgo != "ECDSA" || *leaf.ECDSACurveName != "P-256" ||
+		*issuer.PublicKeyAlgo != "Ed25519" || *issuer.PublicKeyLength != 256 || *issuer.SignatureAlgorithm != "Ed25519" || issuer.ECDSACurveName != nil || issuer.RSAModulus != nil {
+		t.Errorf("%s", a.body)
+	}
+	if c.Purpose != nil || *c.SHA256 != thumbprint(*c.PEMEncoded) {
+		t.Errorf("%s", a.body)
 	}
 }
 

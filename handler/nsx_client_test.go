@@ -59,6 +59,8 @@ type nsxCertificate struct {
 	nsxObject
 	PEMEncoded    *string `json:"pem_encoded"`
 	HasPrivateKey *bool   `json:"has_private_key"`
+	Purpose       *string `json:"purpose"`
+	SHA256        *string `json:"sha256_thumbprint"`
 	Details       []struct {
 		Subject            *string `json:"subject"`
 		SubjectCN          *string `json:"subject_cn"`

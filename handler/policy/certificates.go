@@ -37,6 +37,8 @@ type tlsCertificate struct {
 	head
 	PEMEncoded    string               `json:"pem_encoded"`
 	HasPrivateKey bool                 `json:"has_private_key"`
+	Purpose       string               `json:"purpose,omitempty"`
+	SHA256        string               `json:"sha256_thumbprint"` // of the leaf, in hexadecimal
 	Details       []certificateDetails `json:"details,omitempty"`
 	tail
 }
@@ -69,15 +71,18 @@ func newTLSCertificate(n csr.NamedCertificate, details bool) tlsCertificate {
 		head:          newHead("TlsCertificate", certificatesParent, n.Object),
 		PEMEncoded:    n.PEM,
 		HasPrivateKey: true,
+		Purpose:       n.Purpose,
 		tail:          newTail(n.Object),
 	}
 	c.ParentPath = infraParent // unlike that of a TlsCsr
-	if !details {
-		return c
-	}
 	now := time.Now()
-	for _, facts := range n.Facts {
-		c.Details = append(c.Details, newDetails(facts, now))
+	for i, facts := range n.Facts {
+		if i == 0 {
+			c.SHA256 = facts.SHA256
+		}
+		if details {
+			c.Details = append(c.Details, newDetails(facts, now))
+		}
 	}
 	return c
 }
@@ -147,7 +152,9 @@ func getCertificate(c echo.Context, grant *csr.Grant) error {
 }
 
 func importCertificate(ctx context.Context, grant *csr.Grant, id string, body trustData) (csr.NamedCertificate, error) {
-	return grant.ImportCertificate(ctx, id, csr.Import{PEM: []byte(*body.PEMEncoded), Labels: body.labels(), Revision: body.Revision})
+	return grant.ImportCertificate(ctx, id, csr.Import{
+		PEM: []byte(*body.PEMEncoded), Labels: body.labels(), Purpose: value(body.Purpose), Revision: body.Revision,
+	})
 }
 
 // uploadField is the field of the form that has the certificate.
