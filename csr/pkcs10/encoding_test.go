@@ -391,7 +391,7 @@ func TestReadChainEffort(t *testing.T) {
 			text := []byte(before + strings.Repeat(part, (1<<20-len(before))/len(part)))
 			start := time.Now()
 			_, _ = pkcs10.ReadChain(text, false)
-			if took := time.Since(start); took > 2*time.Second {
+			if took := time.Since(start); took > 10*time.Second {
 				t.Errorf("%s after %q took %v", name, before, took)
 			}
 		}

@@ -30,7 +30,7 @@ type Facts struct {
 	SubjectCN          string    `json:"subject_cn,omitzero"`
 	Issuer             string    `json:"issuer"`
 	IssuerCN           string    `json:"issuer_cn,omitzero"`
-	Serial             string    `json:"serial"` // in decimal
+	Serial             string    `json:"serial"` // in decimal; empty when it has more than 64 octets
 	Version            int       `json:"version"`
 	NotBefore          time.Time `json:"not_before"`
 	NotAfter           time.Time `json:"not_after"`
@@ -136,7 +136,9 @@ func outline(der []byte) Facts {
 	if hasVersion && version.ReadASN1Integer(&f.Version) {
 		f.Version++ // version 3 is encoded as 2
 	}
-	if tbs.ReadASN1Integer(serial) {
+	// RFC 5280 section 4.1.2.2 allows 20 octets. To write thousands in decimal takes long.
+	const maxSerialBits = 512
+	if tbs.ReadASN1Integer(serial) && serial.BitLen() <= maxSerialBits {
 		f.Serial = serial.String()
 	}
 	// One that is missing makes those after it empty.
@@ -211,8 +213,11 @@ func DistinguishedName(der []byte) string {
 }
 
 // readName is DistinguishedName, and the last common name. It takes every character in
-// every kind of string.
+// every kind of string. Of a name of more than 100 attributes it takes the first 100: pkix
+// needs time in their square to write them.
 func readName(der cryptobyte.String) (name, commonName string) {
+	const maxAttributes, maxOID = 100, 32
+	attributes := 0
 	var rdns pkix.RDNSequence
 	var sequence, set, attribute, value cryptobyte.String
 	var oid asn1.ObjectIdentifier
@@ -221,6 +226,9 @@ func readName(der cryptobyte.String) (name, commonName string) {
 	for sequence.ReadASN1(&set, cbasn1.SET) {
 		var rdn pkix.RelativeDistinguishedNameSET
 		for set.ReadASN1(&attribute, cbasn1.SEQUENCE) && attribute.ReadASN1ObjectIdentifier(&oid) && attribute.ReadAnyASN1(&value, &tag) {
+			if attributes++; attributes > maxAttributes || len(oid) > maxOID {
+				return append(rdns, rdn).String() + ",…", commonName
+			}
 			text := stringOf(value, tag)
 			if oid.Equal(asn1.ObjectIdentifier{2, 5, 4, 3}) {
 				commonName = text

@@ -1,6 +1,7 @@
 package pkcs10_test
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/rsa"
@@ -13,6 +14,7 @@ import (
 	"math/big"
 	"reflect"
 	"testing"
+	"time"
 
 	"attestcsr/csr/pkcs10"
 	"attestcsr/test/kit"
@@ -148,6 +150,31 @@ func TestFactsOfWhatIsRefused(t *testing.T) {
 		}
 		if _, err := got[2+i].Key(); err == nil {
 			t.Error("there is a key")
+		}
+	}
+}
+
+// Facts cost little time whatever a certificate says, and what it says in excess is left
+// out.
+func TestFactsEffort(t *testing.T) {
+	t.Parallel()
+	leaf := kit.NewCA(t, "root", noon()).Issue(t, "leaf", testKey().Public())
+	const size = 1 << 20
+	attribute := tlv(0x30, oid(t, 2, 5, 4, 3), tlv(0x0c, []byte("x")))
+	set := tlv(0x31, attribute)
+	for name, edits := range map[string]map[int][]byte{
+		"serial number":     {itsSerial: tlv(0x02, []byte{1}, make([]byte, size))},
+		"names in a set":    {itsSubject: tlv(0x30, tlv(0x31, bytes.Repeat(attribute, size/len(attribute))))},
+		"names in sets":     {itsSubject: tlv(0x30, bytes.Repeat(set, size/len(set)))},
+		"object identifier": {itsSubject: tlv(0x30, tlv(0x31, tlv(0x30, tlv(0x06, bytes.Repeat([]byte{1}, size)), tlv(0x0c, []byte("x")))))},
+	} {
+		start := time.Now()
+		facts := pkcs10.FactsIn(kit.PEM(&x509.Certificate{Raw: rebuild(t, leaf, edits)}))
+		if took := time.Since(start); took > 10*time.Second {
+			t.Errorf("%s took %v", name, took)
+		}
+		if len(facts[0].Serial)+len(facts[0].Subject) > 1000 || !facts[0].NotAfter.Equal(leaf.NotAfter) {
+			t.Errorf("%s: %.1000q, not after %s", name, facts[0].Subject, facts[0].NotAfter)
 		}
 	}
 }

@@ -164,7 +164,7 @@ func TestPKCS7Effort(t *testing.T) {
 	} {
 		start := time.Now()
 		_, _ = pkcs10.ReadChain(der, true)
-		if took := time.Since(start); took > time.Second {
+		if took := time.Since(start); took > 10*time.Second {
 			t.Errorf("%s took %v", name, took)
 		}
 	}
