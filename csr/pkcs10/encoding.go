@@ -67,7 +67,7 @@ func encodingRule(v Violation) (Check, string) {
 		MissingBegin:    "has no BEGIN line: its first lines are missing or damaged",
 		CutOff:          "is cut off: send all of it",
 		HeaderLines:     "has header lines in its PEM block: take them out",
-		BlankInBase64:   "has a blank in a line of base64: a + became a blank (form encoding), send the + as %2B there",
+		BlankInBase64:   "has a blank in a line of base64, as form encoding makes of each +: send %2B there",
 		BrokenBase64:    "has broken base64: copy it again",
 		EmptyBlock:      "has nothing between BEGIN and END",
 	}[v.Rule]
@@ -108,6 +108,10 @@ func carriageFault(text []byte) Rule {
 	const utf16BE, utf16LE, evenUTF16 = "\xfe\xff", "\xff\xfe", "B\x00E\x00G\x00I\x00N"
 	has := func(s string) bool { return bytes.Contains(text, []byte(s)) }
 	begins := func(s string) bool { return bytes.HasPrefix(text, []byte(s)) }
+	// A SEQUENCE: its length takes more than one byte, or is what follows.
+	if len(text) > 1 && text[0] == 0x30 && (text[1] >= 0x80 || int(text[1]) == len(text)-2) {
+		return DERInsteadOfPEM
+	}
 	text = trimLine(text)
 	firstLine, _, _ := bytes.Cut(text, []byte("\n"))
 	switch {
@@ -115,14 +119,11 @@ func carriageFault(text []byte) Rule {
 		return Empty
 	case begins(utf16BE), begins(utf16LE), has(evenUTF16):
 		return UTF16
-	// A SEQUENCE whose length takes more than one byte.
-	case len(text) > 1 && text[0] == 0x30 && text[1] >= 0x80:
-		return DERInsteadOfPEM
-	case has(`-----\`):
+	case has(`-----\n`), has(`-----\r`), has(`-----\u`), has(`-----\x`), has(`-----\\`):
 		return EscapedLineEnds
-	case has("-----BEGIN%"), has("-----BEGIN+"):
+	case has("-----BEGIN%"), has("-----BEGIN+"), has("-----%0"):
 		return URLEncoded
-	case begins(base64.RawStdEncoding.EncodeToString([]byte("-----BEGIN "))[:14]):
+	case !has("-----") && has(base64.RawStdEncoding.EncodeToString([]byte("-----BEGIN"))[:13]):
 		return EncodedTwice
 	case !has("-----") && begins("MI") && isBase64(bytes.TrimSpace(firstLine)):
 		return NoBoundaries
@@ -184,7 +185,7 @@ func (r *chainReader) reportLine(rule Rule, where string) {
 		if b.foreign || b.skip {
 			return
 		}
-		b.skip, v.Place = true, r.place+1
+		b.skip, v.Place, v.Value = true, r.place+1, b.subject()
 	}
 	r.report(v)
 }
@@ -311,7 +312,7 @@ func foreignBlock(label string) *Violation {
 	switch {
 	case label == blockCertificate, isPKCS7Label(label):
 		return nil
-	case strings.HasSuffix(label, "PRIVATE KEY"):
+	case strings.Contains(label, "PRIVATE KEY"):
 		return &Violation{Rule: PrivateKey, Limit: name}
 	case label == BlockRequest, label == "NEW "+BlockRequest:
 		return &Violation{Rule: RequestBlock}
@@ -330,7 +331,7 @@ func foreignBlock(label string) *Violation {
 // abandonBlock ends a block without its END line.
 func (r *chainReader) abandonBlock(cause string) {
 	if b := r.block; b != nil && !b.foreign && !b.skip {
-		r.report(Violation{Rule: CutOff, Place: r.place + 1, Cause: fmt.Sprintf("line %d begins it, %s", b.line, cause)})
+		r.report(Violation{Rule: CutOff, Place: r.place + 1, Value: b.subject(), Cause: fmt.Sprintf("line %d begins it, %s", b.line, cause)})
 		b.skip = true
 	}
 	r.closeBlock()
@@ -374,12 +375,12 @@ func (r *chainReader) closeBlock() {
 		return
 	}
 	if len(b.base64) == 0 {
-		r.reportBlock(EmptyBlock, "line "+strconv.Itoa(b.line))
+		r.reportBlock(Violation{Rule: EmptyBlock, Cause: "line " + strconv.Itoa(b.line)})
 		return
 	}
 	der, err := base64.StdEncoding.Strict().AppendDecode(nil, b.base64)
 	if at, is := errors.AsType[base64.CorruptInputError](err); is {
-		r.reportBlock(BrokenBase64, b.corrupt(int(at)))
+		r.reportBlock(Violation{Rule: BrokenBase64, Value: b.subject(), Cause: b.corrupt(int(at))})
 		return
 	}
 	r.readDER(der, b.label)
@@ -394,9 +395,17 @@ func (b *pemBlock) corrupt(at int) string {
 	return "line " + strconv.Itoa(b.lines[min(i, len(b.lines)-1)].number)
 }
 
+// subject returns the subject of the certificate of which a block has the beginning, as
+// far as that can be read.
+func (b *pemBlock) subject() string {
+	der, _ := base64.StdEncoding.AppendDecode(nil, b.base64[:len(b.base64)/4*4])
+	return subjectOf(der)
+}
+
 // reportBlock reports a fault of the block that was closed, and counts the block.
-func (r *chainReader) reportBlock(rule Rule, cause string) {
-	r.report(Violation{Rule: rule, Place: r.place + 1, Cause: cause})
+func (r *chainReader) reportBlock(v Violation) {
+	v.Place = r.place + 1
+	r.report(v)
 	r.count()
 }
 

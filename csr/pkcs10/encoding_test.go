@@ -68,8 +68,7 @@ func newGiven(t testing.TB) given {
 	}
 }
 
-// textCase is a text, and what is said of it: "place rule value cause" for each fault.
-// The cause may be a part of it. With nothing said, the text is read as the chain.
+// textCase is a text, and what is said of it. With nothing said, it is read as the chain.
 type textCase struct {
 	name string
 	text string
@@ -79,7 +78,7 @@ type textCase struct {
 type fault struct {
 	rule  pkcs10.Rule
 	place int
-	value string
+	value string // "*": any
 	words string // a part of the sentence
 }
 
@@ -97,7 +96,8 @@ func asUTF16(text string, order binary.AppendByteOrder, mark bool) string {
 // carriedCases are texts that were damaged on their way.
 func carriedCases(g given) []textCase {
 	whole := func(rule pkcs10.Rule, words string) []fault { return []fault{{rule: rule, words: words}} }
-	first := func(rule pkcs10.Rule, words string) []fault { return []fault{{rule: rule, place: 1, words: words}} }
+	// Whether the subject can be read depends on where the damage is.
+	first := func(rule pkcs10.Rule, words string) []fault { return []fault{{rule, 1, "*", words}} }
 	escaped := strings.ReplaceAll(g.chain, "\n", `\n`)
 	return []textCase{
 		{"nothing", "", whole(pkcs10.Empty, "must not be empty")},
@@ -111,12 +111,16 @@ func carriedCases(g given) []textCase {
 		{"line ends escaped twice", escaped, whole(pkcs10.EscapedLineEnds, "a backslash and a letter")},
 		{"line ends of Windows escaped twice", strings.ReplaceAll(g.chain, "\n", `\r\n`), whole(pkcs10.EscapedLineEnds, "a backslash and a letter")},
 		{"line ends escaped twice in the body", block("CERTIFICATE", strings.ReplaceAll(g.body, "\n", `\n`)), first(pkcs10.EscapedLineEnds, "line 2")},
+		{"line ends escaped thrice", strings.ReplaceAll(g.chain, "\n", `\\n`), whole(pkcs10.EscapedLineEnds, "a backslash and a letter")},
+		{"line ends escaped as code points", strings.ReplaceAll(g.chain, "\n", `\u000a`), whole(pkcs10.EscapedLineEnds, "a backslash and a letter")},
 		{"a JSON document as text", `{"certificate":"` + escaped + `"}`, whole(pkcs10.EscapedLineEnds, "a backslash and a letter")},
 		{"path-encoded", url.PathEscape(g.chain), whole(pkcs10.URLEncoded, "send the text as it is")},
 		{"query-encoded", url.QueryEscape(g.chain), whole(pkcs10.URLEncoded, "send the text as it is")},
 		{"query-encoded body", block("CERTIFICATE", strings.ReplaceAll(g.body, "+", "%2B")), first(pkcs10.URLEncoded, "line ")},
 		{"+ became a blank", strings.ReplaceAll(g.one, "+", " "), first(pkcs10.BlankInBase64, "form encoding")},
 		{"base64 of PEM", base64.StdEncoding.EncodeToString([]byte(g.chain)), whole(pkcs10.EncodedTwice, "decode it once")},
+		{"query-encoded line ends", strings.ReplaceAll(g.chain, "\n", "%0A"), whole(pkcs10.URLEncoded, "send the text as it is")},
+		{"base64 of PEM in a secret of Kubernetes", "tls.crt: " + base64.StdEncoding.EncodeToString([]byte(g.chain)), whole(pkcs10.EncodedTwice, "decode it once")},
 		{"base64 of PEM of Windows", base64.StdEncoding.EncodeToString([]byte(strings.ReplaceAll(g.chain, "\n", "\r\n"))), whole(pkcs10.EncodedTwice, "decode it once")},
 		{"DER", string(g.leaf.Raw), whole(pkcs10.DERInsteadOfPEM, "openssl x509 -inform DER")},
 		{"DER read as Latin-1", latin1(g.leaf.Raw), whole(pkcs10.DERInsteadOfPEM, "openssl x509 -inform DER")},
@@ -142,29 +146,34 @@ func boundaryCases(g given) []textCase {
 		return []fault{{rule: rule, place: place, words: words}}
 	}
 	issuer, lines := strings.TrimPrefix(g.chain, g.one), strings.Count(g.one, "\n")
+	read := func(place int, rule pkcs10.Rule, words string) []fault {
+		return []fault{{rule, place, []string{"CN=leaf", "CN=middle"}[place-1], words}}
+	}
 	line := func(n int) string { return fmt.Sprintf("line %d", n) }
 	oneLine := strings.ReplaceAll(g.one, "\n", "")
 	return []textCase{
-		{"no line end between", strings.TrimSpace(g.one) + issuer, at(1, pkcs10.JoinedBlocks, line(lines))},
-		{"no line end between, but a blank", strings.TrimSpace(g.one) + " " + issuer, at(1, pkcs10.BrokenBoundary, line(lines))},
+		{"no line end between", strings.TrimSpace(g.one) + issuer, read(1, pkcs10.JoinedBlocks, line(lines))},
+		{"no line end between, but a blank", strings.TrimSpace(g.one) + " " + issuer, read(1, pkcs10.BrokenBoundary, line(lines))},
 		{"no line ends", oneLine, at(1, pkcs10.LostLineEnds, "line 1")},
 		{"blanks for line ends", strings.ReplaceAll(g.chain, "\n", " "), at(1, pkcs10.LostLineEnds, "line 1")},
 		{"no line end after BEGIN", strings.Replace(g.one, "\n", "", 1), at(1, pkcs10.LostLineEnds, "line 1")},
-		{"no line end before END", strings.Replace(g.one, "\n-----END", "-----END", 1), at(1, pkcs10.LostLineEnds, line(lines-1))},
+		{"no line end before END", strings.Replace(g.one, "\n-----END", "-----END", 1), read(1, pkcs10.LostLineEnds, line(lines-1))},
 		{"text before BEGIN", "x" + g.one, at(1, pkcs10.BrokenBoundary, "line 1")},
-		{"text after END", strings.TrimSpace(g.one) + " the end", at(1, pkcs10.BrokenBoundary, line(lines))},
+		{"text after END", strings.TrimSpace(g.one) + " the end", read(1, pkcs10.BrokenBoundary, line(lines))},
 		{"quoted in a mail", "> " + strings.ReplaceAll(strings.TrimSpace(g.one), "\n", "\n> "), at(1, pkcs10.BrokenBoundary, "line 1")},
 		{"four hyphens before BEGIN", g.one[1:], at(1, pkcs10.BrokenBoundary, "line 1")},
 		{"four hyphens after BEGIN", strings.Replace(g.one, "CERTIFICATE-----", "CERTIFICATE----", 1), at(1, pkcs10.BrokenBoundary, "line 1")},
-		{"four hyphens before END", strings.Replace(g.one, "-----END", "----END", 1), at(1, pkcs10.BrokenBoundary, line(lines))},
-		{"four hyphens after END", strings.TrimSpace(g.one)[:len(g.one)-2] + "\n", at(1, pkcs10.BrokenBoundary, line(lines))},
+		{"four hyphens before END", strings.Replace(g.one, "-----END", "----END", 1), read(1, pkcs10.BrokenBoundary, line(lines))},
+		{"four hyphens after END", strings.TrimSpace(g.one)[:len(g.one)-2] + "\n", read(1, pkcs10.BrokenBoundary, line(lines))},
 		{"dashes of a word processor", strings.ReplaceAll(g.one, "-----", "\u2014\u2013"), at(1, pkcs10.BrokenBoundary, "line 1")},
 		{"lower case", strings.ReplaceAll(strings.ReplaceAll(g.one, "BEGIN CERTIFICATE", "begin certificate"), "END CERTIFICATE", "end certificate"), at(1, pkcs10.BrokenBoundary, "line 1")},
-		{"another END", strings.Replace(g.one, "END CERTIFICATE", "END PRIVATE KEY", 1), at(1, pkcs10.BrokenBoundary, "another type")},
-		{"cut in the middle", g.one[:400], at(1, pkcs10.CutOff, "line 1 begins it, no END line follows")},
-		{"the END is missing", strings.TrimSuffix(g.chain, "-----END CERTIFICATE-----\n"), at(2, pkcs10.CutOff, line(lines+1)+" begins it, no END line follows")},
-		{"cut off within END", strings.TrimSpace(g.chain)[:len(g.chain)-10], at(2, pkcs10.BrokenBoundary, "damaged BEGIN or END")},
-		{"the first END is missing", strings.Replace(g.chain, "-----END CERTIFICATE-----\n", "", 1), at(1, pkcs10.CutOff, line(lines)+" begins another block")},
+		{"a backslash after BEGIN", strings.Replace(g.one, "\n", "\\\n", 1), at(1, pkcs10.BrokenBoundary, "line 1")},
+		{"a zero after END", strings.TrimSpace(g.one) + "\x00", read(1, pkcs10.BrokenBoundary, line(lines))},
+		{"another END", strings.Replace(g.one, "END CERTIFICATE", "END PRIVATE KEY", 1), read(1, pkcs10.BrokenBoundary, "another type")},
+		{"cut in the middle", g.one[:400], read(1, pkcs10.CutOff, "line 1 begins it, no END line follows")},
+		{"the END is missing", strings.TrimSuffix(g.chain, "-----END CERTIFICATE-----\n"), read(2, pkcs10.CutOff, line(lines+1)+" begins it, no END line follows")},
+		{"cut off within END", strings.TrimSpace(g.chain)[:len(g.chain)-10], read(2, pkcs10.BrokenBoundary, "damaged BEGIN or END")},
+		{"the first END is missing", strings.Replace(g.chain, "-----END CERTIFICATE-----\n", "", 1), read(1, pkcs10.CutOff, line(lines)+" begins another block")},
 		{"BEGIN alone", "-----BEGIN CERTIFICATE-----", at(1, pkcs10.CutOff, "line 1")},
 		{"END alone", "-----END CERTIFICATE-----\n", []fault{{rule: pkcs10.MissingBegin, words: "line 1"}}},
 		{"the beginning is missing", g.chain[200:], []fault{{rule: pkcs10.MissingBegin, words: "its first lines are missing"}}},
@@ -183,6 +192,7 @@ func foreignCases(g given) []textCase {
 		{"an encrypted key", one("ENCRYPTED PRIVATE KEY"), whole(pkcs10.PrivateKey, "(ENCRYPTED PRIVATE KEY)")},
 		{"an encrypted key of old", block("RSA PRIVATE KEY", "Proc-Type: 4,ENCRYPTED\n\n"+secret), whole(pkcs10.PrivateKey, "(RSA PRIVATE KEY)")},
 		{"a key of OpenSSH", one("OPENSSH PRIVATE KEY"), whole(pkcs10.PrivateKey, "(OPENSSH PRIVATE KEY)")},
+		{"a key of PGP", one("PGP PRIVATE KEY BLOCK"), whole(pkcs10.PrivateKey, "(PGP PRIVATE KEY BLOCK)")},
 		{"a private key without END", "-----BEGIN PRIVATE KEY-----\n" + secret, whole(pkcs10.PrivateKey, "line 1")},
 		{"a private key in the wrong label", block("CERTIFICATE", secret[:48]), []fault{{rule: pkcs10.PrivateKey, place: 1, words: "(PKCS#8)"}}},
 		{"two kinds of key", one("PRIVATE KEY") + one("EC PARAMETERS"), []fault{{rule: pkcs10.PrivateKey, words: "line 1"}, {rule: pkcs10.ForeignBlock, words: "parameters of a key (EC PARAMETERS): line 4"}}},
@@ -233,16 +243,16 @@ func contentCases(t testing.TB, g given) []textCase {
 		{"base64 for URLs", block("CERTIFICATE", "MII_"), at(1, pkcs10.BrokenBase64, "", "line 2, character 4")},
 		{"a lost character", g.one + block("CERTIFICATE", g.body[1:]), at(2, pkcs10.BrokenBase64, "", "characters are missing")},
 		{"a lost line", g.one + block("CERTIFICATE", g.body[65:]), at(2, pkcs10.NotDER, "", "something else than DER")},
-		{"a lost last line", g.one + block("CERTIFICATE", g.body[:strings.LastIndex(g.body, "\n")]), at(2, pkcs10.CutOff, "", "bytes, and ")},
+		{"a lost last line", g.one + block("CERTIFICATE", g.body[:strings.LastIndex(g.body, "\n")]), at(2, pkcs10.CutOff, "CN=leaf", "bytes, and ")},
 		{"padding in the middle", block("CERTIFICATE", "MIIA\nMIA=\nMIIA"), at(1, pkcs10.BrokenBase64, "", "line 4")},
-		{"bits too many", block("CERTIFICATE", unclean), at(1, pkcs10.BrokenBase64, "", "line 2")},
+		{"bits too many", block("CERTIFICATE", unclean), at(1, pkcs10.BrokenBase64, padded.Subject.String(), "line 2")},
 		{"nothing in it", g.one + block("CERTIFICATE", ""), at(2, pkcs10.EmptyBlock, "", "nothing between BEGIN and END")},
 		{"other bytes", in([]byte("hello")), at(1, pkcs10.NotDER, "", "something else than DER")},
 		{"PEM in PEM", in([]byte(g.one)), at(1, pkcs10.NotDER, "", "something else than DER")},
 		{"a length of nine bytes", in([]byte{0x30, 0x89, 1, 2, 3}), at(1, pkcs10.NotDER, "", "something else than DER")},
 		{"a byte too many", in(append(bytes.Clone(g.leaf.Raw), 0)), at(1, pkcs10.TrailingBytes, "CN=leaf", "1 bytes after its end")},
 		{"two in one block", in(slices.Concat(g.leaf.Raw, g.middle.Cert.Raw)), at(1, pkcs10.TrailingBytes, "CN=leaf", "a block of its own")},
-		{"DER cut off", in(g.leaf.Raw[:200]), at(1, pkcs10.CutOff, "", fmt.Sprintf("its DER is %d bytes, and 200 are there", len(g.leaf.Raw)))},
+		{"DER cut off", in(g.leaf.Raw[:200]), at(1, pkcs10.CutOff, "CN=leaf", fmt.Sprintf("its DER is %d bytes, and 200 are there", len(g.leaf.Raw)))},
 		{"indefinite length", in(slices.Concat([]byte{0x30, 0x80}, g.leaf.Raw[4:], []byte{0, 0})), at(1, pkcs10.BER, "", "must be DER")},
 		{"a CSR in the wrong label", in(csr), at(1, pkcs10.RequestBlock, "", "is a CSR")},
 		{"a revocation list in the wrong label", in(crl), at(1, pkcs10.ForeignBlock, "", "a revocation list")},
@@ -332,7 +342,7 @@ func checkFaults(t *testing.T, broken pkcs10.Violations, want []fault) {
 	}
 	for i, v := range broken {
 		w := want[i]
-		if v.Field != pkcs10.CertificateChain || v.Check() != pkcs10.CheckEncoding || v.Rule != w.rule || v.Place != w.place || v.Value != w.value {
+		if v.Field != pkcs10.CertificateChain || v.Check() != pkcs10.CheckEncoding || v.Rule != w.rule || v.Place != w.place || v.Value != w.value && w.value != "*" {
 			t.Errorf("%+v\nwant %+v", v, w)
 		}
 		if said := v.Describe("certificate"); !strings.Contains(said, w.words) {
@@ -348,7 +358,7 @@ func TestEncodingSentences(t *testing.T) {
 	negative := inBlock("CERTIFICATE", rebuild(t, g.middle.Cert, map[int][]byte{itsSerial: {2, 1, 0x9d}}))
 	for text, want := range map[string]string{
 		g.one + negative:                 `certificate 2 "CN=middle" is refused by crypto/x509, the CA has to issue another one: x509: negative serial number`,
-		strings.TrimSpace(g.one) + g.one: "certificate 1 has an END and a BEGIN on one line: put a line end between the two blocks: line " + strconv.Itoa(strings.Count(g.one, "\n")),
+		strings.TrimSpace(g.one) + g.one: `certificate 1 "CN=leaf" has an END and a BEGIN on one line: put a line end between the two blocks: line ` + strconv.Itoa(strings.Count(g.one, "\n")),
 		block("EC PRIVATE KEY", secret):  "certificate must not have a private key, and has one (EC PRIVATE KEY): take it out, and replace the key, because it may be compromised now: line 1",
 	} {
 		_, broken := pkcs10.ReadChain([]byte(text), false)

@@ -1,6 +1,7 @@
 package pkcs10
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -158,6 +159,16 @@ func outline(der []byte) Facts {
 		_ = certificate.ReadASN1BitStringAsBytes(&f.Signature)
 	}
 	return f
+}
+
+// subjectOf returns the subject of a certificate of which the beginning is there, or "".
+func subjectOf(beginning []byte) string {
+	const missing = 1 << 16
+	name := outline(append(bytes.Clone(beginning), make([]byte, missing)...)).Subject
+	if strings.Contains(name, "\x00") {
+		return "" // it is not there whole
+	}
+	return name
 }
 
 // algorithmName returns the name of the algorithm of an AlgorithmIdentifier, in the words

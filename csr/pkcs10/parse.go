@@ -56,7 +56,7 @@ func (r *chainReader) readDER(der []byte, label string) {
 	v, content := readEnvelope(der)
 	switch {
 	case v != nil:
-		r.reportDER(*v)
+		r.reportBlock(*v)
 	case content.PeekASN1Tag(cbasn1.OBJECT_IDENTIFIER):
 		r.pkcs7 = true
 		r.readPKCS7(content)
@@ -66,12 +66,6 @@ func (r *chainReader) readDER(der []byte, label string) {
 	default:
 		r.readCertificate(der)
 	}
-}
-
-func (r *chainReader) reportDER(v Violation) {
-	v.Place = r.place + 1
-	r.report(v)
-	r.count()
 }
 
 // readCertificate adds a certificate, unless the same one was added before.
@@ -89,7 +83,7 @@ func (r *chainReader) readCertificate(der []byte) {
 	}
 	certificate, err := x509.ParseCertificate(der)
 	if err != nil {
-		r.reportDER(refused(der, err))
+		r.reportBlock(refused(der, err))
 		return
 	}
 	r.chain = append(r.chain, certificate)
@@ -122,7 +116,7 @@ func readEnvelope(der []byte) (*Violation, cryptobyte.String) {
 	}
 	switch n := len(der) - header - length; {
 	case n < 0:
-		return &Violation{Rule: CutOff, Cause: fmt.Sprintf("its DER is %d bytes, and %d are there", header+length, len(der))}, nil
+		return &Violation{Rule: CutOff, Value: subjectOf(der), Cause: fmt.Sprintf("its DER is %d bytes, and %d are there", header+length, len(der))}, nil
 	case n > 0:
 		return &Violation{Rule: TrailingBytes, Limit: fmt.Sprintf("%d bytes", n), Value: outline(der).Subject}, nil
 	}

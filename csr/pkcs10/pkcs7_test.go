@@ -142,7 +142,7 @@ func TestPKCS7IsRefusedByName(t *testing.T) {
 	_, broken := pkcs10.ReadChain(signedData(t, tlv(0xa0, g.leaf.Raw), tlv(0x31, tlv(0x30))), true)
 	checkFaults(t, broken, []fault{{rule: pkcs10.SignedPKCS7}})
 	_, broken = pkcs10.ReadChain(g.leaf.Raw[:300], true)
-	checkFaults(t, broken, []fault{{rule: pkcs10.CutOff, place: 1}})
+	checkFaults(t, broken, []fault{{pkcs10.CutOff, 1, "CN=leaf", "and 300 are there"}})
 }
 
 // Nesting, which makes readers of BER slow, costs nothing here.
