@@ -150,7 +150,9 @@ func (m *model) importCertificate(rt *rapid.T) {
 		usage = x509.KeyUsageCertSign
 	}
 	in := csr.Import{Labels: drawLabels(rt), Revision: drawRevision(rt)}
-	in.PEM = pemOf(m.root.Issue(m.t, "x", key, func(c *x509.Certificate) { c.KeyUsage = usage }))
+	in.PEM = pemOf(m.root.Issue(m.t, "x", key, func(c *x509.Certificate) {
+		c.KeyUsage, c.IsCA, c.BasicConstraintsValid = usage, request.Spec.CA, true
+	}))
 	made, err := m.b.importNamed(m.t, id, in)
 	switch {
 	case !ok:

@@ -56,7 +56,9 @@ func TestImportRules(t *testing.T) {
 			key = kit.NewKey(t).Public()
 		}
 		if c.in.PEM == nil {
-			c.in.PEM = pemOf(root.Issue(t, "x", key, func(cert *x509.Certificate) { cert.KeyUsage = c.usage }))
+			c.in.PEM = pemOf(root.Issue(t, "x", key, func(cert *x509.Certificate) {
+				cert.KeyUsage, cert.IsCA, cert.BasicConstraintsValid = c.usage, c.ca, c.ca
+			}))
 		}
 		got, err := b.importNamed(t, c.name, c.in)
 		if c.want == "" {

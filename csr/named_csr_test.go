@@ -31,7 +31,9 @@ func TestLifeOfANamedCertificate(t *testing.T) {
 
 	root := kit.NewCA(t, "root", noon())
 	key := parseRequest(t, made.PEM).PublicKey
-	issued := root.Issue(t, "web", key, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCertSign })
+	issued := root.Issue(t, "web", key, func(c *x509.Certificate) {
+		c.KeyUsage, c.IsCA, c.BasicConstraintsValid = x509.KeyUsageCertSign, true, true
+	})
 	now = now.Add(time.Hour)
 	imported, err := b.importNamed(t, made.ID, csr.Import{PEM: pemOf(issued, root.Cert), Revision: new(int64(0))})
 	if err != nil {

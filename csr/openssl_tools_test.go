@@ -139,7 +139,7 @@ func TestOpenSSLSignsNamedRequests(t *testing.T) {
 		{"curve", pkcs10.ECDSA, false, "", nil, ""},
 		{"CA with what the request asks for", pkcs10.RSA, true, "", []string{"-copy_extensions", "copyall"}, ""},
 		{"CA on a curve", pkcs10.ECDSA, true, "basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign,cRLSign\n", nil, ""},
-		{"CA that was made a leaf", pkcs10.ECDSA, true, "keyUsage=digitalSignature\n", nil, pkcs10.KeyUsage},
+		{"CA that was made a leaf", pkcs10.ECDSA, true, "keyUsage=digitalSignature\n", nil, pkcs10.NotAnAuthority},
 	} {
 		spec := commonName(c.name)
 		spec.Algorithm, spec.CA = c.algorithm, c.ca

@@ -17,7 +17,7 @@ const (
 // others that help to build a path to one.
 type Anchors struct {
 	certificates []*x509.Certificate // in the order of the file
-	roots        int
+	roots        map[*x509.Certificate]bool
 }
 
 // ParseAnchors reads trust anchors in PEM. The error is for the operator.
@@ -26,14 +26,14 @@ func ParseAnchors(text []byte) (*Anchors, error) {
 		return nil, fmt.Errorf("trust anchors: the text is longer than %d bytes", maxAnchorText)
 	}
 	begins := bytes.Count(text, []byte("-----BEGIN"))
-	anchors := &Anchors{}
+	anchors := &Anchors{roots: map[*x509.Certificate]bool{}}
 	rest := bytes.TrimPrefix(text, []byte("\ufeff")) // Windows editors write it
 	for n := 1; ; n++ {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			// encoding/pem skips what it cannot read.
 			if n <= begins {
-				return nil, fmt.Errorf("trust anchors: PEM block %d, or one before it, is cut off or is no base64", n)
+				return nil, fmt.Errorf("trust anchors: there are %d PEM blocks, and %d can be read: one is cut off or has bad base64", begins, n-1)
 			}
 			break
 		}
@@ -48,12 +48,25 @@ func ParseAnchors(text []byte) (*Anchors, error) {
 			return nil, fmt.Errorf("trust anchors: certificate %d: %w", n, err)
 		}
 		anchors.certificates = append(anchors.certificates, c)
-		if isSelfSigned(c) {
-			anchors.roots++
+		if m := memberOf(c); m.selfSigned && signedBy(c, c) {
+			anchors.roots[c] = true
 		}
 	}
-	if anchors.roots == 0 {
-		return nil, errors.New("trust anchors: there is no self-signed certificate, so no chain could end at one. Add the root of the CA")
+	if len(anchors.roots) == 0 {
+		return nil, errors.New("trust anchors: there is no self-signed certificate, so no chain can end here: add the root of the CA")
 	}
 	return anchors, nil
+}
+
+// hasRoot reports whether a certificate is one of the roots.
+func (a *Anchors) hasRoot(c *x509.Certificate) bool {
+	if a == nil {
+		return false
+	}
+	for root := range a.roots {
+		if root.Equal(c) {
+			return true
+		}
+	}
+	return false
 }

@@ -70,10 +70,12 @@ func allRules() []pkcs10.Rule {
 	return []pkcs10.Rule{
 		pkcs10.Required, pkcs10.Empty, pkcs10.EmptyItem, pkcs10.TooLong, pkcs10.TooMany, pkcs10.NotAllowed, pkcs10.InvalidUTF8, pkcs10.ControlCharacter, pkcs10.LostText, pkcs10.UnknownCountry,
 		pkcs10.NotAMailbox, pkcs10.NotAURI, pkcs10.NotAnIPAddress, pkcs10.NotADNSName, pkcs10.NotAName, pkcs10.NotAnID, pkcs10.OutOfRange, pkcs10.Full,
-		pkcs10.NoCertificate, pkcs10.ForeignBlock, pkcs10.Malformed, pkcs10.BrokenChain, pkcs10.WeakSignature, pkcs10.NotYetValid, pkcs10.Expired, pkcs10.KeyUsage, pkcs10.KeyMismatch,
-		pkcs10.KeyTooLarge, pkcs10.PrivateKey, pkcs10.RequestBlock, pkcs10.TrustedBlock, pkcs10.UTF16, pkcs10.EscapedLineEnds, pkcs10.URLEncoded, pkcs10.EncodedTwice,
-		pkcs10.DERInsteadOfPEM, pkcs10.NoBoundaries, pkcs10.JoinedBlocks, pkcs10.LostLineEnds, pkcs10.BrokenBoundary, pkcs10.MissingBegin, pkcs10.CutOff, pkcs10.HeaderLines,
-		pkcs10.BlankInBase64, pkcs10.BrokenBase64, pkcs10.EmptyBlock, pkcs10.NotDER, pkcs10.BER, pkcs10.TrailingBytes,
-		pkcs10.BrokenPKCS7, pkcs10.SignedPKCS7, pkcs10.PKCS7Content, pkcs10.EmptyPKCS7, pkcs10.PKCS7Beside, pkcs10.PKCS7Order,
+		pkcs10.NoCertificate, pkcs10.ForeignBlock, pkcs10.Malformed, pkcs10.BrokenChain, pkcs10.WeakSignature, pkcs10.NotYetValid, pkcs10.Expired, pkcs10.KeyUsage,
+		pkcs10.KeyMismatch, pkcs10.KeyTooLarge, pkcs10.PrivateKey, pkcs10.RequestBlock, pkcs10.TrustedBlock, pkcs10.UTF16, pkcs10.EscapedLineEnds, pkcs10.URLEncoded,
+		pkcs10.EncodedTwice, pkcs10.DERInsteadOfPEM, pkcs10.NoBoundaries, pkcs10.JoinedBlocks, pkcs10.LostLineEnds, pkcs10.BrokenBoundary, pkcs10.MissingBegin,
+		pkcs10.CutOff, pkcs10.HeaderLines, pkcs10.BlankInBase64, pkcs10.BrokenBase64, pkcs10.EmptyBlock, pkcs10.NotDER, pkcs10.BER, pkcs10.TrailingBytes, pkcs10.BrokenPKCS7,
+		pkcs10.SignedPKCS7, pkcs10.PKCS7Content, pkcs10.EmptyPKCS7, pkcs10.PKCS7Beside, pkcs10.PKCS7Order, pkcs10.UnsupportedSignature, pkcs10.UnsupportedKey,
+		pkcs10.KeyTooSmall, pkcs10.KeyExponent, pkcs10.TooCostly, pkcs10.WrongOrder, pkcs10.Surplus, pkcs10.NameEncoding, pkcs10.NotACA, pkcs10.IssuerUsage,
+		pkcs10.PathLength, pkcs10.BadSignature, pkcs10.LeafIsCA, pkcs10.NotAnAuthority, pkcs10.CriticalExtension,
 	}
 }
