@@ -55,7 +55,7 @@ const (
 
 // chainRule is encodingRule for the rules that a chain can break once it is read.
 func chainRule(v Violation) (Check, string) {
-	for _, rule := range []func(Violation) (Check, string){algorithmRule, orderRule, useRule} {
+	for _, rule := range []func(Violation) (Check, string){algorithmRule, orderRule, useRule, anchorRule} {
 		if check, text := rule(v); check != "" {
 			return check, text
 		}
@@ -111,14 +111,25 @@ func (c Criteria) judge(chain Chain) (Accepted, Violations) {
 	j.checkOrder()
 	j.checkValidity()
 	j.checkUse()
+	accepted := Accepted{Chain: chain}
+	var unanchored *Violation
+	if c.Anchors != nil && len(j.broken) == 0 {
+		accepted.Anchored = true
+		accepted.Beyond, unanchored = j.anchor()
+	}
+	// The signatures on the path to the anchor are checked by now. A bad one is the
+	// reason for a path that fails.
 	j.checkSignatures()
+	if unanchored != nil && len(j.broken) == 0 {
+		j.broken.Add(*unanchored)
+	}
 	if len(j.broken) > 0 {
 		slices.SortStableFunc(j.broken, func(a, b Violation) int {
 			return cmp.Compare(slices.Index(Checks(), a.Check()), slices.Index(Checks(), b.Check()))
 		})
 		return Accepted{}, j.broken
 	}
-	return Accepted{Chain: chain}, nil
+	return accepted, nil
 }
 
 // report adds a violation of the certificate at an index of the chain.

@@ -76,6 +76,7 @@ func allRules() []pkcs10.Rule {
 		pkcs10.CutOff, pkcs10.HeaderLines, pkcs10.BlankInBase64, pkcs10.BrokenBase64, pkcs10.EmptyBlock, pkcs10.NotDER, pkcs10.BER, pkcs10.TrailingBytes, pkcs10.BrokenPKCS7,
 		pkcs10.SignedPKCS7, pkcs10.PKCS7Content, pkcs10.EmptyPKCS7, pkcs10.PKCS7Beside, pkcs10.PKCS7Order, pkcs10.UnsupportedSignature, pkcs10.UnsupportedKey,
 		pkcs10.KeyTooSmall, pkcs10.KeyExponent, pkcs10.TooCostly, pkcs10.WrongOrder, pkcs10.Surplus, pkcs10.NameEncoding, pkcs10.NotACA, pkcs10.IssuerUsage,
-		pkcs10.PathLength, pkcs10.BadSignature, pkcs10.LeafIsCA, pkcs10.NotAnAuthority, pkcs10.CriticalExtension,
+		pkcs10.PathLength, pkcs10.BadSignature, pkcs10.LeafIsCA, pkcs10.NotAnAuthority, pkcs10.CriticalExtension, pkcs10.NoAnchor, pkcs10.UntrustedRoot, pkcs10.UnusableAnchor,
+		pkcs10.NameConstraint, pkcs10.BadPath,
 	}
 }
