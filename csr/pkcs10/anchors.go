@@ -168,8 +168,7 @@ func (j *judgement) unused(path []*x509.Certificate) (rest []*x509.Certificate) 
 // now. When none is valid, it is the one that was so last.
 func (j *judgement) issuerOf(m *member, candidates []*x509.Certificate) (found *x509.Certificate) {
 	for _, c := range candidates {
-		if !bytes.Equal(c.RawSubject, m.RawIssuer) || m.authority.isNot(c) || authorityOf(c).malformed ||
-			!mayUse(c, x509.KeyUsageCertSign) || !fits(m.SignatureAlgorithm, c.PublicKey) {
+		if !bytes.Equal(c.RawSubject, m.RawIssuer) || m.authority.isNot(c) || authorityOf(c).malformed || !fits(m.SignatureAlgorithm, c.PublicKey) {
 			continue
 		}
 		if now := j.pathTime(); !now.Before(c.NotBefore) && !now.After(c.NotAfter) {
@@ -228,6 +227,8 @@ func (j *judgement) unusable(c *x509.Certificate) *Violation {
 		flaw = &Violation{Rule: NotYetValid, Limit: c.NotBefore.UTC().Format(time.RFC3339)}
 	case !m.isIssuer():
 		flaw = &Violation{Rule: NotACA}
+	case !mayUse(c, x509.KeyUsageCertSign):
+		flaw = &Violation{Rule: IssuerUsage}
 	case len(c.UnhandledCriticalExtensions) > 0:
 		flaw = &Violation{Rule: CriticalExtension, Limit: identifiers(c.UnhandledCriticalExtensions)}
 	default:
@@ -245,6 +246,12 @@ func (j *judgement) validate(path []*x509.Certificate) *Violation {
 	options.Roots.AddCert(anchor)
 	for _, c := range path[1:max(1, len(path)-1)] {
 		options.Intermediates.AddCert(withSubjectNames(c))
+	}
+	for _, c := range path {
+		// For OpenSSL a certificate is over when the second of its notAfter begins.
+		if !j.pathTime().Truncate(time.Second).Before(c.NotAfter) {
+			return j.onPath(Expired, c, c.NotAfter.UTC().Format(time.RFC3339))
+		}
 	}
 	if j.work.left -= worstCost(path, nil, j.work.left); j.work.left < 0 {
 		return j.onPath(TooCostly, path[0], "")

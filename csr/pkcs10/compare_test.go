@@ -39,7 +39,7 @@ func bmpString(s string) asn1.RawValue {
 }
 
 // withSubject gives a certificate the subject of these RDNs.
-func withSubject(t *testing.T, rdns ...pkix.RelativeDistinguishedNameSET) func(*x509.Certificate) {
+func withSubject(t testing.TB, rdns ...pkix.RelativeDistinguishedNameSET) func(*x509.Certificate) {
 	t.Helper()
 	der, err := asn1.Marshal(pkix.RDNSequence(rdns))
 	if err != nil {

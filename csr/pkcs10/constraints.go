@@ -23,6 +23,9 @@ func unjudged(path []*x509.Certificate) string {
 				return "it has the extension " + id.String() + ", which is not judged here"
 			}
 		}
+		if id := undecodable(c); id != nil {
+			return quoted(DistinguishedName(c.RawSubject)) + " has an extension that cannot be decoded, " + id.String()
+		}
 		constraints := extension(c, asn1.ObjectIdentifier{2, 5, 29, 30})
 		if i == 0 || constraints == nil {
 			continue
@@ -40,9 +43,84 @@ func unjudged(path []*x509.Certificate) string {
 	return ""
 }
 
+// undecodable returns the identifier of an extension that crypto/x509 does not decode, or
+// not all of it, and that OpenSSL cannot decode.
+func undecodable(c *x509.Certificate) asn1.ObjectIdentifier {
+	for _, e := range c.Extensions {
+		value := cryptobyte.String(e.Value)
+		var content cryptobyte.String
+		ok := true
+		switch {
+		case e.Id.Equal(oidKeyUsage()):
+			ok = c.KeyUsage != 0 // RFC 5280 section 4.2.1.3: at least one
+		case e.Id.Equal(oidSubjectAltName()):
+			ok = value.ReadASN1(&content, cbasn1.SEQUENCE) && areGeneralNames(content)
+		case e.Id.Equal(asn1.ObjectIdentifier{2, 5, 29, 31}):
+			ok = areDistributionPoints(value)
+		case e.Id.Equal(asn1.ObjectIdentifier{2, 16, 840, 1, 113730, 1, 1}): // Netscape certificate type
+			var bits asn1.BitString
+			ok = value.ReadASN1BitString(&bits) && value.Empty()
+		}
+		if !ok {
+			return e.Id
+		}
+	}
+	return nil
+}
+
+// areGeneralNames decodes GeneralNames (RFC 5280 section 4.2.1.6) of the kinds that are in
+// use.
+func areGeneralNames(list cryptobyte.String) bool {
+	context := func(n uint8) cbasn1.Tag { return cbasn1.Tag(n).ContextSpecific() }
+	for !list.Empty() {
+		var name, value cryptobyte.String
+		var tag cbasn1.Tag
+		if !list.ReadAnyASN1(&name, &tag) {
+			return false
+		}
+		switch tag {
+		case context(tagRFC822Name), context(tagDNSName), context(tagURI), context(tagIPAddress):
+		case context(0).Constructed(): // otherName
+			var id asn1.ObjectIdentifier
+			if !name.ReadASN1ObjectIdentifier(&id) || !name.ReadASN1(&value, context(0).Constructed()) || !name.Empty() ||
+				!value.ReadAnyASN1(&name, &tag) || !value.Empty() {
+				return false
+			}
+		case context(4).Constructed(): // directoryName
+			var rdns pkix.RDNSequence
+			if rest, err := asn1.Unmarshal(name, &rdns); err != nil || len(rest) > 0 {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// areDistributionPoints decodes CRLDistributionPoints (RFC 5280 section 4.2.1.13) with full
+// names.
+func areDistributionPoints(value cryptobyte.String) bool {
+	var list, point, names cryptobyte.String
+	context := func(n uint8) cbasn1.Tag { return cbasn1.Tag(n).ContextSpecific().Constructed() }
+	if !value.ReadASN1(&list, cbasn1.SEQUENCE) || !value.Empty() {
+		return false
+	}
+	for !list.Empty() {
+		if !list.ReadASN1(&point, cbasn1.SEQUENCE) || !point.ReadASN1(&names, context(0)) || !names.ReadASN1(&names, context(0)) ||
+			!areGeneralNames(names) || !point.Empty() {
+			return false
+		}
+	}
+	return true
+}
+
 // unjudgedNames is unjudged for the names of one certificate and the constraints of a CA
 // above it.
 func unjudgedNames(ca *x509.Certificate, kinds []uint8, below *x509.Certificate) string {
+	if !hasPlainMailboxes(below) {
+		return "an e-mail address in the subject is no IA5String and cannot be held to name constraints"
+	}
 	for _, n := range subjectAltNames(below) {
 		if n.tag == 0 && slices.Contains(kinds, tagRFC822Name) {
 			return "an alternative name of the kind otherName cannot be held to constraints of e-mail addresses"
@@ -50,7 +128,7 @@ func unjudgedNames(ca *x509.Certificate, kinds []uint8, below *x509.Certificate)
 	}
 	// crypto/x509 permits the hosts below a host too. RFC 5280 section 4.2.1.10 does not.
 	for _, u := range below.URIs {
-		if !permits(ca.PermittedURIDomains, strings.ToLower(u.Hostname())) {
+		if len(ca.PermittedURIDomains) > 0 && u.User != nil || !permits(ca.PermittedURIDomains, u.Hostname()) {
 			return "the URI " + quoted(u.String()) + " is not permitted"
 		}
 	}
@@ -60,6 +138,27 @@ func unjudgedNames(ca *x509.Certificate, kinds []uint8, below *x509.Certificate)
 		}
 	}
 	return ""
+}
+
+// hasPlainMailboxes reports whether the e-mail addresses of the subject, if there are any,
+// are of the string type that RFC 5280 section 4.1.2.6 wants. crypto/x509 drops the type.
+func hasPlainMailboxes(c *x509.Certificate) bool {
+	type attributesSET []struct { // the name makes it a SET for encoding/asn1
+		Type  asn1.ObjectIdentifier
+		Value asn1.RawValue
+	}
+	var rdns []attributesSET
+	if _, err := asn1.Unmarshal(c.RawSubject, &rdns); err != nil {
+		return false
+	}
+	for _, rdn := range rdns {
+		for _, a := range rdn {
+			if attributeLabel(a.Type) == "emailAddress" && a.Value.Tag != asn1.TagIA5String {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // permits reports whether a host, or the address or the host of a mailbox, is one of those
