@@ -28,6 +28,8 @@ type Config struct {
 	KeySizes           []int          // RSA modulus lengths in bits, in the operator's order; 2048 is among them
 	TrustedProxies     []netip.Prefix // masked; no zones, no IPv4-mapped addresses
 	AllowedOrigins     []string       // as browsers write them: scheme://host[:port]
+	Trust              Trust
+	Certificate        Certificate
 	Sealing            Sealing
 	KeyPool            KeyPool
 	KeyQueue           KeyQueue
@@ -64,6 +66,16 @@ type Auth struct {
 
 // Session bounds the life of a session. IdleTimeout is at most Lifetime.
 type Session struct{ IdleTimeout, Lifetime time.Duration }
+
+// Trust says which CAs certificates may come from.
+type Trust struct {
+	AnchorsFile string // PEM; empty = any CA
+}
+
+// Certificate says what certificates must be like.
+type Certificate struct {
+	Names string // strict, warn or any
+}
 
 // Sealing says with what stored private keys are sealed.
 type Sealing struct {
@@ -141,6 +153,7 @@ func defaults() *Config {
 		KeyQueue:        KeyQueue{Bound: 256, Deadline: 30 * time.Second},
 		Limits:          defaultLimits(),
 		Audit:           Audit{MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, MaxSignaturesSize: 1 << 30, OutboxBound: 10_000},
+		Certificate:     Certificate{Names: "warn"},
 		Log:             Log{Level: "info", Format: "json"},
 		ShutdownTimeout: 20 * time.Second,
 		origins:         map[string]string{},

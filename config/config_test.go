@@ -139,6 +139,8 @@ limits:
   sessions_per_user: 6
   memory: 512MiB
 audit: {max_file_size: 1536KiB, refusals_max_size: 2GiB, signatures_max_size: 3GiB, outbox_bound: 12, copy_to_log: true}
+trust: {anchors_file: anchors.pem}
+certificate: {names: strict}
 sealing:
   keyset_file: /run/secrets/keyset
 log:
@@ -169,6 +171,8 @@ func everythingSettings() config.Config {
 			ReadHeaderTimeout: 3 * time.Second, ReadTimeout: 4 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 20 * time.Second,
 			Sessions: 9, SessionsPerUser: 6, Memory: 512 << 20},
 		Audit:           config.Audit{MaxFileSize: 1536 << 10, MaxRefusalsSize: 2 << 30, MaxSignaturesSize: 3 << 30, OutboxBound: 12, CopyToLog: true},
+		Trust:           config.Trust{AnchorsFile: "anchors.pem"},
+		Certificate:     config.Certificate{Names: "strict"},
 		Sealing:         config.Sealing{KeysetFile: "/run/secrets/keyset"},
 		Log:             config.Log{Level: "debug", Format: "text"},
 		ShutdownTimeout: time.Minute,
@@ -187,6 +191,7 @@ func TestSources(t *testing.T) {
 		{"allowed-origins", "https://console.example.com,http://[::1]:8080"},
 		{"sealing-keyset-file", "/run/secrets/keyset"}, {"log-level", "debug"}, {"log-format", "text"}, {"shutdown-timeout", "1m"},
 		{"key-pool-max", "600"}, {"key-pool-ready-when-warm", "true"}, {"key-queue-bound", "8"}, {"key-queue-deadline", "5s"}, {"limits-csrs", "7"},
+		{"trust-anchors-file", "anchors.pem"}, {"certificate-names", "strict"},
 		{"allow-core-dumps", "true"}, {"allow-shared-data-dir", "true"},
 		{"audit-max-file-size", "1536KiB"}, {"audit-refusals-max-size", "2GiB"}, {"audit-signatures-max-size", "3GiB"}, {"audit-outbox-bound", "12"}, {"audit-copy-to-log", "true"},
 		{"limits-certificates", "8"}, {"limits-connections", "100"}, {"limits-connections-per-address", "10"},
@@ -316,6 +321,10 @@ limits:
   sessions: 10000 # default
   sessions_per_user: 1000 # default
   memory: "auto" # default
+trust:
+  anchors_file: "" # default
+certificate:
+  names: "warn" # default
 sealing:
   keyset_file: "" # default
 audit:

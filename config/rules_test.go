@@ -18,7 +18,7 @@ const (
 	duration = "is not a duration such as 90s, 30m or 1h30m, over 0 and at most "
 	fileSize = "is not a size such as 512KiB, 64MiB or 1GiB, from 1MiB to 16GiB"
 	memory   = "is not auto, off or a size such as 512MiB or 1GiB, from 32MiB to 1024GiB"
-	topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, allow_shared_data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, allowed_origins, key_pool, key_queue, limits, sealing, audit, log, shutdown_timeout, allow_core_dumps"
+	topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, allow_shared_data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, allowed_origins, key_pool, key_queue, limits, trust, certificate, sealing, audit, log, shutdown_timeout, allow_core_dumps"
 	notUsed  = "not an anchor, alias, tag or merge key, which are not used here"
 )
 
@@ -47,6 +47,7 @@ func TestRefusedValues(t *testing.T) {
 		{"allowed_origins", "has the port that https has anyway: browsers leave it out, and so does an origin", []string{"https://a:443"}},
 		{"log.level", "is not one of debug, info, warn, error", []string{"INFO"}},
 		{"log.format", "is not one of json, text", []string{"xml"}},
+		{"certificate.names", "is not one of strict, warn, any", []string{"", "Strict"}},
 		{"key_pool.ready_when_warm", "is not true or false", []string{"1"}},
 		{"key_queue.bound", "is not a whole number from 1 to 100000", []string{"0", "-1", "100001", "0x10"}},
 		{"limits.body_bytes", "is not a whole number from 1024 to 65536", []string{"65537"}},

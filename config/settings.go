@@ -99,6 +99,10 @@ func (c *Config) limitSettings() []setting {
 
 func (c *Config) operatingSettings() []setting {
 	return []setting{
+		{"trust.anchors_file", "file", "trust anchors (PEM) that every certificate must lead to; empty accepts a certificate of any CA",
+			text(&c.Trust.AnchorsFile, optional(fileName))},
+		{"certificate.names", "rule", "what to do with a certificate whose subject or alternative names are not those of its CSR: strict refuses it, warn accepts it with a warning, any does not compare",
+			text(&c.Certificate.Names, oneOf("strict", "warn", "any"))},
 		{"sealing.keyset_file", "file", "keyset that seals private keys; made when missing, empty keeps it in the data directory",
 			text(&c.Sealing.KeysetFile, optional(fileName))},
 		{"audit.max_file_size", "size", "size at which the audit trail of changes goes on in a new file, 1MiB to 16GiB",

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"attestcsr/config"
+	"attestcsr/csr/audit"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore/ownfile"
 	"attestcsr/server/tlscert"
 )
@@ -44,6 +48,9 @@ func trustedFiles(cfg *config.Config, uid int) []trusted {
 		all = append(all, own(OwnCertFile, ownfile.Public), own(OwnKeyFile, ownfile.Secret))
 	} else {
 		all = append(all, trusted{"tls.cert_file", cfg.TLS.CertFile, ownfile.Public, 0}, trusted{"tls.key_file", cfg.TLS.KeyFile, ownfile.Secret, 0})
+	}
+	if cfg.Trust.AnchorsFile != "" {
+		all = append(all, trusted{anchorsSetting, cfg.Trust.AnchorsFile, ownfile.Public, 0})
 	}
 	switch {
 	case cfg.Auth.UsersFile != "":
@@ -156,6 +163,9 @@ func checkFiles(cfg *config.Config, now time.Time) (warnings []string, err error
 			err = cfg.Problem(key, loadErr)
 		}
 	}
+	if cfg.Trust.AnchorsFile != "" && err == nil {
+		_, err = readAnchors(cfg)
+	}
 	return warnings, err
 }
 
@@ -202,4 +212,63 @@ func canMakeFilesIn(dir string) error {
 		return fmt.Errorf("cannot make files in %s: %w", dir, err)
 	}
 	return nil
+}
+
+// anchorsSetting names the file of trust anchors.
+const anchorsSetting = "trust.anchors_file"
+
+// trustAnchors are those of a file.
+type trustAnchors struct {
+	*pkcs10.Anchors
+	digest [sha256.Size]byte // of the file
+}
+
+// readAnchors reads the file of trust anchors.
+func readAnchors(cfg *config.Config) (*trustAnchors, error) {
+	text, err := os.ReadFile(cfg.Trust.AnchorsFile)
+	if err != nil {
+		return nil, cfg.Problem(anchorsSetting, err)
+	}
+	anchors, err := pkcs10.ParseAnchors(text)
+	if err != nil {
+		return nil, cfg.Problem(anchorsSetting, fmt.Errorf("%s: %w", cfg.Trust.AnchorsFile, err))
+	}
+	return &trustAnchors{anchors, sha256.Sum256(text)}, nil
+}
+
+// loadAnchors makes the anchors of the file those that certificates must lead to from now
+// on, and reports whether they are others than before.
+func (s *Server) loadAnchors() (changed bool, err error) {
+	if err := stillTrusted(s.cfg, s.cfg.Trust.AnchorsFile); err != nil {
+		return false, err
+	}
+	now, err := readAnchors(s.cfg)
+	if err != nil {
+		return false, err
+	}
+	before := s.anchors.Swap(now)
+	return before == nil || before.digest != now.digest, nil
+}
+
+// trustedAnchors is what certificates must lead to now; nil: they need not.
+func (s *Server) trustedAnchors() *pkcs10.Anchors {
+	if now := s.anchors.Load(); now != nil {
+		return now.Anchors
+	}
+	return nil
+}
+
+// reloadAnchors reads the file of trust anchors again, if there is one. On any error the
+// ones before stay.
+func (s *Server) reloadAnchors() {
+	if s.cfg.Trust.AnchorsFile == "" {
+		return
+	}
+	switch changed, err := s.loadAnchors(); {
+	case err != nil:
+		s.log.Error("trust anchors not reloaded: the ones before stay", "err", err)
+	case changed:
+		s.log.Info("trust anchors reloaded")
+		s.noteEvent(context.Background(), audit.Event{Operation: "anchors.reload"})
+	}
 }

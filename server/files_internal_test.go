@@ -30,8 +30,15 @@ var checkFilesCases = map[string]struct {
 	warnings []string
 	problems []string
 }{
-	"defaults":                        {},
-	"everything in order":             {args: "--tls-cert-file DIR/tls.crt --tls-key-file DIR/tls.key --auth-users-file DIR/0640 --sealing-keyset-file DIR/0640"},
+	"defaults":            {},
+	"everything in order": {args: "--tls-cert-file DIR/tls.crt --tls-key-file DIR/tls.key --auth-users-file DIR/0640 --sealing-keyset-file DIR/0640"},
+	"trust anchors":       {args: "--trust-anchors-file DIR/tls.crt"},
+	"no trust anchor": {args: "--trust-anchors-file DIR/0640", problems: []string{
+		"flag --trust-anchors-file: trust.anchors_file: DIR/0640: trust anchors: there is no self-signed certificate, so no chain could end at one. Add the root of the CA"}},
+	"trust anchors are missing": {args: "--trust-anchors-file DIR/none", problems: []string{
+		"flag --trust-anchors-file: trust.anchors_file: open DIR/none: no such file or directory"}},
+	"others can change trust anchors": {args: "--trust-anchors-file DIR/0602", problems: []string{
+		"flag --trust-anchors-file: trust.anchors_file: " + othersWrite}},
 	"symbolic links are followed":     {args: "--tls-cert-file DIR/tls.crt.link --tls-key-file DIR/tls.key.link"},
 	"directories that will be made":   {args: "--data-dir DIR/a/b/../c/ --sealing-keyset-file DIR/a/c/keyset"},
 	"ignored password file":           {args: "--auth-users-file DIR/0640 --admin-password-file DIR/none"},

@@ -20,8 +20,8 @@ type Loader func() (cfg *config.Config, warnings []string, err error)
 // isLive reports whether a reload takes a setting. Others wait for a restart.
 func isLive(setting string) bool { return setting == "auth.privileges" || setting == "log.level" }
 
-// Reload reads again what may change while the service runs: settings, users and
-// certificate. Where the settings have an error it changes nothing. A file that has one
+// Reload reads again what may change while the service runs: settings, users,
+// certificate and trust anchors. Where the settings have an error it changes nothing. A file that has one
 // leaves what it had before, and a line of its own. The caller is Run.
 func (s *Server) Reload(ctx context.Context) {
 	s.notify(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
@@ -46,7 +46,8 @@ func (s *Server) Reload(ctx context.Context) {
 	s.takeSettings(cfg)
 	s.reloadUsers()
 	s.refreshCertificate()
-	s.log.Info("reloaded: settings, users, server certificate", "settings_taken", taken, "settings_waiting_for_a_restart", waiting)
+	s.reloadAnchors()
+	s.log.Info("reloaded: settings, users, server certificate, trust anchors", "settings_taken", taken, "settings_waiting_for_a_restart", waiting)
 }
 
 // loadAgain reads the settings. Those that came through a pipe are gone, and another

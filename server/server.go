@@ -71,6 +71,7 @@ type Server struct {
 	custodian *sealed.Custodian // the one that pool is around
 	sealing   sealing
 	audit     *audit.Log
+	anchors   atomic.Pointer[trustAnchors]
 	auth      *auth.Authenticator
 	cert      *tlscert.Certificate
 	handler   *handler.Handler
@@ -111,7 +112,13 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := s.openAudit(ctx); err != nil {
 		return nil, err
 	}
+	if cfg.Trust.AnchorsFile != "" {
+		if _, err := s.loadAnchors(); err != nil {
+			return nil, err
+		}
+	}
 	service, err := csr.New(csr.Config{
+		Anchors: s.trustedAnchors, Names: csr.NameRule(cfg.Certificate.Names),
 		Keys: s.keys, KeySizes: cfg.KeySizes, Hostname: cfg.Hostname,
 		MaxRequests: cfg.Limits.CSRs, MaxCertificates: cfg.Limits.Certificates, Audit: s.audit, Logger: s.log, Now: time.Now,
 	})
@@ -205,6 +212,9 @@ func (s *Server) Run(ctx context.Context, announce func(Listening) error) error 
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var tasks sync.WaitGroup
 	tasks.Go(func() { watch(background, s.reloadUsers, usersFile(s.cfg)) })
+	if s.cfg.Trust.AnchorsFile != "" {
+		tasks.Go(func() { watch(background, s.reloadAnchors, s.cfg.Trust.AnchorsFile) })
+	}
 	tasks.Go(func() { s.keepCertificate(background) })
 	s.sealing.wake = make(chan struct{}, 1)
 	tasks.Go(func() { s.keepKeyset(background) })

@@ -18,7 +18,7 @@ var mayImport = map[string][]string{
 	".":       {"command"},
 	"command": {"config", "server", "server/control", "server/output", "server/serving"},
 	"server": {
-		"config", "csr", "csr/audit", "handler", "handler/auth", "keystore", "keystore/bolt", "keystore/ownfile", "keystore/pool", "keystore/sealed",
+		"config", "csr", "csr/audit", "csr/pkcs10", "handler", "handler/auth", "keystore", "keystore/bolt", "keystore/ownfile", "keystore/pool", "keystore/sealed",
 		"server/admit", "server/control", "server/output", "server/serving", "server/tlscert",
 	},
 	"server/control":        {"csr/audit"},

@@ -3,13 +3,17 @@ package start_test
 import (
 	"bufio"
 	"crypto/tls"
+	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"attestcsr/server"
 	"attestcsr/test/kit"
@@ -75,6 +79,50 @@ func TestUsersFile(t *testing.T) {
 	kit.Eventually(t, "the user is there again", func() bool { return s.Answers(404, start.CSRPath) })
 	kit.Overwrite(t, dir, "users", "")
 	kit.Eventually(t, "the last user is gone", func() bool { return s.Answers(401, start.CSRPath) })
+}
+
+// TestTrustAnchors: a running service follows its file of trust anchors. Garbage in it
+// changes nothing. It does not start with a file that has none.
+func TestTrustAnchors(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	first, second := kit.NewCA(t, "First CA", time.Now()), kit.NewCA(t, "Second CA", time.Now())
+	anchors := kit.Overwrite(t, dir, "anchors.pem", kit.PEM(first.Cert))
+	settings := "trust: {anchors_file: " + anchors + "}\n"
+	s := start.Serve(t, start.Options{Settings: settings})
+	sets := func(want int, ca *kit.CA) string {
+		t.Helper()
+		var made struct{ CSR string }
+		err := json.Unmarshal([]byte(s.Must(201, "POST", start.CSRPath, start.ValidSpec)), &made)
+		request, err2 := kit.ParseCSR(made.CSR)
+		if err := errors.Join(err, err2); err != nil {
+			t.Fatal(err)
+		}
+		body := `{"certificate":` + strconv.Quote(kit.PEM(ca.Issue(t, "x", request.PublicKey))) + `}`
+		return s.Must(want, "PUT", start.CertificatePath, body)
+	}
+	sets(204, first)
+	s.WantLog(`"anchor":"CN=First CA"`)
+	if said := sets(400, second); !strings.Contains(said, "anchor") {
+		t.Errorf("refused with %s", said)
+	}
+	kit.Overwrite(t, dir, "anchors.pem", "-----BEGIN garbage")
+	s.WantLog("trust anchors not reloaded")
+	sets(204, first)
+	kit.Overwrite(t, dir, "anchors.pem", kit.PEM(second.Cert))
+	s.WantLog("trust anchors reloaded")
+	sets(204, second)
+	wantLine(t, s.DataDir, "anchors.reload", 1)
+	if err := s.Stop(); err != nil {
+		t.Error(err)
+	}
+
+	leaf := first.Issue(t, "x", second.Cert.PublicKey)
+	kit.Overwrite(t, dir, "anchors.pem", kit.PEM(leaf))
+	out, err := exec.Command("attestcsr", "serve", "--data-dir", t.TempDir(), "--listen", "127.0.0.1:0", "--trust-anchors-file", anchors).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "there is no self-signed certificate") {
+		t.Errorf("%v: %s", err, out)
+	}
 }
 
 // TestAdminPrivileges: the built-in admin holds every privilege, unless the settings
