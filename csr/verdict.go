@@ -173,7 +173,7 @@ func (v verdict) isFor(key crypto.Signer) error {
 // logAccepted says in log and metrics what was accepted, and with which warnings.
 func (g *Grant) logAccepted(ctx context.Context, slot keystore.Slot, v verdict) {
 	level, anchor := slog.LevelInfo, notAnchored
-	if path := append(v.accepted.Chain, v.accepted.Beyond...); v.accepted.Anchored {
+	if path := slices.Concat(v.accepted.Chain, v.accepted.Beyond); v.accepted.Anchored {
 		anchor = path[len(path)-1].Subject.String()
 	}
 	attrs := []slog.Attr{
