@@ -1,6 +1,7 @@
 package csr
 
 import (
+	"context"
 	"crypto"
 	"errors"
 
@@ -27,4 +28,37 @@ func CheckRecord(r keystore.Record, public crypto.PublicKey) error {
 		return errors.New("the key is not that of the CSR or certificate beside it")
 	}
 	return nil
+}
+
+// LogUnparsed logs each stored certificate that this crypto/x509 does not parse. They stay
+// served as they were accepted.
+func (s *Service) LogUnparsed(ctx context.Context) {
+	look := func(r keystore.Record) {
+		text, err := storedPEM(r)
+		if err != nil {
+			return // whoever reads it says so
+		}
+		if _, err := pkcs10.ParseCertificates(text); err != nil {
+			s.log.WarnContext(ctx, "this release cannot parse a stored certificate: it is served as it was accepted, and a new one should take its place", "slot", r.Slot.String(), "err", err)
+		}
+	}
+	if r, err := s.keys.Get(ctx, installedSlot()); err == nil {
+		look(r)
+	}
+	query := keystore.Query{Collection: collectionCertificates, Limit: pageChunk}
+	for {
+		records, err := s.keys.List(ctx, query)
+		if err != nil {
+			s.log.WarnContext(ctx, "the stored certificates were not all looked through", "err", err)
+			return
+		}
+		for _, r := range records {
+			if query.After = r.Position; r.Err == nil {
+				look(r.Record)
+			}
+		}
+		if len(records) < query.Limit {
+			return
+		}
+	}
 }

@@ -72,6 +72,7 @@ type Server struct {
 	sealing   sealing
 	audit     *audit.Log
 	anchors   atomic.Pointer[trustAnchors]
+	service   *csr.Service
 	auth      *auth.Authenticator
 	cert      *tlscert.Certificate
 	handler   *handler.Handler
@@ -125,6 +126,7 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.service = service
 	if err := service.Prepare(ctx); err != nil {
 		return nil, fmt.Errorf("attestation certificate: %w", err)
 	}
@@ -215,6 +217,7 @@ func (s *Server) Run(ctx context.Context, announce func(Listening) error) error 
 	if s.cfg.Trust.AnchorsFile != "" {
 		tasks.Go(func() { watch(background, s.reloadAnchors, s.cfg.Trust.AnchorsFile) })
 	}
+	tasks.Go(func() { s.service.LogUnparsed(background) })
 	tasks.Go(func() { s.keepCertificate(background) })
 	s.sealing.wake = make(chan struct{}, 1)
 	tasks.Go(func() { s.keepKeyset(background) })
