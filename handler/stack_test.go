@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -65,7 +66,8 @@ type stack struct {
 func newAuth(cfg auth.Config) *auth.Authenticator {
 	return auth.New(kit.Complete(cfg, auth.Config{
 		Privileges: func(string) []csr.Privilege { return nil }, OnPassword: func(_, _ string) {}, Now: time.Now,
-		Refused: func(audit.Refusal) {}, LoggedIn: func(audit.Request) {}, LoggedOut: func(audit.Request) {},
+		Networks: auth.NewNetworks(sha256.Sum256, time.Now),
+		Refused:  func(audit.Refusal) {}, LoggedIn: func(audit.Request) {}, LoggedOut: func(audit.Request) {},
 		IdleTimeout: 30 * time.Minute, Lifetime: 24 * time.Hour, Sessions: 10_000, SessionsPerUser: 1_000,
 		RememberFor: 5 * time.Minute, Failures: 20, Comparisons: 1,
 	}))

@@ -18,7 +18,8 @@ const (
 	OwnCertFile         = "tls-cert.pem"
 	OwnKeyFile          = "tls-key.pem"
 	AuditDir            = "audit"
-	SettingsFile        = "last-settings.json" // digests of the values of settings
+	NetworksFile        = "known-networks.json" // from which right passwords came, as codes
+	SettingsFile        = "last-settings.json"  // digests of the values of settings
 	ServingFile         = serving.File
 )
 

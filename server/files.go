@@ -38,7 +38,10 @@ func trustedFiles(cfg *config.Config, uid int) []trusted {
 	own := func(name string, denied fs.FileMode) trusted {
 		return trusted{"data_dir", filepath.Join(cfg.DataDir, name), denied, 0}
 	}
-	all := []trusted{dataDir, own(StoreFile, ownfile.Secret), own(SettingsFile, ownfile.Secret), own(ServingFile, ownfile.Secret), own(AuditDir, ownfile.PrivateFolder)}
+	all := []trusted{
+		dataDir, own(StoreFile, ownfile.Secret), own(SettingsFile, ownfile.Secret), own(ServingFile, ownfile.Secret), own(NetworksFile, ownfile.Secret),
+		own(AuditDir, ownfile.PrivateFolder),
+	}
 	if cfg.Sealing.KeysetFile == "" {
 		all = append(all, own(KeysetFile, ownfile.Secret))
 	} else {

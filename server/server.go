@@ -74,6 +74,7 @@ type Server struct {
 	anchors   atomic.Pointer[trustAnchors]
 	service   *csr.Service
 	auth      *auth.Authenticator
+	networks  *auth.Networks
 	cert      *tlscert.Certificate
 	handler   *handler.Handler
 	password  Password
@@ -219,6 +220,7 @@ func (s *Server) Run(ctx context.Context, announce func(Listening) error) error 
 	}
 	tasks.Go(func() { s.service.LogUnparsed(background) })
 	tasks.Go(func() { s.keepCertificate(background) })
+	tasks.Go(func() { s.keepNetworks(background) })
 	s.sealing.wake = make(chan struct{}, 1)
 	tasks.Go(func() { s.keepKeyset(background) })
 	defer tasks.Wait()

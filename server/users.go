@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -30,7 +31,11 @@ const AdminName = "admin"
 const (
 	maxOwnFile       = 64 << 10        // bytes; far more than a hash takes
 	rememberPassword = 5 * time.Minute // how long a right password is not compared again
-	maxFailures      = 20              // wrong passwords a minute from one address
+	maxFailures      = 20              // wrong passwords from one network at once, and then in a minute
+
+	networksPurpose  = "known networks 1" // of the keys that hide networks in their file
+	maxNetworksFile  = 512 << 10          // bytes
+	networksInterval = time.Minute        // what a crash may forget
 )
 
 // Password says where people find the built-in admin's password.
@@ -173,7 +178,11 @@ func (s *Server) prepareUsers(terminal bool, processors int) error {
 		return err
 	}
 	s.privileges.Store(new(privilegesOf(s.cfg)))
+	if err := s.openNetworks(); err != nil {
+		return err
+	}
 	s.auth = auth.New(auth.Config{
+		Networks:        s.networks,
 		Users:           users,
 		Privileges:      func(user string) []csr.Privilege { return (*s.privileges.Load())[user] },
 		IdleTimeout:     s.cfg.Session.IdleTimeout,
@@ -190,6 +199,53 @@ func (s *Server) prepareUsers(terminal bool, processors int) error {
 		Comparisons:     max(1, processors/2),
 	})
 	return nil
+}
+
+// openNetworks reads from which networks right passwords came. Without the file all are
+// new, which is no reason not to start.
+func (s *Server) openNetworks() error {
+	mac, err := s.custodian.MAC(networksPurpose)
+	if err != nil {
+		return err
+	}
+	code := func(network []byte) [sha256.Size]byte {
+		sum, _ := mac.Sum(mac.Primary(), network) // there is always a primary key
+		return sum
+	}
+	s.networks = auth.NewNetworks(code, time.Now)
+	text, err := ownfile.Read(filepath.Join(s.cfg.DataDir, NetworksFile), maxNetworksFile, s.log)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = s.networks.Load(text)
+	}
+	if err != nil {
+		s.log.Warn("the networks that right passwords came from are not known: logins may have to wait while others guess", "err", err)
+	}
+	return nil
+}
+
+// keepNetworks writes these networks once a minute where there is something new, and at
+// the end.
+func (s *Server) keepNetworks(ctx context.Context) {
+	save := func() {
+		file := filepath.Join(s.cfg.DataDir, NetworksFile)
+		if err := s.networks.Save(func(text []byte) error { return ownfile.Replace(file, text) }); err != nil {
+			s.log.Warn("the networks that right passwords came from cannot be kept: it is tried again", "err", err)
+		}
+	}
+	defer save()
+	ticker := time.NewTicker(networksInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			save()
+		}
+	}
 }
 
 // readUsers reads the users that may log in from now on.

@@ -31,6 +31,7 @@ type Config struct {
 	Refused    func(audit.Refusal)               // called for each request that is refused, before its answer
 	LoggedIn   func(audit.Request)               // called for each login that begins a session, before its answer
 	LoggedOut  func(audit.Request)               // called for each logout that ends a session, before its answer
+	Networks   *Networks                         // whose password checks go first
 	Now        func() time.Time
 
 	IdleTimeout     time.Duration // of sessions
@@ -39,7 +40,7 @@ type Config struct {
 	SessionsPerUser int
 
 	RememberFor time.Duration // how long a right password is not compared again
-	Failures    int           // wrong passwords a minute from one address
+	Failures    int           // wrong passwords from one network at once, and then in a minute
 	Comparisons int           // bcrypt comparisons at once
 }
 
@@ -58,7 +59,7 @@ type Realm struct {
 }
 
 // Authenticator is safe for concurrent use. It runs nothing in the background, apart
-// from password checks whose client has gone, and timers of wrong passwords.
+// from password checks whose client has gone.
 type Authenticator struct {
 	cfg       Config
 	users     atomic.Pointer[Users]
@@ -82,7 +83,8 @@ type attempt struct {
 	from   audit.Request
 	realm  Realm
 
-	user, password string // of byPassword and byForm; no user: they are not usable
+	user, password string // of byPassword and byForm
+	unusable       error  // why these are empty
 	claim          claim  // of bySession
 }
 
@@ -93,7 +95,7 @@ func newAttempt(r *http.Request, from audit.Request, realm Realm) attempt {
 	switch authorization := r.Header["Authorization"]; {
 	case len(authorization) == 1 && isBasic(authorization[0]):
 		at.method = byPassword
-		at.user, at.password, _ = parseBasic(authorization[0])
+		at.user, at.password, at.unusable = parseBasic(authorization[0])
 	case len(authorization) > 0:
 		at.method = byOther
 	default:
@@ -143,12 +145,12 @@ func (a *Authenticator) SetUsers(users *Users) (changed bool) {
 }
 
 // Authenticate returns who sends the request. from is what is known of it before:
-// wrong passwords are counted for its address.
+// wrong passwords are counted for its network.
 //
 // Errors are *csr.Error: Unauthenticated where credentials are missing or wrong,
 // without saying which part of them is; Forged where a session cookie comes without
 // the token that it needs; Busy, with RetryAfter, where too many passwords wait to
-// be checked or too many from this address were wrong; and Unavailable where ctx
+// be checked or too many from this network were wrong; and Unavailable where ctx
 // ends first.
 func (a *Authenticator) Authenticate(ctx context.Context, r *http.Request, from audit.Request, realm Realm) (csr.Caller, error) {
 	at := newAttempt(r, from, realm)
@@ -164,8 +166,8 @@ func (a *Authenticator) Authenticate(ctx context.Context, r *http.Request, from 
 func (a *Authenticator) verify(ctx context.Context, at attempt) (identity, error) {
 	switch at.method {
 	case byPassword, byForm:
-		if at.user == "" {
-			return identity{}, unauthenticated("no usable user name and password")
+		if at.unusable != nil {
+			return identity{}, &csr.Error{Kind: csr.Unauthenticated, Err: at.unusable}
 		}
 		return a.passwords.verify(ctx, at.user, at.password, origin.NetworkOf(at.from.Address))
 	case bySession:
@@ -201,8 +203,8 @@ func (a *Authenticator) Login(ctx context.Context, r *http.Request, from audit.R
 // LoginPassword is Login for a user name and a password from the fields of a form.
 // The bounds of Basic credentials hold for them too.
 func (a *Authenticator) LoginPassword(ctx context.Context, user, password string, from audit.Request, realm Realm) (Login, error) {
-	at := attempt{method: byForm, from: from, realm: realm}
-	if usable(user, password) {
+	at := attempt{method: byForm, from: from, realm: realm, unusable: usable(user, password)}
+	if at.unusable == nil {
 		at.user, at.password = user, password
 	}
 	return a.login(ctx, at)

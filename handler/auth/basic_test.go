@@ -47,9 +47,12 @@ func TestParseBasic(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			user, password, ok := auth.ParseBasic(tt.header)
-			if ok == tt.refused || user != tt.user || password != tt.password {
-				t.Fatalf("%q, %q, %v", user, password, ok)
+			user, password, err := auth.ParseBasic(tt.header)
+			if (err != nil) != tt.refused || user != tt.user || password != tt.password {
+				t.Fatalf("%q, %q, %v", user, password, err)
+			}
+			if encoding := strings.HasSuffix(tt.name, "not UTF-8"); err != nil && strings.Contains(err.Error(), "UTF-8") != encoding {
+				t.Fatalf("error %v", err)
 			}
 		})
 	}
@@ -60,8 +63,8 @@ func FuzzParseBasic(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, header string) {
-		user, password, ok := auth.ParseBasic(header)
-		if !ok {
+		user, password, err := auth.ParseBasic(header)
+		if err != nil {
 			if user != "" || password != "" {
 				t.Fatal("credentials beside a refusal")
 			}

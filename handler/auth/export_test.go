@@ -1,15 +1,18 @@
 package auth
 
+import "attestcsr/handler/origin"
+
 // ParseBasic is the parser of the Authorization header, for its fuzz target.
 var ParseBasic = parseBasic
 
 // The bounds that tests run into.
 const (
-	MaxQueue       = maxQueue
-	MaxSources     = maxSources
-	MaxComparisons = maxComparisons
-	ThrottleWait   = throttleWait
-	ComparisonWait = comparisonWait
+	MaxSources  = maxSources
+	MaxOthers   = maxOthers
+	MaxKnown    = maxKnown
+	MaxNetworks = maxNetworks
+	KnownFor    = knownFor
+	TurnWait    = turnWait
 )
 
 // Compare replaces bcrypt's comparison, before a's first use.
@@ -43,3 +46,6 @@ func (a *Authenticator) SessionDigests() (digests [][32]byte) {
 	}
 	return digests
 }
+
+// Known reports whether password checks from the address go first.
+func (n *Networks) Known(address string) bool { return n.known(origin.NetworkOf(address)) }

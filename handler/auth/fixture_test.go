@@ -2,6 +2,7 @@ package auth_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -40,11 +41,16 @@ var (
 func newAuth(cfg auth.Config) *auth.Authenticator {
 	nobody, _ := auth.ParseUsers(nil)
 	return auth.New(kit.Complete(cfg, auth.Config{
-		Users: nobody, Privileges: func(string) []csr.Privilege { return nil }, OnPassword: func(_, _ string) {}, Now: time.Now,
+		Users: nobody, Privileges: func(string) []csr.Privilege { return nil }, OnPassword: func(_, _ string) {}, Now: time.Now, Networks: newNetworks(time.Now),
 		Refused: func(audit.Refusal) {}, LoggedIn: func(audit.Request) {}, LoggedOut: func(audit.Request) {},
 		IdleTimeout: 30 * time.Minute, Lifetime: 24 * time.Hour, Sessions: 10_000, SessionsPerUser: 1_000,
 		RememberFor: 5 * time.Minute, Failures: 20, Comparisons: max(1, runtime.GOMAXPROCS(0)/2),
 	}))
+}
+
+// newNetworks hashes without a key.
+func newNetworks(now func() time.Time) *auth.Networks {
+	return auth.NewNetworks(sha256.Sum256, now)
 }
 
 // hashOf makes the cheapest hash there is; which cost it has is not the point.

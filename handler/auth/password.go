@@ -13,17 +13,12 @@ import (
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
-	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
 	"attestcsr/csr"
 )
 
-const (
-	comparisonWait = 10 * time.Second // how long a comparison waits for a processor
-	maxComparisons = 256              // comparisons that wait for one
-	maxRemembered  = 10_000           // right passwords, as many as a users file has users
-)
+const maxRemembered = 10_000 // right passwords, as many as a users file has users
 
 // errWrongPassword is also the error for an unknown user.
 var errWrongPassword = errors.New("user name or password is wrong")
@@ -37,32 +32,39 @@ type credential [sha256.Size]byte
 
 // passwords verifies passwords. bcrypt is slow on purpose, and clients send Basic
 // credentials with every request. Therefore right passwords are remembered for a
-// while; the same credentials from one address at the same time are one check; wrong
-// passwords are throttled; and few comparisons run at once.
+// while; the same credentials from one network at the same time are one check, and from
+// several networks one comparison; wrong passwords are throttled; and few comparisons
+// run at once.
 type passwords struct {
 	cfg     Config
 	users   *atomic.Pointer[Users]
 	key     [sha256.Size]byte
 	compare func(hash, password []byte) error // bcrypt's; tests count its calls
 
-	throttle    *throttle
-	checks      singleflight.Group  // by credential and address: admitted and counted once
-	comparisons singleflight.Group  // by credential: compared once
-	slots       *semaphore.Weighted // for comparisons that run
-	waiting     atomic.Int64        // for a slot
+	throttle *throttle
+	turns    *turns
+	checks   singleflight.Group // by credential and network: waits and is counted once
 
-	mu         sync.Mutex
-	remembered map[credential]time.Time // until when
+	mu          sync.Mutex
+	remembered  map[credential]time.Time // until when
+	comparisons map[credential]*comparison
+}
+
+// comparison is made once for all checks of a credential that there are at one time.
+type comparison struct {
+	result func() error
+	checks int
 }
 
 func newPasswords(cfg Config, users *atomic.Pointer[Users]) *passwords {
 	p := &passwords{
-		cfg:        cfg,
-		users:      users,
-		compare:    bcrypt.CompareHashAndPassword,
-		throttle:   newThrottle(cfg),
-		slots:      semaphore.NewWeighted(int64(cfg.Comparisons)),
-		remembered: make(map[credential]time.Time),
+		cfg:         cfg,
+		users:       users,
+		compare:     bcrypt.CompareHashAndPassword,
+		throttle:    newThrottle(cfg),
+		turns:       &turns{free: cfg.Comparisons},
+		remembered:  make(map[credential]time.Time),
+		comparisons: make(map[credential]*comparison),
 	}
 	_, _ = rand.Read(p.key[:]) // never fails, by its documentation
 	return p
@@ -106,30 +108,58 @@ func (p *passwords) verify(ctx context.Context, user, password string, from neti
 	return who, nil
 }
 
-// check returns nil for the right password. It waits until there is room in the
-// count of failures, and counts a wrong one.
+// check returns nil for the right password. It waits for its turn, and counts a wrong
+// one.
 func (p *passwords) check(c credential, who identity, password string, from netip.Prefix) error {
-	admitted, err := p.throttle.admit(from)
+	as, err := p.throttle.enter(from)
 	if err != nil {
 		return err
 	}
-	_, err, _ = p.comparisons.Do(string(c[:]), func() (any, error) {
-		return nil, p.compareInTurn(c, who, password)
-	})
-	p.throttle.finish(admitted, errors.Is(err, errWrongPassword))
+	defer p.throttle.leave(from)
+	compare := p.join(c, who, password)
+	defer p.leave(c)
+	if err := p.turns.wait(as); err != nil {
+		return err
+	}
+	defer p.turns.done()
+	if err := p.throttle.start(from); err != nil {
+		return err
+	}
+	err = compare()
+	p.throttle.end(from, errors.Is(err, errWrongPassword))
+	if err == nil {
+		p.cfg.Networks.note(from)
+	}
 	return err
 }
 
-// compareInTurn compares the password with the hash when a slot is free, and
-// remembers it where it is right.
-func (p *passwords) compareInTurn(c credential, who identity, password string) error {
+// join returns the comparison for a check, which leaves it at its end.
+func (p *passwords) join(c credential, who identity, password string) (compare func() error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	shared := p.comparisons[c]
+	if shared == nil {
+		shared = &comparison{result: sync.OnceValue(func() error { return p.compareOnce(c, who, password) })}
+		p.comparisons[c] = shared
+	}
+	shared.checks++
+	return shared.result
+}
+
+func (p *passwords) leave(c credential) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	shared := p.comparisons[c]
+	if shared.checks--; shared.checks == 0 {
+		delete(p.comparisons, c)
+	}
+}
+
+// compareOnce compares the password with the hash, and remembers it where it is right.
+func (p *passwords) compareOnce(c credential, who identity, password string) error {
 	if p.remembers(c) {
 		return nil // another request was faster
 	}
-	if err := p.takeSlot(); err != nil {
-		return err
-	}
-	defer p.slots.Release(1)
 	err := p.compare([]byte(who.hash), []byte(password))
 	switch {
 	case errors.Is(err, bcrypt.ErrMismatchedHashAndPassword):
@@ -138,25 +168,6 @@ func (p *passwords) compareInTurn(c credential, who identity, password string) e
 		return &csr.Error{Kind: csr.Internal, Err: err}
 	}
 	p.remember(c)
-	return nil
-}
-
-// takeSlot waits, first come first served, for a slot. Where too many wait or it
-// takes too long the error is csr.Busy.
-func (p *passwords) takeSlot() error {
-	if p.slots.TryAcquire(1) {
-		return nil
-	}
-	defer p.waiting.Add(-1)
-	tooMany := &csr.Error{Kind: csr.Busy, RetryAfter: comparisonWait, Err: errors.New("too many passwords to check")}
-	if p.waiting.Add(1) > maxComparisons {
-		return tooMany
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), comparisonWait)
-	defer cancel()
-	if err := p.slots.Acquire(ctx, 1); err != nil {
-		return tooMany
-	}
 	return nil
 }
 

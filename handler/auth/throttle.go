@@ -1,162 +1,155 @@
 package auth
 
 import (
-	"context"
 	"errors"
 	"net/netip"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
 
 	"attestcsr/csr"
 )
 
 const (
 	failureWindow = time.Minute
-	throttleWait  = 5 * time.Second // how long a check waits to be admitted
-	maxQueue      = 64              // checks that wait, per source
-	maxQueued     = 1024            // checks that wait, in all
-	maxSources    = 8192            // a full one is about 1 kB, and its timers 3 kB
+	maxSources    = 8192 // networks; about 200 bytes each
 )
 
 var errThrottled = errors.New("too many wrong passwords from this address")
 
-// throttle slows down guessing. Wrong passwords are counted for the address that they
-// come from, and never for the user alone, so that nobody can lock out a user from
-// elsewhere. Up to a limit a minute they are answered at once. Beyond it further
-// checks from there wait until older failures are a minute old. How many wait is
-// bounded, and how long.
+// throttle counts wrong passwords for the network that they come from, and never for
+// the user alone, so that nobody can lock out a user from elsewhere. Each network has a
+// bucket of tokens. A wrong password takes one; a check needs one in the bucket.
 type throttle struct {
-	limit int // failures a minute from one source
+	failures int // tokens of a full bucket, which takes a minute to fill
+	networks *Networks
 
 	mu      sync.Mutex
-	sources map[netip.Prefix]*source // those with checks or failures
-	queued  int
+	sources map[netip.Prefix]*source // those with checks, or with checks within a minute
 }
 
-// source is an address or network that passwords come from.
+// source is a network that passwords come from.
 type source struct {
-	network netip.Prefix
-	// room is for checks. A check takes its part before it starts, so that guesses made
-	// at the same time do not get past the limit together. A right password gives it
-	// back at once, a wrong one after a minute.
-	room     *semaphore.Weighted
-	failures []time.Time // within the last minute, oldest first
-	queued   int         // checks that wait for room, first come first served
-	checks   int         // that wait or run; the source is not forgotten meanwhile
+	bucket  *rate.Limiter
+	pending int       // checks that wait or run; it is not forgotten meanwhile
+	running int       // of these, those that run. Each may yet take a token
+	last    time.Time // when the last check ended
 }
 
 func newThrottle(cfg Config) *throttle {
-	return &throttle{limit: cfg.Failures, sources: make(map[netip.Prefix]*source)}
+	return &throttle{failures: cfg.Failures, networks: cfg.Networks, sources: make(map[netip.Prefix]*source)}
 }
 
-// admit returns once a check may run; the caller has to finish it. Otherwise the
-// error is csr.Busy, with the time until it is worth trying again.
-//
-// A check that cannot be admitted in time waits nevertheless. So a guesser has no
-// more attempts at a time than may wait.
-func (t *throttle) admit(from netip.Prefix) (*source, error) {
+// enter takes note of a check that will wait for its turn; the caller calls leave. The
+// error is csr.Busy where the bucket is empty, with the time until it is not.
+func (t *throttle) enter(network netip.Prefix) (standing, error) {
+	isKnown := t.networks.known(network)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s := t.sourceOf(from)
-	s.checks++
-	admitted := s.room.TryAcquire(1)
-	if !admitted && s.queued < maxQueue && t.queued < maxQueued {
-		admitted = t.wait(s)
+	now := time.Now()
+	s, present := t.sources[network]
+	if present && !t.mayStart(s, now) {
+		return standing{}, t.throttled(s, now)
 	}
-	if !admitted {
-		s.checks--
-		return nil, s.throttled()
+	if !present {
+		s = &source{bucket: rate.NewLimiter(rate.Limit(float64(t.failures)/failureWindow.Seconds()), t.failures)}
+		t.sources[network] = s
 	}
-	return s, nil
+	s.pending++
+	last := s.last
+	switch {
+	case s.pending > 1: // one after another
+		last = now
+	case now.Sub(last) >= failureWindow:
+		last = time.Time{}
+	}
+	return standing{isKnown, last}, nil
 }
 
-// wait reports whether there was room in time. The lock is held, but not while it
-// waits.
-func (t *throttle) wait(s *source) bool {
-	s.queued++
-	t.queued++
-	t.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), throttleWait)
-	defer cancel()
-	err := s.room.Acquire(ctx, 1)
-	t.mu.Lock()
-	s.queued--
-	t.queued--
-	return err == nil
-}
-
-// finish ends an admitted check.
-func (t *throttle) finish(s *source, wrong bool) {
+func (t *throttle) leave(network netip.Prefix) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s.checks--
-	if wrong {
-		t.fail(s)
-		return
+	s := t.sources[network]
+	s.pending--
+	if s.pending == 0 && s.last.IsZero() { // its wait came to nothing
+		delete(t.sources, network)
 	}
-	s.room.Release(1)
-	t.forgetUnused(s)
 }
 
-// countFailure counts a wrong password that had no check of its own, because another
-// request from the same address sent the same one at the same time. Beyond the limit
-// the error is that of admit.
-func (t *throttle) countFailure(from netip.Prefix) error {
+// start is for a check that has its turn and may take a token; the caller calls end. The
+// error is that of enter: others of the same network had their turn before.
+func (t *throttle) start(network netip.Prefix) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s := t.sourceOf(from)
-	if !s.room.TryAcquire(1) {
-		return s.throttled()
+	now, s := time.Now(), t.sources[network]
+	if !t.mayStart(s, now) {
+		return t.throttled(s, now)
 	}
-	t.fail(s)
+	s.running++
 	return nil
 }
 
-// fail counts a failure, whose room is taken already.
-func (t *throttle) fail(s *source) {
-	s.failures = append(s.failures, time.Now())
-	time.AfterFunc(failureWindow, func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		s.failures = s.failures[1:]
-		s.room.Release(1)
-		t.forgetUnused(s)
-	})
-}
-
-func (t *throttle) forgetUnused(s *source) {
-	if s.checks == 0 && len(s.failures) == 0 && t.sources[s.network] == s {
-		delete(t.sources, s.network)
+func (t *throttle) end(network netip.Prefix, wrong bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now, s := time.Now(), t.sources[network]
+	s.running--
+	s.last = now
+	if wrong {
+		s.bucket.AllowN(now, 1)
+	}
+	if len(t.sources) > maxSources {
+		t.makeRoom(now)
 	}
 }
 
-// sourceOf returns the source of a network. While there are too many, it forgets
-// another one for a new one: strangers fill the table.
-func (t *throttle) sourceOf(network netip.Prefix) *source {
-	if known, ok := t.sources[network]; ok {
-		return known
+// countFailure counts a wrong password that had no check of its own, because another
+// request of the same network sent the same one at the same time.
+func (t *throttle) countFailure(network netip.Prefix) error {
+	if _, err := t.enter(network); err != nil {
+		return err
 	}
-	for other, s := range t.sources {
-		if len(t.sources) < maxSources {
-			break
-		}
-		if s.checks == 0 {
-			delete(t.sources, other)
-		}
+	defer t.leave(network)
+	if err := t.start(network); err != nil {
+		return err
 	}
-	s := &source{network: network, room: semaphore.NewWeighted(int64(t.limit))}
-	t.sources[network] = s
-	return s
+	t.end(network, true)
+	return nil
 }
 
-// throttled is the error of a check for which there is no room. Where running checks
-// alone take all of it, any of them may give it back soon.
-func (s *source) throttled() error {
+// mayStart: guesses made at the same time do not get past the bucket together.
+func (t *throttle) mayStart(s *source, now time.Time) bool {
+	return s.bucket.TokensAt(now) >= float64(1+s.running)
+}
+
+// throttled says when the bucket has a token. Where running checks alone may take all,
+// any of them may soon leave it one.
+func (t *throttle) throttled(s *source, now time.Time) error {
 	wait := time.Second
-	if len(s.failures) > 0 {
-		wait = time.Until(s.failures[0].Add(failureWindow))
+	if missing := 1 - s.bucket.TokensAt(now); missing > 0 {
+		wait = time.Duration(missing / float64(s.bucket.Limit()) * float64(time.Second))
 	}
 	return &csr.Error{Kind: csr.Busy, RetryAfter: max(wait, time.Second), Err: errThrottled}
+}
+
+// makeRoom forgets the networks whose buckets are full again, else the one with the
+// most tokens. It comes after a check: whoever wants an empty bucket forgotten has to
+// have passwords checked from thousands of other networks. That takes longer than the
+// minute in which the bucket fills by itself.
+func (t *throttle) makeRoom(now time.Time) {
+	var fullest netip.Prefix
+	most := -1.0
+	for network, s := range t.sources {
+		switch tokens := s.bucket.TokensAt(now); {
+		case s.pending > 0:
+		case now.Sub(s.last) >= failureWindow:
+			delete(t.sources, network)
+		case tokens > most:
+			fullest, most = network, tokens
+		}
+	}
+	if len(t.sources) > maxSources && most >= 0 {
+		delete(t.sources, fullest)
+	}
 }

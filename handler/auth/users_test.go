@@ -142,8 +142,8 @@ func FuzzParseUsers(f *testing.F) {
 		}
 		for _, name := range names {
 			_, header, _ := strings.Cut(basic(name, "password"), ": ")
-			if user, password, ok := auth.ParseBasic(header); !ok || user != name || password != "password" {
-				t.Fatalf("user %q cannot authenticate: %q, %v", name, user, ok)
+			if user, password, err := auth.ParseBasic(header); err != nil || user != name || password != "password" {
+				t.Fatalf("user %q cannot authenticate: %q, %v", name, user, err)
 			}
 		}
 	})
