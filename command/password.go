@@ -22,9 +22,12 @@ func (p process) hashPasswordCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			hash, err := server.HashPassword(secret)
+			hash, warning, err := server.HashPassword(secret)
 			if err != nil {
 				return err
+			}
+			if warning != "" {
+				warn(p.stderr, []string{warning})
 			}
 			_, err = fmt.Fprintln(p.stdout, hash)
 			return err

@@ -43,6 +43,15 @@ func privilegesOf(cfg *config.Config) map[string][]csr.Privilege {
 // privileges.
 func CheckSettings(cfg *config.Config) (warnings []string, err error) {
 	warnings, err = checkFiles(cfg, time.Now())
+	if cfg.Auth.UsersFile == "" && cfg.AdminPasswordFile != "" && err == nil {
+		warning, err := checkPasswordFile(cfg.AdminPasswordFile)
+		if err != nil {
+			return warnings, err
+		}
+		if warning != "" {
+			warnings = append(warnings, warning)
+		}
+	}
 	users := []string{AdminName}
 	if cfg.Auth.UsersFile != "" && err == nil {
 		table, err := loadUsers(cfg.Auth.UsersFile)

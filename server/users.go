@@ -94,6 +94,9 @@ func readAdminHash(path string, log *slog.Logger) ([]byte, error) {
 // adoptPassword stores the password of the operator's file, unless it is the one
 // stored already.
 func adoptPassword(file, hashFile string, hash []byte) error {
+	if _, err := checkPasswordFile(file); err != nil {
+		return err
+	}
 	secret, err := readPassword(file)
 	if err != nil {
 		return err
@@ -102,6 +105,21 @@ func adoptPassword(file, hashFile string, hash []byte) error {
 		return nil
 	}
 	return storeAdminHash(hashFile, string(secret))
+}
+
+// checkPasswordFile says what is wrong with a password file.
+func checkPasswordFile(file string) (warning string, err error) {
+	secret, err := readPassword(file)
+	if err != nil {
+		return "", err
+	}
+	if warning, err = auth.CheckPassword(string(secret)); err != nil {
+		return "", fmt.Errorf("admin_password_file: %s: %w", file, err)
+	}
+	if warning != "" {
+		warning = fmt.Sprintf("admin_password_file: %s: %s", file, warning)
+	}
+	return warning, nil
 }
 
 // readPassword returns the first line of a password file.
@@ -141,8 +159,15 @@ func ownPassword(cfg *config.Config) error {
 	return nil
 }
 
-// HashPassword returns the bcrypt hash of a password, for auth.users_file.
-func HashPassword(secret string) (string, error) { return auth.Hash(secret) }
+// HashPassword returns the bcrypt hash of a password, for auth.users_file, and a warning
+// where some clients cannot send it.
+func HashPassword(secret string) (hash, warning string, err error) {
+	if warning, err = auth.CheckPassword(secret); err != nil {
+		return "", "", err
+	}
+	hash, err = auth.Hash(secret)
+	return hash, warning, err
+}
 
 // resetAdmin gives the admin a random password and makes it known: on a
 // terminal, otherwise in a file whose path is printed. The file is written

@@ -92,12 +92,12 @@ func TestHtpasswdHashes(t *testing.T) {
 			t.Errorf("htpasswd %s: accepted", kind)
 		}
 	}
-	hash, err := auth.Hash("secret")
+	hash, err := auth.Hash("long secret")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(path, []byte("amy:"+hash+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	htpasswd(t, "-vb", path, "amy", "secret")
+	htpasswd(t, "-vb", path, "amy", "long secret")
 }

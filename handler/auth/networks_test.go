@@ -93,22 +93,31 @@ func TestNetworksAreBounded(t *testing.T) {
 	clock := kit.NewClock()
 	networks := newNetworks(clock.Now)
 	address := func(i int) string { return fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&0xff, i&0xff) }
-	var all []string
-	for i := range auth.MaxNetworks + 10 {
-		all = append(all, address(i))
+	var lines []string
+	begun := clock.Now()
+	for i := range auth.MaxNetworks {
+		code := sha256.Sum256([]byte(address(i) + "/32"))
+		lines = append(lines, fmt.Sprintf(`"%x":%d`, code[:16], begun.Unix()+int64(i)))
 	}
-	loggedInFrom(t, clock, networks, all...)
-	known := 0
-	for i := range all {
-		if networks.Known(address(i)) {
-			known++
+	clock.Advance(auth.MaxNetworks * time.Second)
+	if err := networks.Load([]byte(`{"format":1,"networks":{` + strings.Join(lines, ",") + `}}`)); err != nil {
+		t.Fatal(err)
+	}
+	const more = 10
+	for i := range more {
+		loggedInFrom(t, clock, networks, address(auth.MaxNetworks+i))
+	}
+	for i, want := range map[int]bool{0: false, more - 1: false, more: true, auth.MaxNetworks - 1: true, auth.MaxNetworks: true, auth.MaxNetworks + more - 1: true} {
+		if networks.Known(address(i)) != want {
+			t.Errorf("network %d is known: %t", i, !want)
 		}
-	}
-	if known != auth.MaxNetworks || networks.Known(address(9)) || !networks.Known(address(10)) {
-		t.Errorf("%d networks are known", known)
 	}
 	if n := strings.Count(saved(t, networks), ":") - 2; n != auth.MaxNetworks {
 		t.Errorf("%d networks are saved", n)
+	}
+	lines = append(lines, `"`+strings.Repeat("0a", 16)+`":1`)
+	if err := networks.Load([]byte(`{"format":1,"networks":{` + strings.Join(lines, ",") + `}}`)); err == nil {
+		t.Error("too many were loaded")
 	}
 }
 

@@ -114,8 +114,8 @@ func TestFullLine(t *testing.T) {
 // known network takes less than a second; another network gets its turn as soon as any
 // of them; and of those, the one that asks fifty times as often gets no more.
 func TestThousandGuessers(t *testing.T) {
-	const lasts = time.Minute
-	guessers := kit.Effort(300, 1000)
+	const lasts = 40 * time.Second
+	guessers := kit.Effort(150, 1000)
 	inBubble(t, auth.Config{Comparisons: 1, RememberFor: time.Nanosecond}, func(t *testing.T, a *auth.Authenticator) {
 		compared := slowly(a)
 		if err := try(a, "bob", "hidden", here); err != nil {

@@ -26,6 +26,7 @@ const (
 	maxUsers       = 10_000
 	maxUserName    = 255  // bytes; htpasswd's own bound
 	maxPassword    = 1024 // bytes, of one to be checked
+	minPassword    = 8    // characters, of one to be hashed
 	maxHashed      = 72   // bytes, of one to be hashed: bcrypt reads no further
 	minCost        = 4    // bcrypt's lower bound
 	maxCost        = 17   // htpasswd's upper bound; one check takes seconds
@@ -169,17 +170,31 @@ func dummyHash(cost int) string {
 	return fmt.Sprintf("$2a$%02d$%s%s", cost, encoding.EncodeToString(random[:16]), encoding.EncodeToString(random[16:]))
 }
 
-// Hash returns the bcrypt hash, of cost 10, of a password for a users file. It
-// refuses empty passwords, those that are not UTF-8, which could not be used, and
-// those over 72 bytes, of which bcrypt would read the beginning only.
-func Hash(password string) (string, error) {
+// CheckPassword refuses a password that is new and cannot or should not be used: not
+// UTF-8, shorter than 8 characters, or longer than 72 bytes, of which bcrypt would read
+// the beginning only. It warns of one that some clients cannot send.
+func CheckPassword(password string) (warning string, err error) {
 	switch {
 	case password == "":
 		return "", errors.New("the password is empty")
+	case strings.HasPrefix(password, byteOrderMark):
+		return "", errors.New("the password begins with a byte order mark: save it as UTF-8 without one")
 	case len(password) > maxHashed:
 		return "", fmt.Errorf("the password is longer than %d bytes, which is all that bcrypt reads", maxHashed)
 	case !utf8.ValidString(password):
 		return "", errors.New("the password is not UTF-8")
+	case utf8.RuneCountInString(password) < minPassword:
+		return "", fmt.Errorf("the password is shorter than %d characters", minPassword)
+	case strings.ContainsFunc(password, func(r rune) bool { return r > unicode.MaxASCII }):
+		return "the password is not ASCII: clients that send Latin-1 instead of UTF-8 cannot log in with it", nil
+	}
+	return "", nil
+}
+
+// Hash returns the bcrypt hash, of cost 10, of a password that passes CheckPassword.
+func Hash(password string) (string, error) {
+	if _, err := CheckPassword(password); err != nil {
+		return "", err
 	}
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), Cost)
 	if err != nil {

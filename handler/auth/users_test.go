@@ -105,7 +105,15 @@ func TestHash(t *testing.T) {
 		t.Fatal(err)
 	}
 	parse(t, "admin:"+hash)
-	for name, password := range map[string]string{"empty": "", "73 bytes": strings.Repeat("x", 73), "not UTF-8": "\xff\xfe"} {
+	for password, warned := range map[string]bool{longest: true, "пароль78": true, "12345678": false, "a long passphrase ~": false} {
+		if warning, err := auth.CheckPassword(password); err != nil || strings.Contains(warning, "not ASCII") != warned {
+			t.Errorf("%s: %q, %v", password, warning, err)
+		}
+	}
+	for name, password := range map[string]string{
+		"empty": "", "73 bytes": strings.Repeat("x", 73), "not UTF-8": "12345678\xff\xfe",
+		"7 characters of 14 bytes": strings.Repeat("п", 7), "byte order mark": "\ufeffsecretpassword12",
+	} {
 		hash, err := auth.Hash(password)
 		if err == nil || hash != "" {
 			t.Fatalf("%s: hash %q, error %v", name, hash, err)

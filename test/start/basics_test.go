@@ -137,7 +137,7 @@ func TestAdminPasswordFile(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for _, bad := range []string{"", "two\nlines", strings.Repeat("x", 73)} {
+	for _, bad := range []string{"", "two\nlines", strings.Repeat("x", 73), "1234567", "\ufeffsecretpassword12"} {
 		kit.Overwrite(t, dir, "password", bad)
 		if text := start.Refused(t, o); bad != "" && strings.Contains(text, bad) {
 			t.Errorf("%q is shown: %s", bad, text)
