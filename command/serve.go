@@ -51,6 +51,10 @@ func (p process) serve(ctx context.Context, out *output.Output, load server.Load
 	s, err := server.Open(ctx, server.Options{
 		Config: cfg, Load: load, HangUps: hangUps, Logger: log, Output: out, Version: version(), Terminal: isTerminal(p.stderr),
 	})
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		log.Info("stopped before it served", "err", err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,8 @@ type Config struct {
 	Audit              Audit
 	Log                Log
 	ShutdownTimeout    time.Duration
-	AllowCoreDumps     bool // also lets debuggers of the same user attach
+	LockWait           time.Duration // for another process to leave DataDir; 0: none
+	AllowCoreDumps     bool          // also lets debuggers of the same user attach
 
 	file    string            // of the settings; empty = none
 	origins map[string]string // setting key → where its value came from

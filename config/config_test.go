@@ -147,6 +147,7 @@ log:
   level: debug
   format: text
 shutdown_timeout: 1m
+lock_wait: 30s
 allow_core_dumps: true
 `
 
@@ -176,6 +177,7 @@ func everythingSettings() config.Config {
 		Sealing:         config.Sealing{KeysetFile: "/run/secrets/keyset"},
 		Log:             config.Log{Level: "debug", Format: "text"},
 		ShutdownTimeout: time.Minute,
+		LockWait:        30 * time.Second,
 		AllowCoreDumps:  true,
 	}
 }
@@ -189,7 +191,7 @@ func TestSources(t *testing.T) {
 		{"auth-users-file", "users"}, {"admin-password-file", "admin password"}, {"session-idle-timeout", "90s"},
 		{"session-lifetime", "1h30m"}, {"key-sizes", "3072, 2048,8192"}, {"trusted-proxies", "10.0.0.0/8,192.0.2.7,fd00::/8"},
 		{"allowed-origins", "https://console.example.com,http://[::1]:8080"},
-		{"sealing-keyset-file", "/run/secrets/keyset"}, {"log-level", "debug"}, {"log-format", "text"}, {"shutdown-timeout", "1m"},
+		{"sealing-keyset-file", "/run/secrets/keyset"}, {"log-level", "debug"}, {"log-format", "text"}, {"shutdown-timeout", "1m"}, {"lock-wait", "30s"},
 		{"key-pool-max", "600"}, {"key-pool-ready-when-warm", "true"}, {"key-queue-bound", "8"}, {"key-queue-deadline", "5s"}, {"limits-csrs", "7"},
 		{"trust-anchors-file", "anchors.pem"}, {"certificate-names", "strict"},
 		{"allow-core-dumps", "true"}, {"allow-shared-data-dir", "true"},
@@ -337,6 +339,7 @@ log:
   level: "info" # default
   format: "json" # default
 shutdown_timeout: "20s" # default
+lock_wait: "0s" # default
 allow_core_dumps: false # default
 `
 

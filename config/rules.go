@@ -17,6 +17,7 @@ const (
 	maxSession   = 30 * 24 * time.Hour
 	maxShutdown  = 10 * time.Minute
 	maxKeyWait   = 2 * time.Minute
+	maxLockWait  = 10 * time.Minute
 	maxTimeout   = 10 * time.Minute // of one request
 	maxIdle      = time.Hour        // of a connection
 	maxPool      = 10_000           // keys of one size, about 70 MB of the largest

@@ -18,7 +18,7 @@ const (
 	duration = "is not a duration such as 90s, 30m or 1h30m, over 0 and at most "
 	fileSize = "is not a size such as 512KiB, 64MiB or 1GiB, from 1MiB to 16GiB"
 	memory   = "is not auto, off or a size such as 512MiB or 1GiB, from 32MiB to 1024GiB"
-	topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, allow_shared_data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, allowed_origins, key_pool, key_queue, limits, trust, certificate, sealing, audit, log, shutdown_timeout, allow_core_dumps"
+	topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, allow_shared_data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, allowed_origins, key_pool, key_queue, limits, trust, certificate, sealing, audit, log, shutdown_timeout, lock_wait, allow_core_dumps"
 	notUsed  = "not an anchor, alias, tag or merge key, which are not used here"
 )
 
@@ -39,6 +39,7 @@ func TestRefusedValues(t *testing.T) {
 		{"hostname", number, []string{"10.0.0.1"}},
 		{"session.idle_timeout", duration + "720h", []string{"0s", "-1m", "30", "721h", "99999999h"}},
 		{"shutdown_timeout", duration + "10m", []string{"11m"}},
+		{"lock_wait", "is not a duration such as 90s, 30m or 1h30m, not under 0 and at most 10m", []string{"-1s", "11m", "30"}},
 		{"key_sizes", keySize, []string{"1024", "2049", "8448", "0x1000"}},
 		{"trusted_proxies", cidr, []string{"proxy.example.com", "fe80::1%eth0"}},
 		{"trusted_proxies", "has bits beyond its prefix length; write 10.0.0.0/8", []string{"10.1.2.3/8"}},

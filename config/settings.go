@@ -121,6 +121,8 @@ func (c *Config) operatingSettings() []setting {
 			text(&c.Log.Format, oneOf("json", "text"))},
 		{"shutdown_timeout", "duration", "how long requests in flight may take when the service stops, at most 10m",
 			duration(&c.ShutdownTimeout, maxShutdown)},
+		{"lock_wait", "duration", "how long a start waits while another process uses data_dir, at most 10m; 0s ends it at once",
+			durationOrNone(&c.LockWait, maxLockWait)},
 		{"allow_core_dumps", "true|false", "allow core dumps and debuggers, which can read private keys; only for hunting a bug, with throw-away keys",
 			boolean(&c.AllowCoreDumps)},
 	}

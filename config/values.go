@@ -144,10 +144,19 @@ func boolean(field *bool) value {
 
 // duration is over 0 and at most longest.
 func duration(field *time.Duration, longest time.Duration) value {
+	return durationFrom(field, 1, longest, "over 0")
+}
+
+// durationOrNone may also be 0s.
+func durationOrNone(field *time.Duration, longest time.Duration) value {
+	return durationFrom(field, 0, longest, "not under 0")
+}
+
+func durationFrom(field *time.Duration, shortest, longest time.Duration, bound string) value {
 	parse := func(s string) (time.Duration, error) {
 		d, err := time.ParseDuration(s)
-		if err != nil || d <= 0 || d > longest {
-			return 0, fmt.Errorf("%.64q is not a duration such as 90s, 30m or 1h30m, over 0 and at most %s", s, shortDuration(longest))
+		if err != nil || d < shortest || d > longest {
+			return 0, fmt.Errorf("%.64q is not a duration such as 90s, 30m or 1h30m, %s and at most %s", s, bound, shortDuration(longest))
 		}
 		return d, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -42,6 +43,9 @@ func readFile(name string) (data []byte, err error) {
 		return nil, err
 	}
 	f, err := os.Open(name)
+	if target, linkErr := os.Readlink(name); linkErr == nil && errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%s is a symbolic link to %.200q, which does not exist", name, target)
+	}
 	if err != nil {
 		return nil, err
 	}

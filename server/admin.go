@@ -101,7 +101,11 @@ func openAlone(ctx context.Context, cfg *config.Config, log *slog.Logger, writes
 	alone := *cfg
 	alone.KeyPool.Targets = nil // no key is made that nobody asks for
 	s := &Server{cfg: &alone, log: log}
-	if err := s.openKeystore(ctx, runtime.GOMAXPROCS(0), false); err != nil {
+	opened, err := s.openStore()
+	if err == nil {
+		err = s.openKeystore(ctx, runtime.GOMAXPROCS(0), opened)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if writes {

@@ -192,6 +192,35 @@ func usable(cfg *config.Config, f trusted) error {
 	return err
 }
 
+// whose says to whom a file or folder belongs that this process may not use.
+func whose(path string) string {
+	owner, is := ownfile.OwnerOf(os.Stat(path))
+	if self := os.Geteuid(); is && owner.UID != self {
+		return fmt.Sprintf(": it belongs to user %d, and this process is user %d; run chown %d %s", owner.UID, self, self, path)
+	}
+	return ""
+}
+
+// advised adds to the error of a start what to do about a full disk, and about a file
+// of somebody else.
+func advised(dataDir string, err error) error {
+	path, folder := dataDir, dataDir
+	if at, is := errors.AsType[*fs.PathError](err); is {
+		path, folder = at.Path, filepath.Dir(at.Path)
+	}
+	switch {
+	case errors.Is(err, unix.ENOSPC):
+		return errors.Join(err, fmt.Errorf("the volume of %s is full: make room (df -h and df -i say where), then start again", folder))
+	case errors.Is(err, unix.EDQUOT):
+		return errors.Join(err, fmt.Errorf("user %d is over the quota of the volume of %s: make room or raise the quota, then start again", os.Geteuid(), folder))
+	case errors.Is(err, fs.ErrPermission):
+		if advice := whose(path); advice != "" {
+			return errors.Join(err, errors.New(path+advice))
+		}
+	}
+	return err
+}
+
 // canBeMade checks that dir is a directory we can write to, or that the nearest one
 // above it that exists is.
 func canBeMade(dir string) error {
@@ -212,7 +241,7 @@ func canMakeFilesIn(dir string) error {
 		return fmt.Errorf("%s is not a directory", dir)
 	}
 	if err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
-		return fmt.Errorf("cannot make files in %s: %w", dir, err)
+		return fmt.Errorf("cannot make files in %s: %w%s", dir, err, whose(dir))
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"attestcsr/config"
 	"attestcsr/test/kit"
@@ -198,5 +200,30 @@ func write(t *testing.T, name string, mode os.FileMode, data []byte) {
 	}
 	if err := os.Chmod(name, mode); err != nil { // whatever the umask is
 		t.Fatal(err)
+	}
+}
+
+// TestAdvised: a start that finds no room, or what it may not use, says what to do.
+func TestAdvised(t *testing.T) {
+	t.Parallel()
+	at := func(path string, number error) error {
+		return fmt.Errorf("users: %w", &fs.PathError{Op: "write", Path: path, Err: number})
+	}
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{at("/srv/data/x", unix.ENOSPC), "the volume of /srv/data is full"},
+		{os.NewSyscallError("fsync", unix.ENOSPC), "the volume of DIR is full"},
+		{at("/srv/data/x", unix.EDQUOT), "is over the quota of the volume of /srv/data"},
+		{at("/srv/data/x", unix.EIO), ""},
+	} {
+		got := advised("DIR", test.err)
+		if !errors.Is(got, test.err) || !strings.Contains(got.Error(), test.want) || (test.want == "") != (got.Error() == test.err.Error()) {
+			t.Errorf("%v: %v", test.err, got)
+		}
+	}
+	if advised("DIR", nil) != nil {
+		t.Error("an error of nothing")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"attestcsr/config"
 	"attestcsr/csr/audit"
@@ -24,14 +25,9 @@ import (
 // authentic.
 const RecordsPurpose = "stored records 1"
 
-// openKeystore opens store, custodian and pool. Compaction, where it is due, is for a
-// start of the service, since it takes long.
-func (s *Server) openKeystore(ctx context.Context, processors int, compact bool) error {
+// openKeystore opens custodian and pool over a store.
+func (s *Server) openKeystore(ctx context.Context, processors int, store *bolt.Store) error {
 	cfg := s.cfg
-	store, err := bolt.Open(filepath.Join(cfg.DataDir, StoreFile), bolt.Options{Logger: s.log, Compact: compact})
-	if err != nil {
-		return err
-	}
 	custodian, err := openCustodian(ctx, cfg, store, s.log)
 	if err != nil {
 		return errors.Join(err, store.Close())
@@ -51,6 +47,39 @@ func (s *Server) openKeystore(ctx context.Context, processors int, compact bool)
 		return fmt.Errorf("%w; if the sealing keyset that belongs to %s is lost for good, \"attestcsr store discard-keys\" begins anew", err, cfg.DataDir)
 	}
 	return nil
+}
+
+// openStore opens the store for a command.
+func (s *Server) openStore() (*bolt.Store, error) {
+	return bolt.Open(filepath.Join(s.cfg.DataDir, StoreFile), bolt.Options{Logger: s.log})
+}
+
+// lockPoll is how often a start tries to get the lock on the store.
+const lockPoll = 200 * time.Millisecond
+
+// waitForStore opens the store for the service, once no other process has it open or
+// lock_wait is over. Compaction, where it is due, is for a start, since it takes long.
+func (s *Server) waitForStore(ctx context.Context) (*bolt.Store, error) {
+	path := filepath.Join(s.cfg.DataDir, StoreFile)
+	for begin, said := time.Now(), false; ; {
+		store, err := bolt.Open(path, bolt.Options{Logger: s.log, Compact: true})
+		switch {
+		case !errors.Is(err, bolt.ErrLocked):
+			return store, err
+		case s.cfg.LockWait == 0:
+			return nil, fmt.Errorf("%w; in a rolling update the old process has to end first: in Kubernetes use the strategy Recreate, or wait for it with lock_wait: 30s", err)
+		case time.Since(begin) >= s.cfg.LockWait:
+			return nil, fmt.Errorf("%w; this one has waited for %s (lock_wait)", err, s.cfg.LockWait)
+		case !said:
+			said = true
+			s.log.Info("another process uses data_dir: this one waits for its end", "data_dir", s.cfg.DataDir, "lock_wait", s.cfg.LockWait.String())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("stopped while another process used %s: %w", s.cfg.DataDir, ctx.Err())
+		case <-time.After(lockPoll):
+		}
+	}
 }
 
 // openCustodian makes a sealing keyset only for a store that holds nothing yet:

@@ -95,12 +95,17 @@ type Server struct {
 func Open(ctx context.Context, o Options) (_ *Server, err error) {
 	cfg, log := o.Config, o.Logger
 	s := &Server{cfg: cfg, log: log, output: o.Output, load: o.Load, hangUps: o.HangUps, settings: cfg.Texts()}
+	defer func() { err = advised(cfg.DataDir, err) }()
 	if err := prepareDataDir(cfg, log); err != nil {
 		return nil, err
 	}
 	// The pool raises GOMAXPROCS. Bounds by processors need the number before.
 	processors := runtime.GOMAXPROCS(0)
-	if err := s.openKeystore(ctx, processors, true); err != nil {
+	store, err := s.waitForStore(ctx)
+	if err == nil {
+		err = s.openKeystore(ctx, processors, store)
+	}
+	if err != nil {
 		return nil, err
 	}
 	defer func() {

@@ -1,6 +1,7 @@
 package ownfile
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -85,9 +86,12 @@ func (t Trust) Check(path string, denied fs.FileMode) error {
 	}
 	mend := "" // how a volume of an orchestrator is mended
 	at, rest, links := "/", elements(path), 0
+	link, beyond := "", -1 // the last symbolic link, and how many elements of rest come after its target
 	for {
 		info, err := os.Lstat(at)
 		switch {
+		case errors.Is(err, fs.ErrNotExist) && links > 0 && len(rest) >= beyond:
+			return fmt.Errorf("%s is a symbolic link to %s, which does not exist: mend or remove the link", link, at)
 		case err != nil:
 			return err
 		case info.Mode().Type() == fs.ModeSymlink:
@@ -104,6 +108,7 @@ func (t Trust) Check(path string, denied fs.FileMode) error {
 			if filepath.Base(at) == "..data" {
 				mend = "in Kubernetes, set defaultMode: 0440 for the volume and fsGroup for the pod"
 			}
+			link, beyond = at, len(rest)
 			at, rest = filepath.Dir(at), append(elements(target), rest...)
 			if filepath.IsAbs(target) {
 				at = "/"
