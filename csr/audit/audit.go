@@ -69,8 +69,8 @@ type Options struct {
 	MaxSignaturesSize int64 // of all files of signatures, in bytes
 	OutboxBound       int   // notes that may wait before changes are refused
 
-	Logger    *slog.Logger
-	CopyToLog bool // each line is also logged, at level info, without promises
+	Logger    *slog.Logger // must not wait for its reader: the trail logs within its locks
+	CopyToLog bool         // each line is also logged, at level info, without promises
 	Now       func() time.Time
 
 	step func(string) error // see chain
@@ -90,7 +90,6 @@ type Log struct {
 	signatures *chain // shares the lock of changes: their notes wait in one outbox
 	refusals   *chain
 	refused    *refusalTable // refusals that wait for their lines
-	copies     *copies
 	metrics    metrics
 
 	wake    chan struct{} // holds a token when changes are to be written at once
@@ -114,11 +113,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	l.metrics = newMetrics(l)
-	if o.CopyToLog {
-		l.copies = newCopies(o.Logger)
-	}
 	if err := l.openStreams(ctx); err != nil {
-		l.copies.close()
 		return nil, fmt.Errorf("audit trail: %w", err)
 	}
 	var streams sync.WaitGroup
@@ -127,7 +122,6 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	streams.Go(func() { l.run(l.refusals, refusalsInterval, nil, l.exportRefusals) })
 	go func() {
 		streams.Wait()
-		l.copies.close()
 		close(l.stopped)
 	}()
 	return l, nil
@@ -164,7 +158,7 @@ func (l *Log) openStreams(ctx context.Context) error {
 func (l *Log) newChain(stream string, maxFile int64, mu *sync.Mutex) *chain {
 	return &chain{
 		stream: stream, maxFile: maxFile, mu: mu, dir: l.o.Dir, mac: l.o.MAC, anchors: l.o.Anchors, outbox: l.o.Outbox,
-		log: l.o.Logger, now: l.o.Now, copies: l.copies, step: l.o.step, tell: l.commitNote,
+		log: l.o.Logger, now: l.o.Now, copies: l.o.CopyToLog, step: l.o.step, tell: l.commitNote,
 	}
 }
 

@@ -30,7 +30,7 @@ type chain struct {
 	outbox   Outbox
 	log      *slog.Logger
 	now      func() time.Time
-	copies   *copies            // nil: lines are not copied to the log
+	copies   bool               // lines are copied to the log
 	step     func(string) error // for tests: ends the process at a step, or makes it fail
 	// signatures, of the changes, is the stream whose notes wait in the same outbox. The
 	// anchors of both are committed together.
@@ -169,7 +169,7 @@ func (c *chain) write(ctx context.Context, lines []byte, end position) (err erro
 		return err
 	}
 	c.torn, c.head = false, end
-	c.copies.add(lines)
+	c.copyToLog(lines)
 	return c.at(stepFlushed)
 }
 

@@ -2,7 +2,6 @@ package audit_test
 
 import (
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -43,39 +42,4 @@ func TestCopyToLog(t *testing.T) {
 			t.Errorf("the log has\n%s\nnot\n%s", copied[stream], want)
 		}
 	}
-}
-
-// stuck is a log that nobody reads.
-type stuck chan struct{}
-
-func (s stuck) Write(b []byte) (int, error) {
-	<-s
-	return len(b), nil
-}
-
-// Nothing waits for a log that nobody reads: changes are written and admitted, and
-// the trail can be closed.
-func TestCopyToStuckLog(t *testing.T) {
-	t.Parallel()
-	log := make(stuck)
-	defer close(log)
-	tr := newTrail(t, func(o *audit.Options) {
-		o.CopyToLog, o.Logger, o.OutboxBound = true, slog.New(slog.NewTextHandler(log, nil)), 10
-	})
-	for range 3 {
-		tr.changes(9)
-		tr.flush()
-		if err := tr.log.Admit(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i := range 2 * audit.MaxGroups { // two lines each, which are more than may wait for the log
-		tr.log.Refuse(refusal("", fmt.Sprint(i%audit.MaxGroups), "unauthenticated"))
-	}
-	tr.close() // which has no deadline
-	tr.wantChanges()
-	if n := len(tr.refusals()); n != 2*audit.MaxGroups {
-		t.Errorf("%d refusals are in the files, want %d", n, 2*audit.MaxGroups)
-	}
-	tr.wantWhole()
 }

@@ -20,8 +20,8 @@ const (
 	atomicWrite = 4096
 	// keep is the size of a buffer that is used again.
 	keep = 64 << 10
-	// gather is the pause after lines were written. A line that comes alone is written at
-	// once; under load the lines of a pause share a system call.
+	// gather is the pause after lines were written, unless many come. A line that comes
+	// alone is written at once; under load the lines of a pause share a system call.
 	gather = 5 * time.Millisecond
 	// retry is the time between attempts while a stream takes nothing: the reader of a
 	// FIFO may come back, and a disk may get room.
@@ -39,7 +39,8 @@ type Stream struct {
 	gapLine func(lines int) []byte // what stands in the place of dropped lines
 	failed  func(error)            // called when the stream stops taking lines, once until it takes one again
 
-	wake    chan struct{} // has room for one
+	wake    chan struct{} // something is queued; has room for one
+	hurry   chan struct{} // much is queued; has room for one
 	closing chan struct{}
 	done    chan struct{} // closed when the goroutine has ended
 
@@ -55,7 +56,7 @@ type Stream struct {
 func newStream(to io.Writer, dropped prometheus.Counter, gapLine func(int) []byte, failed func(error)) *Stream {
 	s := &Stream{
 		to: to, dropped: dropped, gapLine: gapLine, failed: failed,
-		wake: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}),
+		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}),
 	}
 	go s.run()
 	return s
@@ -71,12 +72,20 @@ func (s *Stream) Write(lines []byte) (int, error) {
 	} else {
 		s.queue = append(s.queue, lines...)
 	}
+	much := len(s.queue) > bound/4
 	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default: // it is awake
+	signal(s.wake)
+	if much {
+		signal(s.hurry)
 	}
 	return len(lines), nil
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // it has one that was not taken yet
+	}
 }
 
 func (s *Stream) run() {
@@ -89,17 +98,11 @@ func (s *Stream) run() {
 			return
 		}
 		s.writeAll()
-		s.pause(gather)
-	}
-}
-
-// pause waits, unless the stream is being closed: then it reports false.
-func (s *Stream) pause(d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-s.closing:
-		return false
+		select {
+		case <-time.After(gather):
+		case <-s.hurry:
+		case <-s.closing:
+		}
 	}
 }
 
@@ -123,7 +126,9 @@ func (s *Stream) writeAll() {
 			s.failed(err)
 		}
 		failing = true
-		if !s.pause(retry) {
+		select {
+		case <-time.After(retry):
+		case <-s.closing:
 			return
 		}
 	}

@@ -85,6 +85,9 @@ func wantGap(t *testing.T, s *start.Instance, pipe *start.Pipe, text *kit.Buffer
 	}
 	s.Must(http.StatusNotFound, "GET", start.CSRPath, "", start.Header("X-Request-ID", "after-the-gap"))
 	kit.Eventually(t, "a line after the gap", func() bool { return strings.Contains(text.String(), "after-the-gap") })
+	if !strings.Contains(text.String(), `"msg":"audit"`) {
+		t.Error("the log has no copy of the trail")
+	}
 	pipe.Stall()
 }
 
