@@ -134,7 +134,7 @@ var verdicts = []struct {
 		},
 	},
 	{
-		name: "no certificate", refused: []string{"certificate must have at least one PEM block of type CERTIFICATE"},
+		name: "no certificate", refused: []string{"certificate must not be empty"},
 		not: map[pkcs10.Check]csr.Result{
 			"encoding": csr.CheckFailed, "algorithms": csr.CheckNotMade, "order": csr.CheckNotMade, "validity": csr.CheckNotMade, "use": csr.CheckNotMade,
 			"key": csr.CheckNotMade, "names": csr.CheckNotMade, "renewal": csr.CheckNotMade,
