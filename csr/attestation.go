@@ -38,10 +38,11 @@ func (g *Grant) CreateCSR(ctx context.Context, spec pkcs10.Spec) (string, error)
 		return "", classify(err)
 	}
 	var made payload
+	defer s.published.forget()
 	// A crash before the commit leaves the old pending pair. A crash after it leaves
 	// the new pair, which no caller knows: the next create replaces it.
 	at, old, event := g.over(ctx, pendingSlot())
-	_, err = s.keys.Replace(ctx, at, keySpec(resolved), func(key crypto.Signer) (keystore.Change, error) {
+	record, err := s.keys.Replace(ctx, at, keySpec(resolved), func(key crypto.Signer) (keystore.Change, error) {
 		made, err = newRequest(key, t, resolved)
 		if err != nil {
 			return keystore.Change{}, err
@@ -52,6 +53,7 @@ func (g *Grant) CreateCSR(ctx context.Context, spec pkcs10.Spec) (string, error)
 	if err != nil {
 		return "", classify(err)
 	}
+	s.visible.committed(record.Revision, s.now())
 	return made.PEM, nil
 }
 
@@ -77,6 +79,7 @@ func (g *Grant) DeleteCSR(ctx context.Context) error {
 	if err := g.permitsChange(ctx, DeleteCSR); err != nil {
 		return err
 	}
+	defer g.service.published.forget()
 	return classify(g.remove(ctx, pendingSlot()))
 }
 
@@ -102,8 +105,9 @@ func (g *Grant) Certificate(ctx context.Context) (string, error) {
 
 // SetCertificate installs a certificate, given as PEM with its chain: at most
 // 10 certificates, the leaf first. A certificate for the pending CSR installs that
-// CSR's key with it, and the CSR is gone. A certificate for the installed key is a
-// renewal, and a pending CSR stays. The caller bounds the size of pem.
+// CSR's key with it, and the CSR is gone; before its time has come (see staged.go) it is
+// staged. A certificate for the installed or the staged key replaces that one's, and a
+// pending CSR stays. The caller bounds the size of pem.
 //
 // Errors: Invalid with the rules that the chain breaks, KeyMismatch when it is
 // for neither key, NamesDiffer under NamesStrict; Conflict when others kept changing the
@@ -113,6 +117,7 @@ func (g *Grant) SetCertificate(ctx context.Context, pem []byte) error {
 		return err
 	}
 	judged := g.service.judge(pem, pkcs10.Criteria{})
+	defer g.service.published.forget()
 	var err error
 	for range maxAttempts {
 		v := judged
@@ -140,12 +145,18 @@ func (g *Grant) CheckCertificate(ctx context.Context, pem []byte) (Report, error
 	if err := g.decide(ctx, &v); err != nil {
 		return Report{}, classify(err)
 	}
-	return v.report(), nil
+	report := v.report()
+	staged, err := g.service.Staged(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	report.Staged = staged
+	return report, nil
 }
 
-// decide finds out which of the two keys the chain is for, and compares it with what is
-// stored with that key. A key moves from pending to installed and never back, so reading
-// in this order finds it even if it moves in between.
+// decide finds out which of the keys the chain is for, and compares it with what is
+// stored with that key. A key moves from pending to staged to installed and never back,
+// so reading in this order finds it even if it moves in between.
 func (g *Grant) decide(ctx context.Context, v *verdict) error {
 	if v.accepted.Chain == nil {
 		return nil
@@ -153,7 +164,7 @@ func (g *Grant) decide(ctx context.Context, v *verdict) error {
 	v.made = append(v.made, pkcs10.CheckKey)
 	s := g.service
 	var pending *payload
-	for _, key := range []Key{PendingKey, InstalledKey} {
+	for _, key := range []Key{PendingKey, StagedKey, InstalledKey} {
 		held, revision, err := s.held(ctx, key)
 		switch {
 		case err != nil:
@@ -166,7 +177,12 @@ func (g *Grant) decide(ctx context.Context, v *verdict) error {
 		if held.KeySHA256 == v.digest {
 			v.revision = revision
 			v.answers(key, held, s.names)
-			if key == InstalledKey {
+			switch key {
+			case PendingKey:
+				v.due = s.activation(*v)
+			case StagedKey:
+				v.due = held.Due
+			default:
 				v.renews()
 			}
 			return nil
@@ -179,11 +195,7 @@ func (g *Grant) decide(ctx context.Context, v *verdict) error {
 // held returns what the slot of a key holds, with the digest of the key also in format 1.
 // The revision of an empty slot is 0.
 func (s *Service) held(ctx context.Context, key Key) (payload, uint64, error) {
-	slot := pendingSlot()
-	if key == InstalledKey {
-		slot = installedSlot()
-	}
-	record, err := s.keys.Get(ctx, slot)
+	record, err := s.keys.Get(ctx, key.slot())
 	if errors.Is(err, keystore.ErrNotFound) {
 		return payload{}, 0, nil
 	}
@@ -196,7 +208,8 @@ func (s *Service) held(ctx context.Context, key Key) (payload, uint64, error) {
 
 // install stores the chain with the key that it is for, in one commit. The commit
 // expects the revision that was read: ErrConflict and ErrNotFound mean that the slot has
-// changed since, and nothing was done.
+// changed since, and nothing was done. The pair that a new key replaces is retired, and a
+// staged one, which is older, is removed.
 //
 // A crash leaves the old state or the new one. The same set then succeeds in both.
 func (g *Grant) install(ctx context.Context, v verdict) error {
@@ -206,24 +219,48 @@ func (g *Grant) install(ctx context.Context, v verdict) error {
 		return err
 	}
 	next.Object = g.newObject("", "", Labels{})
-	if v.key == InstalledKey {
-		event := g.event(installedSlot())
+	switch {
+	case v.key != PendingKey:
+		next.Version, next.Due = v.held.Version, v.held.Due
+		event := g.event(v.key.slot())
 		event.Warnings = v.warnings()
 		renewal, err := s.change(next, event)
 		if err != nil {
 			return err
 		}
-		_, err = s.keys.Update(ctx, keystore.Target{Slot: installedSlot(), Expect: keystore.At(v.revision)}, renewal)
+		_, err = s.keys.Update(ctx, keystore.Target{Slot: v.key.slot(), Expect: keystore.At(v.revision)}, renewal)
 		return err
+	case s.now().Before(v.due):
+		next.Due = v.due
+		return g.movePending(ctx, stagedSlot(), v, next)
 	}
+	return g.movePending(ctx, installedSlot(), v, next)
+}
+
+// movePending moves the pending key to a slot, with its chain.
+func (g *Grant) movePending(ctx context.Context, slot keystore.Slot, v verdict, next payload) error {
+	s := g.service
 	from := keystore.Target{Slot: pendingSlot(), Expect: keystore.At(v.revision)}
-	to, _, event := g.over(ctx, installedSlot())
+	to, old, event := g.over(ctx, slot)
 	event.Warnings = v.warnings()
-	_, err = s.keys.Move(ctx, from, to, func(key crypto.Signer, _ keystore.Record) (keystore.Change, error) {
+	var companions []keystore.Companion
+	if slot == installedSlot() {
+		var err error
+		to.Expect = keystore.At(old.Revision) // what is retired is what the commit replaces
+		if companions, next.Version, err = s.retire(ctx, old, &event); err != nil {
+			return err
+		}
+		if companions, err = s.removeStaged(ctx, companions, &event); err != nil {
+			return err
+		}
+	}
+	_, err := s.keys.Move(ctx, from, to, func(key crypto.Signer, _ keystore.Record) (keystore.Change, error) {
 		if err := v.isFor(key); err != nil {
 			return keystore.Change{}, err
 		}
-		return s.change(next, moved(event, from.Slot, v.held.PEM))
+		change, err := s.change(next, moved(event, from.Slot, v.held.PEM))
+		change.Companions = companions
+		return change, err
 	})
 	return err
 }

@@ -29,15 +29,25 @@ const (
 	PolicyCertificateCRUD Privilege = "policy_certificate:crud"
 )
 
+// The privileges to sign, with the installed attestation key and with those of named
+// certificates. The vendor's products have none.
+const (
+	AttestationSign       Privilege = "attestation:sign"
+	PolicyCertificateSign Privilege = "policy_certificate:sign"
+)
+
 // Privileges lists every privilege there is.
 func Privileges() []Privilege {
-	return []Privilege{SecurityManagement, SecurityRead, PolicyCertificateRead, PolicyCertificateCRUD}
+	return []Privilege{SecurityManagement, SecurityRead, AttestationSign, PolicyCertificateRead, PolicyCertificateCRUD, PolicyCertificateSign}
 }
 
 // Caller is an authenticated principal, with the request that it sends.
 type Caller struct {
 	audit.Request
 	Privileges []Privilege
+	// Keys are the keys that the caller may sign with and see; nil: those that its
+	// privileges cover.
+	Keys []KeyName
 }
 
 // Holds reports whether the caller has the privilege, itself or through one
@@ -64,11 +74,12 @@ const (
 	Busy                        // too much to do; try again after RetryAfter
 	Unavailable                 // not able to serve now; try again after RetryAfter
 	Stale                       // the caller names a revision that is not the stored one
+	TooMany                     // the caller asks for more than its rate; try again after RetryAfter
 	Forged                      // another site may have made the caller's browser send this
 )
 
 func (k Kind) String() string {
-	names := [...]string{"internal", "invalid", "unauthenticated", "unauthorized", "not_found", "exists", "conflict", "busy", "unavailable", "stale", "forged"}
+	names := [...]string{"internal", "invalid", "unauthenticated", "unauthorized", "not_found", "exists", "conflict", "busy", "unavailable", "stale", "too_many", "forged"}
 	if k < 0 || int(k) >= len(names) {
 		return fmt.Sprintf("kind(%d)", int(k))
 	}
@@ -77,7 +88,7 @@ func (k Kind) String() string {
 
 // Kinds lists every kind, so that tests and metrics can walk them.
 func Kinds() []Kind {
-	return []Kind{Internal, Invalid, Unauthenticated, Unauthorized, NotFound, Exists, Conflict, Busy, Unavailable, Stale, Forged}
+	return []Kind{Internal, Invalid, Unauthenticated, Unauthorized, NotFound, Exists, Conflict, Busy, Unavailable, Stale, TooMany, Forged}
 }
 
 // Error is the error of every operation of this package. Err is the cause, for the log
@@ -86,7 +97,7 @@ type Error struct {
 	Kind       Kind
 	Privilege  Privilege          // with Unauthorized: the one that the caller lacks
 	Violations []pkcs10.Violation // with Invalid: every broken rule
-	RetryAfter time.Duration      // with Busy and Unavailable: when to try again
+	RetryAfter time.Duration      // with Busy, Unavailable and TooMany: when to try again
 	Err        error
 }
 

@@ -3,6 +3,7 @@ package csr
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"attestcsr/csr/audit"
 )
@@ -38,6 +39,14 @@ const (
 	DeleteNamedCertificate Operation = "named_certificate.delete"
 )
 
+// The operations on a key that signs, for AuthoriseKey. SignKey needs the privilege to
+// sign with that key, the others that or the one to read its certificate.
+const (
+	SignKey   Operation = "key.sign"
+	VerifyKey Operation = "key.verify"
+	ReadKey   Operation = "key.public"
+)
+
 // privilege is what the operation needs.
 func (o Operation) privilege() (Privilege, bool) {
 	switch o {
@@ -59,6 +68,7 @@ type Grant struct {
 	service   *Service
 	operation Operation
 	caller    Caller // who makes the changes
+	key       KeyName
 }
 
 // Authorise returns the Grant for an operation. A caller without the privilege gets an
@@ -74,6 +84,35 @@ func (s *Service) Authorise(caller Caller, o Operation) (*Grant, error) {
 		return nil, &Error{Kind: Unauthorized, Privilege: need, Err: fmt.Errorf("%s needs the privilege %s", o, need)}
 	}
 	return &Grant{service: s, operation: o, caller: caller}, nil
+}
+
+// AuthoriseKey is Authorise for an operation on a key that signs.
+func (s *Service) AuthoriseKey(caller Caller, o Operation, key KeyName) (*Grant, error) {
+	if o != SignKey && o != VerifyKey && o != ReadKey {
+		return nil, &Error{Err: fmt.Errorf("%q is no operation on a key", o)}
+	}
+	if !caller.mayUse(o, key) {
+		s.audit.Refuse(audit.Refusal{Request: caller.Request, Operation: string(o), Outcome: Unauthorized.String()})
+		need, _ := key.privileges()
+		return nil, &Error{Kind: Unauthorized, Privilege: need, Err: fmt.Errorf("%s of %s needs the privilege %s, and the key among those of the caller", o, key, need)}
+	}
+	return &Grant{service: s, operation: o, caller: caller, key: key}, nil
+}
+
+// privileges are those to sign with a key, and to read its certificate.
+func (k KeyName) privileges() (sign, read Privilege) {
+	if k.NSX == "" {
+		return AttestationSign, SecurityRead
+	}
+	return PolicyCertificateSign, PolicyCertificateRead
+}
+
+func (c Caller) mayUse(o Operation, key KeyName) bool {
+	if c.Keys != nil && !slices.Contains(c.Keys, key) {
+		return false
+	}
+	sign, read := key.privileges()
+	return c.Holds(sign) || o != SignKey && c.Holds(read)
 }
 
 // permits returns an Internal error when the grant is for another operation.

@@ -24,7 +24,10 @@ const scrapeTimeout = 2 * time.Second
 //   - attestcsr_certificates_soonest_not_after_timestamp_seconds: when the first
 //     of the named certificates ends;
 //   - attestcsr_certificate_warnings_total: warnings of certificates that were accepted,
-//     by the check that they are about.
+//     by the check that they are about;
+//   - attestcsr_certificate_activation_timestamp_seconds: when the staged certificate
+//     becomes active;
+//   - attestcsr_signatures_total: signatures that were asked for, by their outcome.
 //
 // A time is absent where there is no such CSR or certificate.
 func (s *Service) Collectors() []prometheus.Collector {
@@ -39,8 +42,21 @@ func (s *Service) Collectors() []prometheus.Collector {
 		s.counted(collectionCertificates, "certificates"),
 		gauge{s.soonestUntil, prometheus.NewDesc("attestcsr_certificates_soonest_not_after_timestamp_seconds",
 			"Earliest end of validity among the named certificates, as a Unix time.", nil, nil)},
-		s.warnings,
+		gauge{s.stagedUntil, prometheus.NewDesc("attestcsr_certificate_activation_timestamp_seconds",
+			"When the staged attestation certificate becomes active, as a Unix time.", nil, nil)},
+		s.warnings, s.signatures,
 	}
+}
+
+// newSignatures has each of its labels from the start.
+func newSignatures() *prometheus.CounterVec {
+	signatures := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "attestcsr_signatures_total", Help: "Signatures that callers with the privilege asked for, by outcome.",
+	}, []string{"outcome"})
+	for _, outcome := range []string{signed, NotFound.String(), Invalid.String(), Unavailable.String(), TooMany.String(), Internal.String()} {
+		signatures.WithLabelValues(outcome)
+	}
+	return signatures
 }
 
 // newWarnings has each of its labels from the start.
@@ -92,6 +108,11 @@ func (s *Service) pendingSince(ctx context.Context) (int64, error) {
 	}
 	p, err := decodePayload(record)
 	return p.Created.Unix(), err
+}
+
+func (s *Service) stagedUntil(ctx context.Context) (int64, error) {
+	p, _, err := s.stagedPair(ctx)
+	return p.Due.Unix(), err
 }
 
 func (s *Service) installedUntil(ctx context.Context) (int64, error) {

@@ -198,6 +198,7 @@ func (g *Grant) selfSignNew(ctx context.Context, r NewRequest, days *int64) (Nam
 	// A crash before the commit leaves nothing. A crash after it leaves a certificate
 	// that the caller finds in the list.
 	id := uuid.NewString()
+	defer s.published.forget()
 	at := keystore.Target{Slot: certificateSlot(id), Expect: keystore.Absent}
 	record, err := s.keys.Replace(ctx, at, keySpec(spec), func(key crypto.Signer) (keystore.Change, error) {
 		text, err := t.SelfSignDays(key, days, s.timestamp())
@@ -256,6 +257,7 @@ func (g *Grant) promote(ctx context.Context, id string, build func(crypto.Signer
 		return NamedCertificate{}, err
 	}
 	certificateID := uuid.NewString()
+	defer g.service.published.forget()
 	from := keystore.Target{Slot: requestSlot(id), Expect: keystore.Any}
 	to := keystore.Target{Slot: certificateSlot(certificateID), Expect: keystore.Absent}
 	var conflict error

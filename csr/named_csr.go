@@ -143,5 +143,6 @@ func (g *Grant) deleteNamed(ctx context.Context, o Operation, slot keystore.Slot
 	if err := validID(slot.ID); err != nil {
 		return classify(err)
 	}
+	defer g.service.published.forget()
 	return classify(g.remove(ctx, slot))
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
 	"attestcsr/csr/audit"
 	"attestcsr/csr/pkcs10"
@@ -44,6 +45,12 @@ type Config struct {
 	Anchors func() *pkcs10.Anchors
 	// Names is NamesWarn where it is empty.
 	Names NameRule
+	// ActivateAfter is how long after the CSR its certificate becomes active, at the
+	// earliest; 0: at once. It is for those who verify signatures, see Publish.
+	ActivateAfter time.Duration
+	Publish       Publish
+	// SignatureRate is how many signatures a second each caller gets; 0: no bound.
+	SignatureRate int
 	// Audit gets a note with the commit of every change, and every refusal for want
 	// of a privilege. The caller closes it. Nil: nothing is audited.
 	Audit  *audit.Log
@@ -53,6 +60,13 @@ type Config struct {
 
 // Service is the core. It is safe for concurrent use.
 type Service struct {
+	activateAfter time.Duration
+	visible       visibleSince
+	publish       Publish
+	published     publishedSet
+	rates         rates
+	signatures    *prometheus.CounterVec
+
 	keys         *keystore.Keystore
 	policy       pkcs10.Policy
 	requests     collection
@@ -90,9 +104,16 @@ func New(c Config) (*Service, error) {
 		anchors:      c.Anchors,
 		names:        c.Names,
 		warnings:     newWarnings(),
-		audit:        c.Audit,
-		log:          c.Logger,
-		now:          c.Now,
+
+		activateAfter: c.ActivateAfter,
+		visible:       visibleSince{start: c.Now()},
+		publish:       c.Publish,
+		rates:         rates{limit: float64(c.SignatureRate), callers: map[string]*rate.Limiter{}},
+		signatures:    newSignatures(),
+
+		audit: c.Audit,
+		log:   c.Logger,
+		now:   c.Now,
 	}, nil
 }
 

@@ -34,7 +34,7 @@ func TestNewNamesTheSetting(t *testing.T) {
 		{"h", []int{3072, 4096}, []string{"key_sizes", "2048"}},
 		{"h", nil, []string{"key_sizes", "2048"}},
 	} {
-		_, err := csr.New(csr.Config{KeySizes: c.sizes, Hostname: c.hostname})
+		_, err := csr.New(csr.Config{KeySizes: c.sizes, Hostname: c.hostname, Now: time.Now})
 		if (err == nil) != (c.want == nil) {
 			t.Fatalf("%q, %v: error %v", c.hostname, c.sizes, err)
 		}

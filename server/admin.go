@@ -236,6 +236,12 @@ func (a admin) CheckStore(ctx context.Context) (r control.StoreReport, err error
 		err := a.keys.Use(ctx, slot, func(key crypto.Signer, record keystore.Record) ([]byte, error) {
 			return nil, checkRecord(record, key.Public())
 		})
+		if errors.Is(err, keystore.ErrNoKey) {
+			var record keystore.Record
+			if record, err = a.keys.Get(ctx, slot); err == nil {
+				err = csr.CheckRetired(record)
+			}
+		}
 		switch {
 		case ctx.Err() != nil:
 			return r, ctx.Err()

@@ -65,6 +65,8 @@ const (
 	NotAnID          Rule = "not_an_id"
 	OutOfRange       Rule = "out_of_range"
 	Full             Rule = "full"
+	WrongLength      Rule = "wrong_length"
+	NotForSigning    Rule = "not_for_signing"
 )
 
 // Describe says in one sentence, without a full stop, what is wrong and what the rule
@@ -133,6 +135,10 @@ func (v Violation) predicate() string {
 		return "must be " + v.Limit + " bytes of UTF-8 without control characters, and neither . nor .."
 	case OutOfRange:
 		return "must be from " + v.Limit
+	case WrongLength:
+		return "must be " + v.Limit + " bytes long"
+	case NotForSigning:
+		return "must not sign: " + v.Limit
 	case Full:
 		return "is full: it takes " + v.Limit + " objects"
 	}

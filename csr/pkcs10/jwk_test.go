@@ -1,0 +1,64 @@
+package pkcs10_test
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/base64"
+	"math/big"
+	"testing"
+
+	"github.com/go-json-experiment/json"
+
+	"attestcsr/csr/pkcs10"
+)
+
+// The key and its thumbprint are those of RFC 7638 section 3.1.
+func TestThumbprint(t *testing.T) {
+	t.Parallel()
+	modulus, err := base64.RawURLEncoding.DecodeString("0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := pkcs10.Thumbprint(&rsa.PublicKey{N: new(big.Int).SetBytes(modulus), E: 65537})
+	if err != nil || got != "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs" {
+		t.Errorf("%s, %v", got, err)
+	}
+	if got, err := pkcs10.Thumbprint(ed25519.PublicKey(make([]byte, 32))); err == nil {
+		t.Errorf("an Ed25519 key has %s", got)
+	}
+}
+
+// Coordinates have their full length, also where they begin with zeros (RFC 7518 section
+// 6.2.1.2), and the members are those that identify the key.
+func TestJWK(t *testing.T) {
+	t.Parallel()
+	for curve, size := range map[elliptic.Curve]int{elliptic.P256(): 32, elliptic.P384(): 48, elliptic.P521(): 66} {
+		for range 300 { // about one of them begins with a zero
+			key, err := ecdsa.GenerateKey(curve, rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			jwk, err := pkcs10.NewJWK(key.Public())
+			x, xErr := base64.RawURLEncoding.DecodeString(jwk.X)
+			y, yErr := base64.RawURLEncoding.DecodeString(jwk.Y)
+			if err != nil || xErr != nil || yErr != nil || len(x) != size || len(y) != size || jwk.Curve != curve.Params().Name || jwk.Type != "EC" {
+				t.Fatalf("%+v, %v", jwk, err)
+			}
+			again, err := ecdsa.ParseUncompressedPublicKey(curve, append(append([]byte{4}, x...), y...))
+			if err != nil || !again.Equal(key.Public()) {
+				t.Fatalf("another key: %v", err)
+			}
+		}
+	}
+	text, err := json.Marshal(pkcs10.JWK{Type: "EC", Curve: "c", X: "x", Y: "y"})
+	if want := `{"crv":"c","kty":"EC","x":"x","y":"y"}`; err != nil || string(text) != want {
+		t.Errorf("%s, %v", text, err)
+	}
+	if _, err := pkcs10.NewJWK(crypto.PublicKey(nil)); err == nil {
+		t.Error("nothing has a JSON Web Key")
+	}
+}
