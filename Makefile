@@ -9,7 +9,7 @@ FUZZTIME ?= 30s
 # What the tests run beside Go, as command:Debian package (+ further packages).
 # This is the only list of them.
 TEST_TOOLS := gcc:gcc+libc6-dev openssl:openssl certtool:gnutls-bin htpasswd:apache2-utils curl:curl jq:jq script:bsdutils \
-	strace:strace fusermount3:fuse3 buildah:buildah podman:podman runc:runc newuidmap:uidmap
+	unshare:util-linux nsenter:util-linux strace:strace fusermount3:fuse3 buildah:buildah podman:podman runc:runc newuidmap:uidmap
 
 # What some test has to count, or else the tests are not the ones they were.
 COUNTS := "kills" "power cuts" "faults fired" "disk operations numbered" "system calls compared" "disk operations refused" \

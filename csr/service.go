@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -128,6 +129,9 @@ func (s *Service) Prepare(ctx context.Context) error {
 	if unreadable(record, err) != "" {
 		return nil
 	}
+	if err == nil {
+		s.warnOfOldName(record)
+	}
 	if !errors.Is(err, keystore.ErrNotFound) {
 		return classify(err)
 	}
@@ -156,6 +160,21 @@ func (s *Service) Prepare(ctx context.Context) error {
 		return nil // another process on the same store made them first
 	}
 	return classify(err)
+}
+
+// warnOfOldName logs that the certificate of a first start has another name than the
+// host has now. Only a CA's certificate replaces it.
+func (s *Service) warnOfOldName(installed keystore.Record) {
+	p, err := decodePayload(installed)
+	if err != nil {
+		return // it is shown as unreadable
+	}
+	facts := p.facts()
+	if len(facts) != 1 || facts[0].Subject != facts[0].Issuer || strings.EqualFold(facts[0].SubjectCN, s.policy.Hostname) {
+		return
+	}
+	s.log.Warn("the self-signed attestation certificate of the first start has an old name of the host: make a CSR, and set the certificate of a CA",
+		"name", facts[0].SubjectCN, "hostname", s.policy.Hostname)
 }
 
 // Ready reports whether operations can be expected to succeed: the store takes

@@ -42,6 +42,11 @@ func TestHostnameChange(t *testing.T) {
 		_ = conn.Close()
 	}
 	renamed.WantLog("the host's name is not among its names")
+	const oldName = "attestation certificate of the first start has an old name"
+	renamed.WantLog(oldName)
+	if strings.Contains(s.Stdout.String(), oldName) {
+		t.Errorf("said under the name of the first start: %s", s.Stdout)
+	}
 }
 
 // publicKeyLine returns the fingerprint of the public key that a start shows.
