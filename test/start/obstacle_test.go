@@ -30,6 +30,7 @@ func TestDanglingLinks(t *testing.T) {
 		"key":         {func(dir string) string { return filepath.Join(dir, "tls.key") }, nil},
 		"users":       {func(dir string) string { return filepath.Join(dir, "link") }, func(dir string) []string { return []string{"--auth-users-file", filepath.Join(dir, "link")} }},
 		"keyset":      {func(dir string) string { return filepath.Join(dir, "link") }, func(dir string) []string { return []string{"--sealing-keyset-file", filepath.Join(dir, "link")} }},
+		"anchors":     {func(dir string) string { return filepath.Join(dir, "link") }, func(dir string) []string { return []string{"--trust-anchors-file", filepath.Join(dir, "link")} }},
 		"store":       {func(dir string) string { return filepath.Join(dir, "data", server.StoreFile) }, nil},
 		"own keyset":  {func(dir string) string { return filepath.Join(dir, "data", server.KeysetFile) }, nil},
 		"admin_password": {func(dir string) string { return filepath.Join(dir, "link") }, func(dir string) []string {
