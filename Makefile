@@ -18,7 +18,7 @@ COUNTS := "kills" "power cuts" "faults fired" "disk operations numbered" "system
 	"kills beside an audit trail" "refusals in a flood" "callers × routes" "guesses" "pairs timed" "smuggling forms" \
 	"paths tried" "ciphers offered by openssl" "secrets searched for" "planted secrets found" "connection attempts" \
 	"handshakes that fail" "starts on a full disk" "connections held" "readers that never read" "creates of 4096 bits at once" \
-	"hostile JSON bodies" "specs judged by openssl" "specs judged by certtool" "specs refused" "model operations" "crashes" \
+	"hostile JSON bodies" "specs judged by openssl" "specs judged by certtool" "specs refused" "broken chains sent" "model operations" "crashes" \
 	"log lines dropped" "rounds while nobody read the log" "hang-ups survived" "health checks while keys change" \
 	"chains that openssl accepts too" "chains that openssl refuses too"
 

@@ -62,6 +62,12 @@ func (o Operation) privilege() (Privilege, bool) {
 	return "", false
 }
 
+// May reports whether the caller holds the privilege for an operation.
+func (c Caller) May(o Operation) bool {
+	need, known := o.privilege()
+	return known && c.Holds(need)
+}
+
 // Grant lets one caller do one operation, any number of times. There is no
 // other way to the operations.
 type Grant struct {

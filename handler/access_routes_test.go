@@ -24,6 +24,7 @@ type row struct {
 	kind    rowKind
 	needs   csr.Privilege
 	op      csr.Operation // for kind operation
+	either  bool          // the console: who holds neither privilege is refused before the body is read
 	// allowed is what those get who may: requests are made so that nothing
 	// changes, and the answer tells that the operation's own handler was reached.
 	allowed want
@@ -63,7 +64,9 @@ var (
 	inLegacy = dialect{"esx", func(d documented) string {
 		return `{"type":"com.vmware.vapi.std.errors.` + strings.ToLower(d.errorType) + `","value":{"messages":[` + vsphere(d) + `]}}`
 	}}
-	inNSX = dialect{"nsx", func(d documented) string {
+	// The console takes sessions of both dialects.
+	inConsole = dialect{"console", inESX.document}
+	inNSX     = dialect{"nsx", func(d documented) string {
 		status := strings.ReplaceAll(strings.ToUpper(http.StatusText(d.status)), " ", "_")
 		module, details := "policy", ""
 		if d.module != "" {
@@ -107,7 +110,7 @@ func matching(status int, contentType, pattern string) want {
 var (
 	unauthenticated = documented{status: 401, errorType: "UNAUTHENTICATED", id: "com.vmware.vapi.endpoint.method.authentication.required", message: "Authentication required.",
 		code: "403", module: "common-services", message2: "The credentials were incorrect or the account specified has been locked."}
-	forged = documented{status: 403, errorType: "UNAUTHORIZED", id: "attestcsr.forged", message: "A page of another site sent this request. Its origin is not among the allowed_origins of the service.",
+	forged = documented{status: 403, errorType: "UNAUTHORIZED", id: "attestcsr.forged", message: "Another site may have sent this request: its origin is not among the allowed_origins of the service, or the X-XSRF-TOKEN header is not that of the session.",
 		code: "98", message2: "Another site may have sent this request: the X-XSRF-TOKEN header is not that of the session, or the origin is not among the allowed_origins of the service."}
 	noPath = documented{status: 404, errorType: "NOT_FOUND", id: "com.vmware.vapi.rest.httpNotFound", message: "Not found.",
 		code: "600", message2: "The requested path does not exist."}
@@ -134,7 +137,7 @@ func noObject(path string) documented {
 // accessRows are the rows of the matrix. csrID is a CSR of the NSX dialect that is
 // there, certificateID a certificate.
 func accessRows(csrID, certificateID string) []row {
-	rows := slices.Concat(esxRows(), esxSessionRows(), nsxRows(csrID, certificateID), nsxSessionRows(), opsRows(), pathlessRows())
+	rows := slices.Concat(esxRows(), esxSessionRows(), consoleRows(csrID), nsxRows(csrID, certificateID), nsxSessionRows(), opsRows(), pathlessRows())
 	// HEAD follows GET, and OPTIONS is a method that no path has.
 	allow := map[string][]string{}
 	templates := map[string]row{}
@@ -209,6 +212,18 @@ func esxSessionRows() []row {
 	}
 }
 
+func consoleRows(csrID string) []row {
+	check := func(body string, op csr.Operation, needs csr.Privilege, allowed want) row {
+		return row{route: "POST " + checkPath, path: checkPath, body: body, dialect: inConsole, kind: operation, op: op, needs: needs, either: true, allowed: allowed}
+	}
+	refused := matching(200, asJSON, `\{"accepted":false,.*"check":"encoding","result":"failed".*\}`)
+	return []row{
+		check("[", "", "", inESX.answer(notObject)),
+		check(`{"kind":"certificate","certificate":"x"}`, csr.CheckCertificate, csr.SecurityManagement, refused),
+		check(`{"kind":"import","id":"`+csrID+`","certificate":"x"}`, csr.CheckImport, csr.PolicyCertificateCRUD, refused),
+	}
+}
+
 func nsxRows(csrID, certificateID string) []row {
 	const csrs, certificates = nsxCSRs, nsxCertificates
 	mayDo := func(route, path, body string, op csr.Operation, needs csr.Privilege, allowed want) row {
@@ -274,7 +289,7 @@ func pathlessRows() []row {
 	var rows []row
 	for _, method := range []string{"GET", "POST", "OPTIONS"} {
 		for path, d := range map[string]dialect{
-			"/": inESX, "/api": inESX, csrPath + "/x": inESX, "/rest/com/vmware/cis": inLegacy, "/policy/api/v1/infra": inNSX, "/api/v1/trust-management/csrs": inNSX, "/api/v1": inNSX,
+			"/": inESX, "/api": inESX, "/console": inESX, checkPath + "/": inESX, csrPath + "/x": inESX, "/rest/com/vmware/cis": inLegacy, "/policy/api/v1/infra": inNSX, "/api/v1/trust-management/csrs": inNSX, "/api/v1": inNSX,
 			"/global-manager/api/v1/infra/csrs": inNSX, "/api/v10": inESX, "/global-managers": inESX, loginPath + "/x": inESX,
 		} {
 			rows = append(rows, row{method: method, path: path, dialect: d, allowed: d.answer(noPath)})

@@ -11,13 +11,15 @@ import (
 // vapiError is the error document as the vendor's client reads it. That client fails on
 // anything but an object whose messages and args are lists.
 type vapiError struct {
-	ErrorType string `json:"error_type"`
-	Messages  []struct {
-		ID      string   `json:"id"`
-		Default string   `json:"default_message"`
-		Args    []string `json:"args"`
-	} `json:"messages"`
-	Data map[string]any `json:"data"`
+	ErrorType string         `json:"error_type"`
+	Messages  []vapiMessage  `json:"messages"`
+	Data      map[string]any `json:"data"`
+}
+
+type vapiMessage struct {
+	ID      string   `json:"id"`
+	Default string   `json:"default_message"`
+	Args    []string `json:"args"`
 }
 
 // legacyError is the error document of the older form.

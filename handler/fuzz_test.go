@@ -199,6 +199,8 @@ func FuzzRequest(f *testing.F) {
 		{"POST", nsxPath("a", "action=upload"), "Content-Type: multipart/form-data; boundary=b", multipart},
 		{"GET", nsxCSRs + "?page_size=1&sort_by=display_name&sort_ascending=false&included_fields=id,path&cursor=AWlh", "X-Forwarded-For: 198.51.100.7, x", ""},
 		{"GET", nsxCertificates + "?cursor=%zz", "X-Forwarded-For: ::1%eth0", ""}, {"DELETE", nsxCertificates + "/x%00", "", ""},
+		{"POST", checkPath, "Content-Type: application/json", `{"kind":"import","id":"a","certificate":"x"}`}, {"POST", checkPath, "Content-Type: application/json; charset=UTF-8", "\ufeff{\"kind\":7,\"kind\":\"\xff\"}"},
+		{"GET", legacyPath, "Cookie: vmware-api-session-id=", ""}, {"POST", sessionPath, "vmware-use-header-authn: true", ""},
 		{"POST", "/api/session/create", form, "j_username=admin&j_password=x"}, {"GET", "/api/session/destroy", "Cookie: JSESSIONID=x", ""},
 		{"GET", "/metrics", "", ""}, {"HEAD", "/readyz", "", ""}, {"OPTIONS", "*", "", ""}, {"BREW", "//api/../policy/%2e%2e/", "Host: x", ""},
 		{"GET", "/policy/api/v1/infra/csrs//pem-file", "", ""}, {"GET", "http://other/policy;a=b?x", "X-Request-ID: a\tb", ""}, {"POST", "/rest/com/vmware/cis/session?%", "Transfer-Encoding: chunked", "0\r\n\r\n"},

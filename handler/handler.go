@@ -24,6 +24,7 @@ import (
 
 	"attestcsr/csr"
 	"attestcsr/handler/auth"
+	"attestcsr/handler/console"
 	"attestcsr/handler/origin"
 	"attestcsr/handler/policy"
 	"attestcsr/handler/vapi"
@@ -73,8 +74,17 @@ func nsx() dialect {
 	return dialect{auth.Realm{Dialect: "nsx", SessionCookie: policy.SessionCookie, XSRFHeader: policy.XSRFHeader}, policy.WriteError}
 }
 
+// realmOf is the realm of a request that may come in a session of either dialect. Of the
+// session header and the two cookies, the first that is present decides.
+func realmOf(r *http.Request) auth.Realm {
+	if realm := esx().Realm; len(r.Header.Values(realm.SessionHeader)) > 0 || len(r.CookiesNamed(realm.SessionCookie)) > 0 {
+		return realm
+	}
+	return nsx().Realm
+}
+
 // dialectOf chooses the dialect whose error document a path gets, whether or not
-// the path exists.
+// the path exists. Documents of the console are those of ESX.
 func dialectOf(path string) dialect {
 	d := esx()
 	switch {
@@ -108,6 +118,9 @@ func New(cfg Config) (*Handler, error) {
 	})
 	policy.Register(sessions{cfg.Auth, nsx().Realm}, func(method, path string, operation policy.Operation, handle policy.Handle) {
 		h.add(h.api, method, path, h.operation(nsx(), operation, handle))
+	})
+	console.Register(func(method, path string, handle console.Handle, either ...csr.Operation) {
+		h.add(h.api, method, path, h.console(handle, either))
 	})
 	return h, nil
 }
@@ -180,13 +193,37 @@ func (h *Handler) operation(d dialect, choose func(*http.Request) (csr.Operation
 
 // authorise authenticates the caller and grants the operation.
 func (h *Handler) authorise(c echo.Context, d dialect, op csr.Operation) (*csr.Grant, error) {
-	r, ev := c.Request(), eventOf(c)
-	caller, err := h.cfg.Auth.Authenticate(r.Context(), r, ev.Request, d.Realm)
+	caller, err := h.authenticate(c, d.Realm)
 	if err != nil {
 		return nil, err
 	}
-	ev.Request = caller.Request
 	return h.cfg.Service.Authorise(caller, op)
+}
+
+func (h *Handler) authenticate(c echo.Context, realm auth.Realm) (csr.Caller, error) {
+	r, ev := c.Request(), eventOf(c)
+	caller, err := h.cfg.Auth.Authenticate(r.Context(), r, ev.Request, realm)
+	if err == nil {
+		ev.Request = caller.Request
+	}
+	return caller, err
+}
+
+// console handles a request of the console. Its body says which of several operations it
+// is. The body is read for callers who may do one of them.
+func (h *Handler) console(handle console.Handle, either []csr.Operation) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		caller, err := h.authenticate(c, realmOf(c.Request()))
+		if err != nil {
+			return err
+		}
+		authorise := func(op csr.Operation) (*csr.Grant, error) { return h.cfg.Service.Authorise(caller, op) }
+		if !slices.ContainsFunc(either, caller.May) {
+			_, err := authorise(either[0])
+			return err
+		}
+		return handle(c, authorise)
+	}
 }
 
 // fixed is the choose function of a route that has one operation, or none.

@@ -38,6 +38,7 @@ const (
 	csrPath         = "/api/esx/attestation/certificate/csr"
 	certificatePath = "/api/esx/attestation/certificate"
 	sessionPath     = "/api/session"
+	checkPath       = "/console/check"
 	legacyPath      = "/rest/com/vmware/cis/session"
 
 	adminPassword  = "correct horse battery"

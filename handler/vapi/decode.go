@@ -16,9 +16,9 @@ import (
 	"attestcsr/handler/strict"
 )
 
-// decode reads the request's body, which is a JSON object. Package handler has
+// Decode reads the request's body, which is a JSON object. Package handler has
 // bounded its size.
-func decode[T any](c echo.Context, in *strict.Decoder[T]) (body T, err error) {
+func Decode[T any](c echo.Context, in *strict.Decoder[T]) (body T, err error) {
 	if err := checkQuery(c); err != nil {
 		return body, err
 	}
@@ -35,7 +35,7 @@ func decode[T any](c echo.Context, in *strict.Decoder[T]) (body T, err error) {
 		return body, err
 	}
 	if err != nil {
-		return body, &badRequest{invalidArgument, []message{malformed("the body ended early")}}
+		return body, &badRequest{invalidArgument, []Message{malformed("the body ended early")}}
 	}
 	body, problems := in.Decode(text)
 	if problems != nil {
@@ -60,7 +60,7 @@ func checkMedia(given string) error {
 }
 
 func unsupportedMedia(what, given string) *badRequest {
-	return &badRequest{errorType: "INVALID_REQUEST", messages: []message{{
+	return &badRequest{errorType: "INVALID_REQUEST", messages: []Message{{
 		ID:      "vapi.protocol.server.rest.unsupported_media_type",
 		Default: "Unsupported media type: " + what + ".",
 		Args:    []string{shorten(given)},
@@ -76,7 +76,7 @@ func explain(problems strict.Problems) error {
 	return bad
 }
 
-func describeProblem(p strict.Problem) message {
+func describeProblem(p strict.Problem) Message {
 	name := shorten(p.Name)
 	switch p.Kind {
 	case strict.NotUTF8, strict.LoneSurrogate:
@@ -93,7 +93,7 @@ func describeProblem(p strict.Problem) message {
 	return malformed(p.Encoding())
 }
 
-func wrongType(name string, p strict.Problem) message {
+func wrongType(name string, p strict.Problem) Message {
 	const id = "vapi.protocol.server.rest.param.body.unexpected"
 	expected := p.Expected
 	if expected == strict.List {
@@ -107,7 +107,7 @@ func wrongType(name string, p strict.Problem) message {
 
 const invalidJSON = "vapi.protocol.server.rest.invalid_json_content"
 
-func malformed(what string) message {
+func malformed(what string) Message {
 	return newMessage(invalidJSON, "Invalid JSON content: %s.", what)
 }
 
@@ -122,7 +122,7 @@ func checkQuery(c echo.Context) error {
 		return nil
 	}
 	name := shorten(slices.Min(slices.Collect(maps.Keys(query))))
-	return &badRequest{invalidArgument, []message{
+	return &badRequest{invalidArgument, []Message{
 		quoting("vapi.protocol.server.rest.unsupported_property", "Unsupported property with name: %s.", name),
 	}}
 }

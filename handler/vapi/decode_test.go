@@ -34,6 +34,7 @@ func FuzzCreateSpec(f *testing.F) {
 		`{"key_size":2048.0}`, `{"key_size":"2048"}`, `{"key_size":9223372036854775808}`, `{"Key_Size":4096}`,
 		`{"organization":"a","organization":"b"}`, `{"organization":"\ud800"}`, "{\"organization\":\"\xff\"}",
 		`[]`, `null`, `""`, ``, `{}{}`, `{"subject_alt_name":[null]}`, `{"subject_alt_name":[[]]}`,
+		`{"key_size":"3072","spec":{},"common_name":["a"]}`, "\ufeff{}", "\xff\xfe{\x00}\x00", `{"organization":"a\ud800","organization_unit":1,"organization_unit":"b"}`, "{\"\xff\":1,\"x\":{\"x\":1,\"x\":2}}",
 	} {
 		f.Add([]byte(seed))
 	}

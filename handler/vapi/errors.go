@@ -21,11 +21,12 @@ const invalidArgument = "INVALID_ARGUMENT"
 // status alone.
 type document struct {
 	ErrorType string         `json:"error_type"`
-	Messages  []message      `json:"messages"`
+	Messages  []Message      `json:"messages"`
 	Data      map[string]any `json:"data,omitempty"`
 }
 
-type message struct {
+// Message is one sentence of an answer.
+type Message struct {
 	ID      string   `json:"id"`
 	Default string   `json:"default_message"`
 	Args    []string `json:"args"`
@@ -36,23 +37,23 @@ type message struct {
 }
 
 // newMessage makes a message of a format and all of its arguments.
-func newMessage(id, format string, args ...string) message {
+func newMessage(id, format string, args ...string) Message {
 	values := make([]any, len(args))
 	for i, a := range args {
 		values[i] = a
 	}
-	return message{ID: id, Default: fmt.Sprintf(format, values...), Args: append([]string{}, args...)}
+	return Message{ID: id, Default: fmt.Sprintf(format, values...), Args: append([]string{}, args...)}
 }
 
 // quoting makes a message whose argument is text of the client.
-func quoting(id, format, said string) message {
+func quoting(id, format, said string) Message {
 	m := newMessage(id, format, said)
 	m.quotes = true
 	return m
 }
 
 // logText is the message for the log.
-func (m message) logText() string {
+func (m Message) logText() string {
 	if m.quotes {
 		return m.ID
 	}
@@ -63,7 +64,7 @@ func (m message) logText() string {
 // media type or parameters. The core has rules of its own (csr.Invalid).
 type badRequest struct {
 	errorType string
-	messages  []message
+	messages  []Message
 }
 
 // Error is for the log.
@@ -79,12 +80,18 @@ func (e *badRequest) Error() string {
 const maxMessages = 32
 
 // bounded returns the first messages, and where there are more, one that says how many.
-func bounded(all []message) []message {
+func bounded(all []Message) []Message {
 	if len(all) <= maxMessages {
 		return all
 	}
 	more := newMessage("attestcsr.more", "And %s more.", strconv.Itoa(len(all)-maxMessages))
 	return append(all[:maxMessages:maxMessages], more)
+}
+
+// BadRequest is the error of a request whose member breaks a rule. The text has nothing
+// of the client.
+func BadRequest(id, text, member string) error {
+	return &badRequest{invalidArgument, []Message{{ID: id, Default: text, Args: []string{member}}}}
 }
 
 // Unwrap makes it an error of the client for those who know csr.Error only.
@@ -109,7 +116,7 @@ func describe(requestID string, err error) (int, document) {
 	case errors.As(err, &httpErr) && httpErr.Code == http.StatusMethodNotAllowed:
 		return http.StatusMethodNotAllowed, one("INVALID_REQUEST", "com.vmware.vapi.rest.httpMethodNotAllowed", "This path does not have that method: the Allow header lists those it has.")
 	case errors.As(err, &coreErr) && coreErr.Kind == csr.Invalid:
-		return http.StatusBadRequest, violations(coreErr.Violations)
+		return http.StatusBadRequest, document{ErrorType: invalidArgument, Messages: Messages(coreErr.Violations)}
 	case errors.As(err, &coreErr) && coreErr.Kind == csr.Unauthorized:
 		return http.StatusForbidden, one("UNAUTHORIZED", "vapi.security.authorization.invalid", fmt.Sprintf("The user does not hold the privilege %s.", coreErr.Privilege))
 	case errors.As(err, &coreErr):
@@ -127,7 +134,7 @@ func describeKind(requestID string, kind csr.Kind) (int, document) {
 	const later = "The service cannot take this request now. Try again after the time that the Retry-After header names."
 	a, known := map[csr.Kind]answer{
 		csr.Unauthenticated: {http.StatusUnauthorized, "UNAUTHENTICATED", "com.vmware.vapi.endpoint.method.authentication.required", "Authentication required."},
-		csr.Forged:          {http.StatusForbidden, "UNAUTHORIZED", "attestcsr.forged", "A page of another site sent this request. Its origin is not among the allowed_origins of the service."},
+		csr.Forged:          {http.StatusForbidden, "UNAUTHORIZED", "attestcsr.forged", "Another site may have sent this request: its origin is not among the allowed_origins of the service, or the X-XSRF-TOKEN header is not that of the session."},
 		csr.NotFound:        {http.StatusNotFound, "NOT_FOUND", "attestcsr.csr.not_found", "There is no CSR. Create one first."},
 		csr.Exists:          {http.StatusBadRequest, "ALREADY_EXISTS", "attestcsr.exists", "It exists already."},
 		csr.Conflict:        {http.StatusConflict, "CONCURRENT_CHANGE", "attestcsr.concurrent_change", changed},
@@ -143,39 +150,38 @@ func describeKind(requestID string, kind csr.Kind) (int, document) {
 	return a.status, one(a.errorType, a.id, a.text)
 }
 
-// violations makes a message of every broken rule.
-func violations(broken []pkcs10.Violation) document {
-	doc := document{ErrorType: invalidArgument, Messages: make([]message, 0, len(broken))}
+// Messages makes a message of every broken rule.
+func Messages(broken []pkcs10.Violation) []Message {
+	messages := make([]Message, 0, len(broken))
 	for _, v := range broken {
 		name := wireName(v.Field)
 		args := []string{name}
 		if arg := cmp.Or(v.Value, v.Limit); arg != "" {
 			args = append(args, arg)
 		}
-		doc.Messages = append(doc.Messages, message{ID: "attestcsr.csr." + string(v.Rule), Default: v.Describe(name), Args: args})
+		messages = append(messages, Message{ID: "attestcsr.csr." + string(v.Rule), Default: v.Describe(name), Args: args})
 	}
-	doc.Messages = bounded(doc.Messages)
-	return doc
+	return bounded(messages)
 }
 
 func one(errorType, id, text string) document {
-	return document{ErrorType: errorType, Messages: []message{newMessage(id, text)}}
+	return document{ErrorType: errorType, Messages: []Message{newMessage(id, text)}}
 }
 
 // WriteError answers err with a vSphere Automation error document.
 func WriteError(c echo.Context, requestID string, err error) error {
 	status, doc := describe(requestID, err)
-	return reply(c, status, doc)
+	return Reply(c, status, doc)
 }
 
 // WriteLegacyError answers err in the form of the older /rest interface.
 func WriteLegacyError(c echo.Context, requestID string, err error) error {
 	status, doc := describe(requestID, err)
 	type value struct {
-		Messages []message      `json:"messages"`
+		Messages []Message      `json:"messages"`
 		Data     map[string]any `json:"data,omitempty"`
 	}
-	return reply(c, status, struct {
+	return Reply(c, status, struct {
 		Type  string `json:"type"`
 		Value value  `json:"value"`
 	}{"com.vmware.vapi.std.errors." + strings.ToLower(doc.ErrorType), value{doc.Messages, doc.Data}})

@@ -56,7 +56,7 @@ func login(s Sessions, status int, cookiePath string, wrap func(any) any) Handle
 			return err
 		}
 		setCookie(c, cookiePath, id)
-		return reply(c, status, wrap(id))
+		return Reply(c, status, wrap(id))
 	}
 }
 
@@ -66,7 +66,7 @@ func showSession(s Sessions, wrap func(any) any) Handle {
 		if err != nil {
 			return err
 		}
-		return reply(c, http.StatusOK, wrap(sessionInfo{user, formatTime(created), formatTime(lastAccessed)}))
+		return Reply(c, http.StatusOK, wrap(sessionInfo{user, formatTime(created), formatTime(lastAccessed)}))
 	}
 }
 

@@ -119,7 +119,7 @@ func wireName(f pkcs10.Field) string {
 func withBody[Body any](do func(c echo.Context, grant *csr.Grant, body Body) error) Handle {
 	in := strict.New[Body]()
 	return func(c echo.Context, grant *csr.Grant) error {
-		body, err := decode(c, in)
+		body, err := Decode(c, in)
 		if err != nil {
 			return err
 		}
@@ -132,7 +132,7 @@ func createCSR(c echo.Context, grant *csr.Grant, body createSpec) error {
 	if err != nil {
 		return err
 	}
-	return reply(c, http.StatusCreated, map[string]string{"csr": request})
+	return Reply(c, http.StatusCreated, map[string]string{"csr": request})
 }
 
 // get answers with the PEM text that the core returns, as the only member.
@@ -145,7 +145,7 @@ func get(fetch func(*csr.Grant, context.Context) (string, error), member string)
 		if err != nil {
 			return err
 		}
-		return reply(c, http.StatusOK, map[string]string{member: pem})
+		return Reply(c, http.StatusOK, map[string]string{member: pem})
 	}
 }
 
@@ -170,8 +170,8 @@ func setCertificate(c echo.Context, grant *csr.Grant, body setSpec) error {
 	return c.NoContent(http.StatusNoContent)
 }
 
-// reply writes v as JSON. Nothing under /api is wrapped in a "value".
-func reply(c echo.Context, status int, v any) error {
+// Reply writes v as JSON. Nothing under /api is wrapped in a "value".
+func Reply(c echo.Context, status int, v any) error {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return err

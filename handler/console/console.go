@@ -1,0 +1,129 @@
+// Package console is what the commands and the page of the service ask for beside the
+// APIs of the two products. Its errors are documents of the ESX dialect.
+package console
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
+	"attestcsr/handler/strict"
+	"attestcsr/handler/vapi"
+)
+
+const checkPath = "/console/check"
+
+// Authorise grants the caller of a request an operation. Its errors are *csr.Error.
+type Authorise func(csr.Operation) (*csr.Grant, error)
+
+// Handle answers the request of a caller who is authenticated.
+type Handle func(c echo.Context, authorise Authorise) error
+
+// Register hands every route of the console to add. A caller must hold the privilege for
+// one of the operations, or the body is not read.
+func Register(add func(method, path string, handle Handle, either ...csr.Operation)) {
+	add(http.MethodPost, checkPath, newCheck(), csr.CheckCertificate, csr.CheckImport)
+}
+
+// checkSpec is the body of a check.
+type checkSpec struct {
+	Kind        *string `json:"kind" validate:"required"`
+	ID          *string `json:"id"` // of the CSR, with the kind import
+	Certificate *string `json:"certificate" validate:"required"`
+}
+
+// newCheck answers what a set of a certificate, or an import, would do.
+func newCheck() Handle {
+	in := strict.New[checkSpec]()
+	return func(c echo.Context, authorise Authorise) error {
+		body, err := vapi.Decode(c, in)
+		if err != nil {
+			return err
+		}
+		report, err := check(c, authorise, body)
+		if err != nil {
+			return err
+		}
+		return vapi.Reply(c, http.StatusOK, newReport(report))
+	}
+}
+
+func check(c echo.Context, authorise Authorise, body checkSpec) (csr.Report, error) {
+	ctx, text := c.Request().Context(), []byte(*body.Certificate)
+	switch {
+	case *body.Kind == "certificate" && body.ID == nil:
+		grant, err := authorise(csr.CheckCertificate)
+		if err != nil {
+			return csr.Report{}, err
+		}
+		return grant.CheckCertificate(ctx, text)
+	case *body.Kind == "import" && body.ID != nil:
+		grant, err := authorise(csr.CheckImport)
+		if err != nil {
+			return csr.Report{}, err
+		}
+		return grant.CheckImport(ctx, *body.ID, csr.Import{PEM: text})
+	case *body.Kind == "certificate":
+		return csr.Report{}, vapi.BadRequest("attestcsr.console.id", `Field "id" goes with the kind import only.`, "id")
+	case *body.Kind == "import":
+		return csr.Report{}, vapi.BadRequest("vapi.bindings.typeconverter.struct.field.missing", `Required field "id" is missing: which CSR does the certificate answer?`, "id")
+	}
+	return csr.Report{}, vapi.BadRequest("attestcsr.console.kind", `Field "kind" must be certificate or import.`, "kind")
+}
+
+// report is the answer to a check.
+type report struct {
+	Accepted     bool          `json:"accepted"`
+	Key          string        `json:"key"` // "" where the certificate is for no key that it could be set for
+	Anchored     bool          `json:"anchored"`
+	Unchanged    bool          `json:"unchanged"`
+	Certificates []certificate `json:"certificates"`
+	Checks       []result      `json:"checks"`
+}
+
+type certificate struct {
+	Subject            string   `json:"subject"`
+	Issuer             string   `json:"issuer"`
+	Serial             string   `json:"serial"`
+	NotBefore          string   `json:"not_before"`
+	NotAfter           string   `json:"not_after"`
+	KeyAlgorithm       string   `json:"key_algorithm"`
+	KeyBits            int      `json:"key_bits"`
+	SignatureAlgorithm string   `json:"signature_algorithm"`
+	CA                 bool     `json:"ca"`
+	Names              []string `json:"names"`
+	SHA256             string   `json:"sha256"`
+}
+
+type result struct {
+	Check    string         `json:"check"`
+	Result   string         `json:"result"`
+	Messages []vapi.Message `json:"messages"`
+}
+
+func newReport(r csr.Report) report {
+	answer := report{Accepted: r.Accepted, Key: string(r.Key), Anchored: r.Anchored, Unchanged: r.Unchanged}
+	for _, f := range r.Certificates {
+		answer.Certificates = append(answer.Certificates, newCertificate(f))
+	}
+	for _, c := range r.Checks {
+		messages := vapi.Messages(c.Violations)
+		for _, note := range c.Notes {
+			messages = append(messages, vapi.Message{ID: "attestcsr.console." + string(c.Check), Default: note, Args: []string{}})
+		}
+		answer.Checks = append(answer.Checks, result{string(c.Check), string(c.Result), messages})
+	}
+	return answer
+}
+
+func newCertificate(f pkcs10.Facts) certificate {
+	return certificate{
+		Subject: f.Subject, Issuer: f.Issuer, Serial: f.Serial,
+		NotBefore: f.NotBefore.UTC().Format(time.RFC3339), NotAfter: f.NotAfter.UTC().Format(time.RFC3339),
+		KeyAlgorithm: f.KeyAlgorithm, KeyBits: f.KeyBits, SignatureAlgorithm: f.SignatureAlgorithm,
+		CA: f.CA, Names: f.Names, SHA256: f.SHA256,
+	}
+}
