@@ -162,9 +162,9 @@ func checkRevision(claimed *int64, stored int64) error {
 const (
 	// maxPage is how many items a page may have.
 	maxPage = 1000
-	// maxPageBytes bounds the payloads of a page. Most have 2 kB, the longest chains
-	// 70 kB: a list of a thousand of those would take 100 MB of memory.
-	maxPageBytes = 4 << 20
+	// maxPageBytes bounds the payloads of a page. Most have 3 to 6 kB, the longest chains
+	// 90 kB: a list of a thousand of those would take 100 MB of memory.
+	maxPageBytes = 6 << 20
 	// pageChunk is how many records are read at a time.
 	pageChunk = 100
 )

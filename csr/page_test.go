@@ -140,7 +140,7 @@ func FuzzPageAfter(f *testing.F) {
 // it go on where it ended.
 func TestPagesOfLongObjects(t *testing.T) {
 	t.Parallel()
-	const objects, mostBytes = 130, 5 << 20
+	const objects, mostBytes = 170, 7 << 20
 	b := newBench(t)
 	spec := commonName("x")
 	for i := range 100 {

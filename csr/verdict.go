@@ -88,7 +88,7 @@ func (v *verdict) warn(check pkcs10.Check, text string) {
 // refuse adds a rule that the leaf breaks.
 func (v *verdict) refuse(rule pkcs10.Rule, why string) {
 	leaf := v.accepted.Chain.Leaf()
-	v.broken.Add(pkcs10.Violation{Field: pkcs10.CertificateChain, Rule: rule, Place: 1, Value: leaf.Subject.String(), Limit: why})
+	v.broken.Add(pkcs10.Violation{Field: pkcs10.CertificateChain, Rule: rule, Place: 1, Value: pkcs10.DistinguishedName(leaf.RawSubject), Limit: why})
 }
 
 // answers records whose key the certificate is for, and compares it with what the CSR
