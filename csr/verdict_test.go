@@ -90,6 +90,16 @@ var verdicts = []struct {
 		},
 	},
 	{
+		name: "expired, for another key", refused: []string{
+			`certificate 1 "CN=x" expired at 2026-05-31T12:00:00Z: ask the CA for a new one: the clock here says 2026-06-01T12:00:00Z`,
+			`certificate 1 "CN=x" does not answer the current CSR: there is no pending CSR, and the installed key is another one`,
+		},
+		not: map[pkcs10.Check]csr.Result{"validity": csr.CheckFailed, "key": csr.CheckFailed, "names": csr.CheckNotMade, "renewal": csr.CheckNotMade},
+		issue: func(t *testing.T, _ bench, root *kit.CA) []byte {
+			return pemOf(root.Issue(t, "x", kit.NewKey(t).Public(), func(c *x509.Certificate) { c.NotAfter = noon().AddDate(0, 0, -1) }))
+		},
+	},
+	{
 		name: "another name", key: csr.PendingKey, not: map[pkcs10.Check]csr.Result{"names": csr.CheckWarns, "renewal": csr.CheckNotMade},
 		warnings: []string{`subject CN is "b", the CSR asked for "a"`},
 		issue: func(t *testing.T, b bench, root *kit.CA) []byte {

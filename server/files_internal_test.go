@@ -36,7 +36,7 @@ var checkFilesCases = map[string]struct {
 	"everything in order": {args: "--tls-cert-file DIR/tls.crt --tls-key-file DIR/tls.key --auth-users-file DIR/0640 --sealing-keyset-file DIR/0640"},
 	"trust anchors":       {args: "--trust-anchors-file DIR/tls.crt"},
 	"no trust anchor": {args: "--trust-anchors-file DIR/0640", problems: []string{
-		"flag --trust-anchors-file: trust.anchors_file: DIR/0640: trust anchors: there is no self-signed certificate, so no chain could end at one. Add the root of the CA"}},
+		"flag --trust-anchors-file: trust.anchors_file: DIR/0640: trust anchors: there is no self-signed certificate, so no chain can end here: add the root of the CA"}},
 	"trust anchors are missing": {args: "--trust-anchors-file DIR/none", problems: []string{
 		"flag --trust-anchors-file: trust.anchors_file: open DIR/none: no such file or directory"}},
 	"others can change trust anchors": {args: "--trust-anchors-file DIR/0602", problems: []string{

@@ -84,7 +84,7 @@ func useRule(v Violation) (Check, string) {
 
 // Accept reads a chain and checks everything about it but whether it is what was asked
 // for: the caller compares key and names. The caller bounds the size of the text. It
-// returns every rule that is broken, or the chain.
+// returns every rule that is broken, and of what could be read the chain.
 func Accept(text []byte, c Criteria) (Accepted, Violations) {
 	chain, broken := ReadChain(text, c.DER)
 	if len(broken) > 0 {
@@ -127,7 +127,7 @@ func (c Criteria) judge(chain Chain) (Accepted, Violations) {
 		slices.SortStableFunc(j.broken, func(a, b Violation) int {
 			return cmp.Compare(slices.Index(Checks(), a.Check()), slices.Index(Checks(), b.Check()))
 		})
-		return Accepted{}, j.broken
+		return Accepted{Chain: chain}, j.broken
 	}
 	return accepted, nil
 }
