@@ -311,3 +311,40 @@ func TestDryRunChangesNothing(t *testing.T) {
 		t.Errorf("of the installed certificate: %+v, %v", report, err)
 	}
 }
+
+// With trust anchors the chain is stored as it was sent, and what its path needed beyond
+// it beside it. The same set changes nothing.
+func TestAnchored(t *testing.T) {
+	t.Parallel()
+	root := kit.NewCA(t, "root", noon())
+	issuing := root.NewCA(t, "issuing")
+	anchors, err := pkcs10.ParseAnchors(pemOf(root.Cert, issuing.Cert))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said kit.Buffer
+	b := newBench(t).with(t, func(c *csr.Config) {
+		c.Anchors, c.Logger = func() *pkcs10.Anchors { return anchors }, slog.New(slog.NewTextHandler(&said, nil))
+	})
+	leaf := issuing.Issue(t, "a", b.newKey(t, "a"))
+	report, err := b.grant(t, csr.CheckCertificate).CheckCertificate(t.Context(), pemOf(leaf))
+	if err != nil || !report.Accepted || !report.Anchored || !maps.Equal(results(report), map[pkcs10.Check]csr.Result{"renewal": csr.CheckNotMade}) {
+		t.Errorf("%+v, %v", report, err)
+	}
+	for range 2 {
+		if err := b.set(t, leaf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stored := b.stored(t, csr.InstalledSlot())
+	if stored.PEM != kit.PEM(leaf) || stored.Beyond != kit.PEM(issuing.Cert, root.Cert) || !stored.Anchored {
+		t.Errorf("stored %+v", stored)
+	}
+	if n := strings.Count(said.String(), "certificate accepted"); n != 1 || !strings.Contains(said.String(), `anchor="CN=root"`) {
+		t.Errorf("%d sets in the log: %s", n, said.String())
+	}
+	stranger := kit.NewCA(t, "stranger", noon()).Issue(t, "a", leaf.PublicKey)
+	if vs := violationsOf(t, b.set(t, stranger)); len(vs) != 1 || vs[0].Check() != pkcs10.CheckAnchor {
+		t.Errorf("a certificate of another CA: %q", sentences(vs))
+	}
+}
