@@ -134,7 +134,7 @@ func cost(key crypto.PublicKey) int {
 	case *ecdsa.PublicKey:
 		switch bits := key.Params().BitSize; {
 		case bits > 384:
-			return 6
+			return 7
 		case bits > 256:
 			return 2
 		}

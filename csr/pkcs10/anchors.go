@@ -149,6 +149,9 @@ func (j *judgement) path() ([]*x509.Certificate, *Violation) {
 		if next == nil || len(path) == maxPath {
 			return nil, j.onPath(NoAnchor, at.Certificate, printable(DistinguishedName(at.RawIssuer)))
 		}
+		if sent := slices.IndexFunc(j.chain, func(m member) bool { return m.Equal(next) }); sent >= 0 {
+			next = j.chain[sent].Certificate // its signature is checked once
+		}
 		path, at = append(path, next), memberOf(next)
 	}
 	return path, nil
