@@ -97,12 +97,7 @@ func (j *judgement) findOrder() {
 		m := &j.chain[i]
 		m.subject, m.issuer = DistinguishedName(m.RawSubject), DistinguishedName(m.RawIssuer)
 	}
-	walk := j.walk(0)
-	for start := range j.chain {
-		if other := j.walk(start); len(other) > len(walk) {
-			walk = other
-		}
-	}
+	walk := j.walkFromLeaf()
 	last := walk[len(walk)-1]
 	if len(walk) < len(j.chain) && !j.chain[last].selfSigned {
 		j.report(BrokenChain, last, printable(j.chain[last].issuer), "")
@@ -123,6 +118,22 @@ func (j *judgement) findOrder() {
 			j.report(NameEncoding, child, "certificate "+strconv.Itoa(issuer+1), "")
 		}
 	}
+}
+
+// walkFromLeaf is walk from the only certificate that is no CA. If that is not clear, it is
+// from the first one, or from wherever the longest walk over the first one begins.
+func (j *judgement) walkFromLeaf() []int {
+	isLeaf := func(m member) bool { return !m.isIssuer() }
+	if leaf := slices.IndexFunc(j.chain, isLeaf); leaf >= 0 && !slices.ContainsFunc(j.chain[leaf+1:], isLeaf) {
+		return j.walk(leaf)
+	}
+	longest := j.walk(0)
+	for start := range j.chain {
+		if walk := j.walk(start); slices.Contains(walk, 0) && len(walk) > len(longest) {
+			longest = walk
+		}
+	}
+	return longest
 }
 
 // walk goes from a certificate to its issuer, and so on, and returns the indexes.
