@@ -65,7 +65,7 @@ func (j *judgement) checkAlgorithms() {
 		case c.SignatureAlgorithm == x509.UnknownSignatureAlgorithm:
 			// A certificate that signs itself has the algorithm of its key, which is told.
 			if c.sound || !c.selfSigned {
-				j.report(UnsupportedSignature, i, FactsOf(c.Certificate).SignatureAlgorithm, "")
+				j.report(UnsupportedSignature, i, unknownSignature(c.Certificate), "")
 			}
 		case isWeak(c.SignatureAlgorithm):
 			// Nobody relies on what a root says of itself. A root is the last one.
@@ -74,6 +74,16 @@ func (j *judgement) checkAlgorithms() {
 			}
 		}
 	}
+}
+
+// unknownSignature names an algorithm that crypto/x509 does not know. It knows RSASSA-PSS
+// with common parameters alone.
+func unknownSignature(c *x509.Certificate) string {
+	name := FactsOf(c).SignatureAlgorithm
+	if name == "RSA-PSS" {
+		name += " with other parameters than SHA-256, SHA-384 or SHA-512 for everything and a salt as long as the hash"
+	}
+	return name
 }
 
 func isWeak(a x509.SignatureAlgorithm) bool {

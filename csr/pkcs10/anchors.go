@@ -223,7 +223,7 @@ func (j *judgement) unusable(c *x509.Certificate) *Violation {
 	case !root && isWeak(c.SignatureAlgorithm):
 		flaw = &Violation{Rule: WeakSignature, Limit: c.SignatureAlgorithm.String()}
 	case !root && c.SignatureAlgorithm == x509.UnknownSignatureAlgorithm:
-		flaw = &Violation{Rule: UnsupportedSignature, Limit: FactsOf(c).SignatureAlgorithm}
+		flaw = &Violation{Rule: UnsupportedSignature, Limit: unknownSignature(c)}
 	case now.After(c.NotAfter):
 		flaw = &Violation{Rule: Expired, Limit: c.NotAfter.UTC().Format(time.RFC3339)}
 	case now.Before(c.NotBefore):
