@@ -175,7 +175,8 @@ func TestNameConstraints(t *testing.T) {
 		{"mailbox", mailbox("example.com"), func(c *x509.Certificate) { c.EmailAddresses = []string{"a@example.com"} }, "x", ""},
 		{"mailbox of a host below", mailbox("example.com"), func(c *x509.Certificate) { c.EmailAddresses = []string{"a@b.example.com"} }, "x", "is not permitted"},
 		{"one mailbox", mailbox("a@example.com"), func(c *x509.Certificate) { c.EmailAddresses = []string{"a@example.com", "b@example.com"} }, "x", "is not permitted"},
-		{"mailbox in the subject", mailbox("example.com"), withSubject(t, rdn(objectID(2, 5, 4, 3), "x"), rdn(objectID(1, 2, 840, 113549, 1, 9, 1), "a@example.org")), "x", "permitted"},
+		{"mailbox in the subject", mailbox("example.com"), withSubject(t, rdn(objectID(2, 5, 4, 3), "x"), rdn(objectID(1, 2, 840, 113549, 1, 9, 1), ia5String("a@example.org"))), "x", "permitted"},
+		{"mailbox in the subject, in another string type", mailbox("example.com"), withSubject(t, rdn(objectID(2, 5, 4, 3), "x"), rdn(objectID(1, 2, 840, 113549, 1, 9, 1), utf8String("a@example.com"))), "x", "is no IA5String"},
 	} {
 		root := kit.NewCA(t, "root", noon())
 		sub := root.NewCA(t, "sub", c.ca)

@@ -25,9 +25,13 @@ func rdn(pairs ...any) pkix.RelativeDistinguishedNameSET {
 	return set
 }
 
-// utf8String and bmpString are values in string types that encoding/asn1 does not choose.
+// utf8String, ia5String and bmpString are values in string types that encoding/asn1 does not choose.
 func utf8String(s string) asn1.RawValue {
 	return asn1.RawValue{Tag: asn1.TagUTF8String, Bytes: []byte(s)}
+}
+
+func ia5String(s string) asn1.RawValue {
+	return asn1.RawValue{Tag: asn1.TagIA5String, Bytes: []byte(s)}
 }
 
 func bmpString(s string) asn1.RawValue {

@@ -209,7 +209,7 @@ func leafNames(t testing.TB) []flaw {
 		{"common name with an underscore", withSubject(t, rdn(objectID(2, 5, 4, 3), "esx_1.example.org"))},
 		{"two common names", withSubject(t, rdn(objectID(2, 5, 4, 3), "esx.example.com"), rdn(objectID(2, 5, 4, 3), "esx.example.org"))},
 		{"common name in two bytes", withSubject(t, rdn(objectID(2, 5, 4, 3), bmpString("esx.example.org")))},
-		{"mailbox in the subject", withSubject(t, rdn(objectID(1, 2, 840, 113549, 1, 9, 1), asn1.RawValue{Tag: asn1.TagIA5String, Bytes: []byte("ops@example.org")}))},
+		{"mailbox in the subject", withSubject(t, rdn(objectID(1, 2, 840, 113549, 1, 9, 1), ia5String("ops@example.org")))},
 		{"mailbox in the subject, UTF-8", withSubject(t, rdn(objectID(1, 2, 840, 113549, 1, 9, 1), utf8String("ops@example.com")))},
 		{"other name", ext(false, tlv(0x30, tlv(0xa0, oid(t, 1, 2, 3), tlv(0xa0, tlv(0x0c, []byte("a@example.org"))))), 2, 5, 29, 17)},
 		{"other name malformed", ext(false, tlv(0x30, tlv(0xa0, []byte{1})), 2, 5, 29, 17)},
