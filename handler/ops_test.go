@@ -118,7 +118,7 @@ func TestErrorDocuments(t *testing.T) {
 	const secret = "cause with details"
 	statuses := map[csr.Kind]int{
 		csr.Internal: 500, csr.Invalid: 400, csr.Unauthenticated: 401, csr.Unauthorized: 403,
-		csr.NotFound: 404, csr.Exists: 400, csr.Conflict: 409, csr.Busy: 503, csr.Unavailable: 503,
+		csr.NotFound: 404, csr.Exists: 400, csr.Conflict: 409, csr.Busy: 503, csr.Unavailable: 503, csr.TooMany: 503,
 		csr.Stale: 412, csr.Forged: 403,
 	}
 	dialects := map[string]func(echo.Context, string, error) error{

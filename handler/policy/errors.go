@@ -148,6 +148,7 @@ func describeKind(u *url.URL, kind csr.Kind) (status int, doc document) {
 		csr.Forged:          {http.StatusForbidden, codeForged, "Another site may have sent this request: the X-XSRF-TOKEN header is not that of the session, or the origin is not among the allowed_origins of the service."},
 		csr.Unauthorized:    {http.StatusForbidden, codePermission, "The user does not have permission for this operation on the feature policy_certificate."},
 		csr.Busy:            {http.StatusServiceUnavailable, codeInternal, later},
+		csr.TooMany:         {http.StatusServiceUnavailable, codeInternal, later},
 		csr.Unavailable:     {http.StatusServiceUnavailable, codeInternal, later},
 	}[kind]
 	if !known {

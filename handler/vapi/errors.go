@@ -141,6 +141,7 @@ func describeKind(requestID string, kind csr.Kind) (int, document) {
 		csr.Stale:           {http.StatusConflict, "CONCURRENT_CHANGE", "attestcsr.concurrent_change", changed},
 		csr.Busy:            {http.StatusServiceUnavailable, "SERVICE_UNAVAILABLE", "attestcsr.busy", later},
 		csr.Unavailable:     {http.StatusServiceUnavailable, "SERVICE_UNAVAILABLE", "attestcsr.unavailable", later},
+		csr.TooMany:         {http.StatusServiceUnavailable, "SERVICE_UNAVAILABLE", "attestcsr.too_many", later},
 	}[kind]
 	if !known {
 		doc := one("ERROR", "attestcsr.internal_error", "Internal error. The service's log tells the cause under this request id.")
