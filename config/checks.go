@@ -144,6 +144,24 @@ func origin(s string) (string, error) {
 	return s, nil
 }
 
+// issuer takes an issuer identifier as OpenID Connect Discovery 1.0 section 3 has it.
+// Verifiers compare it letter by letter, and put /.well-known/… behind it.
+func issuer(s string) error {
+	u, err := url.Parse(s)
+	if err != nil || len(s) > 512 || u.Scheme != "https" || u.Hostname() == "" || strings.HasSuffix(s, "/") || s != "https://"+u.Host+u.EscapedPath() {
+		return fmt.Errorf("%.64q is not an issuer such as https://attest.example.com, without query and without a slash at its end", s)
+	}
+	return printable(s)
+}
+
+// objectID takes what the id of an NSX certificate may be.
+func objectID(s string) (string, error) {
+	if s == "" || len(s) > maxObjectID || s == "." || s == ".." {
+		return "", fmt.Errorf("%.64q is not an id of 1 to %d bytes", s, maxObjectID)
+	}
+	return s, printable(s)
+}
+
 // parseBytes takes a whole number of KiB, MiB or GiB.
 func parseBytes(s string) (n int64, ok bool) {
 	for _, unit := range byteUnits() {

@@ -30,6 +30,8 @@ type Config struct {
 	AllowedOrigins     []string       // as browsers write them: scheme://host[:port]
 	Trust              Trust
 	Certificate        Certificate
+	Publish            Publish
+	Signing            Signing
 	Sealing            Sealing
 	KeyPool            KeyPool
 	KeyQueue           KeyQueue
@@ -76,7 +78,23 @@ type Trust struct {
 // Certificate says what certificates must be like.
 type Certificate struct {
 	Names string // strict, warn or any
+	// ActivateAfter is how long after its CSR a certificate becomes active, at the
+	// earliest; 0: at once.
+	ActivateAfter time.Duration
 }
+
+// Publish says which public keys are published, and how.
+type Publish struct {
+	Enabled bool
+	MaxAge  time.Duration // for which who has read the keys may keep them
+	Retain  time.Duration // of a key that was replaced
+	Issuer  string        // as tokens name it; empty = no discovery document
+	Alg     string        // that RSA keys are used with only, a name of RFC 7518 section 3.1; empty = any
+	NSX     []string      // ids of NSX certificates whose keys are published too
+}
+
+// Signing bounds what the keys sign.
+type Signing struct{ Rate int } // signatures of one caller in a second
 
 // Sealing says with what stored private keys are sealed.
 type Sealing struct {
@@ -155,6 +173,8 @@ func defaults() *Config {
 		Limits:          defaultLimits(),
 		Audit:           Audit{MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, MaxSignaturesSize: 1 << 30, OutboxBound: 10_000},
 		Certificate:     Certificate{Names: "warn"},
+		Publish:         Publish{Enabled: true, MaxAge: 5 * time.Minute, Retain: 24 * time.Hour},
+		Signing:         Signing{Rate: 50},
 		Log:             Log{Level: "info", Format: "json"},
 		ShutdownTimeout: 20 * time.Second,
 		origins:         map[string]string{},

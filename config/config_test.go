@@ -140,7 +140,9 @@ limits:
   memory: 512MiB
 audit: {max_file_size: 1536KiB, refusals_max_size: 2GiB, signatures_max_size: 3GiB, outbox_bound: 12, copy_to_log: true}
 trust: {anchors_file: anchors.pem}
-certificate: {names: strict}
+certificate: {names: strict, activate_after: 2h}
+publish: {max_age: 10m, retain: 48h, issuer: https://attest.example.com/a, alg: PS256, nsx: [a b, "ü"]}
+signing: {rate: 7}
 sealing:
   keyset_file: /run/secrets/keyset
 log:
@@ -171,9 +173,12 @@ func everythingSettings() config.Config {
 		Limits: config.Limits{CSRs: 7, Certificates: 8, Connections: 100, ConnectionsPerAddress: 10, HeaderBytes: 8192, BodyBytes: 4096,
 			ReadHeaderTimeout: 3 * time.Second, ReadTimeout: 4 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 20 * time.Second,
 			Sessions: 9, SessionsPerUser: 6, Memory: 512 << 20},
-		Audit:           config.Audit{MaxFileSize: 1536 << 10, MaxRefusalsSize: 2 << 30, MaxSignaturesSize: 3 << 30, OutboxBound: 12, CopyToLog: true},
-		Trust:           config.Trust{AnchorsFile: "anchors.pem"},
-		Certificate:     config.Certificate{Names: "strict"},
+		Audit:       config.Audit{MaxFileSize: 1536 << 10, MaxRefusalsSize: 2 << 30, MaxSignaturesSize: 3 << 30, OutboxBound: 12, CopyToLog: true},
+		Trust:       config.Trust{AnchorsFile: "anchors.pem"},
+		Certificate: config.Certificate{Names: "strict", ActivateAfter: 2 * time.Hour},
+		Publish: config.Publish{Enabled: true, MaxAge: 10 * time.Minute, Retain: 48 * time.Hour, Issuer: "https://attest.example.com/a", Alg: "PS256",
+			NSX: []string{"a b", "ü"}},
+		Signing:         config.Signing{Rate: 7},
 		Sealing:         config.Sealing{KeysetFile: "/run/secrets/keyset"},
 		Log:             config.Log{Level: "debug", Format: "text"},
 		ShutdownTimeout: time.Minute,
@@ -193,7 +198,9 @@ func TestSources(t *testing.T) {
 		{"allowed-origins", "https://console.example.com,http://[::1]:8080"},
 		{"sealing-keyset-file", "/run/secrets/keyset"}, {"log-level", "debug"}, {"log-format", "text"}, {"shutdown-timeout", "1m"}, {"lock-wait", "30s"},
 		{"key-pool-max", "600"}, {"key-pool-ready-when-warm", "true"}, {"key-queue-bound", "8"}, {"key-queue-deadline", "5s"}, {"limits-csrs", "7"},
-		{"trust-anchors-file", "anchors.pem"}, {"certificate-names", "strict"},
+		{"trust-anchors-file", "anchors.pem"}, {"certificate-names", "strict"}, {"certificate-activate-after", "2h"},
+		{"publish-enabled", "true"}, {"publish-max-age", "10m"}, {"publish-retain", "48h"}, {"publish-issuer", "https://attest.example.com/a"},
+		{"publish-alg", "PS256"}, {"publish-nsx", "a b, ü"}, {"signing-rate", "7"},
 		{"allow-core-dumps", "true"}, {"allow-shared-data-dir", "true"},
 		{"audit-max-file-size", "1536KiB"}, {"audit-refusals-max-size", "2GiB"}, {"audit-signatures-max-size", "3GiB"}, {"audit-outbox-bound", "12"}, {"audit-copy-to-log", "true"},
 		{"limits-certificates", "8"}, {"limits-connections", "100"}, {"limits-connections-per-address", "10"},
@@ -327,6 +334,16 @@ trust:
   anchors_file: "" # default
 certificate:
   names: "warn" # default
+  activate_after: "0s" # default
+publish:
+  enabled: true # default
+  max_age: "5m" # default
+  retain: "24h" # default
+  issuer: "" # default
+  alg: "" # default
+  nsx: [] # default
+signing:
+  rate: 50 # default
 sealing:
   keyset_file: "" # default
 audit:

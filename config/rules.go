@@ -29,6 +29,11 @@ const (
 	maxFileName  = 4096 // PATH_MAX of Linux
 	maxHostname  = 64   // the upper bound of a common name (RFC 5280 appendix A.1, ub-common-name)
 	maxUserName  = 255  // as htpasswd bounds it
+	maxObjectID  = 1024 // of NSX certificates
+
+	maxActivation   = 30 * 24 * time.Hour
+	maxPublishedAge = 24 * time.Hour
+	maxRetention    = 365 * 24 * time.Hour
 )
 
 // rules checks settings against each other. Each of them is right by itself.
@@ -49,6 +54,17 @@ func (l *loader) rules() {
 		l.problem("key_sizes", "2048 is missing; add it, since requests that name no size get it")
 	}
 	l.poolRules()
+	if after := c.Certificate.ActivateAfter; after > 0 {
+		const key = "certificate.activate_after"
+		if !c.Publish.Enabled {
+			l.problem(key, "%s is for keys that are published before they sign, and publish.enabled is false (%s); set that to true, or this to 0s",
+				shortDuration(after), from["publish.enabled"])
+		}
+		if after < c.Publish.MaxAge {
+			l.problem(key, "%s is shorter than publish.max_age, %s (%s), for which verifiers may not know a new key; make it at least as long, or 0s",
+				shortDuration(after), shortDuration(c.Publish.MaxAge), from["publish.max_age"])
+		}
+	}
 	l.notLonger("session.idle_timeout", c.Session.IdleTimeout, "session.lifetime", c.Session.Lifetime)
 	l.notLonger("limits.read_header_timeout", c.Limits.ReadHeaderTimeout, "limits.read_timeout", c.Limits.ReadTimeout)
 

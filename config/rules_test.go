@@ -18,7 +18,7 @@ const (
 	duration = "is not a duration such as 90s, 30m or 1h30m, over 0 and at most "
 	fileSize = "is not a size such as 512KiB, 64MiB or 1GiB, from 1MiB to 16GiB"
 	memory   = "is not auto, off or a size such as 512MiB or 1GiB, from 32MiB to 1024GiB"
-	topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, allow_shared_data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, allowed_origins, key_pool, key_queue, limits, trust, certificate, sealing, audit, log, shutdown_timeout, lock_wait, allow_core_dumps"
+	topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, allow_shared_data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, allowed_origins, key_pool, key_queue, limits, trust, certificate, publish, signing, sealing, audit, log, shutdown_timeout, lock_wait, allow_core_dumps"
 	notUsed  = "not an anchor, alias, tag or merge key, which are not used here"
 )
 
@@ -49,6 +49,14 @@ func TestRefusedValues(t *testing.T) {
 		{"log.level", "is not one of debug, info, warn, error", []string{"INFO"}},
 		{"log.format", "is not one of json, text", []string{"xml"}},
 		{"certificate.names", "is not one of strict, warn, any", []string{"", "Strict"}},
+		{"certificate.activate_after", "is not a duration such as 90s, 30m or 1h30m, not under 0 and at most 720h", []string{"-1s", "721h", "1d"}},
+		{"publish.max_age", duration + "24h", []string{"0s", "25h"}},
+		{"publish.retain", "is not a duration such as 90s, 30m or 1h30m, not under 0 and at most 8760h", []string{"-1s", "8761h"}},
+		{"publish.issuer", "is not an issuer such as https://attest.example.com, without query and without a slash at its end",
+			[]string{"attest.example.com", "http://a", "https://", "https://a/", "https://a?b", "https://a#", "https://u@a", "https://a/ b", "HTTPS://a"}},
+		{"publish.alg", "is not one of RS256, RS384, RS512, PS256, PS384, PS512", []string{"ES256", "rs256", "none", "HS256"}},
+		{"publish.nsx", "is not an id of 1 to 1024 bytes", []string{".", ".."}},
+		{"signing.rate", "is not a whole number from 1 to 1000000", []string{"0", "-1", "1000001", "0.5"}},
 		{"key_pool.ready_when_warm", "is not true or false", []string{"1"}},
 		{"key_queue.bound", "is not a whole number from 1 to 100000", []string{"0", "-1", "100001", "0x10"}},
 		{"limits.body_bytes", "is not a whole number from 1024 to 65536", []string{"65537"}},
@@ -91,6 +99,11 @@ func TestProblems(t *testing.T) {
 			`default: session.idle_timeout: 30m is longer than session.lifetime, 10m (f:2:3); make it at most as long`}},
 		"header timeout": {sources{args: []string{"--limits-read-header-timeout=31s"}}, []string{
 			`flag --limits-read-header-timeout: limits.read_header_timeout: 31s is longer than limits.read_timeout, 30s (default); make it at most as long`}},
+
+		"activation unpublished": {sources{file: "certificate: {activate_after: 1h}\n", args: []string{"--publish-enabled=false"}}, []string{
+			`f:1:15: certificate.activate_after: 1h is for keys that are published before they sign, and publish.enabled is false (flag --publish-enabled); set that to true, or this to 0s`}},
+		"activation too soon": {sources{args: []string{"--certificate-activate-after=4m59s"}}, []string{
+			`flag --certificate-activate-after: certificate.activate_after: 4m59s is shorter than publish.max_age, 5m (default), for which verifiers may not know a new key; make it at least as long, or 0s`}},
 
 		"key sizes in a list": {sources{file: "key_sizes:\n- 1024\n- 2048\n- 2049\n"}, []string{`f:2:3: key_sizes: "1024" ` + keySize, `f:4:3: key_sizes: "2049" ` + keySize}},
 		"key size fraction":   {sources{file: "key_sizes: [2048.0]\n"}, []string{`f:1:13: key_sizes: must be a whole number (bits,...), not a fraction`}},

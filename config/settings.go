@@ -18,7 +18,7 @@ type setting struct {
 // service_: beside a Service named attestcsr, Kubernetes sets ATTESTCSR_PORT and
 // ATTESTCSR_SERVICE_… in every pod.
 func (c *Config) settings(privileges ...string) []setting {
-	return slices.Concat(c.serverSettings(privileges), c.limitSettings(), c.operatingSettings())
+	return slices.Concat(c.serverSettings(privileges), c.limitSettings(), c.certificateSettings(), c.operatingSettings())
 }
 
 func (c *Config) serverSettings(privileges []string) []setting {
@@ -97,12 +97,33 @@ func (c *Config) limitSettings() []setting {
 	}
 }
 
-func (c *Config) operatingSettings() []setting {
+func (c *Config) certificateSettings() []setting {
 	return []setting{
 		{"trust.anchors_file", "file", "trust anchors (PEM) that every certificate must lead to; empty accepts a certificate of any CA",
 			text(&c.Trust.AnchorsFile, optional(fileName))},
 		{"certificate.names", "rule", "what to do with a certificate whose subject or alternative names are not those of its CSR: strict refuses it, warn accepts it with a warning, any does not compare",
 			text(&c.Certificate.Names, oneOf("strict", "warn", "any"))},
+		{"certificate.activate_after", "duration", "how long after its CSR a certificate becomes active at the earliest, so that those who verify signatures know its key before: 0s, or at least publish.max_age and at most 720h",
+			durationOrNone(&c.Certificate.ActivateAfter, maxActivation)},
+		{"publish.enabled", "true|false", "whether public keys are served at /.well-known/jwks.json, without credentials",
+			boolean(&c.Publish.Enabled)},
+		{"publish.max_age", "duration", "for how long those who have read the published keys may keep them, at most 24h",
+			duration(&c.Publish.MaxAge, maxPublishedAge)},
+		{"publish.retain", "duration", "how long a key that was replaced is still published, at most 8760h",
+			durationOrNone(&c.Publish.Retain, maxRetention)},
+		{"publish.issuer", "https://host", "issuer of the tokens that are signed, served at /.well-known/openid-configuration; empty serves none",
+			text(&c.Publish.Issuer, optional(issuer))},
+		{"publish.alg", "algorithm", "the one algorithm that published RSA keys are for: RS256, RS384, RS512, PS256, PS384 or PS512; empty names none",
+			text(&c.Publish.Alg, optional(oneOf("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")))},
+		{"publish.nsx", "id,...", "ids of NSX certificates whose keys are published too",
+			list(&c.Publish.NSX, aString, objectID)},
+		{"signing.rate", "number", "how many signatures one caller gets in a second; more get 429",
+			number(&c.Signing.Rate, 1, 1_000_000)},
+	}
+}
+
+func (c *Config) operatingSettings() []setting {
+	return []setting{
 		{"sealing.keyset_file", "file", "keyset that seals private keys; made when missing, empty keeps it in the data directory",
 			text(&c.Sealing.KeysetFile, optional(fileName))},
 		{"audit.max_file_size", "size", "size at which the audit trail of changes goes on in a new file, 1MiB to 16GiB",

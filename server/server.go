@@ -124,15 +124,10 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 			return nil, err
 		}
 	}
-	service, err := csr.New(csr.Config{
-		Anchors: s.trustedAnchors, Names: csr.NameRule(cfg.Certificate.Names),
-		Keys: s.keys, KeySizes: cfg.KeySizes, Hostname: cfg.Hostname,
-		MaxRequests: cfg.Limits.CSRs, MaxCertificates: cfg.Limits.Certificates, Audit: s.audit, Logger: s.log, Now: time.Now,
-	})
-	if err != nil {
+	if s.service, err = s.newService(); err != nil {
 		return nil, err
 	}
-	s.service = service
+	service := s.service
 	if err := service.Prepare(ctx); err != nil {
 		return nil, fmt.Errorf("attestation certificate: %w", err)
 	}
@@ -164,6 +159,20 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 		WriteTimeout:      cfg.Limits.WriteTimeout,
 	})
 	return s, err
+}
+
+// newService makes the core over what is open.
+func (s *Server) newService() (*csr.Service, error) {
+	cfg := s.cfg
+	return csr.New(csr.Config{
+		Keys: s.keys, KeySizes: cfg.KeySizes, Hostname: cfg.Hostname,
+		MaxRequests: cfg.Limits.CSRs, MaxCertificates: cfg.Limits.Certificates,
+		Anchors: s.trustedAnchors, Names: csr.NameRule(cfg.Certificate.Names),
+		ActivateAfter: cfg.Certificate.ActivateAfter,
+		Publish:       csr.Publish{Enabled: cfg.Publish.Enabled, Retain: cfg.Publish.Retain, NSX: cfg.Publish.NSX},
+		SignatureRate: cfg.Signing.Rate,
+		Audit:         s.audit, Logger: s.log, Now: time.Now,
+	})
 }
 
 // newRegistry makes the listeners, and a registry with the metrics of every part.
@@ -226,6 +235,7 @@ func (s *Server) Run(ctx context.Context, announce func(Listening) error) error 
 	tasks.Go(func() { s.service.LogUnparsed(background) })
 	tasks.Go(func() { s.keepCertificate(background) })
 	tasks.Go(func() { s.keepNetworks(background) })
+	tasks.Go(func() { s.keepActivating(background) })
 	s.sealing.wake = make(chan struct{}, 1)
 	tasks.Go(func() { s.keepKeyset(background) })
 	defer tasks.Wait()
@@ -286,6 +296,28 @@ func (s *Server) Close() error {
 	case <-time.After(closeTimeout):
 		s.log.Debug("the process ends while keys are being made")
 		return auditErr
+	}
+}
+
+const (
+	activationPoll  = time.Second
+	activationRetry = 10 * time.Second
+)
+
+// keepActivating makes staged certificates active once they are due, until ctx ends.
+// It looks, since whoever stages one must not have to wake it.
+func (s *Server) keepActivating(ctx context.Context) {
+	for {
+		wait := activationPoll
+		if _, err := s.service.Activate(ctx); err != nil && ctx.Err() == nil {
+			s.log.Error("the staged certificate is not active yet", "err", err)
+			wait = activationRetry
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
 	}
 }
 
