@@ -13,7 +13,11 @@ import (
 
 const (
 	failureWindow = time.Minute
-	maxSources    = 8192 // networks; about 200 bytes each
+	// turnWindow is how long a check counts against the next one of its network. In a
+	// minute there is time for about a thousand checks: with more guessers than that, all
+	// would be as good as new.
+	turnWindow = 10 * time.Minute
+	maxSources = 8192 // networks; about 200 bytes each
 )
 
 var errThrottled = errors.New("too many wrong passwords from this address")
@@ -61,7 +65,7 @@ func (t *throttle) enter(network netip.Prefix) (standing, error) {
 	switch {
 	case s.pending > 1: // one after another
 		last = now
-	case now.Sub(last) >= failureWindow:
+	case now.Sub(last) >= turnWindow:
 		last = time.Time{}
 	}
 	return standing{isKnown, last}, nil

@@ -12,7 +12,7 @@ import (
 // standing says how soon a password check has its turn.
 type standing struct {
 	known bool // a right password came from its network within a day
-	// last is when the network had its last check, zero where that is a minute ago.
+	// last is when the network had its last check, zero where that is ten minutes ago.
 	last time.Time
 }
 
