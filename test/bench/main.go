@@ -49,6 +49,7 @@ func phases() []phase {
 		{"sustained", "creates that wait for keys, with a CPU profile", sustained},
 		{"read", "GET of the CSR with a session", reads},
 		{"stored", "creates and list pages beside few and many objects", stored},
+		{"guess", "logins while a thousand networks guess passwords", guessed},
 		{"memory", "anonymous memory of an idle service", memory},
 	}
 }
