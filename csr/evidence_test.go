@@ -58,7 +58,12 @@ func auditOptions(store audit.Outbox, dir string, outboxBound int) audit.Options
 
 func newAudited(t *testing.T) *audited {
 	t.Helper()
-	a := &audited{bench: newBench(t), t: t, dir: filepath.Join(t.TempDir(), "audit")}
+	return newAuditedOver(t, newBench(t))
+}
+
+func newAuditedOver(t *testing.T, b bench) *audited {
+	t.Helper()
+	a := &audited{bench: b, t: t, dir: filepath.Join(t.TempDir(), "audit")}
 	var err error
 	if a.log, err = audit.Open(t.Context(), auditOptions(a.store, a.dir, 1000)); err != nil {
 		t.Fatal(err)
@@ -78,21 +83,23 @@ func (a *audited) lines(t *testing.T) []audit.Event {
 	if err := a.log.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	var all []audit.Event
-	for _, stream := range []string{audit.Changes, audit.Refusals} {
-		content, err := os.ReadFile(filepath.Join(a.dir, stream+"-000001.jsonl"))
-		if err != nil {
+	return slices.DeleteFunc(slices.Concat(a.stream(t, audit.Changes), a.stream(t, audit.Refusals)), func(l audit.Event) bool { return l.Kind == audit.Begin })
+}
+
+// stream returns the lines of a stream that has ended.
+func (a *audited) stream(t *testing.T, name string) (all []audit.Event) {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(a.dir, name+"-000001.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text := range bytes.Lines(content) {
+		var l audit.Event
+		if err := json.Unmarshal(text, &l); err != nil {
 			t.Fatal(err)
 		}
-		for text := range bytes.Lines(content) {
-			var l audit.Event
-			if err := json.Unmarshal(text, &l); err != nil {
-				t.Fatal(err)
-			}
-			if l.Time = (time.Time{}); l.Kind != audit.Begin {
-				all = append(all, l)
-			}
-		}
+		l.Time = time.Time{}
+		all = append(all, l)
 	}
 	return all
 }

@@ -1,9 +1,11 @@
 package csr
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -68,6 +70,7 @@ func (g *Grant) keyInfo(ctx context.Context) (KeyInfo, error) {
 				info.Versions = append(info.Versions, v)
 			}
 		}
+		slices.SortFunc(info.Versions, func(a, b KeyVersion) int { return cmp.Compare(a.Version, b.Version) })
 	}
 	latest, err := p.keyVersion()
 	info.Versions = append(info.Versions, latest)

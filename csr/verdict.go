@@ -95,6 +95,7 @@ func (v *verdict) refuse(rule pkcs10.Rule, why string) {
 // of that key asked for.
 func (v *verdict) answers(key Key, held payload, rule NameRule) {
 	v.key, v.held = key, held
+	v.unchanged = held.PEM == v.accepted.Chain.PEM()
 	if rule == NamesAny {
 		v.note(pkcs10.CheckNames, "names are not compared, as the settings say")
 		return
@@ -111,7 +112,6 @@ func (v *verdict) answers(key Key, held payload, rule NameRule) {
 
 // renews compares the certificate with the one that it renews.
 func (v *verdict) renews() {
-	v.unchanged = v.held.PEM == v.accepted.Chain.PEM()
 	var before time.Time
 	if facts := v.held.facts(); facts != nil {
 		before = facts[0].NotAfter
