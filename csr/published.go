@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -179,9 +180,9 @@ func publishedKey(r keystore.Record, state KeyState) (PublishedKey, bool) {
 func (s *Service) retired(ctx context.Context) ([]payload, error) {
 	all, err := s.listRetired(ctx, keystore.Query{Collection: collectionRetired, Index: indexRetired, Limit: maxRetired, Descending: true})
 	var kept []payload
-	for i := len(all) - 1; i >= 0; i-- {
-		if s.now().Before(all[i].Retired.Add(s.publish.Retain)) {
-			kept = append(kept, all[i])
+	for _, p := range slices.Backward(all) {
+		if s.now().Before(p.Retired.Add(s.publish.Retain)) {
+			kept = append(kept, p)
 		}
 	}
 	return kept, err
