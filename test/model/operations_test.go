@@ -317,7 +317,7 @@ func drawSelfSignNew(rt *rapid.T, _ *model) *operation {
 func drawGetCertificate(rt *rapid.T, m *model) *operation {
 	id := drawCertificateID(rt, m)
 	return &operation{
-		name: "get certificate " + id, method: "GET", path: start.NSXCertificates + "/" + id, user: "olaf",
+		name: "get certificate " + id, method: "GET", path: start.NSXCertificates + "/" + id + "?details=true", user: "olaf",
 		apply: func(w *world) answer {
 			if n := w.certs[id]; n != nil {
 				return answer{status: 200, learn: learnInto(n, w)}

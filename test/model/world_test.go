@@ -174,7 +174,7 @@ func observe(s *start.Instance) (observation, error) {
 	var o observation
 	var pending struct{ CSR string }
 	var installed struct{ Certificate string }
-	for path, into := range map[string]any{start.CSRPath: &pending, start.CertificatePath: &installed, start.NSXCSRs: &o.csrs, start.NSXCertificates: &o.certs} {
+	for path, into := range map[string]any{start.CSRPath: &pending, start.CertificatePath: &installed, start.NSXCSRs: &o.csrs, start.NSXCertificates + "?details=true": &o.certs} {
 		a, err := s.Do("GET", path, "", start.As("nora", "nora"))
 		if err != nil {
 			return o, fmt.Errorf("GET %s: %w", path, err)
