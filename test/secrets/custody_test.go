@@ -65,12 +65,13 @@ func (c *custody) command(stdin string, args ...string) string {
 	c.t.Helper()
 	cmd := exec.Command(c.binary, args...)
 	cmd.Stdin = strings.NewReader(stdin)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		c.t.Fatalf("%v: %v %s", args, err, out)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		c.t.Fatalf("%v: %v %s", args, err, stderr.String())
 	}
-	c.collect("what commands print", append([]byte(strings.Join(args, " ")+"\n"), out...))
-	return strings.TrimSpace(string(out))
+	c.collect("what commands print", slices.Concat([]byte(strings.Join(args, " ")+"\n"), stdout.Bytes(), stderr.Bytes()))
+	return strings.TrimSpace(stdout.String())
 }
 
 // collectOutput takes what a service has printed.
