@@ -248,6 +248,9 @@ func TestSources(t *testing.T) {
 	})
 }
 
+const anyMember = ": X-Forwarded-For is believed, so any member of that network can name any client, " +
+	"and throttling, limits and the audit trail name whom it likes; list the addresses of the proxies"
+
 func TestWarnings(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -270,9 +273,12 @@ func TestWarnings(t *testing.T) {
 			sources{file: "audit:\n  copy_to_log: true\n", args: []string{"--log-level=warn"}},
 			[]string{"f:2:3: audit.copy_to_log: has no effect: lines are logged at level info, and log.level is warn (flag --log-level)"},
 		},
-		"everybody is a proxy": {
-			sources{env: []string{"ATTESTCSR_TRUSTED_PROXIES=10.0.0.0/8,::/0"}},
-			[]string{"environment variable ATTESTCSR_TRUSTED_PROXIES: trusted_proxies: ::/0 lets every client choose the address it is logged and throttled under"},
+		"wide networks of proxies": {
+			sources{env: []string{"ATTESTCSR_TRUSTED_PROXIES=192.0.2.0/24,10.0.0.0/23,192.0.2.7,2001:db8::/64,::/0"}},
+			[]string{
+				"environment variable ATTESTCSR_TRUSTED_PROXIES: trusted_proxies: 10.0.0.0/23 is wider than a /24" + anyMember,
+				"environment variable ATTESTCSR_TRUSTED_PROXIES: trusted_proxies: ::/0 is wider than a /64" + anyMember,
+			},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -77,11 +77,20 @@ func (l *loader) rules() {
 			from["audit.copy_to_log"], c.Log.Level, from["log.level"])
 	}
 	for _, p := range c.TrustedProxies {
-		if p.Bits() == 0 {
-			l.warn("%s: trusted_proxies: %s lets every client choose the address it is logged and throttled under",
-				from["trusted_proxies"], p)
+		if bits := narrowestBits(p); p.Bits() < bits {
+			l.warn("%s: trusted_proxies: %s is wider than a /%d: X-Forwarded-For is believed, so any member of that network can name any client, "+
+				"and throttling, limits and the audit trail name whom it likes; list the addresses of the proxies",
+				from["trusted_proxies"], p, bits)
 		}
 	}
+}
+
+// narrowestBits is the prefix of a network that may well hold proxies alone.
+func narrowestBits(p netip.Prefix) int {
+	if p.Addr().Is4() {
+		return 24
+	}
+	return 64
 }
 
 // poolRules checks that the pool makes only keys that may be asked for, and of
