@@ -10,7 +10,7 @@ FUZZTIME ?= 30s
 # This is the only list of them.
 TEST_TOOLS := gcc:gcc+libc6-dev openssl:openssl certtool:gnutls-bin htpasswd:apache2-utils curl:curl jq:jq script:bsdutils \
 	unshare:util-linux nsenter:util-linux strace:strace fusermount3:fuse3 buildah:buildah podman:podman runc:runc \
-	newuidmap:uidmap cfssl:golang-cfssl keytool:default-jre-headless
+	newuidmap:uidmap cfssl:golang-cfssl keytool:default-jre-headless nginx:nginx-light haproxy:haproxy
 
 # What some test has to count, or else the tests are not the ones they were.
 COUNTS := "kills" "power cuts" "faults fired" "disk operations numbered" "system calls compared" "disk operations refused" \
@@ -24,7 +24,7 @@ COUNTS := "kills" "power cuts" "faults fired" "disk operations numbered" "system
 	"rounds while nobody read the log" "hang-ups survived" "health checks while keys change" \
 	"chains that openssl accepts too" "chains that openssl refuses too" "broken chains judged" "CAs that signed" \
 	"guesses refused beside known networks" "guesses of a thousand networks" "routes × pages" \
-	"requests by pages of other sites"
+	"requests by pages of other sites" "proxies before the service"
 
 # The linter is pinned: a newer one finds new things in old code.
 LINT_VERSION := 2.15.0
