@@ -52,6 +52,7 @@ func run(ctx context.Context, p process) int {
 		p.hashPasswordCommand(),
 		p.resetPasswordCommand(),
 		p.storeCommand(),
+		p.certificateCommand(),
 		p.keysetCommand(),
 		p.auditCommand(),
 		p.healthcheckCommand(),

@@ -109,7 +109,11 @@ func openAlone(ctx context.Context, cfg *config.Config, log *slog.Logger, writes
 		return nil, err
 	}
 	if writes {
-		if err := s.openAudit(ctx); err != nil {
+		err := s.openAudit(ctx)
+		if err == nil {
+			s.service, err = s.newService()
+		}
+		if err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
 	}
@@ -126,6 +130,15 @@ func (a admin) RotateKeyset(ctx context.Context) (control.KeysetStatus, error) {
 
 func (a admin) RetireKeys(ctx context.Context) (control.KeysetStatus, error) {
 	return a.retireKeys(ctx, a.who)
+}
+
+// Unstage implements control.Operations.
+func (a admin) Unstage(ctx context.Context) error {
+	err := a.service.Unstage(ctx, a.who)
+	if e, is := errors.AsType[*csr.Error](err); is && e.Kind == csr.NotFound {
+		return errors.New("no certificate is staged")
+	}
+	return err
 }
 
 // Snapshot reads the store at one moment.

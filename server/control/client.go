@@ -91,6 +91,12 @@ func (c *Client) RetireKeys(ctx context.Context) (KeysetStatus, error) {
 	return ask[KeysetStatus](ctx, c, "retire-keys", nothing{})
 }
 
+// Unstage implements Operations.
+func (c *Client) Unstage(ctx context.Context) error {
+	_, err := ask[nothing](ctx, c, "unstage", nothing{})
+	return err
+}
+
 // Checkpoint implements Operations.
 func (c *Client) Checkpoint(ctx context.Context) (string, error) {
 	return ask[string](ctx, c, "checkpoint", nothing{})

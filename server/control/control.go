@@ -30,6 +30,9 @@ type Operations interface {
 	// RetireKeys removes every key but the primary one.
 	RetireKeys(ctx context.Context) (KeysetStatus, error)
 
+	// Unstage withdraws the staged certificate and its key.
+	Unstage(ctx context.Context) error
+
 	// Checkpoint returns a signed line that says how far the trail has got.
 	Checkpoint(ctx context.Context) (string, error)
 	// CheckpointKey returns the public key of checkpoints, in PEM.

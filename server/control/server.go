@@ -82,6 +82,7 @@ func (s *Server) routes() *http.ServeMux {
 	handle(mux, s, "keyset-status", alone(Operations.KeysetStatus))
 	handle(mux, s, "rotate-keyset", alone(Operations.RotateKeyset))
 	handle(mux, s, "retire-keys", alone(Operations.RetireKeys))
+	handle(mux, s, "unstage", alone(func(o Operations, ctx context.Context) (nothing, error) { return nothing{}, o.Unstage(ctx) }))
 	handle(mux, s, "checkpoint", alone(Operations.Checkpoint))
 	handle(mux, s, "checkpoint-key", alone(Operations.CheckpointKey))
 	handle(mux, s, "accept", Operations.Accept)
@@ -90,7 +91,8 @@ func (s *Server) routes() *http.ServeMux {
 	return mux
 }
 
-// nothing is the argument of operations that have none.
+// nothing is the argument of operations that have none, and the answer of those that
+// give none.
 type nothing struct{}
 
 func alone[Out any](do func(Operations, context.Context) (Out, error)) func(Operations, context.Context, nothing) (Out, error) {

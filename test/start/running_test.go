@@ -3,14 +3,11 @@ package start_test
 import (
 	"bufio"
 	"crypto/tls"
-	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -92,14 +89,8 @@ func TestTrustAnchors(t *testing.T) {
 	s := start.Serve(t, start.Options{Settings: settings})
 	sets := func(want int, ca *kit.CA) string {
 		t.Helper()
-		var made struct{ CSR string }
-		err := json.Unmarshal([]byte(s.Must(201, "POST", start.CSRPath, start.ValidSpec)), &made)
-		request, err2 := kit.ParseCSR(made.CSR)
-		if err := errors.Join(err, err2); err != nil {
-			t.Fatal(err)
-		}
-		body := `{"certificate":` + strconv.Quote(kit.PEM(ca.Issue(t, "x", request.PublicKey))) + `}`
-		return s.Must(want, "PUT", start.CertificatePath, body)
+		_, answer := setNew(t, s, ca, want)
+		return answer
 	}
 	sets(204, first)
 	s.WantLog(`"anchor":"CN=First CA"`)
