@@ -92,6 +92,7 @@ type want struct {
 	allow       string         // Allow header
 	cookie      *regexp.Regexp // the only line of Set-Cookie
 	token       bool           // X-XSRF-TOKEN
+	cached      string         // Cache-Control, where it is not no-store
 }
 
 const asJSON = "application/json"
@@ -137,7 +138,7 @@ func noObject(path string) documented {
 // accessRows are the rows of the matrix. csrID is a CSR of the NSX dialect that is
 // there, certificateID a certificate.
 func accessRows(csrID, certificateID string) []row {
-	rows := slices.Concat(esxRows(), esxSessionRows(), consoleRows(csrID), nsxRows(csrID, certificateID), nsxSessionRows(), opsRows(), pathlessRows())
+	rows := slices.Concat(esxRows(), esxSessionRows(), consoleRows(csrID), nsxRows(csrID, certificateID), nsxSessionRows(), publishedRows(), opsRows(), pathlessRows())
 	// HEAD follows GET, and OPTIONS is a method that no path has.
 	allow := map[string][]string{}
 	templates := map[string]row{}
@@ -272,6 +273,18 @@ func nsxSessionRows() []row {
 		at(form("eve", "wrong"), true, inNSX.answer(unauthenticated)),
 		at(form("admin", adminPassword), false, inNSX.answer(fieldError("the Content-Type must be application/x-www-form-urlencoded"))),
 		{route: "GET " + logoutPath, path: logoutPath, dialect: inNSX, kind: ofSession, allowed: want{status: 200}},
+	}
+}
+
+// publishedRows are public: no credentials count, not even wrong ones.
+func publishedRows() []row {
+	keys := matching(200, "application/jwk-set+json", `\{"keys":\[\{.*"kid":"[-\w]{43}".*\}\]\}`)
+	about := want{status: 200, contentType: asJSON, body: `{"issuer":"https://tokens.example.com","jwks_uri":"https://tokens.example.com/.well-known/jwks.json",` +
+		`"response_types_supported":["id_token"],"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["RS256","RS384","RS512","PS256","PS384","PS512"]}`}
+	keys.cached, about.cached = "public, max-age=300", "public, max-age=300"
+	return []row{
+		{route: "GET " + keySetPath, path: keySetPath, dialect: inESX, allowed: keys},
+		{route: "GET " + discoveryPath, path: discoveryPath, dialect: inESX, allowed: about},
 	}
 }
 

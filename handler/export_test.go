@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	"github.com/labstack/echo/v4"
+
+	"attestcsr/csr"
 )
 
 // NotFoundMethod is the method of routes that stand for paths that are none.
@@ -20,4 +22,13 @@ func routesOf(e *echo.Echo) []string {
 	}
 	slices.Sort(routes)
 	return routes
+}
+
+// DocumentsOf returns the bodies of the key set and of openid-configuration.
+func DocumentsOf(p Publish, set *csr.Published) (keySet, discovery []byte, err error) {
+	d, err := p.documentsOf(set)
+	if err != nil {
+		return nil, nil, err
+	}
+	return d.keySet.body, d.discovery.body, nil
 }

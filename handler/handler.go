@@ -39,6 +39,7 @@ type Config struct {
 	Logger         *slog.Logger
 	TrustedProxies []netip.Prefix // peers whose X-Forwarded-For is believed
 	AllowedOrigins []string       // sites beside our own whose pages may send changes, as scheme://host[:port]
+	Publish        *Publish       // nil: public keys are not published
 	SeparateOps    bool           // health and metrics only on Ops, not beside the API
 
 	BodyBytes         int           // of a request, at most
@@ -113,6 +114,7 @@ func New(cfg Config) (*Handler, error) {
 		h.ops = h.newEcho()
 	}
 	h.addOps()
+	h.addPublished()
 	vapi.Register(sessions{cfg.Auth, esx().Realm}, func(method, path string, op csr.Operation, handle vapi.Handle) {
 		h.add(h.api, method, path, h.operation(esx(), fixed(op), handle))
 	})

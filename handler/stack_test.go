@@ -41,6 +41,10 @@ const (
 	checkPath       = "/console/check"
 	legacyPath      = "/rest/com/vmware/cis/session"
 
+	keySetPath    = "/.well-known/jwks.json"
+	discoveryPath = "/.well-known/openid-configuration"
+	issuer        = "https://tokens.example.com"
+
 	adminPassword  = "correct horse battery"
 	readerPassword = "only looks"
 	viewerPassword = "looks even less"
@@ -97,6 +101,7 @@ func newStackOf(t testing.TB, of setup, options ...option) *stack {
 	service, err := csr.New(csr.Config{
 		Keys: keys, KeySizes: []int{2048, 3072, 4096}, Hostname: s.hostname,
 		MaxRequests: cmp.Or(of.requests, 100_000), MaxCertificates: 100_000, Logger: logger, Now: time.Now,
+		Publish: csr.Publish{Enabled: true, Retain: 24 * time.Hour},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -113,6 +118,7 @@ func newStackOf(t testing.TB, of setup, options ...option) *stack {
 	cfg := handler.Config{
 		Service: service, Auth: s.auth, Ready: service.Ready,
 		Registry: s.registry, Logger: logger,
+		Publish:   &handler.Publish{MaxAge: 5 * time.Minute, Issuer: issuer},
 		BodyBytes: 64 << 10, RequestsPerClient: 256, WriteTimeout: 30 * time.Second,
 	}
 	for _, o := range options {

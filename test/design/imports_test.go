@@ -27,7 +27,7 @@ var mayImport = map[string][]string{
 	"server/serving":        {"keystore/ownfile", "server/tlscert"},
 	"server/tlscert":        {"keystore/ownfile"},
 	"config":                {},
-	"handler":               {"csr", "csr/audit", "handler/auth", "handler/console", "handler/origin", "handler/vapi", "handler/policy", "handler/strict"},
+	"handler":               {"csr", "csr/audit", "csr/pkcs10", "handler/auth", "handler/console", "handler/origin", "handler/vapi", "handler/policy", "handler/strict"},
 	"handler/auth":          {"csr", "csr/audit", "handler/origin"},
 	"handler/origin":        {},
 	"handler/console":       {"csr", "csr/pkcs10", "handler/strict", "handler/vapi"},
