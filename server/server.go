@@ -153,12 +153,21 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 		Logger:            log,
 		TrustedProxies:    cfg.TrustedProxies,
 		AllowedOrigins:    cfg.AllowedOrigins,
+		Publish:           published(cfg.Publish),
 		SeparateOps:       cfg.OpsListen != "",
 		BodyBytes:         cfg.Limits.BodyBytes,
 		RequestsPerClient: cfg.Limits.ConnectionsPerAddress,
 		WriteTimeout:      cfg.Limits.WriteTimeout,
 	})
 	return s, err
+}
+
+// published is nil where nothing is published.
+func published(p config.Publish) *handler.Publish {
+	if !p.Enabled {
+		return nil
+	}
+	return &handler.Publish{MaxAge: p.MaxAge, Issuer: p.Issuer, RSA: p.Alg}
 }
 
 // newService makes the core over what is open.
