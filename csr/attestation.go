@@ -158,7 +158,7 @@ func (g *Grant) CheckCertificate(ctx context.Context, pem []byte) (Report, error
 // stored with that key. A key moves from pending to staged to installed and never back,
 // so reading in this order finds it even if it moves in between.
 func (g *Grant) decide(ctx context.Context, v *verdict) error {
-	if v.accepted.Chain == nil {
+	if !v.hasLeaf() {
 		return nil
 	}
 	v.made = append(v.made, pkcs10.CheckKey)

@@ -123,7 +123,7 @@ func (g *Grant) decideImport(in Import, r payload) (verdict, error) {
 		criteria.Use = pkcs10.Authority
 	}
 	v := g.service.judge(in.PEM, criteria)
-	if v.accepted.Chain == nil {
+	if !v.hasLeaf() {
 		return v, nil
 	}
 	v.made = append(v.made, pkcs10.CheckKey)

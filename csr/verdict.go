@@ -74,6 +74,13 @@ func (s *Service) judge(text []byte, c pkcs10.Criteria) verdict {
 	return v
 }
 
+// hasLeaf reports whether the first certificate is the one that is asked for. In a chain
+// in the wrong order it is not, and its key says nothing.
+func (v *verdict) hasLeaf() bool {
+	wrongOrder := func(b pkcs10.Violation) bool { return b.Rule == pkcs10.WrongOrder }
+	return v.accepted.Chain != nil && !slices.ContainsFunc(v.broken, wrongOrder)
+}
+
 // notAnchored is also in the log.
 const notAnchored = "not checked against an anchor"
 

@@ -100,6 +100,15 @@ var verdicts = []struct {
 		},
 	},
 	{
+		name: "wrong order", refused: []string{
+			"certificate chain is not in order (leaf first, each followed by its issuer): send the certificates in the order 2, 1",
+		},
+		not: map[pkcs10.Check]csr.Result{"order": csr.CheckFailed, "key": csr.CheckNotMade, "names": csr.CheckNotMade, "renewal": csr.CheckNotMade},
+		issue: func(t *testing.T, b bench, root *kit.CA) []byte {
+			return pemOf(root.Cert, root.Issue(t, "a", b.newKey(t, "a")))
+		},
+	},
+	{
 		name: "another name", key: csr.PendingKey, not: map[pkcs10.Check]csr.Result{"names": csr.CheckWarns, "renewal": csr.CheckNotMade},
 		warnings: []string{`subject CN is "b", the CSR asked for "a"`},
 		issue: func(t *testing.T, b bench, root *kit.CA) []byte {
