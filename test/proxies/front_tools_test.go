@@ -7,7 +7,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
@@ -94,7 +96,7 @@ type front struct {
 func (p proxy) serve(t *testing.T, s *start.Instance, rewritten bool) *front {
 	t.Helper()
 	dir := t.TempDir()
-	f := &front{address: "127.0.0.1:" + start.FreePort(t), roots: x509.NewCertPool(), log: &kit.Buffer{}, service: s}
+	f := &front{address: freeAddress(t), roots: x509.NewCertPool(), log: &kit.Buffer{}, service: s}
 	upstream, opened := forward(t, s.Address())
 	f.opened = opened
 
@@ -112,6 +114,12 @@ func (p proxy) serve(t *testing.T, s *start.Instance, rewritten bool) *front {
 	f.start(t, p.run(t, dir))
 	kit.Count(t, "proxies before the service", 1)
 	return f
+}
+
+// freeAddress has a host of its own, since another test may take a port that is free.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	return fmt.Sprintf("127.%d.%d.%d:%s", 1+rand.IntN(250), 1+rand.IntN(250), 1+rand.IntN(250), start.FreePort(t))
 }
 
 // certify gives the proxy a certificate for its names.

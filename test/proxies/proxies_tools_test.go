@@ -5,11 +5,11 @@
 package proxies_test
 
 import (
+	"bufio"
 	"bytes"
-	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -17,17 +17,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"attestcsr/server"
 	"attestcsr/test/kit"
 	"attestcsr/test/start"
 )
-
-func dialTo(dialer *net.Dialer, address string) func(context.Context, string, string) (net.Conn, error) {
-	return func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return dialer.DialContext(ctx, network, address)
-	}
-}
 
 const trusting = "trusted_proxies: [127.0.0.1]\nallowed_origins: ['https://" + console + "']\n"
 
@@ -266,6 +261,32 @@ func TestProxyBelievesNobodyElse(t *testing.T) {
 				t.Errorf("%v %d %s", err, a.Status, a.Body)
 			}
 		})
+	}
+}
+
+// TestStalledBody: a client that sends no more of its body gets the service's answer
+// through haproxy, which passes bodies on as they come. nginx would wait for the rest
+// by itself.
+func TestStalledBody(t *testing.T) {
+	t.Parallel()
+	s := start.Serve(t, start.Options{Binary: start.Binary(t), Settings: "limits:\n  read_header_timeout: 1s\n  read_timeout: 1s\n"})
+	f := proxies()["haproxy"].serve(t, s, false)
+	conn, err := tls.Dial("tcp", f.address, &tls.Config{RootCAs: f.roots, ServerName: site, NextProtos: []string{"http/1.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: 100\r\n%s\r\n{", start.CSRPath, site, s.Authorization())
+	if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != 400 || resp.Header.Get("X-Request-ID") == "" {
+		t.Errorf("%s %v", resp.Status, resp.Header)
 	}
 }
 
