@@ -8,7 +8,7 @@ FUZZTIME ?= 30s
 
 # What the tests run beside Go, as command:Debian package (+ further packages).
 # This is the only list of them.
-TEST_TOOLS := gcc:gcc+libc6-dev openssl:openssl certtool:gnutls-bin htpasswd:apache2-utils curl:curl jq:jq script:bsdutils \
+TEST_TOOLS := gcc:gcc+libc6-dev openssl:openssl ssh-keygen:openssh-client certtool:gnutls-bin htpasswd:apache2-utils curl:curl jq:jq script:bsdutils \
 	unshare:util-linux nsenter:util-linux strace:strace fusermount3:fuse3 buildah:buildah podman:podman runc:runc \
 	newuidmap:uidmap cfssl:golang-cfssl keytool:default-jre-headless nginx:nginx-light haproxy:haproxy
 

@@ -49,6 +49,35 @@ func fileName(s string) error {
 	return printable(s)
 }
 
+// socket takes what fits in the address of a UNIX socket (unix(7)).
+func socket(s string) error {
+	if len(s) > maxSocket {
+		return fmt.Errorf("%.64q is not a file name of 1 to %d bytes, which is what the path of a socket may have", s, maxSocket)
+	}
+	return fileName(s)
+}
+
+// process takes the number of a user or group. The highest means none to the kernel.
+func process(s string) error {
+	kind, number, _ := strings.Cut(s, ":")
+	if n, ok := decimal(number); kind != "uid" && kind != "gid" || !ok || n >= math.MaxUint32 {
+		return fmt.Errorf("%.64q is not uid:N or gid:N with the number of a user or group (id NAME shows them)", s)
+	}
+	return nil
+}
+
+// keyName takes the name of a key that signs.
+func keyName(s string) (string, error) {
+	if s == "attestation" {
+		return s, nil
+	}
+	id, is := strings.CutPrefix(s, "nsx-")
+	if _, err := objectID(id); !is || err != nil {
+		return "", fmt.Errorf("%.64q is not a key: attestation and nsx-ID, with the id of an NSX certificate, are allowed", s)
+	}
+	return s, nil
+}
+
 func userName(s string) error {
 	if s == "" || len(s) > maxUserName || strings.Contains(s, ":") {
 		return fmt.Errorf("%.64q is not a user name of 1 to %d bytes without a colon", s, maxUserName)

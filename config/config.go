@@ -32,6 +32,7 @@ type Config struct {
 	Certificate        Certificate
 	Publish            Publish
 	Signing            Signing
+	Signer             Signer
 	Sealing            Sealing
 	KeyPool            KeyPool
 	KeyQueue           KeyQueue
@@ -95,6 +96,14 @@ type Publish struct {
 
 // Signing bounds what the keys sign.
 type Signing struct{ Rate int } // signatures of one caller in a second
+
+// Signer says who on this host may sign over a socket.
+type Signer struct {
+	Socket string // empty = none
+	// Allow has the names of keys by who may use them: "uid:N", or "gid:N" for processes
+	// with that primary group.
+	Allow map[string][]string
+}
 
 // Sealing says with what stored private keys are sealed.
 type Sealing struct {
@@ -175,6 +184,7 @@ func defaults() *Config {
 		Certificate:     Certificate{Names: "warn"},
 		Publish:         Publish{Enabled: true, MaxAge: 5 * time.Minute, Retain: 24 * time.Hour},
 		Signing:         Signing{Rate: 50},
+		Signer:          Signer{Allow: map[string][]string{}},
 		Log:             Log{Level: "info", Format: "json"},
 		ShutdownTimeout: 20 * time.Second,
 		origins:         map[string]string{},

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -143,6 +142,7 @@ trust: {anchors_file: anchors.pem}
 certificate: {names: strict, activate_after: 2h}
 publish: {max_age: 10m, retain: 48h, issuer: https://attest.example.com/a, alg: PS256, nsx: [a b, "ü"]}
 signing: {rate: 7}
+signer: {socket: /run/attestcsr/signer.sock, allow: {"uid:1000": [attestation, nsx-a b], "gid:50": []}}
 sealing:
   keyset_file: /run/secrets/keyset
 log:
@@ -179,6 +179,7 @@ func everythingSettings() config.Config {
 		Publish: config.Publish{Enabled: true, MaxAge: 10 * time.Minute, Retain: 48 * time.Hour, Issuer: "https://attest.example.com/a", Alg: "PS256",
 			NSX: []string{"a b", "ü"}},
 		Signing:         config.Signing{Rate: 7},
+		Signer:          config.Signer{Socket: "/run/attestcsr/signer.sock", Allow: map[string][]string{"uid:1000": {"attestation", "nsx-a b"}, "gid:50": nil}},
 		Sealing:         config.Sealing{KeysetFile: "/run/secrets/keyset"},
 		Log:             config.Log{Level: "debug", Format: "text"},
 		ShutdownTimeout: time.Minute,
@@ -200,7 +201,7 @@ func TestSources(t *testing.T) {
 		{"key-pool-max", "600"}, {"key-pool-ready-when-warm", "true"}, {"key-queue-bound", "8"}, {"key-queue-deadline", "5s"}, {"limits-csrs", "7"},
 		{"trust-anchors-file", "anchors.pem"}, {"certificate-names", "strict"}, {"certificate-activate-after", "2h"},
 		{"publish-enabled", "true"}, {"publish-max-age", "10m"}, {"publish-retain", "48h"}, {"publish-issuer", "https://attest.example.com/a"},
-		{"publish-alg", "PS256"}, {"publish-nsx", "a b, ü"}, {"signing-rate", "7"},
+		{"publish-alg", "PS256"}, {"publish-nsx", "a b, ü"}, {"signing-rate", "7"}, {"signer-socket", "/run/attestcsr/signer.sock"},
 		{"allow-core-dumps", "true"}, {"allow-shared-data-dir", "true"},
 		{"audit-max-file-size", "1536KiB"}, {"audit-refusals-max-size", "2GiB"}, {"audit-signatures-max-size", "3GiB"}, {"audit-outbox-bound", "12"}, {"audit-copy-to-log", "true"},
 		{"limits-certificates", "8"}, {"limits-connections", "100"}, {"limits-connections-per-address", "10"},
@@ -213,7 +214,7 @@ func TestSources(t *testing.T) {
 		args = append(args, "--"+s.name+"="+s.value)
 	}
 	const onlyFile = "auth:\n  privileges:\n    alice: [SECURITY_MGMT]\n    bob: [\"policy_certificate:read\", policy_certificate:crud]\n    carol: []\n" +
-		"key_pool:\n  targets:\n    2048: 512\n    8192: 1\n"
+		"key_pool:\n  targets:\n    2048: 512\n    8192: 1\n" + "signer:\n  allow:\n    uid:1000: [attestation, nsx-a b]\n    gid:50: []\n"
 	defaults := settings(mustLoad(t, sources{})) // TestShow has them one by one
 	for name, tc := range map[string]struct {
 		in   sources
@@ -350,6 +351,9 @@ publish:
   nsx: [] # default
 signing:
   rate: 50 # default
+signer:
+  socket: "" # default
+  allow: {} # default
 sealing:
   keyset_file: "" # default
 audit:
@@ -397,24 +401,6 @@ func TestShowOrigins(t *testing.T) {
 		}
 	}
 	showsTheSame(t, c)
-}
-
-// A setting with another value has another text, and no other setting has.
-func TestTexts(t *testing.T) {
-	t.Parallel()
-	before := mustLoad(t, sources{}).Texts()
-	after := mustLoad(t, sources{
-		file: "auth:\n  users_file: u\n  privileges:\n    bob: []\n    alice: [SECURITY_MGMT]\n", args: []string{"--shutdown-timeout=1m30s"},
-	}).Texts()
-	var changed []string
-	for _, name := range slices.Sorted(maps.Keys(after)) {
-		if before[name] != after[name] {
-			changed = append(changed, name)
-		}
-	}
-	if want := []string{"auth.privileges", "auth.users_file", "shutdown_timeout"}; !slices.Equal(changed, want) || len(before) != len(after) {
-		t.Errorf("changed are %v of %d, want %v of %d", changed, len(after), want, len(before))
-	}
 }
 
 // Nothing that a setting's file holds is shown.

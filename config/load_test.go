@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -86,5 +87,23 @@ func TestFlagHelp(t *testing.T) {
 	}
 	if strings.Contains(usage, "privileges") {
 		t.Error("a mapping has no flag")
+	}
+}
+
+// A setting with another value has another text, and no other setting has.
+func TestTexts(t *testing.T) {
+	t.Parallel()
+	before := mustLoad(t, sources{}).Texts()
+	after := mustLoad(t, sources{
+		file: "auth:\n  users_file: u\n  privileges:\n    bob: []\n    alice: [SECURITY_MGMT]\n", args: []string{"--shutdown-timeout=1m30s"},
+	}).Texts()
+	var changed []string
+	for _, name := range slices.Sorted(maps.Keys(after)) {
+		if before[name] != after[name] {
+			changed = append(changed, name)
+		}
+	}
+	if want := []string{"auth.privileges", "auth.users_file", "shutdown_timeout"}; !slices.Equal(changed, want) || len(before) != len(after) {
+		t.Errorf("changed are %v of %d, want %v of %d", changed, len(after), want, len(before))
 	}
 }

@@ -30,6 +30,7 @@ const (
 	maxHostname  = 64   // the upper bound of a common name (RFC 5280 appendix A.1, ub-common-name)
 	maxUserName  = 255  // as htpasswd bounds it
 	maxObjectID  = 1024 // of NSX certificates
+	maxSocket    = 107  // UNIX_PATH_MAX of Linux, less the zero at its end
 
 	maxActivation   = 30 * 24 * time.Hour
 	maxPublishedAge = 24 * time.Hour
@@ -75,6 +76,9 @@ func (l *loader) rules() {
 	if c.Audit.CopyToLog && (c.Log.Level == "warn" || c.Log.Level == "error") {
 		l.warn("%s: audit.copy_to_log: has no effect: lines are logged at level info, and log.level is %s (%s)",
 			from["audit.copy_to_log"], c.Log.Level, from["log.level"])
+	}
+	if c.Signer.Socket != "" && len(c.Signer.Allow) == 0 {
+		l.warn("%s: signer.socket: nobody may use it, since signer.allow (%s) is empty", from["signer.socket"], from["signer.allow"])
 	}
 	for _, p := range c.TrustedProxies {
 		if bits := narrowestBits(p); p.Bits() < bits {

@@ -18,7 +18,7 @@ const (
 	duration = "is not a duration such as 90s, 30m or 1h30m, over 0 and at most "
 	fileSize = "is not a size such as 512KiB, 64MiB or 1GiB, from 1MiB to 16GiB"
 	memory   = "is not auto, off or a size such as 512MiB or 1GiB, from 32MiB to 1024GiB"
-	topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, allow_shared_data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, allowed_origins, key_pool, key_queue, limits, trust, certificate, publish, signing, sealing, audit, log, shutdown_timeout, lock_wait, allow_core_dumps"
+	topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, allow_shared_data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, allowed_origins, key_pool, key_queue, limits, trust, certificate, publish, signing, signer, sealing, audit, log, shutdown_timeout, lock_wait, allow_core_dumps"
 	notUsed  = "not an anchor, alias, tag or merge key, which are not used here"
 )
 
@@ -56,6 +56,7 @@ func TestRefusedValues(t *testing.T) {
 			[]string{"attest.example.com", "http://a", "https://", "https://a/", "https://a?b", "https://a#", "https://u@a", "https://a/ b", "HTTPS://a"}},
 		{"publish.alg", "is not one of RS256, RS384, RS512, PS256, PS384, PS512", []string{"ES256", "rs256", "none", "HS256"}},
 		{"publish.nsx", "is not an id of 1 to 1024 bytes", []string{".", ".."}},
+		{"signer.socket", "has a control character", []string{"a\nb"}},
 		{"signing.rate", "is not a whole number from 1 to 1000000", []string{"0", "-1", "1000001", "0.5"}},
 		{"key_pool.ready_when_warm", "is not true or false", []string{"1"}},
 		{"key_queue.bound", "is not a whole number from 1 to 100000", []string{"0", "-1", "100001", "0x10"}},
@@ -124,12 +125,21 @@ func TestProblems(t *testing.T) {
 			"f:2:3: key_pool.targets: 9 keys of 2048 bits are more than key_pool.max, 8 (f:3:3); lower the target or raise key_pool.max"}},
 		"boolean": {sources{file: "key_pool: {ready_when_warm: yes}\n"}, []string{"f:1:29: key_pool.ready_when_warm: must be true or false (true|false), not a string"}},
 
-		"privilege unknown":       {sources{file: "auth:\n  privileges:\n    al: [ROOT]\n"}, []string{`f:3:10: auth.privileges.al: "ROOT" is not a privilege: SECURITY_MGMT, SECURITY_READ, policy_certificate:read, policy_certificate:crud are allowed`}},
-		"privilege twice":         {sources{file: "auth: {privileges: {al: [SECURITY_MGMT, SECURITY_MGMT]}}\n"}, []string{`f:1:41: auth.privileges.al: "SECURITY_MGMT" is listed twice`}},
-		"privileges scalar":       {sources{file: "auth: {privileges: {al: SECURITY_MGMT}}\n"}, []string{`f:1:25: auth.privileges.al: must be a list in [ ] or with one - on each line (privileges), not a string`}},
-		"privileges nothing":      {sources{file: "auth:\n  privileges:\n"}, []string{`f:2:15: auth.privileges: must be a mapping of keys to values, not nothing`}},
-		"privileges user twice":   {sources{file: "auth:\n  privileges:\n    al: []\n    al: []\n"}, []string{`f:4:5: "auth.privileges.al": is set twice, first at f:3:5; remove one`}},
-		"privileges user colon":   {sources{file: "auth:\n  privileges:\n    \"a:b\": []\n"}, []string{`f:3:5: auth.privileges: "a:b" is not a user name of 1 to 255 bytes without a colon`}},
+		"privilege unknown":     {sources{file: "auth:\n  privileges:\n    al: [ROOT]\n"}, []string{`f:3:10: auth.privileges.al: "ROOT" is not a privilege: SECURITY_MGMT, SECURITY_READ, policy_certificate:read, policy_certificate:crud are allowed`}},
+		"privilege twice":       {sources{file: "auth: {privileges: {al: [SECURITY_MGMT, SECURITY_MGMT]}}\n"}, []string{`f:1:41: auth.privileges.al: "SECURITY_MGMT" is listed twice`}},
+		"privileges scalar":     {sources{file: "auth: {privileges: {al: SECURITY_MGMT}}\n"}, []string{`f:1:25: auth.privileges.al: must be a list in [ ] or with one - on each line (privileges), not a string`}},
+		"privileges nothing":    {sources{file: "auth:\n  privileges:\n"}, []string{`f:2:15: auth.privileges: must be a mapping of keys to values, not nothing`}},
+		"privileges user twice": {sources{file: "auth:\n  privileges:\n    al: []\n    al: []\n"}, []string{`f:4:5: "auth.privileges.al": is set twice, first at f:3:5; remove one`}},
+		"privileges user colon": {sources{file: "auth:\n  privileges:\n    \"a:b\": []\n"}, []string{`f:3:5: auth.privileges: "a:b" is not a user name of 1 to 255 bytes without a colon`}},
+		"signer path long":      {sources{args: []string{"--signer-socket=" + strings.Repeat("x", 108)}}, []string{`flag --signer-socket: signer.socket: "` + strings.Repeat("x", 64) + `" is not a file name of 1 to 107 bytes, which is what the path of a socket may have`}},
+		"signer nobody":         {sources{file: "signer: {allow: {alice: [attestation]}}\n"}, []string{`f:1:18: signer.allow: "alice" is not uid:N or gid:N with the number of a user or group (id NAME shows them)`}},
+		"signer no user": {sources{file: "signer:\n  allow:\n    uid:4294967295: []\n    uid:-1: []\n    gid:01: []\n"}, []string{
+			`f:3:5: signer.allow: "uid:4294967295" is not uid:N or gid:N with the number of a user or group (id NAME shows them)`,
+			`f:4:5: signer.allow: "uid:-1" is not uid:N or gid:N with the number of a user or group (id NAME shows them)`,
+			`f:5:5: signer.allow: "gid:01" is not uid:N or gid:N with the number of a user or group (id NAME shows them)`}},
+		"signer keys": {sources{file: "signer: {allow: {'uid:1': [nsx-, pending]}}\n"}, []string{
+			`f:1:28: signer.allow.uid:1: "nsx-" is not a key: attestation and nsx-ID, with the id of an NSX certificate, are allowed`,
+			`f:1:34: signer.allow.uid:1: "pending" is not a key: attestation and nsx-ID, with the id of an NSX certificate, are allowed`}},
 		"wrong though overridden": {sources{file: "listen: x\n", args: []string{"--listen=:1"}}, []string{`f:1:9: listen: "x" ` + address}},
 	})
 }

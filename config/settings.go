@@ -119,6 +119,10 @@ func (c *Config) certificateSettings() []setting {
 			list(&c.Publish.NSX, aString, objectID)},
 		{"signing.rate", "number", "how many signatures one caller gets in a second; more get 429",
 			number(&c.Signing.Rate, 1, 1_000_000)},
+		{"signer.socket", "file", "socket of the ssh-agent protocol, over which processes on this host sign; empty makes none",
+			text(&c.Signer.Socket, optional(socket))},
+		{"signer.allow", "a mapping of uid:N and gid:N to lists of keys", "which keys, attestation or nsx-ID, processes of a user, or with a primary group, may use on the signer socket",
+			signerKeys(&c.Signer.Allow)},
 	}
 }
 

@@ -289,3 +289,10 @@ func poolTargets(field *map[int]int) value {
 	entry := func(field *int) value { return number(field, 1, maxPool) }
 	return mapping[int, int]{field, keySize, "keys", entry, strconv.Itoa}
 }
+
+// signerKeys is a list of names of keys for each user or group.
+func signerKeys(field *map[string][]string) value {
+	parseName := func(s string) (string, error) { return s, process(s) }
+	entry := func(field *[]string) value { return list(field, aString, keyName) }
+	return mapping[string, []string]{field, parseName, "keys", entry, strconv.Quote}
+}

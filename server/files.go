@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -18,8 +19,42 @@ import (
 	"attestcsr/csr/audit"
 	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore/ownfile"
+	"attestcsr/server/serving"
 	"attestcsr/server/tlscert"
 )
+
+// The files of data_dir.
+const (
+	StoreFile           = "attestcsr.db"
+	KeysetFile          = "sealing-keyset.json"
+	RetiringFile        = "retiring-keys"
+	AdminHashFile       = "admin.htpasswd"
+	InitialPasswordFile = "initial-admin-password"
+	OwnCertFile         = "tls-cert.pem"
+	OwnKeyFile          = "tls-key.pem"
+	AuditDir            = "audit"
+	NetworksFile        = "known-networks.json" // from which right passwords came, as codes
+	SettingsFile        = "last-settings.json"  // digests of the values of settings
+	ServingFile         = serving.File
+)
+
+func keysetPath(cfg *config.Config) string {
+	return cmp.Or(cfg.Sealing.KeysetFile, filepath.Join(cfg.DataDir, KeysetFile))
+}
+
+// usersFile is the htpasswd file that users are read from: the operator's, or
+// the one that holds the built-in admin.
+func usersFile(cfg *config.Config) string {
+	return cmp.Or(cfg.Auth.UsersFile, filepath.Join(cfg.DataDir, AdminHashFile))
+}
+
+// certFiles returns the files that the server certificate is read from.
+func certFiles(cfg *config.Config) (certFile, keyFile string, own bool) {
+	if cfg.TLS.CertFile != "" {
+		return cfg.TLS.CertFile, cfg.TLS.KeyFile, false
+	}
+	return filepath.Join(cfg.DataDir, OwnCertFile), filepath.Join(cfg.DataDir, OwnKeyFile), true
+}
 
 // trusted is a file or a folder that the service believes.
 type trusted struct {
@@ -62,6 +97,9 @@ func trustedFiles(cfg *config.Config, uid int) []trusted {
 		all = append(all, own(AdminHashFile, ownfile.Secret), trusted{"admin_password_file", cfg.AdminPasswordFile, ownfile.Public, ownfile.Secret})
 	default:
 		all = append(all, own(AdminHashFile, ownfile.Secret), own(InitialPasswordFile, ownfile.Secret))
+	}
+	if cfg.Signer.Socket != "" {
+		all = append(all, trusted{signerSetting, filepath.Dir(cfg.Signer.Socket), ownfile.Folder, 0})
 	}
 	// Nobody else can change what comes through a pipe.
 	if info, err := os.Stat(cfg.File()); err == nil && info.Mode().IsRegular() {

@@ -32,6 +32,7 @@ import (
 	"attestcsr/keystore/pool"
 	"attestcsr/keystore/sealed"
 	"attestcsr/server/admit"
+	"attestcsr/server/agent"
 	"attestcsr/server/output"
 	"attestcsr/server/serving"
 	"attestcsr/server/tlscert"
@@ -73,6 +74,7 @@ type Server struct {
 	audit     *audit.Log
 	anchors   atomic.Pointer[trustAnchors]
 	service   *csr.Service
+	signer    *agent.Server // nil: there is no signer socket
 	auth      *auth.Authenticator
 	networks  *auth.Networks
 	cert      *tlscert.Certificate
@@ -132,6 +134,9 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, fmt.Errorf("attestation certificate: %w", err)
 	}
 	if err := s.prepareUsers(o.Terminal, processors); err != nil {
+		return nil, err
+	}
+	if err := s.newSigner(); err != nil {
 		return nil, err
 	}
 	certFile, keyFile, own := certFiles(cfg)
@@ -195,6 +200,9 @@ func (s *Server) newRegistry(service *csr.Service, version string) (*prometheus.
 	all = append(all, s.cert.Collectors()...)
 	all = append(all, s.output.Collectors()...)
 	all = append(all, s.newListeners()...)
+	if s.signer != nil {
+		all = append(all, s.signer.Collectors()...)
+	}
 	for _, c := range all {
 		if err := registry.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
@@ -253,6 +261,11 @@ func (s *Server) Run(ctx context.Context, announce func(Listening) error) error 
 	s.noteSettings(background, s.settings)
 	defer s.noteEvent(background, audit.Event{Operation: "service.stop"})
 	defer s.startControl()()
+	stopSigner, err := s.startSigner()
+	if err != nil {
+		return err
+	}
+	defer stopSigner()
 	if err := announce(s.listening(listeners)); err != nil {
 		return err
 	}

@@ -19,13 +19,13 @@ const (
 // group is what equal refusals, logins or logouts have in common.
 type group struct {
 	kind      Kind
-	request   Request // without its id and session
+	request   Request // without its id, session and peer
 	operation string
 	outcome   string
 }
 
 func groupOf(e Event) group {
-	e.RequestID, e.Session = "", ""
+	e.RequestID, e.Session, e.Peer = "", "", "" // a user may make processes at will
 	return group{e.Kind, e.Request, e.Operation, e.Outcome}
 }
 

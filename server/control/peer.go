@@ -7,6 +7,7 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -32,27 +33,43 @@ func requestOf(uid int, method string) audit.Request {
 
 var errNoPeer = errors.New("the kernel does not say who asks")
 
+// ErrHidden: the process at the other end has a user of another user namespace.
+var ErrHidden = errors.New("the user is not known in the container of the service")
+
+// Peer says which process has made a connection to a UNIX socket. With ErrHidden its
+// numbers stand for users of other namespaces, and may be those of a user here.
+func Peer(c syscall.Conn) (peer *unix.Ucred, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	control := raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err := errors.Join(control, err); err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoPeer, err)
+	}
+	hidden, err := unmapped(peer.Uid)
+	if err == nil && hidden {
+		err = ErrHidden
+	}
+	return peer, err
+}
+
 // caller returns who is at the other end of a connection, and refuses who may not ask.
 func caller(connection any) (audit.Request, error) {
 	c, is := connection.(*conn) // what our listener returns
 	if !is {
 		return audit.Request{}, errNoPeer
 	}
-	raw, err := c.SyscallConn()
-	if err != nil {
+	peer, err := Peer(c)
+	if peer == nil {
 		return audit.Request{}, err
-	}
-	var peer *unix.Ucred
-	control := raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err := errors.Join(control, err); err != nil {
-		return audit.Request{}, fmt.Errorf("%w: %w", errNoPeer, err)
 	}
 	who := requestOf(int(peer.Uid), methodControl)
-	switch hidden, err := unmapped(peer.Uid); {
-	case err != nil:
-		return audit.Request{}, err
-	case hidden:
+	switch {
+	case errors.Is(err, ErrHidden):
 		return who, fmt.Errorf("your user is not known in the container of the service (it sees %s): run this command inside, as root or as the user of the service", who.User)
+	case err != nil:
+		return who, err
 	case peer.Uid != 0 && int(peer.Uid) != os.Geteuid():
 		return who, fmt.Errorf("%s may not use the control socket: run this command as root, or as the user of the service, uid %d", who.User, os.Geteuid())
 	}

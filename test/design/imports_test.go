@@ -19,10 +19,11 @@ var mayImport = map[string][]string{
 	"command": {"config", "server", "server/control", "server/output", "server/serving"},
 	"server": {
 		"config", "csr", "csr/audit", "csr/pkcs10", "handler", "handler/auth", "keystore", "keystore/bolt", "keystore/ownfile", "keystore/pool", "keystore/sealed",
-		"server/admit", "server/control", "server/output", "server/serving", "server/tlscert",
+		"server/admit", "server/agent", "server/control", "server/output", "server/serving", "server/tlscert",
 	},
 	"server/control":        {"csr/audit"},
 	"server/admit":          {"handler/origin"},
+	"server/agent":          {"csr", "csr/audit"},
 	"server/output":         {},
 	"server/serving":        {"keystore/ownfile", "server/tlscert"},
 	"server/tlscert":        {"keystore/ownfile"},
