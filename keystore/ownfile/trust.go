@@ -91,7 +91,8 @@ func (t Trust) Check(path string, denied fs.FileMode) error {
 		info, err := os.Lstat(at)
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && links > 0 && len(rest) >= beyond:
-			return fmt.Errorf("%s is a symbolic link to %s, which does not exist: mend or remove the link", link, at)
+			gone := filepath.Join(append([]string{at}, rest[:len(rest)-beyond]...)...)
+			return fmt.Errorf("%s is a symbolic link to %s, which does not exist: mend or remove the link", link, gone)
 		case err != nil:
 			return err
 		case info.Mode().Type() == fs.ModeSymlink:

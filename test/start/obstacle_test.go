@@ -19,7 +19,7 @@ import (
 func TestDanglingLinks(t *testing.T) {
 	t.Parallel()
 	prepared := start.Prepare(t, start.Options{})
-	gone := filepath.Join(t.TempDir(), "gone")
+	gone := filepath.Join(t.TempDir(), "volume", "gone") // neither exists
 	for name, test := range map[string]struct {
 		link func(dir string) string // to the file that is gone
 		args func(dir string) []string
