@@ -31,7 +31,7 @@ func (s *Server) Reload(ctx context.Context) {
 		s.log.Error("not reloaded: everything stays as it was", "err", err)
 		return
 	}
-	var taken, waiting []string
+	taken, waiting := []string{}, []string{} // the log shows them, also where they are empty
 	next := maps.Clone(s.settings)
 	texts := cfg.Texts()
 	for _, name := range differing(s.settings, texts) {

@@ -50,6 +50,9 @@ func TestHangUp(t *testing.T) {
 	s.Must(http.StatusOK, "GET", "/healthz", "", start.Anonymous)
 	s.WantLog(`"level":"DEBUG","msg":"request"`)
 
+	signal(t, s, syscall.SIGHUP)
+	s.WantLog(`"settings_taken":[],"settings_waiting_for_a_restart":["limits.sessions"]`)
+
 	write("nonsense", "")
 	signal(t, s, syscall.SIGHUP)
 	s.WantLog("not reloaded")
