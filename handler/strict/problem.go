@@ -32,6 +32,7 @@ const (
 	QuotedInteger = "an integer, as a number or as a string"
 	String        = "a string"
 	Boolean       = "true or false"
+	QuotedBoolean = "true or false, also as a string"
 	List          = "a list"
 	Object        = "an object"
 	Other         = "of another type"
@@ -84,7 +85,7 @@ func found(expected string, value jsontext.Value) (what, hint string) {
 		_, isInteger := ParseInteger(inner)
 		isBoolean := inner == "true" || inner == "false"
 		switch {
-		case expected == QuotedInteger:
+		case expected == QuotedInteger, expected == QuotedBoolean:
 			return "another string", ""
 		case expected == Integer && isInteger:
 			return "a string", "send the number " + inner + " without quotes"

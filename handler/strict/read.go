@@ -39,14 +39,15 @@ func (m members) add(t reflect.Type) {
 type reader struct {
 	members  members
 	quoted   bool // an integer may be a string, see New
+	lenient  bool // see NewLenient
 	problems Problems
 }
 
 // read fills into, a pointer to a struct, from a body. It is whole where all of the
 // text was read. The JSON library is told to accept what it would stop at: we note it and
 // go on.
-func read(body []byte, m members, into any) (problems Problems, whole bool) {
-	r := &reader{members: m}
+func read(body []byte, m members, lenient bool, into any) (problems Problems, whole bool) {
+	r := &reader{members: m, lenient: lenient}
 	if bytes.HasPrefix(body, []byte(byteOrderMark)) {
 		r.add(Problem{Kind: ByteOrderMark})
 		body = append([]byte("   "), body[len(byteOrderMark):]...) // offsets stay
@@ -60,6 +61,9 @@ func read(body []byte, m members, into any) (problems Problems, whole bool) {
 	}
 	text := jsontext.NewDecoder(bytes.NewBuffer(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	if err := json.UnmarshalDecode(text, into, json.WithUnmarshalers(json.UnmarshalFromFunc(r.value))); err != nil {
+		if errors.Is(err, errEnough) {
+			return r.problems, false
+		}
 		at := text.InputOffset()
 		if syntax, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
 			at = syntax.ByteOffset
@@ -84,6 +88,12 @@ func isUTF16(body []byte) bool {
 		return bytes.HasPrefix(body, []byte(begin))
 	})
 }
+
+// maxProblems is how many are looked for, which bounds the time and the memory of a body
+// that has nothing else.
+const maxProblems = 4096
+
+var errEnough = errors.New("enough problems")
 
 func (r *reader) add(p Problem) { r.problems = append(r.problems, p) }
 
@@ -111,6 +121,9 @@ func (r *reader) valid(text *jsontext.Decoder, value jsontext.Value) bool {
 // value reads a value of any type. With ErrUnsupported it leaves a list, or a pointer to
 // an object, to the library, which comes back with what is inside.
 func (r *reader) value(text *jsontext.Decoder, into any) error {
+	if len(r.problems) >= maxProblems {
+		return errEnough
+	}
 	v, kind := reflect.ValueOf(into).Elem(), text.PeekKind()
 	expected := r.expected(v.Type())
 	switch {
@@ -118,7 +131,7 @@ func (r *reader) value(text *jsontext.Decoder, into any) error {
 		return r.object(text, v)
 	case expected == Object && kind == '{', expected == List && kind == '[':
 		return errors.ErrUnsupported
-	case (expected == Object || expected == List || expected == Boolean) && (kind == '{' || kind == '['):
+	case (expected == Object || expected == List || expected == Boolean || expected == QuotedBoolean) && (kind == '{' || kind == '['):
 		return r.skipWrongType(text, expected)
 	}
 	value, err := text.ReadValue()
@@ -129,8 +142,8 @@ func (r *reader) value(text *jsontext.Decoder, into any) error {
 		return nil
 	}
 	readable := value
-	if expected == QuotedInteger {
-		readable = unquoted(value)
+	if expected == QuotedInteger || expected == QuotedBoolean {
+		readable = r.unquoted(expected, value)
 	}
 	if err := json.Unmarshal(readable, into); err != nil {
 		r.wrongType(text, expected, value)
@@ -152,9 +165,11 @@ func (r *reader) expected(t reflect.Type) string {
 		return List
 	case t.Kind() == reflect.String:
 		return String
+	case t.Kind() == reflect.Bool && r.lenient:
+		return QuotedBoolean
 	case t.Kind() == reflect.Bool:
 		return Boolean
-	case t.Kind() == reflect.Int64 && r.quoted:
+	case t.Kind() == reflect.Int64 && (r.quoted || r.lenient):
 		return QuotedInteger
 	case t.Kind() == reflect.Int64:
 		return Integer
@@ -168,6 +183,9 @@ func (r *reader) object(text *jsontext.Decoder, into reflect.Value) error {
 	}
 	times := map[string]int{}
 	for text.PeekKind() != '}' {
+		if len(r.problems) >= maxProblems {
+			return errEnough
+		}
 		quoted, err := text.ReadValue()
 		if err != nil {
 			return err
@@ -181,7 +199,7 @@ func (r *reader) object(text *jsontext.Decoder, into reflect.Value) error {
 			r.quoted = member.Tag.Get("strict") == "quoted"
 			err = json.UnmarshalDecode(text, into.FieldByIndex(member.Index).Addr().Interface())
 		} else {
-			if valid && times[name] == 1 {
+			if valid && times[name] == 1 && !r.lenient {
 				r.add(Problem{Kind: Unknown, Name: nameOf(text.StackPointer())})
 			}
 			_, err = text.ReadValue()
@@ -219,14 +237,19 @@ func (r *reader) skipWrongType(text *jsontext.Decoder, expected string) error {
 	return nil
 }
 
-// unquoted returns null as it is, and an integer without the quotes that it may have.
-// Anything else becomes nothing, which is of no type.
-func unquoted(value jsontext.Value) jsontext.Value {
+// unquoted returns null as it is, and an integer or a Boolean without the quotes that it
+// may have. Anything else becomes nothing, which is of no type.
+func (r *reader) unquoted(expected string, value jsontext.Value) jsontext.Value {
 	text := string(value)
 	if value.Kind() == '"' {
 		text = unquote(value)
 	}
-	if _, isInteger := ParseInteger(text); isInteger || value.Kind() == 'n' {
+	_, isInteger := ParseInteger(text)
+	isBoolean := text == "true" || text == "false"
+	switch {
+	case value.Kind() == 'n', r.lenient && text == "":
+		return jsontext.Value("null")
+	case isInteger && expected == QuotedInteger, isBoolean && expected == QuotedBoolean:
 		return jsontext.Value(text)
 	}
 	return nil

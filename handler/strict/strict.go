@@ -19,6 +19,7 @@ import (
 type Decoder[T any] struct {
 	members  members
 	validate *validator.Validate
+	lenient  bool
 }
 
 // New makes a Decoder for the struct T. A field whose zero value is a value of its
@@ -28,6 +29,14 @@ func New[T any]() *Decoder[T] {
 	d := &Decoder[T]{members: members{}, validate: validator.New(validator.WithRequiredStructEnabled())}
 	d.validate.RegisterTagNameFunc(func(f reflect.StructField) string { return cmp.Or(Member(f), embedded) })
 	d.members.add(reflect.TypeFor[T]())
+	return d
+}
+
+// NewLenient makes a Decoder that ignores unknown members, and takes integers and
+// Booleans also as strings: "" is null. Everything else is as strict as with New.
+func NewLenient[T any]() *Decoder[T] {
+	d := New[T]()
+	d.lenient = true
 	return d
 }
 
@@ -46,7 +55,7 @@ func Member(f reflect.StructField) string {
 // well.
 func (d *Decoder[T]) Decode(body []byte) (T, Problems) {
 	var into, none T
-	problems, whole := read(body, d.members, &into)
+	problems, whole := read(body, d.members, d.lenient, &into)
 	if whole {
 		problems = append(problems, d.check(into, problems)...)
 	}

@@ -2,6 +2,7 @@ package strict_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"strconv"
 	"strings"
@@ -246,4 +247,47 @@ func FuzzPrintable(f *testing.F) {
 			t.Fatalf("%q became %q", text, got)
 		}
 	})
+}
+
+// A lenient decoder takes integers and Booleans as strings, and what it does not know.
+func TestLenient(t *testing.T) {
+	t.Parallel()
+	d := strict.NewLenient[body]()
+	for name, text := range map[string]string{
+		"as themselves":  `"size":7,"flag":true`,
+		"as strings":     `"size":"7","flag":"true","either":"7"`,
+		"beside unknown": `"size":7,"flag":true,"Size":8,"more":{"flag":1,"flag":[{}]}`,
+	} {
+		got, problems := d.Decode([]byte("{" + whole + "," + text + "}"))
+		if problems != nil || *got.Size != 7 || !*got.Flag {
+			t.Errorf("%s: %+v, problems %+v", name, got, problems)
+		}
+	}
+	got, problems := d.Decode([]byte("{" + whole + `,"size":"","flag":"","either":null,"names":null}`))
+	if problems != nil || got.Size != nil || got.Flag != nil || got.Either != nil || got.Names != nil {
+		t.Errorf("empty strings: %+v, problems %+v", got, problems)
+	}
+	for _, text := range []string{`"size":"x"`, `"size":" 7"`, `"size":7.0`, `"size":"7.0"`, `"size":true`, `"size":[7]`, `"flag":"True"`, `"flag":"1"`, `"flag":1`, `"flag":[true]`, `"flag":{}`, `"names":[1]`, `"any":1,"title":1`} {
+		if _, problems := d.Decode([]byte("{" + strings.Replace(whole, `"title"`, `"more"`, strings.Count(text, "title")) + "," + text + "}")); len(problems) != 1 || problems[0].Kind != strict.WrongType {
+			t.Errorf("%s: %+v", text, problems)
+		}
+	}
+	if _, problems := d.Decode([]byte("{" + whole + `,"x":1,"x":2}`)); len(problems) != 1 || problems[0].Kind != strict.Duplicate {
+		t.Errorf("the same unknown member twice: %+v", problems)
+	}
+}
+
+// A body with nothing but problems is read as far as the first few thousand.
+func TestEnoughProblems(t *testing.T) {
+	t.Parallel()
+	list := "[" + strings.Repeat("1,", 1e6) + "1]"
+	var object strings.Builder
+	for i := range 100_000 {
+		fmt.Fprintf(&object, `"%d":1,"%d":1,`, i, i)
+	}
+	for name, text := range map[string]string{"in a list": `{"subject":{"attributes":` + list + "}}", "in an object": "{" + object.String() + `"title":"t"}`} {
+		if _, problems := strict.NewLenient[body]().Decode([]byte(text)); len(problems) < 4096 || len(problems) > 4100 {
+			t.Errorf("%s: %d problems", name, len(problems))
+		}
+	}
 }
