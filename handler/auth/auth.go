@@ -51,11 +51,15 @@ type Config struct {
 // XSRFHeader, where it is named, guards the cookie, which browsers also send with
 // requests that another site makes them send: a method other than GET and HEAD needs,
 // in this header, the token that the login returned beside the id.
+//
+// In a realm with Bearer, Authorization carries session ids in place of passwords, and
+// SessionHeader takes precedence over it.
 type Realm struct {
 	Dialect       string
 	SessionHeader string
 	SessionCookie string
 	XSRFHeader    string
+	Bearer        bool
 }
 
 // Authenticator is safe for concurrent use. It runs nothing in the background, apart
@@ -89,19 +93,20 @@ type attempt struct {
 }
 
 // newAttempt finds the credentials of a request. The order is the precedence:
-// Authorization decides before sessions do.
+// Authorization decides before sessions do, but in a realm with Bearer.
 func newAttempt(r *http.Request, from audit.Request, realm Realm) attempt {
 	at := attempt{method: byNothing, from: from, realm: realm}
-	switch authorization := r.Header["Authorization"]; {
-	case len(authorization) == 1 && isBasic(authorization[0]):
+	authorization := r.Header["Authorization"]
+	if claim, present := claimOf(r, realm); present && (realm.Bearer || len(authorization) == 0) {
+		at.method, at.claim = bySession, claim
+		return at
+	}
+	switch {
+	case len(authorization) == 1 && isBasic(authorization[0]) && !realm.Bearer:
 		at.method = byPassword
 		at.user, at.password, at.unusable = parseBasic(authorization[0])
 	case len(authorization) > 0:
 		at.method = byOther
-	default:
-		if claim, present := claimOf(r, realm); present {
-			at.method, at.claim = bySession, claim
-		}
 	}
 	return at
 }
@@ -184,6 +189,7 @@ type Login struct {
 	User    string
 	Session string // the id: 64 hexadecimal digits, new at every login
 	XSRF    string // the token for Realm.XSRFHeader, likewise; empty in a realm without
+	Expires time.Time
 }
 
 // Login begins a session of the realm's dialect for the user whose password the
@@ -252,6 +258,9 @@ func (a *Authenticator) withSession(at attempt, do func(claim) (Session, error))
 	a.record(at, err)
 	return session, err
 }
+
+// Privileges are those of a user at present.
+func (a *Authenticator) Privileges(user string) []csr.Privilege { return a.cfg.Privileges(user) }
 
 // Collectors returns the metrics of authentication, for the caller to register.
 func (a *Authenticator) Collectors() []prometheus.Collector {

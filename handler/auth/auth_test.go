@@ -56,6 +56,50 @@ func TestPrecedence(t *testing.T) {
 	})
 }
 
+// In a realm with Bearer, the session header comes before Authorization, which takes no
+// passwords.
+func TestPrecedenceOfTokens(t *testing.T) {
+	t.Parallel()
+	a := newAuth(auth.Config{Users: usersOf(t, "amy", "secret", "bob", "hidden")})
+	id := func(user, password string) string {
+		made, err := a.LoginPassword(t.Context(), user, password, from(here), tokens)
+		if err != nil || made.Expires.IsZero() {
+			t.Fatal(made, err)
+		}
+		return made.Session
+	}
+	var (
+		header = "X-Vault-Token: " + id("bob", "hidden")
+		bearer = "Authorization: Bearer " + id("amy", "secret")
+		amy    = basic("amy", "secret")
+		other  = "X-Vault-Token: " + login(t, a, "amy", "secret", esx)
+	)
+	authenticateEach(t, a, []authCase{
+		{"nothing", "POST", nil, tokens, "unauthenticated"},
+		{"header", "POST", []string{header}, tokens, "bob by session"},
+		{"bearer", "POST", []string{bearer}, tokens, "amy by session"},
+		{"bearer in lower case", "POST", []string{strings.Replace(bearer, "Bearer", "bearer", 1)}, tokens, "amy by session"},
+		{"header before bearer", "POST", []string{bearer, header}, tokens, "bob by session"},
+		{"header before a password", "POST", []string{amy, header}, tokens, "bob by session"},
+		{"bad header beside a good bearer", "POST", []string{"X-Vault-Token: x", bearer}, tokens, "unauthenticated"},
+		{"password", "POST", []string{amy}, tokens, "unauthenticated"},
+		{"bearer beside a password", "POST", []string{amy, bearer}, tokens, "unauthenticated"},
+		{"two headers", "POST", []string{header, header}, tokens, "unauthenticated"},
+		{"two bearers", "POST", []string{bearer, bearer}, tokens, "unauthenticated"},
+		{"no token", "POST", []string{"Authorization: Bearer"}, tokens, "unauthenticated"},
+		{"two blanks", "POST", []string{strings.Replace(bearer, "Bearer ", "Bearer  ", 1)}, tokens, "unauthenticated"},
+		{"the session of another dialect", "POST", []string{other}, tokens, "unauthenticated"},
+		{"a token in another dialect", "GET", []string{bearer}, esx, "unauthenticated"},
+		{"a token as the session of another dialect", "GET", []string{strings.Replace(header, "X-Vault-Token", "vmware-api-session-id", 1)}, esx, "unauthenticated"},
+	})
+	if got := auth.SessionID(request(header), tokens); "X-Vault-Token: "+got != header {
+		t.Errorf("the id is %q", got)
+	}
+	if got := auth.SessionID(request(header, header), tokens); got != "" {
+		t.Errorf("of two ids, %q", got)
+	}
+}
+
 func TestPrivilegesAreLookedUpAtEachRequest(t *testing.T) {
 	t.Parallel()
 	var held []csr.Privilege

@@ -35,6 +35,8 @@ func from(address string) audit.Request { return audit.Request{Address: address}
 var (
 	esx = auth.Realm{Dialect: "esx", SessionHeader: "vmware-api-session-id", SessionCookie: "vmware-api-session-id"}
 	nsx = auth.Realm{Dialect: "nsx", SessionCookie: "JSESSIONID", XSRFHeader: "X-XSRF-TOKEN"}
+	// tokens takes sessions in the Authorization header.
+	tokens = auth.Realm{Dialect: "transit", SessionHeader: "X-Vault-Token", Bearer: true}
 )
 
 // newAuth makes an Authenticator of nobody as the service does, with what cfg has instead.

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,7 @@ type Session struct {
 	User         string
 	Created      time.Time
 	LastAccessed time.Time
+	Expires      time.Time // unless it is used before
 }
 
 // identity is a user and the stored hash that the password was compared with: where
@@ -77,14 +79,24 @@ type claim struct {
 	token      digest // of the token that it carries
 }
 
-// claimOf returns the session that a request names: in the header, or in the cookie
-// where there is no such header. It uses none of several ids: otherwise whoever added
-// one could choose which counts.
-func claimOf(r *http.Request, realm Realm) (c claim, present bool) {
-	var ids []string
-	inCookie := false
+// SessionID returns the id that a request carries of its session.
+func SessionID(r *http.Request, realm Realm) string {
+	if ids, _ := sessionIDs(r, realm); len(ids) == 1 {
+		return ids[0]
+	}
+	return ""
+}
+
+// sessionIDs returns the ids in the first of these places that has any: the session
+// header, the Authorization header of a realm with Bearer, and the cookie.
+func sessionIDs(r *http.Request, realm Realm) (ids []string, inCookie bool) {
 	if realm.SessionHeader != "" {
 		ids = r.Header.Values(realm.SessionHeader)
+	}
+	if lines := r.Header["Authorization"]; len(ids) == 0 && realm.Bearer && len(lines) == 1 {
+		if scheme, id, _ := strings.Cut(lines[0], " "); strings.EqualFold(scheme, "Bearer") {
+			ids = []string{id}
+		}
 	}
 	if len(ids) == 0 && realm.SessionCookie != "" {
 		inCookie = true
@@ -92,6 +104,13 @@ func claimOf(r *http.Request, realm Realm) (c claim, present bool) {
 			ids = append(ids, cookie.Value)
 		}
 	}
+	return ids, inCookie
+}
+
+// claimOf returns the session that a request names. It uses none of several ids: otherwise whoever added
+// one could choose which counts.
+func claimOf(r *http.Request, realm Realm) (c claim, present bool) {
+	ids, inCookie := sessionIDs(r, realm)
 	c.dialect = realm.Dialect
 	if len(ids) == 1 {
 		c.key = digestOf(ids[0])
@@ -131,10 +150,12 @@ func (s *sessions) create(who identity, realm Realm) (Login, error) {
 			return Login{}, &csr.Error{Kind: csr.Unavailable, RetryAfter: max(next.Sub(now), time.Second), Err: errors.New("too many sessions")}
 		}
 	}
-	s.byKey[key] = &session{
+	one := &session{
 		Session: Session{User: who.user, Created: now, LastAccessed: now},
 		hash:    who.hash, dialect: realm.Dialect, xsrf: xsrf,
 	}
+	made.Expires = s.expiry(one)
+	s.byKey[key] = one
 	s.byUser[who.user]++
 	return made, nil
 }
@@ -148,6 +169,7 @@ func (s *sessions) use(c claim) (Session, error) {
 		return Session{}, err
 	}
 	found.LastAccessed = s.cfg.Now()
+	found.Expires = s.expiry(found)
 	return found.Session, nil
 }
 

@@ -107,7 +107,7 @@ func TestSessionExpiry(t *testing.T) {
 				} else {
 					var session auth.Session
 					session, err = a.Session(bySession(id), from(here), esx)
-					if err == nil && (session.User != "amy" || !session.Created.Equal(start) || !session.LastAccessed.Equal(clock.Now())) {
+					if err == nil && (session.User != "amy" || !session.Created.Equal(start) || !session.LastAccessed.Equal(clock.Now()) || !session.Expires.After(clock.Now())) {
 						t.Fatalf("session %+v", session)
 					}
 				}
