@@ -67,9 +67,10 @@ const (
 
 // SignInput is what is signed: a digest, of SHA-256, SHA-384 or SHA-512.
 type SignInput struct {
-	Digest []byte
-	Hash   crypto.Hash
-	Scheme Scheme
+	Digest  []byte
+	Hash    crypto.Hash
+	Scheme  Scheme
+	Version int // of the key that has to sign; 0: the latest. Verify does not look at it
 }
 
 // Signature is the signature of one input, or with Err the *Error why there is none.
@@ -157,6 +158,9 @@ func (g *Grant) sign(ctx context.Context, in SignInput) (made Signature, err err
 			}
 			if err := errors.Join(maySign(p), in.check(key.Public())); err != nil {
 				return nil, err
+			}
+			if in.Version != 0 && in.Version != p.version() {
+				return nil, violated(SigningVersion, pkcs10.NotAllowed, fmt.Sprintf("%d, which is the latest: only that one signs", p.version()))
 			}
 			if made, err = in.sign(key); err != nil {
 				return nil, err
