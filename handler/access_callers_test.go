@@ -20,6 +20,7 @@ var accessPrivileges = map[string][]csr.Privilege{
 	"onlooker": {csr.SecurityRead},
 	"viewer":   {csr.PolicyCertificateRead},
 	"editor":   {csr.PolicyCertificateCRUD},
+	"signer":   {csr.AttestationSign},
 	"leaver":   csr.Privileges(), // who is removed when a test says so
 }
 
@@ -31,11 +32,11 @@ type identity struct {
 }
 
 // caller is one kind of sender: what it sends with a request, made anew for each
-// since requests end sessions, and whom it is in either dialect.
+// since requests end sessions, and whom it is in each dialect.
 type caller struct {
-	name     string
-	esx, nsx identity
-	make     func(m *matrix) http.Header
+	name              string
+	esx, nsx, transit identity
+	make              func(m *matrix) http.Header
 }
 
 func basicHeader(user, password string) http.Header {
@@ -56,7 +57,9 @@ func esxCookie(id string) http.Header { return headers("Cookie", "vmware-api-ses
 func nsxCookie(id, token string) http.Header {
 	return headers("Cookie", "JSESSIONID="+id, "X-XSRF-TOKEN", token)
 }
-func bareCookie(id string) http.Header { return headers("Cookie", "JSESSIONID="+id) }
+func bareCookie(id string) http.Header  { return headers("Cookie", "JSESSIONID="+id) }
+func tokenHeader(id string) http.Header { return headers("X-Vault-Token", id) }
+func bearer(id string) http.Header      { return headers("Authorization", "Bearer "+id) }
 
 func together(all ...http.Header) http.Header {
 	merged := http.Header{}
@@ -93,13 +96,13 @@ func accessCallers() []caller {
 		still("unknown user", basicHeader("eve", adminPassword)),
 		still("letter case of the user", basicHeader("Admin", adminPassword)),
 		still("the hash as password", basicHeader("admin", "$2a$04$")),
-		still("unknown sessions", together(esxHeader(noID), nsxCookie(noID, noID))),
+		still("unknown sessions", together(esxHeader(noID), nsxCookie(noID, noID), tokenHeader(noID))),
 		still("session ids that are none", together(esxHeader("../x"), bareCookie(`"`))),
 		still("a token without a cookie", headers("X-XSRF-TOKEN", noID)),
 		{name: "password", esx: admin, nsx: admin, make: func(*matrix) http.Header { return basicHeader("admin", adminPassword) }},
 	}
 	callers = append(callers, sessionCallers()...)
-	for _, user := range []string{"nobody", "hosts", "onlooker", "viewer", "editor"} {
+	for _, user := range []string{"nobody", "hosts", "onlooker", "viewer", "editor", "signer"} {
 		who := identity{user: user}
 		callers = append(callers,
 			caller{name: "password of " + user, esx: who, nsx: who, make: func(*matrix) http.Header { return basicHeader(user, passwordOf(user)) }},
@@ -108,6 +111,7 @@ func accessCallers() []caller {
 				l := m.login(user, inNSX)
 				return nsxCookie(l.Session, l.XSRF)
 			}},
+			caller{name: "token of " + user, transit: inherits(user), make: func(m *matrix) http.Header { return tokenHeader(m.login(user, inTransit).Session) }},
 		)
 	}
 	return callers
@@ -124,6 +128,7 @@ func passwordOf(user string) string {
 func sessionCallers() []caller {
 	esx := func(m *matrix) string { return m.login("admin", inESX).Session }
 	nsx := func(m *matrix) auth.Login { return m.login("admin", inNSX) }
+	token := func(m *matrix) string { return m.login("admin", inTransit).Session }
 	admin := identity{user: "admin", bySession: true}
 	unguarded := identity{user: "admin", bySession: true, guarded: true}
 	return []caller{
@@ -157,14 +162,25 @@ func sessionCallers() []caller {
 		}},
 		{name: "session of the other dialect", make: func(m *matrix) http.Header {
 			l := nsx(m)
-			return together(esxHeader(l.Session), nsxCookie(esx(m), l.XSRF))
+			return together(esxHeader(l.Session), nsxCookie(esx(m), l.XSRF), tokenHeader(esx(m)))
 		}},
-		{name: "idle sessions", make: func(m *matrix) http.Header { return m.bothThen(func() { m.clock.Advance(m.idle) }) }},
-		{name: "sessions at the end of their life", make: func(m *matrix) http.Header { return m.bothThen(m.liveOn) }},
-		{name: "logged-out sessions", make: func(m *matrix) http.Header { return m.bothThen(m.logOut) }},
+		{name: "token", transit: admin, make: func(m *matrix) http.Header { return tokenHeader(token(m)) }},
+		{name: "token as Bearer", transit: admin, make: func(m *matrix) http.Header { return bearer(token(m)) }},
+		{name: "token beside a wrong password", transit: admin, make: func(m *matrix) http.Header {
+			return together(tokenHeader(token(m)), basicHeader("admin", "wrong"))
+		}},
+		{name: "bad token beside a good one as Bearer", make: func(m *matrix) http.Header { return together(tokenHeader("x"), bearer(token(m))) }},
+		{name: "two tokens", make: func(m *matrix) http.Header { return together(tokenHeader(token(m)), tokenHeader(token(m))) }},
+		{name: "two tokens as Bearer", make: func(m *matrix) http.Header { return together(bearer(token(m)), bearer(token(m))) }},
+		{name: "token in the other headers and cookies", make: func(m *matrix) http.Header {
+			return together(esxHeader(token(m)), bareCookie(token(m)), headers("Authorization", "Token "+token(m)))
+		}},
+		{name: "idle sessions", make: func(m *matrix) http.Header { return m.eachThen(func() { m.clock.Advance(m.idle) }) }},
+		{name: "sessions at the end of their life", make: func(m *matrix) http.Header { return m.eachThen(m.liveOn) }},
+		{name: "logged-out sessions", make: func(m *matrix) http.Header { return m.eachThen(m.logOut) }},
 		{name: "sessions of a user who was removed", make: func(m *matrix) http.Header {
 			m.auth.SetUsers(m.users)
-			h := m.both("leaver")
+			h := m.each("leaver")
 			m.auth.SetUsers(m.remaining)
 			return h
 		}},
@@ -177,15 +193,15 @@ func sessionCallers() []caller {
 	}
 }
 
-// both makes a session of each dialect.
-func (m *matrix) both(user string) http.Header {
+// each makes a session of each dialect.
+func (m *matrix) each(user string) http.Header {
 	l := m.login(user, inNSX)
-	return together(esxHeader(m.login(user, inESX).Session), nsxCookie(l.Session, l.XSRF))
+	return together(esxHeader(m.login(user, inESX).Session), nsxCookie(l.Session, l.XSRF), tokenHeader(m.login(user, inTransit).Session))
 }
 
-// bothThen makes sessions of admin in both dialects to which something happens.
-func (m *matrix) bothThen(happens func()) http.Header {
-	m.made = m.both("admin")
+// eachThen makes sessions of admin in each dialect to which something happens.
+func (m *matrix) eachThen(happens func()) http.Header {
+	m.made = m.each("admin")
 	happens()
 	return m.made
 }
@@ -202,7 +218,7 @@ func (m *matrix) liveOn() {
 
 // logOut ends the sessions just made.
 func (m *matrix) logOut() {
-	for path, realm := range map[string]auth.Realm{sessionPath: esxRealm, logoutPath: nsxRealm} {
+	for path, realm := range realms {
 		if _, err := m.auth.Logout(requestWith(m.t, path, m.made), audit.Request{}, realm); err != nil {
 			m.t.Fatal(err)
 		}
@@ -210,7 +226,7 @@ func (m *matrix) logOut() {
 }
 
 func (m *matrix) use(h http.Header) {
-	for path, realm := range map[string]auth.Realm{sessionPath: esxRealm, logoutPath: nsxRealm} {
+	for path, realm := range realms {
 		if _, err := m.auth.Session(requestWith(m.t, path, h), audit.Request{}, realm); err != nil {
 			m.t.Fatalf("a session ended early: %v", err)
 		}
@@ -220,6 +236,9 @@ func (m *matrix) use(h http.Header) {
 var (
 	esxRealm = auth.Realm{Dialect: "esx", SessionHeader: "vmware-api-session-id", SessionCookie: "vmware-api-session-id"}
 	nsxRealm = auth.Realm{Dialect: "nsx", SessionCookie: "JSESSIONID", XSRFHeader: "X-XSRF-TOKEN"}
+	tokens   = auth.Realm{Dialect: "transit", SessionHeader: "X-Vault-Token", Bearer: true}
+	// realms are all of them, by a path of each.
+	realms = map[string]auth.Realm{sessionPath: esxRealm, logoutPath: nsxRealm, lookupPath: tokens}
 )
 
 // login makes a session as the handler would: the sessions of the matrix are too
@@ -227,10 +246,12 @@ var (
 func (m *matrix) login(user string, d dialect) auth.Login {
 	m.t.Helper()
 	realm := esxRealm
-	if d.name == nsxRealm.Dialect {
-		realm = nsxRealm
+	for _, other := range realms {
+		if d.name == other.Dialect {
+			realm = other
+		}
 	}
-	made, err := m.auth.Login(m.t.Context(), requestWith(m.t, "/", basicHeader(user, passwordOf(user))), audit.Request{Address: "127.0.0.1"}, realm)
+	made, err := m.auth.LoginPassword(m.t.Context(), user, passwordOf(user), audit.Request{Address: "127.0.0.1"}, realm)
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -23,8 +23,11 @@ type row struct {
 	dialect dialect
 	kind    rowKind
 	needs   csr.Privilege
-	op      csr.Operation // for kind operation
-	either  bool          // the console: who holds neither privilege is refused before the body is read
+	op      csr.Operation   // for kind operation
+	either  bool            // the console: who holds neither privilege is refused before the body is read
+	or      []csr.Privilege // who holds one of these may as well
+	key     string          // what stands in the log line behind the operation
+	tells   bool            // the answer has the session id, for who sent it
 	// allowed is what those get who may: requests are made so that nothing
 	// changes, and the answer tells that the operation's own handler was reached.
 	allowed want
@@ -54,6 +57,7 @@ type documented struct {
 	code              string // NSX
 	module            string // NSX, unless policy
 	message, message2 string // of vSphere and of NSX
+	errors            string // of transit: content of the list
 	details           bool   // NSX: the message again
 }
 
@@ -64,6 +68,7 @@ var (
 	inLegacy = dialect{"esx", func(d documented) string {
 		return `{"type":"com.vmware.vapi.std.errors.` + strings.ToLower(d.errorType) + `","value":{"messages":[` + vsphere(d) + `]}}`
 	}}
+	inTransit = dialect{"transit", func(d documented) string { return `{"errors":[` + d.errors + `]}` }}
 	// The console takes sessions of both dialects.
 	inConsole = dialect{"console", inESX.document}
 	inNSX     = dialect{"nsx", func(d documented) string {
@@ -98,6 +103,9 @@ type want struct {
 const asJSON = "application/json"
 
 func (d dialect) answer(e documented) want {
+	if d.name == inTransit.name && e.status == http.StatusUnauthorized {
+		e.status = http.StatusForbidden
+	}
 	return want{status: e.status, contentType: asJSON, body: d.document(e)}
 }
 
@@ -110,13 +118,15 @@ func matching(status int, contentType, pattern string) want {
 // operation was reached.
 var (
 	unauthenticated = documented{status: 401, errorType: "UNAUTHENTICATED", id: "com.vmware.vapi.endpoint.method.authentication.required", message: "Authentication required.",
-		code: "403", module: "common-services", message2: "The credentials were incorrect or the account specified has been locked."}
+		code: "403", module: "common-services", message2: "The credentials were incorrect or the account specified has been locked.", errors: `"permission denied"`}
 	forged = documented{status: 403, errorType: "UNAUTHORIZED", id: "attestcsr.forged", message: "Another site may have sent this request: its origin is not among the allowed_origins of the service, or the X-XSRF-TOKEN header is not that of the session.",
-		code: "98", message2: "Another site may have sent this request: the X-XSRF-TOKEN header is not that of the session, or the origin is not among the allowed_origins of the service."}
+		code: "98", message2: "Another site may have sent this request: the X-XSRF-TOKEN header is not that of the session, or the origin is not among the allowed_origins of the service.",
+		errors: `"permission denied: a page of another site sent this request, and its origin is not among the allowed_origins of the service"`}
 	noPath = documented{status: 404, errorType: "NOT_FOUND", id: "com.vmware.vapi.rest.httpNotFound", message: "Not found.",
 		code: "600", message2: "The requested path does not exist."}
 	noMethod = documented{status: 405, errorType: "INVALID_REQUEST", id: "com.vmware.vapi.rest.httpMethodNotAllowed", message: "This path does not have that method: the Allow header lists those it has.",
-		code: "255", message2: "This path does not have that method: the Allow header lists those it has."}
+		code: "255", message2: "This path does not have that method: the Allow header lists those it has.",
+		errors: `"unsupported operation: the Allow header lists the methods that this path has"`}
 	notObject = documented{status: 400, errorType: "INVALID_ARGUMENT", id: "vapi.protocol.server.rest.invalid_json_content", args: `"the body is not a JSON object"`, message: "Invalid JSON content: the body is not a JSON object."}
 	notJSON   = documented{status: 400, code: "220", message2: "Failed to parse the JSON of the request body: the body is not a JSON object."}
 	noQuery   = documented{status: 400, errorType: "INVALID_ARGUMENT", id: "vapi.protocol.server.rest.unsupported_property", args: `"foo"`, message: "Unsupported property with name: foo."}
@@ -124,7 +134,8 @@ var (
 
 func unauthorised(needs csr.Privilege) documented {
 	return documented{status: 403, errorType: "UNAUTHORIZED", id: "vapi.security.authorization.invalid", message: "The user does not hold the privilege " + string(needs) + ".",
-		code: "289", message2: "The user does not have permission for this operation on the feature policy_certificate."}
+		code: "289", message2: "The user does not have permission for this operation on the feature policy_certificate.",
+		errors: `"permission denied: the user does not hold the privilege ` + string(needs) + `"`}
 }
 
 func fieldError(problem string) documented {
@@ -138,7 +149,7 @@ func noObject(path string) documented {
 // accessRows are the rows of the matrix. csrID is a CSR of the NSX dialect that is
 // there, certificateID a certificate.
 func accessRows(csrID, certificateID string) []row {
-	rows := slices.Concat(esxRows(), esxSessionRows(), consoleRows(csrID), nsxRows(csrID, certificateID), nsxSessionRows(), publishedRows(), opsRows(), pathlessRows())
+	rows := slices.Concat(esxRows(), esxSessionRows(), consoleRows(csrID), nsxRows(csrID, certificateID), nsxSessionRows(), transitRows(), publishedRows(), opsRows(), pathlessRows())
 	// HEAD follows GET, and OPTIONS is a method that no path has.
 	allow := map[string][]string{}
 	templates := map[string]row{}
@@ -303,7 +314,7 @@ func pathlessRows() []row {
 	for _, method := range []string{"GET", "POST", "OPTIONS"} {
 		for path, d := range map[string]dialect{
 			"/": inESX, "/api": inESX, "/console": inESX, checkPath + "/": inESX, csrPath + "/x": inESX, "/rest/com/vmware/cis": inLegacy, "/policy/api/v1/infra": inNSX, "/api/v1/trust-management/csrs": inNSX, "/api/v1": inNSX,
-			"/global-manager/api/v1/infra/csrs": inNSX, "/api/v10": inESX, "/global-managers": inESX, loginPath + "/x": inESX,
+			"/global-manager/api/v1/infra/csrs": inNSX, "/api/v10": inESX, "/v1": inTransit, "/v1/transit/encrypt/attestation": inTransit, "/v1/transit/export/signing-key/attestation": inTransit, "/v10": inESX, "/global-managers": inESX, loginPath + "/x": inESX,
 		} {
 			rows = append(rows, row{method: method, path: path, dialect: d, allowed: d.answer(noPath)})
 		}

@@ -83,7 +83,8 @@ func TestCrossOrigin(t *testing.T) {
 				}
 				a := s.do(call{method: method, path: path, raw: true, anonymous: true, lines: h})
 				tried++
-				if refused := a.status == http.StatusForbidden; refused != (guarded && !site.passes) {
+				// Under /v1 any request without credentials gets 403.
+				if refused := a.status == http.StatusForbidden && (!strings.HasPrefix(path, "/v1/") || strings.Contains(string(a.body), "another site")); refused != (guarded && !site.passes) {
 					t.Errorf("%s with %s, %s: %d %s", route, name, site.name, a.status, a.body)
 				}
 				if a.header.Get("Access-Control-Allow-Origin") != "" {

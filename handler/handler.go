@@ -27,6 +27,7 @@ import (
 	"attestcsr/handler/console"
 	"attestcsr/handler/origin"
 	"attestcsr/handler/policy"
+	"attestcsr/handler/transit"
 	"attestcsr/handler/vapi"
 )
 
@@ -41,8 +42,9 @@ type Config struct {
 	AllowedOrigins []string       // sites beside our own whose pages may send changes, as scheme://host[:port]
 	Publish        *Publish       // nil: public keys are not published
 	SeparateOps    bool           // health and metrics only on Ops, not beside the API
+	Version        string         // of the service, as clients are told
 
-	BodyBytes         int           // of a request, at most
+	BodyBytes         int           // of a request, at most; signing has a bound of its own
 	RequestsPerClient int           // API requests of one client at a time
 	WriteTimeout      time.Duration // for a client to take an answer that is ready
 }
@@ -58,6 +60,8 @@ type Handler struct {
 	gate        *gate // of the API alone: health and metrics are answered while it is closed
 	// allow has, for each route template, the methods of the path.
 	allow map[string][]string
+	// bodyBytes has the bound on a body where a route template has its own.
+	bodyBytes map[string]int
 }
 
 // dialect is what differs between the APIs of the two products, as far as this
@@ -75,6 +79,10 @@ func nsx() dialect {
 	return dialect{auth.Realm{Dialect: "nsx", SessionCookie: policy.SessionCookie, XSRFHeader: policy.XSRFHeader}, policy.WriteError}
 }
 
+func vault() dialect {
+	return dialect{auth.Realm{Dialect: "transit", SessionHeader: transit.SessionHeader, Bearer: true}, transit.WriteError}
+}
+
 // realmOf is the realm of a request that may come in a session of either dialect. Of the
 // session header and the two cookies, the first that is present decides.
 func realmOf(r *http.Request) auth.Realm {
@@ -89,6 +97,8 @@ func realmOf(r *http.Request) auth.Realm {
 func dialectOf(path string) dialect {
 	d := esx()
 	switch {
+	case path == transit.Root, strings.HasPrefix(path, transit.Root+"/"):
+		d = vault()
 	case slices.ContainsFunc(policy.Roots(), func(root string) bool { return path == root || strings.HasPrefix(path, root+"/") }),
 		path == policy.LoginPath, path == policy.LogoutPath:
 		d = nsx()
@@ -100,7 +110,7 @@ func dialectOf(path string) dialect {
 
 // New builds the routes. It fails when a collector cannot be registered.
 func New(cfg Config) (*Handler, error) {
-	h := &Handler{cfg: cfg, gate: newGate(cfg.RequestsPerClient), allow: map[string][]string{}}
+	h := &Handler{cfg: cfg, gate: newGate(cfg.RequestsPerClient), allow: map[string][]string{}, bodyBytes: map[string]int{}}
 	var err error
 	if h.crossOrigin, err = newCrossOrigin(cfg.AllowedOrigins); err != nil {
 		return nil, err
@@ -123,6 +133,10 @@ func New(cfg Config) (*Handler, error) {
 	})
 	console.Register(func(method, path string, handle console.Handle, either ...csr.Operation) {
 		h.add(h.api, method, path, h.console(handle, either))
+	})
+	transit.Register(transit.Config{Sessions: sessions{cfg.Auth, vault().Realm}, Keys: cfg.Service, Ready: h.isReady, Version: cfg.Version}, func(r transit.Route) {
+		h.bodyBytes[r.Path] = r.BodyBytes
+		h.add(h.api, r.Method, r.Path, r.Handle)
 	})
 	return h, nil
 }
@@ -203,12 +217,7 @@ func (h *Handler) authorise(c echo.Context, d dialect, op csr.Operation) (*csr.G
 }
 
 func (h *Handler) authenticate(c echo.Context, realm auth.Realm) (csr.Caller, error) {
-	r, ev := c.Request(), eventOf(c)
-	caller, err := h.cfg.Auth.Authenticate(r.Context(), r, ev.Request, realm)
-	if err == nil {
-		ev.Request = caller.Request
-	}
-	return caller, err
+	return sessions{h.cfg.Auth, realm}.Caller(c)
 }
 
 // console handles a request of the console. Its body says which of several operations it
@@ -259,17 +268,20 @@ func (h *Handler) fail(err error, c echo.Context) {
 	if httpErr := (*echo.HTTPError)(nil); errors.As(err, &httpErr) && httpErr.Code == http.StatusMethodNotAllowed {
 		c.Response().Header().Set(echo.HeaderAllow, strings.Join(h.allow[c.Path()], ", "))
 	}
+	d := dialectOf(c.Request().URL.Path)
 	if csrErr := (*csr.Error)(nil); errors.As(err, &csrErr) {
 		switch csrErr.Kind {
 		case csr.Unauthenticated:
-			c.Response().Header().Set(echo.HeaderWWWAuthenticate, challenge)
-		case csr.Busy, csr.Unavailable:
+			if !d.Bearer { // which takes no passwords
+				c.Response().Header().Set(echo.HeaderWWWAuthenticate, challenge)
+			}
+		case csr.Busy, csr.Unavailable, csr.TooMany:
 			// Whole seconds, at least one (RFC 9110 section 10.2.3).
 			seconds := max(1, int(math.Ceil(csrErr.RetryAfter.Seconds())))
 			c.Response().Header().Set(echo.HeaderRetryAfter, strconv.Itoa(seconds))
 		}
 	}
-	if err := dialectOf(c.Request().URL.Path).writeError(c, ev.RequestID, err); err != nil {
+	if err := d.writeError(c, ev.RequestID, err); err != nil {
 		h.cfg.Logger.Debug("error document not sent", "request_id", ev.RequestID, "err", err)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"attestcsr/csr/audit"
 	"attestcsr/handler/origin"
 	"attestcsr/handler/strict"
+	"attestcsr/handler/transit"
 )
 
 // event collects what the one log line of a request says.
@@ -75,7 +76,8 @@ func (h *Handler) observe(next echo.HandlerFunc) echo.HandlerFunc {
 func (h *Handler) bounded(c echo.Context) *http.Request {
 	r := c.Request()
 	bounded := r.WithContext(r.Context())
-	bounded.Body = http.MaxBytesReader(c.Response().Writer, r.Body, int64(h.cfg.BodyBytes))
+	limit := max(h.cfg.BodyBytes, h.bodyBytes[c.Path()])
+	bounded.Body = http.MaxBytesReader(c.Response().Writer, r.Body, int64(limit))
 	return bounded
 }
 
@@ -127,7 +129,7 @@ func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
 		route = "unmatched"
 	}
 	method := c.Request().Method
-	known := []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions}
+	known := []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions, transit.MethodList}
 	if !slices.Contains(known, method) {
 		method = "other"
 	}

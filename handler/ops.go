@@ -41,11 +41,18 @@ func (h *Handler) readiness(c echo.Context) error {
 	if h.gate.isClosed() {
 		return c.String(http.StatusServiceUnavailable, "shutting down\n")
 	}
-	if err := h.cfg.Ready(c.Request().Context()); err != nil {
-		h.cfg.Logger.Warn("not ready", "request_id", eventOf(c).RequestID, "err", err)
+	if !h.isReady(c) {
 		return c.String(http.StatusServiceUnavailable, "not ready: the log says why\n")
 	}
 	return c.String(http.StatusOK, "ready\n")
+}
+
+func (h *Handler) isReady(c echo.Context) bool {
+	err := h.cfg.Ready(c.Request().Context())
+	if err != nil {
+		h.cfg.Logger.Warn("not ready", "request_id", eventOf(c).RequestID, "err", err)
+	}
+	return err == nil
 }
 
 // scrapeLog is promhttp's logger.

@@ -18,6 +18,7 @@ import (
 	"attestcsr/csr/pkcs10"
 	"attestcsr/handler"
 	"attestcsr/handler/policy"
+	"attestcsr/handler/transit"
 	"attestcsr/handler/vapi"
 )
 
@@ -122,12 +123,13 @@ func TestErrorDocuments(t *testing.T) {
 		csr.Stale: 412, csr.Forged: 403,
 	}
 	dialects := map[string]func(echo.Context, string, error) error{
-		"vapi": vapi.WriteError, "legacy": vapi.WriteLegacyError, "policy": policy.WriteError,
+		"vapi": vapi.WriteError, "legacy": vapi.WriteLegacyError, "policy": policy.WriteError, "transit": transit.WriteError,
 	}
 	shapes := map[string]*regexp.Regexp{
-		"vapi":   regexp.MustCompile(`^\{"error_type":"[A-Z_]+","messages":\[\{"id":"[^"]+","default_message":".*","args":\[.*\]\}\](,"data":\{"request_id":"rid"\})?\}$`),
-		"legacy": regexp.MustCompile(`^\{"type":"com\.vmware\.vapi\.std\.errors\.[a-z_]+","value":\{"messages":\[\{.*\}\].*\}\}$`),
-		"policy": regexp.MustCompile(`^\{"httpStatus":"[A-Z_]+","error_code":[1-9][0-9]*,"module_name":"(policy|common-services)","error_message":".+"(,"details":".+")?\}$`),
+		"vapi":    regexp.MustCompile(`^\{"error_type":"[A-Z_]+","messages":\[\{"id":"[^"]+","default_message":".*","args":\[.*\]\}\](,"data":\{"request_id":"rid"\})?\}$`),
+		"legacy":  regexp.MustCompile(`^\{"type":"com\.vmware\.vapi\.std\.errors\.[a-z_]+","value":\{"messages":\[\{.*\}\].*\}\}$`),
+		"policy":  regexp.MustCompile(`^\{"httpStatus":"[A-Z_]+","error_code":[1-9][0-9]*,"module_name":"(policy|common-services)","error_message":".+"(,"details":".+")?\}$`),
+		"transit": regexp.MustCompile(`^\{"errors":\[(".+")?\]\}$`),
 	}
 	for name, write := range dialects {
 		for _, kind := range csr.Kinds() {
@@ -135,8 +137,13 @@ func TestErrorDocuments(t *testing.T) {
 			if !known {
 				t.Fatalf("kind %s has no status in this test", kind)
 			}
-			if kind == csr.Stale && name != "policy" {
+			switch {
+			case kind == csr.Stale && name != "policy":
 				want = http.StatusConflict // vSphere Automation has no 412
+			case kind == csr.Unauthenticated && name == "transit":
+				want = http.StatusForbidden
+			case kind == csr.TooMany && name == "transit":
+				want = http.StatusTooManyRequests
 			}
 			e := &csr.Error{Kind: kind, Err: errors.New(secret)}
 			if kind == csr.Invalid {

@@ -5,7 +5,9 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"attestcsr/csr"
 	"attestcsr/handler/auth"
+	"attestcsr/handler/transit"
 )
 
 // sessions gives a dialect the sessions of its realm, without letting it see
@@ -27,6 +29,32 @@ func (s sessions) LoginPassword(c echo.Context, user, password string) (id, toke
 	login, err := s.auth.LoginPassword(c.Request().Context(), user, password, ev.Request, s.realm)
 	ev.User = login.User
 	return login.Session, login.XSRF, err
+}
+
+func (s sessions) LoginToken(c echo.Context, user, password string) (transit.Token, error) {
+	ev := eventOf(c)
+	login, err := s.auth.LoginPassword(c.Request().Context(), user, password, ev.Request, s.realm)
+	ev.User = login.User
+	return transit.Token{ID: login.Session, User: login.User, Privileges: s.auth.Privileges(login.User), Expires: login.Expires}, err
+}
+
+func (s sessions) Token(c echo.Context) (transit.Token, error) {
+	r, ev := c.Request(), eventOf(c)
+	session, err := s.auth.Session(r, ev.Request, s.realm)
+	ev.User = session.User
+	return transit.Token{
+		ID: auth.SessionID(r, s.realm), User: session.User, Privileges: s.auth.Privileges(session.User),
+		Created: session.Created, Expires: session.Expires,
+	}, err
+}
+
+func (s sessions) Caller(c echo.Context) (csr.Caller, error) {
+	r, ev := c.Request(), eventOf(c)
+	caller, err := s.auth.Authenticate(r.Context(), r, ev.Request, s.realm)
+	if err == nil {
+		ev.Request = caller.Request
+	}
+	return caller, err
 }
 
 func (s sessions) Session(c echo.Context) (user string, created, lastAccessed time.Time, err error) {

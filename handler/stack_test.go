@@ -91,6 +91,7 @@ func newStack(t testing.TB, options ...option) *stack {
 type setup struct {
 	freshKeys bool // each key is made when it is asked for
 	requests  int  // that the collection of NSX takes; 0: 100,000
+	rate      int  // of signatures; 0: no bound
 }
 
 func newStackOf(t testing.TB, of setup, options ...option) *stack {
@@ -101,7 +102,7 @@ func newStackOf(t testing.TB, of setup, options ...option) *stack {
 	service, err := csr.New(csr.Config{
 		Keys: keys, KeySizes: []int{2048, 3072, 4096}, Hostname: s.hostname,
 		MaxRequests: cmp.Or(of.requests, 100_000), MaxCertificates: 100_000, Logger: logger, Now: time.Now,
-		Publish: csr.Publish{Enabled: true, Retain: 24 * time.Hour},
+		SignatureRate: of.rate, Publish: csr.Publish{Enabled: true, Retain: 24 * time.Hour},
 	})
 	if err != nil {
 		t.Fatal(err)

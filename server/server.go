@@ -160,6 +160,7 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 		AllowedOrigins:    cfg.AllowedOrigins,
 		Publish:           published(cfg.Publish),
 		SeparateOps:       cfg.OpsListen != "",
+		Version:           o.Version,
 		BodyBytes:         cfg.Limits.BodyBytes,
 		RequestsPerClient: cfg.Limits.ConnectionsPerAddress,
 		WriteTimeout:      cfg.Limits.WriteTimeout,

@@ -1,0 +1,43 @@
+package transit
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/labstack/echo/v4"
+)
+
+// health answers load balancers and clients without credentials. A service that cannot
+// commit, or cannot open its keys, is what they know as sealed.
+func (t *transit) health(c echo.Context) error {
+	sealed := !t.cfg.Ready(c)
+	parameter, status := "activecode", http.StatusOK
+	if sealed {
+		parameter, status = "sealedcode", http.StatusServiceUnavailable
+	}
+	if wanted := c.QueryParam(parameter); wanted != "" {
+		code, err := strconv.Atoi(wanted)
+		if err != nil || code < http.StatusOK || code > 599 {
+			return invalid(parameter + " must be a status from 200 to 599")
+		}
+		status = code
+	}
+	if status == http.StatusNoContent || status == http.StatusNotModified {
+		return c.NoContent(status) // they have no body
+	}
+	return reply(c, status, struct {
+		Initialized                bool   `json:"initialized"`
+		Sealed                     bool   `json:"sealed"`
+		Standby                    bool   `json:"standby"`
+		PerformanceStandby         bool   `json:"performance_standby"`
+		ReplicationPerformanceMode string `json:"replication_performance_mode"`
+		ReplicationDRMode          string `json:"replication_dr_mode"`
+		ServerTime                 int64  `json:"server_time_utc"`
+		Version                    string `json:"version"`
+		ClusterName                string `json:"cluster_name"`
+	}{
+		Initialized: true, Sealed: sealed, ReplicationPerformanceMode: "disabled", ReplicationDRMode: "disabled",
+		ServerTime: time.Now().Unix(), Version: t.cfg.Version, ClusterName: "attestcsr",
+	})
+}
