@@ -27,7 +27,7 @@ const docsTime = 5 * time.Minute
 // examplesPrint is what a reader sees among other things.
 var examplesPrint = []string{
 	`{"csr":"-----BEGIN CERTIFICATE REQUEST-----`, "-----BEGIN CERTIFICATE-----", `"user":"admin"`, `"display_name":`,
-	"attestcsr_csrs_created_total", "the settings are good", `"operation":"csr.create","slot":"esx/attestation/csr"}`, "refusals: ",
+	"attestcsr_csrs_created_total", "the settings are good", `"operation":"csr.create","slot":"esx/attestation/csr"}`, "refusals: ", "Verified OK", `{"valid":true}`,
 }
 
 // shellSetup ends the shell at the first command that fails, and the service with it.
