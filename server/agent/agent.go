@@ -50,6 +50,7 @@ type Options struct {
 type Server struct {
 	Options
 	metrics  metrics
+	known    known
 	listener *net.UnixListener
 	slots    chan struct{} // a token for each connection that is served
 	tasks    sync.WaitGroup
@@ -62,7 +63,7 @@ type Server struct {
 
 // New returns a Server that listens nowhere yet.
 func New(o Options) *Server {
-	s := &Server{Options: o, metrics: newMetrics(), slots: make(chan struct{}, maxConnections)}
+	s := &Server{Options: o, metrics: newMetrics(), known: known{keys: map[csr.KeyName]key{}}, slots: make(chan struct{}, maxConnections)}
 	s.draining, s.drain = context.WithCancel(context.Background())
 	s.working, s.abort = context.WithCancel(context.Background())
 	return s

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -28,12 +29,45 @@ type keys struct {
 
 var _ agent.ExtendedAgent = (*keys)(nil)
 
-// key is one of them, for one request.
+// key is one of them, as it was when it was read.
 type key struct {
 	name    csr.KeyName
 	current csr.KeyVersion
 	public  ssh.PublicKey
+	blob    []byte // public, as requests have it
 	retired []csr.KeyVersion
+}
+
+// known are the keys as they were last read, so that a signature does not wait for a read
+// of all that were replaced. One that was replaced since gives no signature, and is
+// forgotten.
+type known struct {
+	mu   sync.Mutex
+	keys map[csr.KeyName]key
+}
+
+func (k *known) find(names []csr.KeyName, blob []byte) (key, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, name := range names {
+		if found, is := k.keys[name]; is && bytes.Equal(found.blob, blob) {
+			return found, true
+		}
+	}
+	return key{}, false
+}
+
+func (k *known) remember(read key) {
+	read.retired = nil // there may be hundreds
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.keys[read.name] = read
+}
+
+func (k *known) forget(name csr.KeyName) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.keys, name)
 }
 
 // List returns the keys in the order of signer.allow. One that is not there, or that may
@@ -44,7 +78,7 @@ func (k *keys) List() (listed []*agent.Key, err error) {
 	caller := k.request()
 	all, err := k.all(ctx, caller)
 	for _, key := range all {
-		listed = append(listed, &agent.Key{Format: key.public.Type(), Blob: key.public.Marshal(), Comment: key.name.String()})
+		listed = append(listed, &agent.Key{Format: key.public.Type(), Blob: key.blob, Comment: key.name.String()})
 	}
 	if err != nil {
 		k.Logger.Warn("signer: no list of keys", "user", caller.User, "peer", caller.Peer, "request_id", caller.RequestID, "err", err)
@@ -84,8 +118,12 @@ func (k *keys) read(ctx context.Context, caller csr.Caller, name csr.KeyName) (k
 	}
 	last := len(info.Versions) - 1
 	found := key{name: name, current: info.Versions[last], retired: info.Versions[:last]}
-	found.public, err = ssh.NewPublicKey(found.current.Public)
-	return found, err
+	if found.public, err = ssh.NewPublicKey(found.current.Public); err != nil {
+		return key{}, err
+	}
+	found.blob = found.public.Marshal()
+	k.known.remember(found)
+	return found, nil
 }
 
 // Sign implements agent.Agent.
@@ -115,21 +153,36 @@ var (
 )
 
 func (k *keys) sign(ctx context.Context, caller csr.Caller, blob, data []byte, flags agent.SignatureFlags) (name string, _ *ssh.Signature, err error) {
-	all, err := k.all(ctx, caller)
+	found, err := k.find(ctx, caller, blob)
 	if err != nil {
 		return "", nil, err
 	}
-	for _, key := range all {
-		if bytes.Equal(key.public.Marshal(), blob) {
-			signature, err := k.signWith(ctx, caller, key, data, flags)
-			return key.name.String(), signature, err
+	signature, err := k.signWith(ctx, caller, found, data, flags)
+	if errors.Is(err, errReplaced) {
+		k.known.forget(found.name)
+	}
+	return found.name.String(), signature, err
+}
+
+// find returns the key with a public half.
+func (k *keys) find(ctx context.Context, caller csr.Caller, blob []byte) (key, error) {
+	if found, is := k.known.find(caller.Keys, blob); is {
+		return found, nil
+	}
+	all, err := k.all(ctx, caller)
+	if err != nil {
+		return key{}, err
+	}
+	for _, each := range all {
+		if bytes.Equal(each.blob, blob) {
+			return each, nil
 		}
-		if key.was(blob) {
-			return key.name.String(), nil, errReplaced
+		if each.was(blob) {
+			return key{}, errReplaced
 		}
 	}
 	k.refuse(caller.Request)
-	return "", nil, errNotAllowed
+	return key{}, errNotAllowed
 }
 
 // was reports whether a public key is one that was replaced.

@@ -12,11 +12,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+	"golang.org/x/sync/errgroup"
 
 	"attestcsr/server"
 	"attestcsr/test/kit"
@@ -34,7 +36,6 @@ type signing struct {
 func serveSigner(t *testing.T, allow string, o start.Options) signing {
 	t.Helper()
 	socket := filepath.Join(worldFolder(t), "signer.sock")
-	o.Binary = start.Binary(t)
 	o.Settings += "signer:\n  socket: " + socket + "\n  allow: " + allow + "\n"
 	return signing{start.Serve(t, o), socket}
 }
@@ -253,6 +254,68 @@ func TestSignerRate(t *testing.T) {
 	}
 	s.WantLog("too_many")
 	kit.Eventually(t, "there is another one", func() bool { return sign() == nil })
+}
+
+// TestSignerReplaced: a client that names a key that was replaced gets no signature, and
+// one of the new key when it asks for that.
+func TestSignerReplaced(t *testing.T) {
+	t.Parallel()
+	s := serveSigner(t, rootSigns, start.Options{})
+	old, client, data := s.theKey(t), s.client(t), []byte("x")
+	sign := func(key *agent.Key) error {
+		signature, err := client.SignWithFlags(key, data, agent.SignatureFlagRsaSha256)
+		if err == nil {
+			err = key.Verify(data, signature)
+		}
+		return err
+	}
+	if err := sign(old); err != nil {
+		t.Fatal(err)
+	}
+	setNew(t, s.Instance, kit.NewCA(t, "CA", time.Now()), 204)
+	for range 2 {
+		if sign(old) == nil {
+			t.Error("a key that was replaced signs")
+		}
+	}
+	s.WantLog("this key is replaced")
+	current := s.theKey(t)
+	if err := sign(current); err != nil || bytes.Equal(current.Blob, old.Blob) {
+		t.Error(err)
+	}
+	s.signerLines(t, "refusals", 0)
+}
+
+// TestSignerStop: every signature that a client got has a line, and a stop breaks no
+// answer off.
+func TestSignerStop(t *testing.T) {
+	t.Parallel()
+	s := serveSigner(t, rootSigns, start.Options{Settings: "signing: {rate: 100000}\n"})
+	key := s.theKey(t)
+	var clients errgroup.Group
+	var made atomic.Int64
+	for range 8 {
+		client := s.client(t)
+		clients.Go(func() error {
+			for {
+				_, err := client.SignWithFlags(key, []byte("x"), agent.SignatureFlagRsaSha512)
+				switch {
+				case err == nil:
+					made.Add(1)
+				case strings.Contains(err.Error(), "failed"):
+					return err
+				default:
+					return nil // the connection has ended
+				}
+			}
+		})
+	}
+	kit.Eventually(t, "there are signatures", func() bool { return made.Load() > 50 })
+	if err := errors.Join(s.Stop(), clients.Wait()); err != nil {
+		t.Error(err)
+	}
+	s.signerLines(t, "signatures", int(made.Load()))
+	must(t, s.DataDir, "audit verify")
 }
 
 // TestSignerSocket: a stop removes the socket, and a start replaces the one that a kill
