@@ -38,7 +38,6 @@ func (g *Grant) CreateCSR(ctx context.Context, spec pkcs10.Spec) (string, error)
 		return "", classify(err)
 	}
 	var made payload
-	defer s.published.forget()
 	// A crash before the commit leaves the old pending pair. A crash after it leaves
 	// the new pair, which no caller knows: the next create replaces it.
 	at, old, event := g.over(ctx, pendingSlot())
@@ -50,6 +49,7 @@ func (g *Grant) CreateCSR(ctx context.Context, spec pkcs10.Spec) (string, error)
 		made.Object, made.Replaced = g.newObject("", "", Labels{}), replacedKey(old)
 		return s.change(made, event)
 	})
+	s.published.forget() // before the time is taken that verifiers count from
 	if err != nil {
 		return "", classify(err)
 	}
