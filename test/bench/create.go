@@ -30,7 +30,7 @@ func creates(ctx context.Context, b *bench) (err error) {
 	if err != nil {
 		return err
 	}
-	floor, err := newCommitFloor(b.dataDir() + ".floor")
+	floor, err := newCommitFloor(b.dataDir()+".floor", signCSR)
 	if err != nil {
 		return err
 	}

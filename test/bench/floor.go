@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
@@ -17,14 +19,15 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// commitFloor is what no durable create can do without: one signature of an RSA
-// key of 2048 bits and one fsynced commit to a bbolt file.
+// commitFloor is what no durable create or signature can do without: one signature of an
+// RSA key of 2048 bits and one fsynced commit to a bbolt file.
 type commitFloor struct {
-	key *rsa.PrivateKey
-	db  *bbolt.DB
+	sign func(*rsa.PrivateKey) ([]byte, error)
+	key  *rsa.PrivateKey
+	db   *bbolt.DB
 }
 
-func newCommitFloor(file string) (*commitFloor, error) {
+func newCommitFloor(file string, sign func(*rsa.PrivateKey) ([]byte, error)) (*commitFloor, error) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		return nil, err
@@ -32,16 +35,28 @@ func newCommitFloor(file string) (*commitFloor, error) {
 	db, err := bbolt.Open(file, 0o600, &bbolt.Options{
 		Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true, NoStatistics: true,
 	})
-	return &commitFloor{key, db}, err
+	return &commitFloor{sign, key, db}, err
 }
 
-func (f *commitFloor) commit(slot int) error {
+// signCSR is the signature of a create.
+func signCSR(key *rsa.PrivateKey) ([]byte, error) {
 	template := &x509.CertificateRequest{
 		SignatureAlgorithm: x509.SHA256WithRSA,
 		Subject:            pkix.Name{CommonName: host, Organization: []string{"Example Ltd"}, Country: []string{"US"}},
 		DNSNames:           []string{host},
 	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, template, f.key)
+	return x509.CreateCertificateRequest(rand.Reader, template, key)
+}
+
+// signDigest is that of a signature of 32 bytes, of which the store gets no more than is
+// committed here.
+func signDigest(key *rsa.PrivateKey) ([]byte, error) {
+	digest := sha256.Sum256([]byte("token"))
+	return key.Sign(rand.Reader, digest[:], &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: crypto.SHA256})
+}
+
+func (f *commitFloor) commit(slot int) error {
+	signed, err := f.sign(f.key)
 	if err != nil {
 		return err
 	}
@@ -50,7 +65,7 @@ func (f *commitFloor) commit(slot int) error {
 		if err != nil {
 			return err
 		}
-		return bucket.Put(strconv.AppendInt(nil, int64(slot), 10), der)
+		return bucket.Put(strconv.AppendInt(nil, int64(slot), 10), signed)
 	})
 }
 

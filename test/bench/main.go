@@ -48,6 +48,7 @@ func phases() []phase {
 		{"audit", "creates with the audit trail and without", audited},
 		{"sustained", "creates that wait for keys, with a CPU profile", sustained},
 		{"read", "GET of the CSR with a session", reads},
+		{"sign", "signatures with the installed key, and the published keys", signs},
 		{"stored", "creates and list pages beside few and many objects", stored},
 		{"guess", "logins while a thousand networks guess passwords", guessed},
 		{"memory", "anonymous memory of an idle service", memory},

@@ -74,7 +74,7 @@ func (b *bench) start(ctx context.Context, binary, dataDir string, pool int, env
 	if err := errors.Join(err, os.MkdirAll(dataDir, 0o700)); err != nil {
 		return nil, err
 	}
-	settings := fmt.Sprintf("listen: %q\nhostname: %q\nadmin_password_file: %q\n", address, host, filepath.Join(b.dir, "password"))
+	settings := fmt.Sprintf("listen: %q\nhostname: %q\nadmin_password_file: %q\nsigning: {rate: 1000000}\n", address, host, filepath.Join(b.dir, "password"))
 	if pool > 0 {
 		settings += fmt.Sprintf("key_pool:\n  targets: {2048: %d}\n", pool)
 	}
