@@ -268,33 +268,40 @@ func (w *world) active(request string) bool {
 
 // wantEvidence looks for the line of each signature that was answered.
 func (w *world) wantEvidence(tokens []token) {
-	s := w.service.Load()
-	if err := s.Stop(); err != nil {
-		w.Errorf("exit: %v\n%s", err, s.Stderr)
-	}
-	if out, err := exec.Command("attestcsr", "audit", "verify", "--data-dir", s.DataDir).CombinedOutput(); err != nil {
-		w.Errorf("%v\n%s", err, out)
-	}
-	files, err := filepath.Glob(filepath.Join(s.DataDir, server.AuditDir, audit.Signatures+"-*.jsonl"))
-	if err != nil {
-		w.Fatal(err)
-	}
-	keys := map[string]string{} // of the digests
-	for _, file := range files {
-		for line := range strings.Lines(string(kit.Read(w, filepath.Dir(file), filepath.Base(file)))) {
-			var l struct {
-				Digest string
-				KeyID  string `json:"kid"`
-			}
-			if err := json.Unmarshal([]byte(line), &l); err != nil {
-				w.Fatalf("%v: %s", err, line)
-			}
-			keys[l.Digest] = l.KeyID
-		}
-	}
+	keys := evidence(w.T, w.service.Load())
 	for _, t := range tokens {
 		if got := keys[t.digest()]; got != t.keyID {
 			w.Errorf("a signature of %s was answered, and the trail has it for %q", t.keyID, got)
 		}
 	}
+}
+
+// evidence stops the service and returns which key each digest was signed with, as the
+// trail has it.
+func evidence(t *testing.T, s *start.Instance) map[string]string {
+	t.Helper()
+	if err := s.Stop(); err != nil {
+		t.Errorf("exit: %v\n%s", err, s.Stderr)
+	}
+	if out, err := exec.Command("attestcsr", "audit", "verify", "--data-dir", s.DataDir).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	files, err := filepath.Glob(filepath.Join(s.DataDir, server.AuditDir, audit.Signatures+"-*.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string]string{}
+	for _, file := range files {
+		for line := range strings.Lines(string(kit.Read(t, filepath.Dir(file), filepath.Base(file)))) {
+			var l struct {
+				Digest string
+				KeyID  string `json:"kid"`
+			}
+			if err := json.Unmarshal([]byte(line), &l); err != nil {
+				t.Fatalf("%v: %s", err, line)
+			}
+			keys[l.Digest] = l.KeyID
+		}
+	}
+	return keys
 }

@@ -142,8 +142,11 @@ func (c *signer) token(s *start.Instance, name string, algorithm jose.SignatureA
 	}
 }
 
-// digest is that of what was signed, as a line of the trail has it.
-func (t token) digest() string {
-	sum := sha256.Sum256([]byte(t.compact[:strings.LastIndexByte(t.compact, '.')]))
+// digest is that of what was signed.
+func (t token) digest() string { return digestOf(t.compact[:strings.LastIndexByte(t.compact, '.')]) }
+
+// digestOf is a digest as a line of the trail has it.
+func digestOf(input string) string {
+	sum := sha256.Sum256([]byte(input))
 	return hex.EncodeToString(sum[:])
 }
