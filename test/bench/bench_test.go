@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -96,6 +97,23 @@ func TestServer(t *testing.T) {
 	}
 	if answer, err := empty.once(ctx, call{"GET", "/", "", http.StatusOK}); err != nil || len(answer) != 0 {
 		t.Errorf("the empty handler does something: %q %v", answer, err)
+	}
+}
+
+// The core in this process signs with evidence, as the service does.
+func TestCore(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data")
+	c, err := newCore(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(c.sign(t.Context()), c.close(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	lines, err := os.ReadFile(filepath.Join(dir, "audit", "signatures-000001.jsonl"))
+	if err != nil || !strings.Contains(string(lines), `"operation":"key.sign"`) {
+		t.Errorf("%v: %s", err, lines)
 	}
 }
 

@@ -74,7 +74,8 @@ func (b *bench) start(ctx context.Context, binary, dataDir string, pool int, env
 	if err := errors.Join(err, os.MkdirAll(dataDir, 0o700)); err != nil {
 		return nil, err
 	}
-	settings := fmt.Sprintf("listen: %q\nhostname: %q\nadmin_password_file: %q\nsigning: {rate: 1000000}\n", address, host, filepath.Join(b.dir, "password"))
+	settings := fmt.Sprintf("listen: %q\nhostname: %q\nadmin_password_file: %q\nsigning: {rate: 1000000}\n"+
+		"signer:\n  socket: %q\n  allow: {\"uid:%d\": [attestation]}\n", address, host, filepath.Join(b.dir, "password"), dataDir+".sock", os.Getuid())
 	if pool > 0 {
 		settings += fmt.Sprintf("key_pool:\n  targets: {2048: %d}\n", pool)
 	}
@@ -89,6 +90,9 @@ func (b *bench) start(ctx context.Context, binary, dataDir string, pool int, env
 	s, err := b.launch(ctx, address, dataDir, "/readyz", log, env, binary, "serve", "--config="+dataDir+".yaml", "--data-dir="+dataDir)
 	return s, errors.Join(err, log.Close()) // the process has a descriptor of its own
 }
+
+// socket is where programs on this host have data signed.
+func (s *server) socket() string { return s.dataDir + ".sock" }
 
 // startEmpty runs the empty handler with the certificate in dataDir.
 func (b *bench) startEmpty(ctx context.Context, dataDir string) (*server, error) {

@@ -65,7 +65,7 @@ func signs(ctx context.Context, b *bench) (err error) {
 	if err := b.signsBesideCreates(ctx, s, clients); err != nil {
 		return err
 	}
-	return b.published(ctx, s)
+	return errors.Join(b.signsOverSocket(ctx, s), b.published(ctx, s))
 }
 
 // signsBesideCreates compares many clients that sign with as many that create, and says
