@@ -2,6 +2,7 @@ package secrets_test
 
 import (
 	"crypto/rand"
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -39,7 +40,9 @@ func TestSecrets(t *testing.T) {
 func (c *custody) firstLife() {
 	t := c.t
 	t.Helper()
-	s := start.Serve(t, start.Options{Binary: c.binary, DataDir: c.data, BuiltInAdmin: true, Args: []string{"--log-level", "debug", "--allow-core-dumps", "true"}})
+	socket := filepath.Join(c.data, "signer.sock")
+	settings := fmt.Sprintf("signer:\n  socket: %s\n  allow: {\"uid:%d\": [attestation]}\n", socket, os.Geteuid())
+	s := start.Serve(t, start.Options{Binary: c.binary, DataDir: c.data, BuiltInAdmin: true, Settings: settings, Args: []string{"--log-level", "debug", "--allow-core-dumps", "true"}})
 	c.readKeyset()
 	c.readServerKey()
 	v := &visitor{custody: c, s: s, user: server.AdminName, password: c.initialPassword(s)}
@@ -55,6 +58,7 @@ func (c *custody) firstLife() {
 	})
 	v.login()
 	v.blunder()
+	v.sign(socket)
 	c.collectProcess(s.Cmd.Process.Pid)
 	c.command("", "healthcheck", "--data-dir", c.data, "--listen", s.Address(), "--config", s.Config())
 	if err := s.Stop(); err != nil {

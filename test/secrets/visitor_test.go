@@ -9,11 +9,15 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/crypto/ssh/agent"
 
 	"attestcsr/test/kit"
 	"attestcsr/test/start"
@@ -231,6 +235,45 @@ func (v *visitor) sendKey() {
 	}
 	upload, contentType := start.Upload("key.pem", text)
 	v.fails("answers", "POST", start.NSXCSRs+"/two?action=upload", upload, contentType)
+}
+
+// sign uses the signer socket, well and badly.
+func (v *visitor) sign(socket string) {
+	v.t.Helper()
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	defer c.Close()
+	client := agent.NewClient(c)
+	keys, err := client.List()
+	if err != nil || len(keys) != 1 {
+		v.t.Fatalf("the signer lists %d keys, %v", len(keys), err)
+	}
+	signature, err := client.SignWithFlags(keys[0], []byte(v.password), agent.SignatureFlagRsaSha256)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	v.collect("answers", slices.Concat([]byte(keys[0].String()), signature.Blob))
+	own, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(own)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	v.key("a client's own private key, sent to the signer", der)
+	_, unsigned := client.SignWithFlags(keys[0], []byte(v.password), 0)
+	_, unknown := client.Sign(&agent.Key{Format: v.password, Blob: []byte(v.password)}, []byte(v.id))
+	_, extended := client.Extension(v.password, []byte(v.id))
+	for _, err := range []error{unsigned, unknown, extended, client.Lock([]byte(v.password)), client.Add(agent.AddedKey{PrivateKey: own, Comment: v.id})} {
+		if err == nil {
+			v.t.Error("the signer does what it must not do")
+			continue
+		}
+		v.collect("answers", []byte(err.Error()))
+	}
 }
 
 // live is what a caller with every privilege does.
