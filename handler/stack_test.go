@@ -60,6 +60,7 @@ type stack struct {
 	t        testing.TB
 	url      string
 	client   *http.Client
+	server   *httptest.Server
 	handler  *handler.Handler
 	auth     *auth.Authenticator
 	registry *prometheus.Registry
@@ -131,7 +132,7 @@ func newStackOf(t testing.TB, of setup, options ...option) *stack {
 	}
 	server := httptest.NewTLSServer(s.handler)
 	t.Cleanup(server.Close)
-	s.url, s.client = server.URL, server.Client()
+	s.server, s.url, s.client = server, server.URL, server.Client()
 	s.client.Transport.(*http.Transport).MaxIdleConnsPerHost = 64
 	return s
 }

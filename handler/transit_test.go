@@ -114,7 +114,7 @@ func (v vault) send(method, path, body string) answer {
 }
 
 // data sends a request that has to succeed.
-func data[T any](t *testing.T, v vault, method, path, body string) T {
+func data[T any](t testing.TB, v vault, method, path, body string) T {
 	t.Helper()
 	a := v.send(method, path, body)
 	if a.status != http.StatusOK {
@@ -124,7 +124,7 @@ func data[T any](t *testing.T, v vault, method, path, body string) T {
 }
 
 // public is a version of a key.
-func (v vault) public(t *testing.T, name string, version int) crypto.PublicKey {
+func (v vault) public(t testing.TB, name string, version int) crypto.PublicKey {
 	t.Helper()
 	key := data[vaultKey](t, v, "GET", transitKeys+"/"+name, "")
 	block, rest := pem.Decode([]byte(key.Keys[strconv.Itoa(version)].PublicKey))
@@ -443,7 +443,8 @@ func TestTransitHealth(t *testing.T) {
 	}{
 		{nil, "", 200, `"sealed":false,"standby":false,`},
 		{nil, "?standbyok=true&activecode=204&sealedcode=299", 204, ""},
-		{nil, "?activecode=1000", 400, `{"errors":["activecode must be a status from 200 to 599"]}`},
+		{nil, "?activecode=500", 400, `{"errors":["activecode must be a status from 200 to 499"]}`},
+		{errors.New("no disk"), "?sealedcode=x", 400, `{"errors":["sealedcode must be a status from 200 to 599"]}`},
 		{errors.New("no disk"), "", 503, `"sealed":true,`},
 		{errors.New("no disk"), "?activecode=204&sealedcode=299", 299, `"version":"1.2.3","cluster_name":"attestcsr"`},
 	} {
