@@ -266,6 +266,10 @@ func TestWarnings(t *testing.T) {
 			sources{env: []string{"ATTESTCSR_AUTH_PRIVILEGES=x"}},
 			[]string{"environment variable ATTESTCSR_AUTH_PRIVILEGES is ignored: auth.privileges is a mapping of users to lists of privileges, which only the file can hold"},
 		},
+		"nobody may use the signer": {
+			sources{args: []string{"--signer-socket=s"}},
+			[]string{"flag --signer-socket: signer.socket: nobody may use it, since signer.allow (default) is empty"},
+		},
 		"admin password with users": {
 			sources{file: "auth:\n  users_file: u\n", args: []string{"--admin-password-file=p"}},
 			[]string{"flag --admin-password-file: admin_password_file: is ignored, since auth.users_file (f:2:3) replaces the built-in admin"},

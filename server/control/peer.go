@@ -47,8 +47,9 @@ func Peer(c syscall.Conn) (peer *unix.Ucred, err error) {
 	if err := errors.Join(control, err); err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoPeer, err)
 	}
-	hidden, err := unmapped(peer.Uid)
-	if err == nil && hidden {
+	hiddenUser, err := unmapped("uid", peer.Uid)
+	hiddenGroup, err2 := unmapped("gid", peer.Gid)
+	if err = errors.Join(err, err2); err == nil && (hiddenUser || hiddenGroup) {
 		err = ErrHidden
 	}
 	return peer, err
@@ -76,29 +77,30 @@ func caller(connection any) (audit.Request, error) {
 	return who, nil
 }
 
-// allUsers is the number of uids that there are.
-const allUsers = 1<<32 - 1
+// all is the number of uids that there are, and of gids.
+const all = 1<<32 - 1
 
-// unmapped reports whether a uid stands for users of other user namespaces. The kernel
-// shows all of them as one uid, which can be that of the service.
-func unmapped(uid uint32) (bool, error) {
-	text, err := os.ReadFile("/proc/sys/kernel/overflowuid")
+// unmapped reports whether a uid or gid stands for those of other user namespaces. The
+// kernel shows all of them as one number, which can be that of the service.
+func unmapped(kind string, id uint32) (bool, error) {
+	text, err := os.ReadFile("/proc/sys/kernel/overflow" + kind)
 	if err != nil {
 		return false, err
 	}
-	if strings.TrimSpace(string(text)) != strconv.FormatUint(uint64(uid), 10) {
+	if strings.TrimSpace(string(text)) != strconv.FormatUint(uint64(id), 10) {
 		return false, nil
 	}
-	if text, err = os.ReadFile("/proc/self/uid_map"); err != nil {
+	table := "/proc/self/" + kind + "_map"
+	if text, err = os.ReadFile(table); err != nil {
 		return false, err
 	}
 	mapped := uint64(0)
 	for line := range strings.Lines(string(text)) {
 		var inside, outside, length uint64
 		if _, err := fmt.Sscan(line, &inside, &outside, &length); err != nil {
-			return false, fmt.Errorf("/proc/self/uid_map: %w", err)
+			return false, fmt.Errorf("%s: %w", table, err)
 		}
 		mapped += length
 	}
-	return mapped < allUsers, nil
+	return mapped < all, nil
 }

@@ -286,8 +286,9 @@ func TestUnmappedUser(t *testing.T) {
 	t.Parallel()
 	const overflow = 65534
 	dir := worldFolder(t)
-	run(t, 0, dir, fmt.Sprintf("mkdir -m 0700 data; chown %d data", service))
-	config := kit.Overwrite(t, dir, "config.yaml", "key_pool: {targets: {}}\n")
+	run(t, 0, dir, fmt.Sprintf("mkdir -m 0700 data; mkdir -m 0755 run; chown %d data run", service))
+	socket := filepath.Join(dir, "run", "signer.sock")
+	config := kit.Overwrite(t, dir, "config.yaml", fmt.Sprintf("key_pool: {targets: {}}\nsigner: {socket: %s, allow: {\"uid:%d\": [attestation], \"gid:%d\": [attestation]}}\n", socket, overflow, overflow))
 	kit.Chmod(t, dir, "config.yaml", 0o644)
 	s := start.Serve(t, start.Options{
 		Binary: start.Binary(t), DataDir: filepath.Join(dir, "data"), Config: config, BuiltInAdmin: true,
@@ -305,6 +306,10 @@ func TestUnmappedUser(t *testing.T) {
 			t.Errorf("user %d of the host: %d %s", user, status, out)
 		}
 	}
+	if keys, err := (signing{s, socket}).client(t).List(); err == nil {
+		t.Errorf("the signer lists %v", keys)
+	}
+	s.WantLog("signer: a connection is refused")
 	if s.InitialPassword() != before {
 		t.Error("the password was changed")
 	}

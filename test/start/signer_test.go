@@ -11,8 +11,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -212,15 +214,30 @@ func TestSignerConnections(t *testing.T) {
 	if _, err := all[1].Write([]byte{0, 0, 0, 100, 13, 0}); err != nil {
 		t.Fatal(err)
 	}
+	deaf := make(chan error)
+	go func() { // it asks and never reads
+		var err error
+		for err == nil {
+			_, err = all[2].Write(frame([]byte{11}))
+		}
+		deaf <- err
+	}()
 	if _, err := s.client(t).List(); err == nil {
 		t.Error("the 33rd connection is served")
 	}
 	all[0].Close()
+	half := all[1]
 	kit.Eventually(t, "there is room", func() bool { _, err := s.client(t).List(); return err == nil })
-	for _, c := range all[1:] {
+	if err := <-deaf; !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("who never reads: %v", err)
+	}
+	for _, c := range slices.Delete(all, 0, 3) {
 		if n, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("an idle connection: %d, %v", n, err)
 		}
+	}
+	if n, err := half.Read(make([]byte, 1)); n > 0 || err == nil {
+		t.Errorf("half a message: %d, %v", n, err)
 	}
 	if waited := time.Since(begun); waited < 9*time.Second || waited > 15*time.Second {
 		t.Errorf("idle connections ended after %s", waited)
@@ -396,6 +413,10 @@ func TestSignerActivation(t *testing.T) {
 			t.Error("the socket of systemd is gone:", err)
 		}
 	}
+	off := passing("signer", file)
+	off.Settings = ""
+	s := start.Serve(t, off)
+	s.WantLog("nobody answers on it: set signer.socket")
 	if said := start.Refused(t, passing("a:b", file, file)); !strings.Contains(said, "systemd passes 2 sockets") {
 		t.Error(said)
 	}
