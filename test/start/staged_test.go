@@ -73,7 +73,7 @@ func TestUnstage(t *testing.T) {
 // was killed meanwhile makes it active at its start.
 func TestActivation(t *testing.T) {
 	t.Parallel()
-	o := start.Options{Binary: start.Binary(t), Settings: "publish: {max_age: 1s}\ncertificate: {activate_after: 2s}\n"}
+	o := start.Options{Binary: start.Binary(t), Settings: "publish: {max_age: 1s}\ncertificate: {activate_after: 4s}\n"}
 	s := start.Serve(t, o)
 	ca := kit.NewCA(t, "CA", time.Now())
 	for i := range 2 {
