@@ -94,7 +94,7 @@ func (s *Service) Authorise(caller Caller, o Operation) (*Grant, error) {
 
 // AuthoriseKey is Authorise for an operation on a key that signs.
 func (s *Service) AuthoriseKey(caller Caller, o Operation, key KeyName) (*Grant, error) {
-	if o != SignKey && o != VerifyKey && o != ReadKey {
+	if !o.onKey() {
 		return nil, &Error{Err: fmt.Errorf("%q is no operation on a key", o)}
 	}
 	if !caller.mayUse(o, key) {
@@ -104,6 +104,9 @@ func (s *Service) AuthoriseKey(caller Caller, o Operation, key KeyName) (*Grant,
 	}
 	return &Grant{service: s, operation: o, caller: caller, key: key}, nil
 }
+
+// onKey reports whether it is an operation on a key that signs.
+func (o Operation) onKey() bool { return o == SignKey || o == VerifyKey || o == ReadKey }
 
 // privileges are those to sign with a key, and to read its certificate.
 func (k KeyName) privileges() (sign, read Privilege) {

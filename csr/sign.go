@@ -253,20 +253,35 @@ func (g *Grant) Verify(ctx context.Context, version int, in SignInput, signature
 	if err := g.permits(VerifyKey); err != nil {
 		return false, err
 	}
-	info, err := g.keyInfo(ctx)
+	key, err := g.version(ctx, version)
 	if err != nil {
 		return false, classify(err)
 	}
-	for _, v := range info.Versions {
-		if v.Version != version && (version != 0 || v.Version != info.Latest) {
-			continue
-		}
-		if err := in.check(v.Public); err != nil {
-			return false, classify(err)
-		}
-		return in.verifies(v.Public, signature), nil
+	if err := in.check(key.Public); err != nil {
+		return false, classify(err)
 	}
-	return false, violated(SigningVersion, pkcs10.OutOfRange, fmt.Sprintf("1 to %d, and not so old that it is forgotten", info.Latest))
+	return in.verifies(key.Public, signature), nil
+}
+
+// version returns a version of the key; 0 is the latest.
+func (g *Grant) version(ctx context.Context, version int) (KeyVersion, error) {
+	p, err := g.signing(ctx)
+	if err != nil {
+		return KeyVersion{}, err
+	}
+	if version == 0 || version == p.version() {
+		return p.keyVersion() // without a read of those that were replaced
+	}
+	info, err := g.keyInfo(ctx)
+	if err != nil {
+		return KeyVersion{}, err
+	}
+	for _, v := range info.Versions {
+		if v.Version == version {
+			return v, nil
+		}
+	}
+	return KeyVersion{}, violated(SigningVersion, pkcs10.OutOfRange, fmt.Sprintf("1 to %d, and not so old that it is forgotten", info.Latest))
 }
 
 // violated is the error of one broken rule.

@@ -45,23 +45,45 @@ func (g *Grant) Key(ctx context.Context) (KeyInfo, error) {
 	return info, classify(err)
 }
 
-func (g *Grant) keyInfo(ctx context.Context) (KeyInfo, error) {
-	s := g.service
-	record, err := s.keys.Get(ctx, g.key.slot())
+// KeyAlgorithm returns the kind of the key that the grant is for, RSA or ECDSA, and how
+// many bits it has. It does not read the keys that were replaced, of which there may be
+// hundreds. The grant may be for any operation on a key.
+//
+// Errors: NotFound; Invalid for a key that may not sign; Unavailable, Internal.
+func (g *Grant) KeyAlgorithm(ctx context.Context) (algorithm string, bits int, err error) {
+	if !g.operation.onKey() {
+		return "", 0, g.permits(ReadKey)
+	}
+	p, err := g.signing(ctx)
 	if err != nil {
-		return KeyInfo{}, err
+		return "", 0, classify(err)
+	}
+	facts := p.facts()[0]
+	return facts.KeyAlgorithm, facts.KeyBits, nil
+}
+
+// signing returns what is stored with the version of the key that signs.
+func (g *Grant) signing(ctx context.Context) (payload, error) {
+	record, err := g.service.keys.Get(ctx, g.key.slot())
+	if err != nil {
+		return payload{}, err
 	}
 	p, err := decodePayload(record)
 	if err != nil {
-		return KeyInfo{}, err
+		return payload{}, err
 	}
-	if err := maySign(p); err != nil {
+	return p, maySign(p)
+}
+
+func (g *Grant) keyInfo(ctx context.Context) (KeyInfo, error) {
+	p, err := g.signing(ctx)
+	if err != nil {
 		return KeyInfo{}, err
 	}
 	facts := p.facts()[0]
 	info := KeyInfo{Name: g.key, Latest: p.version(), Algorithm: facts.KeyAlgorithm, Bits: facts.KeyBits}
 	if g.key.NSX == "" {
-		retired, err := s.retired(ctx)
+		retired, err := g.service.retired(ctx)
 		if err != nil {
 			return KeyInfo{}, err
 		}

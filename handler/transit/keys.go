@@ -52,21 +52,20 @@ func (t *transit) list(c echo.Context) error {
 
 // grant authenticates the caller, and authorises it for an operation on the key that the
 // path names.
-func (t *transit) grant(c echo.Context, o csr.Operation) (csr.Caller, csr.KeyName, *csr.Grant, error) {
+func (t *transit) grant(c echo.Context, o csr.Operation) (*csr.Grant, error) {
 	caller, err := t.cfg.Sessions.Caller(c)
 	if err != nil {
-		return caller, csr.KeyName{}, nil, err
+		return nil, err
 	}
 	name, err := parameter(c, "name")
 	if err != nil {
-		return caller, csr.KeyName{}, nil, err
+		return nil, err
 	}
 	key, known := csr.ParseKeyName(name)
 	if !known {
-		return caller, key, nil, &csr.Error{Kind: csr.NotFound}
+		return nil, &csr.Error{Kind: csr.NotFound}
 	}
-	grant, err := t.cfg.Keys.AuthoriseKey(caller, o, key)
-	return caller, key, grant, err
+	return t.cfg.Keys.AuthoriseKey(caller, o, key)
 }
 
 // key is the answer to a read of a key.
@@ -98,7 +97,7 @@ type keyVersion struct {
 }
 
 func (t *transit) read(c echo.Context) error {
-	_, _, grant, err := t.grant(c, csr.ReadKey)
+	grant, err := t.grant(c, csr.ReadKey)
 	if err != nil {
 		return err
 	}

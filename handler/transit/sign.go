@@ -15,6 +15,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/csr/pkcs10"
 	"attestcsr/handler/strict"
 )
 
@@ -48,6 +49,7 @@ type job struct {
 	hash    crypto.Hash
 	scheme  csr.Scheme // where the key is an RSA key
 	jws     bool
+	bits    int // of the key
 	version int // 0: the latest
 	batch   bool
 	inputs  []input
@@ -180,35 +182,31 @@ func value[T any](p *T) (v T) {
 }
 
 // job authorises the caller, reads what it asks for, and looks the key up.
-func (t *transit) job(c echo.Context, o csr.Operation) (*job, *csr.Grant, csr.KeyInfo, error) {
-	caller, name, grant, err := t.grant(c, o)
+func (t *transit) job(c echo.Context, o csr.Operation) (*job, *csr.Grant, error) {
+	grant, err := t.grant(c, o)
 	if err != nil {
-		return nil, nil, csr.KeyInfo{}, noKey(err)
+		return nil, nil, noKey(err)
 	}
 	hash, err := parameter(c, "hash")
 	if err != nil {
-		return nil, nil, csr.KeyInfo{}, err
+		return nil, nil, err
 	}
 	var j *job
 	if err := t.bodies.read(c, func(text []byte) (err error) {
 		j, err = parseJob(t.jobs, text, hash, o == csr.VerifyKey)
 		return err
 	}); err != nil {
-		return nil, nil, csr.KeyInfo{}, err
+		return nil, nil, err
 	}
-	// Who may sign or verify may read the public key.
-	reader, err := t.cfg.Keys.AuthoriseKey(caller, csr.ReadKey, name)
+	algorithm, bits, err := grant.KeyAlgorithm(c.Request().Context())
 	if err != nil {
-		return nil, nil, csr.KeyInfo{}, err
+		return nil, nil, noKey(err)
 	}
-	info, err := reader.Key(c.Request().Context())
-	if err != nil {
-		return nil, nil, csr.KeyInfo{}, noKey(err)
-	}
-	if info.Algorithm != "RSA" {
+	if algorithm == string(pkcs10.ECDSA) {
 		j.scheme = csr.ECDSA // whatever signature_algorithm says: Sigstore's client always sends pkcs1v15
 	}
-	return j, grant, info, nil
+	j.bits = bits
+	return j, grant, nil
 }
 
 // noKey makes the error of a key that does not exist one of the request, as Vault's is
@@ -233,7 +231,7 @@ type signResult struct {
 }
 
 func (t *transit) sign(c echo.Context) error {
-	j, grant, info, err := t.job(c, csr.SignKey)
+	j, grant, err := t.job(c, csr.SignKey)
 	if err != nil {
 		return err
 	}
@@ -258,7 +256,7 @@ func (t *transit) sign(c echo.Context) error {
 		}
 		if in.err = noKey(made[0].Err); in.err == nil {
 			results[i].KeyVersion = made[0].Version
-			results[i].Signature, in.err = formatSignature(made[0], info.Bits, j)
+			results[i].Signature, in.err = formatSignature(made[0], j)
 		}
 		made = made[1:]
 	}
@@ -273,7 +271,7 @@ type verifyResult struct {
 }
 
 func (t *transit) verify(c echo.Context) error {
-	j, grant, info, err := t.job(c, csr.VerifyKey)
+	j, grant, err := t.job(c, csr.VerifyKey)
 	if err != nil {
 		return err
 	}
@@ -282,7 +280,7 @@ func (t *transit) verify(c echo.Context) error {
 		in := &j.inputs[i]
 		results[i].Reference = in.reference
 		if in.err == nil {
-			raw, wellFormed := in.given.raw(j, info.Bits)
+			raw, wellFormed := in.given.raw(j)
 			if wellFormed {
 				results[i].Valid, in.err = grant.Verify(c.Request().Context(), in.given.version, j.signInput(*in), raw)
 			}

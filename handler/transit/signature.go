@@ -38,12 +38,12 @@ func parseSignature(text string, jws bool) (s signature, err error) {
 	return s, nil
 }
 
-// formatSignature writes a signature by a key of so many bits.
-func formatSignature(made csr.Signature, bits int, j *job) (string, error) {
+// formatSignature writes a signature as the job asks for it.
+func formatSignature(made csr.Signature, j *job) (string, error) {
 	raw, encoded := made.Bytes, ""
 	if j.jws && j.scheme == csr.ECDSA {
 		var err error
-		if raw, err = flat(raw, bits); err != nil {
+		if raw, err = flat(raw, j.bits); err != nil {
 			return "", err
 		}
 	}
@@ -57,11 +57,11 @@ func formatSignature(made csr.Signature, bits int, j *job) (string, error) {
 
 // raw returns the signature as the core takes it. It is not well-formed where it cannot be
 // a signature at all.
-func (s signature) raw(j *job, bits int) (raw []byte, wellFormed bool) {
+func (s signature) raw(j *job) (raw []byte, wellFormed bool) {
 	if !j.jws || j.scheme != csr.ECDSA {
 		return s.bytes, true
 	}
-	size := coordinate(bits)
+	size := coordinate(j.bits)
 	if len(s.bytes) != 2*size {
 		return nil, false
 	}
