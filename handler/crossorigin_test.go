@@ -108,13 +108,15 @@ func TestCrossOriginRefusals(t *testing.T) {
 		dialect dialect
 		header  http.Header
 	}{
-		"vapi":        {call{method: "POST", path: csrPath, body: validSpec}, inESX, basicHeader("admin", adminPassword)},
-		"vapi login":  {call{method: "POST", path: sessionPath}, inESX, basicHeader("admin", adminPassword)},
-		"legacy":      {call{method: "DELETE", path: legacyPath}, inLegacy, nil},
-		"nsx":         {call{method: "DELETE", path: nsxCSRs + "/x"}, inNSX, nsxCookie(session.id, session.token)},
-		"nsx login":   {formLogin("admin", adminPassword), inNSX, nil},
-		"nsx logout":  {call{method: "GET", path: logoutPath}, inNSX, nsxCookie(session.id, session.token)},
-		"nsx logout ": {call{method: "HEAD", path: logoutPath}, inNSX, nsxCookie(session.id, session.token)},
+		"vapi":         {call{method: "POST", path: csrPath, body: validSpec}, inESX, basicHeader("admin", adminPassword)},
+		"vapi login":   {call{method: "POST", path: sessionPath}, inESX, basicHeader("admin", adminPassword)},
+		"legacy":       {call{method: "DELETE", path: legacyPath}, inLegacy, nil},
+		"nsx":          {call{method: "DELETE", path: nsxCSRs + "/x"}, inNSX, nsxCookie(session.id, session.token)},
+		"transit":      {call{method: "PUT", path: transitSign + "attestation"}, inTransit, tokenHeader(s.vault("admin", adminPassword).token)},
+		"transit list": {call{method: "LIST", path: transitKeys}, inTransit, nil},
+		"nsx login":    {formLogin("admin", adminPassword), inNSX, nil},
+		"nsx logout":   {call{method: "GET", path: logoutPath}, inNSX, nsxCookie(session.id, session.token)},
+		"nsx logout ":  {call{method: "HEAD", path: logoutPath}, inNSX, nsxCookie(session.id, session.token)},
 	} {
 		r.call.raw, r.call.anonymous, r.call.lines = true, true, together(h, r.header)
 		a := s.do(r.call)
@@ -139,7 +141,7 @@ func TestCrossOriginRefusals(t *testing.T) {
 		t.Errorf("another site ended a session: %d", a.status)
 	}
 	if metrics := string(s.do(call{method: "GET", path: "/metrics"}).body); !strings.Contains(metrics, `attestcsr_authentication_attempts_total{method="basic",outcome="forged"} 32`) ||
-		!strings.Contains(metrics, `attestcsr_authentication_attempts_total{method="session",outcome="forged"} 3`) {
+		!strings.Contains(metrics, `attestcsr_authentication_attempts_total{method="session",outcome="forged"} 4`) {
 		t.Error("the refusals are not counted")
 	}
 	if log := s.log.String(); !strings.Contains(log, "cross-origin request detected") {

@@ -77,7 +77,7 @@ func (c *custody) lastLife() {
 	alice := c.text("password of alice", `al"ice\ <&> é `+rand.Text(), inEchoes)
 	bob := c.text("password of bob", "bob'%s\t"+rand.Text(), inEchoes)
 	users := kit.Overwrite(t, t.TempDir(), "users", "alice:"+c.command(alice+"\n", "hash-password")+"\nbob:"+c.command(bob+"\n", "hash-password")+"\n")
-	config := start.Config(t, "log: {level: debug, format: text}\nauth:\n  users_file: "+users+"\n  privileges:\n    alice: [SECURITY_MGMT, \"policy_certificate:crud\"]\n")
+	config := start.Config(t, "log: {level: debug, format: text}\nauth:\n  users_file: "+users+"\n  privileges:\n    alice: [SECURITY_MGMT, \"policy_certificate:crud\", \"attestation:sign\"]\n")
 	c.command("", "config", "show", "--config", config)
 	c.command("", "config", "check", "--config", config)
 	s := start.Serve(t, start.Options{Binary: c.binary, DataDir: c.data, Config: config, Edit: func(cmd *exec.Cmd) {

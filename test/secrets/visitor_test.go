@@ -28,8 +28,8 @@ type visitor struct {
 	*custody
 	s              *start.Instance
 	user, password string
-	// After login: of the ESX dialect, and of the NSX dialect.
-	id, cookie, token string
+	// After login: of the ESX dialect, of the NSX dialect, and of that of Vault.
+	id, cookie, token, vault string
 }
 
 // send sends a request, as the user unless an edit says otherwise, and keeps the
@@ -99,6 +99,16 @@ func (v *visitor) login() {
 	}
 	v.cookie = v.text("JSESSIONID", cookies[0].Value, inLogins, inEchoes)
 	v.token = v.text("XSRF token", made.Header.Get("X-XSRF-TOKEN"), inLogins, inEchoes)
+	made = v.send(inLogins, "POST", "/v1/auth/userpass/login/"+v.user, kit.JSON(map[string]string{"password": v.password}))
+	var answer struct {
+		Auth struct {
+			Token string `json:"client_token"`
+		}
+	}
+	if err := json.Unmarshal([]byte(made.Body), &answer); err != nil || answer.Auth.Token == "" {
+		v.t.Fatalf("login: %d %v", made.Status, err)
+	}
+	v.vault = v.text("token of Vault's dialect", answer.Auth.Token, inLogins, inEchoes)
 }
 
 func form(user, password string) string {
@@ -127,6 +137,11 @@ func (v *visitor) work() {
 	v.ok("GET", start.NSXCSRs, "", v.nsx())
 	v.ok("GET", start.NSXCertificates, "", v.nsx())
 	v.ok("GET", start.SessionPath, "", v.esx())
+	// These two answer with the token of who asks.
+	v.send(inLogins, "GET", "/v1/auth/token/lookup-self", "", headers("X-Vault-Token", v.vault))
+	v.send(inLogins, "POST", "/v1/auth/token/renew-self", "", headers("Authorization", "Bearer "+v.vault))
+	v.ok("GET", "/v1/transit/keys?list=true", "", headers("X-Vault-Token", v.vault))
+	v.ok("POST", "/v1/transit/sign/attestation", `{"input":"YQ=="}`, headers("X-Vault-Token", v.vault))
 	v.ok("GET", "/metrics", "")
 	v.ok("GET", "/readyz", "")
 }
@@ -138,7 +153,7 @@ func (v *visitor) blunder() {
 	v.sendWrongCredentials()
 	// The answer quotes some of these to who sent it; nobody else is to learn it. Ids
 	// of objects are left out: whose they are, the log says.
-	for _, text := range []string{v.password, v.id, v.token} {
+	for _, text := range []string{v.password, v.id, v.token, v.vault} {
 		v.sendInBodies(text)
 		v.sendInPaths(text)
 	}
@@ -189,6 +204,7 @@ func (v *visitor) sendInBodies(text string) {
 		v.fails(inEchoes, "POST", start.NSXCSRs+"/x?action=create", body)
 		v.fails(inEchoes, "POST", start.NSXCSRs+"/two?action=import", body)
 		v.fails(inEchoes, "POST", start.NSXCSRs+"/two?action=upload", body, start.Header("Content-Type", "multipart/form-data; boundary="+v.id[:32]))
+		v.fails(inEchoes, "POST", "/v1/transit/sign/attestation", body, headers("X-Vault-Token", v.vault))
 	}
 }
 
@@ -200,10 +216,12 @@ func (v *visitor) sendInPaths(text string) {
 		start.CSRPath + "?" + escaped, start.CSRPath + "?" + escaped + "=1", start.CSRPath + "?x=" + escaped, start.CSRPath + "?x=%zz" + escaped,
 		start.NSXCSRs + "?page_size=" + escaped, start.NSXCSRs + "?sort_by=" + escaped, start.NSXCSRs + "?sort_ascending=" + escaped,
 		start.NSXCSRs + "?cursor=" + escaped, start.NSXCSRs + "?included_fields=" + escaped,
-		"/api/session/" + url.PathEscape(text), "/policy/" + url.PathEscape(text),
+		"/api/session/" + url.PathEscape(text), "/policy/" + url.PathEscape(text), "/v1/transit/keys/" + url.PathEscape(text),
 	} {
 		v.fails(inEchoes, "GET", path, "")
 	}
+	v.fails(inEchoes, "POST", "/v1/transit/sign/attestation/"+url.PathEscape(text), "{}", headers("X-Vault-Token", v.vault))
+	v.fails(inEchoes, "LIST", "/v1/transit/keys", "", headers("X-Vault-Token", v.vault, "X-Vault-Namespace", url.PathEscape(text)))
 	v.fails(inEchoes, "POST", start.NSXCSRs+"/two?action="+escaped, "")
 	v.fails(inEchoes, "POST", start.NSXCSRs+"/two?action=self_sign&days_valid="+escaped, "")
 	v.fails(inEchoes, "POST", "/rest/com/vmware/cis/session?~action="+escaped, "")
