@@ -79,7 +79,7 @@ func TestKillAtEveryOperation(t *testing.T) {
 			walk(1, last, 1, func(n int) {
 				r := untilFired(func() (*faultRun, bool) { return st.killAt(t, n, last) })
 				if r == nil {
-					if n < last-2 { // the last ones may not come on a busy machine
+					if n < last-last/8 { // the last ones may not come on a busy machine
 						t.Errorf("%s: no run came to operation %d of %d", st.name, n, last)
 					}
 					return
