@@ -135,21 +135,13 @@ func compareNames(spec Spec, leaf *x509.Certificate) (differences []string) {
 
 // subjectAltNames reads the alternative names of a certificate, of all kinds.
 func subjectAltNames(c *x509.Certificate) (names []generalName) {
-	for _, e := range c.Extensions {
-		value, list := cryptobyte.String(e.Value), cryptobyte.String(nil)
-		if !e.Id.Equal(oidSubjectAltName()) || !value.ReadASN1(&list, cbasn1.SEQUENCE) {
-			continue
+	eachAltName(c.Extensions, func(tag cbasn1.Tag, content cryptobyte.String) {
+		n := generalName{uint8(tag) & 0x1f, string(content)}
+		if addr, ok := netip.AddrFromSlice(content); ok && n.tag == tagIPAddress {
+			n.bytes = string(addr.Unmap().AsSlice())
 		}
-		var content cryptobyte.String
-		var tag cbasn1.Tag
-		for list.ReadAnyASN1(&content, &tag) {
-			n := generalName{uint8(tag) & 0x1f, string(content)}
-			if addr, ok := netip.AddrFromSlice(content); ok && n.tag == tagIPAddress {
-				n.bytes = string(addr.Unmap().AsSlice())
-			}
-			names = append(names, n)
-		}
-	}
+		names = append(names, n)
+	})
 	return names
 }
 

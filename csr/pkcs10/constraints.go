@@ -71,7 +71,6 @@ func undecodable(c *x509.Certificate) asn1.ObjectIdentifier {
 // areGeneralNames decodes GeneralNames (RFC 5280 section 4.2.1.6) of the kinds that are in
 // use.
 func areGeneralNames(list cryptobyte.String) bool {
-	context := func(n uint8) cbasn1.Tag { return cbasn1.Tag(n).ContextSpecific() }
 	for !list.Empty() {
 		var name, value cryptobyte.String
 		var tag cbasn1.Tag
@@ -79,14 +78,14 @@ func areGeneralNames(list cryptobyte.String) bool {
 			return false
 		}
 		switch tag {
-		case context(tagRFC822Name), context(tagDNSName), context(tagURI), context(tagIPAddress):
-		case context(0).Constructed(): // otherName
+		case contextTag(tagRFC822Name), contextTag(tagDNSName), contextTag(tagURI), contextTag(tagIPAddress):
+		case contextTag(0).Constructed(): // otherName
 			var id asn1.ObjectIdentifier
-			if !name.ReadASN1ObjectIdentifier(&id) || !name.ReadASN1(&value, context(0).Constructed()) || !name.Empty() ||
+			if !name.ReadASN1ObjectIdentifier(&id) || !name.ReadASN1(&value, contextTag(0).Constructed()) || !name.Empty() ||
 				!value.ReadAnyASN1(&name, &tag) || !value.Empty() {
 				return false
 			}
-		case context(4).Constructed(): // directoryName
+		case contextTag(4).Constructed(): // directoryName
 			var rdns pkix.RDNSequence
 			if rest, err := asn1.Unmarshal(name, &rdns); err != nil || len(rest) > 0 {
 				return false
@@ -102,12 +101,11 @@ func areGeneralNames(list cryptobyte.String) bool {
 // names.
 func areDistributionPoints(value cryptobyte.String) bool {
 	var list, point, names cryptobyte.String
-	context := func(n uint8) cbasn1.Tag { return cbasn1.Tag(n).ContextSpecific().Constructed() }
 	if !value.ReadASN1(&list, cbasn1.SEQUENCE) || !value.Empty() {
 		return false
 	}
 	for !list.Empty() {
-		if !list.ReadASN1(&point, cbasn1.SEQUENCE) || !point.ReadASN1(&names, context(0)) || !names.ReadASN1(&names, context(0)) ||
+		if !list.ReadASN1(&point, cbasn1.SEQUENCE) || !point.ReadASN1(&names, contextTag(0).Constructed()) || !names.ReadASN1(&names, contextTag(0).Constructed()) ||
 			!areGeneralNames(names) || !point.Empty() {
 			return false
 		}

@@ -133,7 +133,7 @@ func outline(der []byte) Facts {
 	var certificate, tbs, version, algorithm, issuer, validity, subject, key cryptobyte.String
 	var hasVersion bool
 	if !input.ReadASN1(&certificate, cbasn1.SEQUENCE) || !certificate.ReadASN1(&tbs, cbasn1.SEQUENCE) ||
-		!tbs.ReadOptionalASN1(&version, &hasVersion, cbasn1.Tag(0).ContextSpecific().Constructed()) {
+		!tbs.ReadOptionalASN1(&version, &hasVersion, contextTag(0).Constructed()) {
 		return f
 	}
 	if hasVersion && version.ReadASN1Integer(&f.Version) {
@@ -280,29 +280,39 @@ func KeyBits(key crypto.PublicKey) int {
 	return 0
 }
 
-// altNames reads the subject alternative names of four kinds, in their encoded order.
-// crypto/x509 sorts them by kind and rewrites URIs.
+// altNames reads the subject alternative names of four kinds.
 func altNames(extensions []pkix.Extension) (names []string) {
+	eachAltName(extensions, func(tag cbasn1.Tag, content cryptobyte.String) {
+		switch tag {
+		case contextTag(tagRFC822Name), contextTag(tagDNSName), contextTag(tagURI):
+			names = append(names, string(content))
+		case contextTag(tagIPAddress):
+			if address, ok := netip.AddrFromSlice(content); ok {
+				names = append(names, address.String())
+			}
+		}
+	})
+	return names
+}
+
+// eachAltName calls fn with the subject alternative names of all kinds, in their encoded
+// order. crypto/x509 sorts them by kind and rewrites URIs.
+func eachAltName(extensions []pkix.Extension, fn func(tag cbasn1.Tag, content cryptobyte.String)) {
 	for _, e := range extensions {
 		value, list := cryptobyte.String(e.Value), cryptobyte.String(nil)
 		if !e.Id.Equal(oidSubjectAltName()) || !value.ReadASN1(&list, cbasn1.SEQUENCE) {
 			continue
 		}
-		var name cryptobyte.String
+		var content cryptobyte.String
 		var tag cbasn1.Tag
-		for list.ReadAnyASN1(&name, &tag) {
-			switch tag {
-			case cbasn1.Tag(tagRFC822Name).ContextSpecific(), cbasn1.Tag(tagDNSName).ContextSpecific(), cbasn1.Tag(tagURI).ContextSpecific():
-				names = append(names, string(name))
-			case cbasn1.Tag(tagIPAddress).ContextSpecific():
-				if address, ok := netip.AddrFromSlice(name); ok {
-					names = append(names, address.String())
-				}
-			}
+		for list.ReadAnyASN1(&content, &tag) {
+			fn(tag, content)
 		}
 	}
-	return names
 }
+
+// contextTag is [n] of a type that is not constructed.
+func contextTag(n uint8) cbasn1.Tag { return cbasn1.Tag(n).ContextSpecific() }
 
 // JWK has the members of a public key in a JSON Web Key that identify it (RFC 7518
 // section 6), in the order of their names: its JSON is what RFC 7638 section 3 hashes.

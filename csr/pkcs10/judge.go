@@ -53,16 +53,6 @@ const (
 	CriticalExtension Rule = "critical_extension"
 )
 
-// chainRule is encodingRule for the rules that a chain can break once it is read.
-func chainRule(v Violation) (Check, string) {
-	for _, rule := range []func(Violation) (Check, string){algorithmRule, orderRule, useRule, anchorRule} {
-		if check, text := rule(v); check != "" {
-			return check, text
-		}
-	}
-	return "", ""
-}
-
 // useRule is encodingRule for the rules of this file.
 func useRule(v Violation) (Check, string) {
 	switch v.Rule {

@@ -252,17 +252,16 @@ func authorityOf(c *x509.Certificate) authority {
 		return a
 	}
 	var body, keyID, names, serial cryptobyte.String
-	context := func(n uint8) cbasn1.Tag { return cbasn1.Tag(n).ContextSpecific() }
 	a.malformed = !value.ReadASN1(&body, cbasn1.SEQUENCE) || !value.Empty() ||
-		!body.ReadOptionalASN1(&keyID, nil, context(0)) ||
-		!body.ReadOptionalASN1(&names, nil, context(1).Constructed()) ||
-		!body.ReadOptionalASN1(&serial, nil, context(2)) || !body.Empty()
+		!body.ReadOptionalASN1(&keyID, nil, contextTag(0)) ||
+		!body.ReadOptionalASN1(&names, nil, contextTag(1).Constructed()) ||
+		!body.ReadOptionalASN1(&serial, nil, contextTag(2)) || !body.Empty()
 	a.keyID, a.serial = keyID, serial
 	for !names.Empty() && !a.malformed {
 		var name cryptobyte.String
 		var tag cbasn1.Tag
 		a.malformed = !names.ReadAnyASN1(&name, &tag)
-		if tag == context(4).Constructed() && a.name == nil { // the first directory name counts
+		if tag == contextTag(4).Constructed() && a.name == nil { // the first directory name counts
 			a.name = name
 		}
 	}

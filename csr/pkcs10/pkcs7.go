@@ -49,16 +49,15 @@ func isPKCS7Label(label string) bool {
 // readPKCS7 adds the certificates of a ContentInfo (RFC 2315 sections 7 and 9.1; without
 // signers it is what RFC 8551 section 3.2.2 calls certs-only).
 func (r *chainReader) readPKCS7(info cryptobyte.String) {
-	context := func(n uint8) cbasn1.Tag { return cbasn1.Tag(n).ContextSpecific().Constructed() }
 	var contentType asn1.ObjectIdentifier
 	var content, signed, certificates, signers cryptobyte.String
 	if info.ReadASN1ObjectIdentifier(&contentType) && !contentType.Equal(oidSignedData()) {
 		r.report(Violation{Rule: PKCS7Content, Limit: contentName(contentType)})
 		return
 	}
-	whole := info.ReadASN1(&content, context(0)) && content.ReadASN1(&signed, cbasn1.SEQUENCE) &&
+	whole := info.ReadASN1(&content, contextTag(0).Constructed()) && content.ReadASN1(&signed, cbasn1.SEQUENCE) &&
 		signed.SkipASN1(cbasn1.INTEGER) && signed.SkipASN1(cbasn1.SET) && signed.SkipASN1(cbasn1.SEQUENCE) &&
-		signed.ReadOptionalASN1(&certificates, nil, context(0)) && signed.SkipOptionalASN1(context(1)) &&
+		signed.ReadOptionalASN1(&certificates, nil, contextTag(0).Constructed()) && signed.SkipOptionalASN1(contextTag(1).Constructed()) &&
 		signed.ReadASN1(&signers, cbasn1.SET) && info.Empty() && content.Empty() && signed.Empty()
 	switch {
 	case !whole && (isIndefinite(info) || isIndefinite(content) || isIndefinite(signed)):

@@ -111,7 +111,7 @@ func encodeNames(names []generalName) ([]byte, error) {
 	var b cryptobyte.Builder
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		for _, n := range names {
-			b.AddASN1(cbasn1.Tag(n.tag).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes([]byte(n.bytes)) })
+			b.AddASN1(contextTag(n.tag), func(b *cryptobyte.Builder) { b.AddBytes([]byte(n.bytes)) })
 		}
 	})
 	return b.Bytes()

@@ -227,7 +227,9 @@ func Checks() []Check {
 // certificateRule returns the check that a rule of certificates belongs to, and what it
 // asks for. Both are empty for a violation of another kind.
 func (v Violation) certificateRule() (Check, string) {
-	for _, rule := range []func(Violation) (Check, string){encodingRule, derRule, pkcs7Rule, chainRule, answerRule} {
+	for _, rule := range []func(Violation) (Check, string){
+		encodingRule, derRule, pkcs7Rule, algorithmRule, orderRule, useRule, anchorRule, answerRule,
+	} {
 		if check, text := rule(v); check != "" {
 			return check, text
 		}
