@@ -123,8 +123,9 @@ func (g *Grant) SetCertificate(ctx context.Context, pem []byte) error {
 		v := judged
 		err = g.decide(ctx, &v)
 		if err = cmp.Or(v.broken.Err(), err); err == nil && !v.unchanged {
-			if err = g.install(ctx, v); err == nil {
-				g.logAccepted(ctx, installedSlot(), v)
+			var slot keystore.Slot
+			if slot, err = g.install(ctx, v); err == nil {
+				g.logAccepted(ctx, slot, v)
 			}
 		}
 		if !errors.Is(err, keystore.ErrConflict) && !errors.Is(err, keystore.ErrNotFound) {
@@ -206,35 +207,35 @@ func (s *Service) held(ctx context.Context, key Key) (payload, uint64, error) {
 	return p, record.Revision, err
 }
 
-// install stores the chain with the key that it is for, in one commit. The commit
-// expects the revision that was read: ErrConflict and ErrNotFound mean that the slot has
+// install stores the chain with the key that it is for, in one commit, and returns the
+// slot that holds them now. The commit expects the revision that was read: ErrConflict and ErrNotFound mean that the slot has
 // changed since, and nothing was done. The pair that a new key replaces is retired, and a
 // staged one, which is older, is removed.
 //
 // A crash leaves the old state or the new one. The same set then succeeds in both.
-func (g *Grant) install(ctx context.Context, v verdict) error {
-	s := g.service
+func (g *Grant) install(ctx context.Context, v verdict) (keystore.Slot, error) {
+	s, slot := g.service, v.key.slot()
 	next, err := v.certificate()
 	if err != nil {
-		return err
+		return slot, err
 	}
 	next.Object = g.newObject("", "", Labels{})
-	switch {
-	case v.key != PendingKey:
-		next.Version, next.Due = v.held.Version, v.held.Due
-		event := g.event(v.key.slot())
-		event.Warnings = v.warnings()
-		renewal, err := s.change(next, event)
-		if err != nil {
-			return err
+	if v.key == PendingKey {
+		slot = installedSlot()
+		if s.now().Before(v.due) {
+			slot, next.Due = stagedSlot(), v.due
 		}
-		_, err = s.keys.Update(ctx, keystore.Target{Slot: v.key.slot(), Expect: keystore.At(v.revision)}, renewal)
-		return err
-	case s.now().Before(v.due):
-		next.Due = v.due
-		return g.movePending(ctx, stagedSlot(), v, next)
+		return slot, g.movePending(ctx, slot, v, next)
 	}
-	return g.movePending(ctx, installedSlot(), v, next)
+	next.Version, next.Due = v.held.Version, v.held.Due
+	event := g.event(slot)
+	event.Warnings = v.warnings()
+	renewal, err := s.change(next, event)
+	if err != nil {
+		return slot, err
+	}
+	_, err = s.keys.Update(ctx, keystore.Target{Slot: slot, Expect: keystore.At(v.revision)}, renewal)
+	return slot, err
 }
 
 // movePending moves the pending key to a slot, with its chain.

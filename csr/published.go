@@ -108,25 +108,23 @@ func (s *Service) Published(ctx context.Context) (*Published, error) {
 // keys that are retired last: so a key that moves meanwhile is found.
 func (s *Service) readPublished(ctx context.Context) (*Published, time.Time, error) {
 	set := &Published{}
-	slots := []struct {
+	type place struct {
 		keystore.Slot
 		KeyState
-	}{{pendingSlot(), StatePending}, {stagedSlot(), StateStaged}, {installedSlot(), StateInstalled}}
-	for _, id := range s.publish.NSX {
-		slots = append(slots, struct {
-			keystore.Slot
-			KeyState
-		}{certificateSlot(id), StateNamed})
 	}
-	for _, slot := range slots {
-		record, err := s.keys.Get(ctx, slot.Slot)
+	places := []place{{pendingSlot(), StatePending}, {stagedSlot(), StateStaged}, {installedSlot(), StateInstalled}}
+	for _, id := range s.publish.NSX {
+		places = append(places, place{certificateSlot(id), StateNamed})
+	}
+	for _, at := range places {
+		record, err := s.keys.Get(ctx, at.Slot)
 		if errors.Is(err, keystore.ErrNotFound) || errors.Is(err, keystore.ErrUnauthentic) {
 			continue // the second is an alarm elsewhere
 		}
 		if err != nil {
 			return nil, time.Time{}, err
 		}
-		if key, ok := publishedKey(record, slot.KeyState); ok {
+		if key, ok := publishedKey(record, at.KeyState); ok {
 			set.add(key)
 		}
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,6 +26,7 @@ type rollover struct {
 	clock *kit.Clock
 	root  *kit.CA
 	base  uint64 // revision of the store when the trail began
+	said  *kit.Buffer
 }
 
 const (
@@ -39,7 +42,7 @@ func newRollover(t *testing.T) *rollover {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rollover{newAuditedOver(t, b), clock, kit.NewCA(t, "root", clock.Now()), evidence.Revision}
+	r := &rollover{newAuditedOver(t, b), clock, kit.NewCA(t, "root", clock.Now()), evidence.Revision, &kit.Buffer{}}
 	r.restart(t)
 	return r
 }
@@ -50,6 +53,7 @@ func (r *rollover) restart(t *testing.T) {
 	r.bench = r.with(t, func(c *csr.Config) {
 		c.Audit, c.Now, c.ActivateAfter = r.log, r.clock.Now, activateAfter
 		c.Publish = csr.Publish{Enabled: true, Retain: retain}
+		c.Logger = slog.New(slog.NewTextHandler(r.said, nil))
 	})
 }
 
@@ -150,6 +154,9 @@ func TestStaged(t *testing.T) {
 		t.Errorf("%+v", report)
 	}
 	r.mustSet(t, first)
+	if said := r.said.String(); !strings.Contains(said, "slot=esx/attestation/staged ") || !strings.Contains(said, "active="+due.Format(time.RFC3339)) {
+		t.Errorf("the log says %s", said)
+	}
 	r.wantActive(t, nil, 1)
 	r.wantStates(t, csr.StateStaged, csr.StateInstalled)
 	if report := r.check(t, first); report.Key != csr.StagedKey || !report.Unchanged || report.Staged == nil || !report.Staged.Due.Equal(due) || !report.Staged.Since.Equal(r.clock.Now()) {

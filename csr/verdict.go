@@ -188,6 +188,9 @@ func (g *Grant) logAccepted(ctx context.Context, slot keystore.Slot, v verdict) 
 		slog.String("request_id", g.caller.RequestID), slog.String("slot", slot.String()),
 		slog.String("sha256", pkcs10.FactsOf(v.accepted.Chain.Leaf()).SHA256), slog.String("anchor", anchor),
 	}
+	if slot == stagedSlot() {
+		attrs = append(attrs, slog.String("active", rfc3339(v.due)))
+	}
 	if texts := v.warnings(); texts != nil {
 		level, attrs = slog.LevelWarn, append(attrs, slog.Any("warnings", texts))
 	}
