@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"attestcsr/csr/pkcs10"
 	"attestcsr/test/kit"
@@ -17,8 +18,16 @@ type checkReport struct {
 	Key          string         `json:"key"`
 	Anchored     bool           `json:"anchored"`
 	Unchanged    bool           `json:"unchanged"`
+	Active       string         `json:"active"`
+	Staged       *checkStaged   `json:"staged"`
 	Certificates []checkedChain `json:"certificates"`
 	Checks       []checkResult  `json:"checks"`
+}
+
+type checkStaged struct {
+	Since  string `json:"since"`
+	Active string `json:"active"`
+	SHA256 string `json:"sha256"`
 }
 
 type checkedChain struct {
@@ -97,6 +106,25 @@ func (r checkReport) result(check pkcs10.Check) checkResult {
 	return checkResult{}
 }
 
+// A check says when a certificate would become active, and which one waits for that.
+func TestConsoleCheckStaged(t *testing.T) {
+	t.Parallel()
+	s := newStackOf(t, setup{freshKeys: true, wait: time.Hour})
+	chain := issueFor(t, newTestCA(t), s.createCSR(validSpec))
+	before := reportOf(t, s.do(checkCall("", chain)))
+	active, err := time.Parse(time.RFC3339, before.Active)
+	if left := time.Until(active); err != nil || left < 50*time.Minute || left > 62*time.Minute || before.Staged != nil {
+		t.Errorf("%+v", before)
+	}
+	if a := s.setCertificate(chain); a.status != http.StatusNoContent {
+		t.Fatalf("set: %d %s", a.status, a.body)
+	}
+	after := reportOf(t, s.do(checkCall("", chain)))
+	if st := after.Staged; st == nil || st.Active != before.Active || st.SHA256 != after.Certificates[0].SHA256 || st.Since == "" || after.Key != "staged" || !after.Unchanged {
+		t.Errorf("%+v, %+v", after, st)
+	}
+}
+
 // A check says what a set would do, and does nothing.
 func TestConsoleCheck(t *testing.T) {
 	t.Parallel()
@@ -112,6 +140,9 @@ func TestConsoleCheck(t *testing.T) {
 	}
 	if c := r.Certificates; c[0].Subject != "CN=issued" || c[0].Issuer != "CN=Test CA" || c[1].Subject != "CN=Test CA" || !c[1].CA || c[0].KeyBits != 2048 || len(c[0].SHA256) != 64 {
 		t.Errorf("certificates %+v", c)
+	}
+	if r.Active != "" || r.Staged != nil {
+		t.Errorf("it waits: %q, %+v", r.Active, r.Staged)
 	}
 	if s.installed() != initial || s.do(call{method: "GET", path: csrPath}).member(t, "csr") != pending {
 		t.Error("a check changed something")

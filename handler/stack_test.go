@@ -90,9 +90,10 @@ func newStack(t testing.TB, options ...option) *stack {
 
 // setup is what few tests change.
 type setup struct {
-	freshKeys bool // each key is made when it is asked for
-	requests  int  // that the collection of NSX takes; 0: 100,000
-	rate      int  // of signatures; 0: no bound
+	freshKeys bool          // each key is made when it is asked for
+	requests  int           // that the collection of NSX takes; 0: 100,000
+	rate      int           // of signatures; 0: no bound
+	wait      time.Duration // until a certificate becomes active
 }
 
 func newStackOf(t testing.TB, of setup, options ...option) *stack {
@@ -103,7 +104,7 @@ func newStackOf(t testing.TB, of setup, options ...option) *stack {
 	service, err := csr.New(csr.Config{
 		Keys: keys, KeySizes: []int{2048, 3072, 4096}, Hostname: s.hostname,
 		MaxRequests: cmp.Or(of.requests, 100_000), MaxCertificates: 100_000, Logger: logger, Now: time.Now,
-		SignatureRate: of.rate, Publish: csr.Publish{Enabled: true, Retain: 24 * time.Hour},
+		SignatureRate: of.rate, ActivateAfter: of.wait, Publish: csr.Publish{Enabled: true, Retain: 24 * time.Hour},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -80,8 +80,17 @@ type report struct {
 	Key          string        `json:"key"` // "" where the certificate is for no key that it could be set for
 	Anchored     bool          `json:"anchored"`
 	Unchanged    bool          `json:"unchanged"`
+	Active       string        `json:"active,omitzero"` // when it would become active; "": at once
+	Staged       *staged       `json:"staged,omitzero"`
 	Certificates []certificate `json:"certificates"`
 	Checks       []result      `json:"checks"`
+}
+
+// staged is the certificate that waits to become active.
+type staged struct {
+	Since  string `json:"since"`
+	Active string `json:"active"`
+	SHA256 string `json:"sha256"`
 }
 
 type certificate struct {
@@ -106,6 +115,12 @@ type result struct {
 
 func newReport(r csr.Report) report {
 	answer := report{Accepted: r.Accepted, Key: string(r.Key), Anchored: r.Anchored, Unchanged: r.Unchanged}
+	if !r.Due.IsZero() {
+		answer.Active = formatTime(r.Due)
+	}
+	if s := r.Staged; s != nil {
+		answer.Staged = &staged{formatTime(s.Since), formatTime(s.Due), s.Certificate.SHA256}
+	}
 	for _, f := range r.Certificates {
 		answer.Certificates = append(answer.Certificates, newCertificate(f))
 	}
@@ -122,8 +137,10 @@ func newReport(r csr.Report) report {
 func newCertificate(f pkcs10.Facts) certificate {
 	return certificate{
 		Subject: f.Subject, Issuer: f.Issuer, Serial: f.Serial,
-		NotBefore: f.NotBefore.UTC().Format(time.RFC3339), NotAfter: f.NotAfter.UTC().Format(time.RFC3339),
+		NotBefore: formatTime(f.NotBefore), NotAfter: formatTime(f.NotAfter),
 		KeyAlgorithm: f.KeyAlgorithm, KeyBits: f.KeyBits, SignatureAlgorithm: f.SignatureAlgorithm,
 		CA: f.CA, Names: f.Names, SHA256: f.SHA256,
 	}
 }
+
+func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
