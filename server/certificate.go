@@ -15,16 +15,7 @@ func (s *Server) keepCertificate(ctx context.Context) {
 	var tasks sync.WaitGroup
 	tasks.Go(func() { watch(ctx, s.refreshCertificate, s.cert.CertFile, s.cert.KeyFile) })
 	defer tasks.Wait()
-	hourly := time.NewTicker(time.Hour)
-	defer hourly.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-hourly.C:
-			s.refreshCertificate()
-		}
-	}
+	every(ctx, time.Hour, s.refreshCertificate)
 }
 
 // refreshCertificate reads the certificate's files again, renews our own where it is

@@ -20,9 +20,9 @@ type Loader func() (cfg *config.Config, warnings []string, err error)
 // isLive reports whether a reload takes a setting. Others wait for a restart.
 func isLive(setting string) bool { return setting == "auth.privileges" || setting == "log.level" }
 
-// Reload reads again what may change while the service runs: settings, users,
-// certificate and trust anchors. Where the settings have an error it changes nothing. A file that has one
-// leaves what it had before, and a line of its own. The caller is Run.
+// Reload reads again what may change while the service runs: settings, users, certificate
+// and trust anchors. An error in the settings changes nothing. An error in another file
+// keeps what that file said before, and is logged. The caller is Run.
 func (s *Server) Reload(ctx context.Context) {
 	s.notify(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 	defer s.notify(daemon.SdNotifyReady)
@@ -96,20 +96,27 @@ func watch(ctx context.Context, changed func(), files ...string) {
 		return stats
 	}
 	var known, before []fs.FileInfo
-	ticker := time.NewTicker(pollInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
+	every(ctx, pollInterval, func() {
 		now := look()
 		if !slices.EqualFunc(now, known, sameFile) && slices.EqualFunc(now, before, sameFile) {
 			known = now
 			changed()
 		}
 		before = now
+	})
+}
+
+// every calls do each interval until ctx ends, the first time after one interval.
+func every(ctx context.Context, interval time.Duration, do func()) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			do()
+		}
 	}
 }
 

@@ -261,16 +261,7 @@ func (s *Server) keepNetworks(ctx context.Context) {
 		}
 	}
 	defer save()
-	ticker := time.NewTicker(networksInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			save()
-		}
-	}
+	every(ctx, networksInterval, save)
 }
 
 // readUsers reads the users that may log in from now on.

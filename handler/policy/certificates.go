@@ -19,6 +19,7 @@ import (
 
 	"attestcsr/csr"
 	"attestcsr/csr/pkcs10"
+	"attestcsr/handler/strict"
 )
 
 // trustData is TlsTrustData: the chain, leaf first. Keys are made here and not imported.
@@ -153,7 +154,7 @@ func getCertificate(c echo.Context, grant *csr.Grant) error {
 
 func importCertificate(ctx context.Context, grant *csr.Grant, id string, body trustData) (csr.NamedCertificate, error) {
 	return grant.ImportCertificate(ctx, id, csr.Import{
-		PEM: []byte(*body.PEMEncoded), Labels: body.labels(), Purpose: value(body.Purpose), Revision: body.Revision,
+		PEM: []byte(*body.PEMEncoded), Labels: body.labels(), Purpose: strict.Value(body.Purpose), Revision: body.Revision,
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"attestcsr/csr"
 	"attestcsr/csr/pkcs10"
+	"attestcsr/handler/strict"
 )
 
 // maxAltNames is the sum of the maxima in the tags of altNames.
@@ -55,8 +56,8 @@ type altNames struct {
 
 // newRequest converts the body to what the core takes.
 func (b csrBody) newRequest(id string) csr.NewRequest {
-	spec := pkcs10.Spec{KeySize: b.KeySize, CA: value(b.IsCA), MaxAltNames: maxAltNames, Named: true}
-	if value(b.Algorithm) == wireEC {
+	spec := pkcs10.Spec{KeySize: b.KeySize, CA: strict.Value(b.IsCA), MaxAltNames: maxAltNames, Named: true}
+	if strict.Value(b.Algorithm) == wireEC {
 		spec.Algorithm = pkcs10.ECDSA
 	}
 	for _, a := range b.Subject.Attributes {
@@ -89,7 +90,7 @@ func newTLSCSR(r csr.NamedRequest) tlsCSR {
 	c := tlsCSR{
 		head:       newHead("TlsCsr", csrsParent, r.Object),
 		PEMEncoded: r.PEM,
-		KeySize:    value(r.Spec.KeySize),
+		KeySize:    strict.Value(r.Spec.KeySize),
 		Algorithm:  string(r.Spec.Algorithm),
 		IsCA:       r.Spec.CA,
 		tail:       newTail(r.Object),

@@ -4,6 +4,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"attestcsr/csr"
+	"attestcsr/handler/strict"
 )
 
 // The policy paths of the parents of objects.
@@ -56,19 +57,11 @@ type serverSet struct {
 }
 
 func (c common) labels() csr.Labels {
-	l := csr.Labels{DisplayName: value(c.DisplayName), Description: value(c.Description)}
+	l := csr.Labels{DisplayName: strict.Value(c.DisplayName), Description: strict.Value(c.Description)}
 	for _, t := range c.Tags {
 		l.Tags = append(l.Tags, csr.Tag(t))
 	}
 	return l
-}
-
-// value returns *p, or the zero value if p is nil.
-func value[T any](p *T) (v T) {
-	if p != nil {
-		v = *p
-	}
-	return v
 }
 
 // head has the members of every object that come before those of its type, and tail

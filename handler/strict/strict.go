@@ -40,6 +40,14 @@ func NewLenient[T any]() *Decoder[T] {
 	return d
 }
 
+// Value is what an optional member says: *p, or the zero value where it is absent or null.
+func Value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
 // embedded stands for an embedded struct, which has no name in a body.
 const embedded = "-"
 

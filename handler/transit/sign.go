@@ -69,7 +69,7 @@ func parseJob(in *strict.Decoder[signBody], text []byte, hash string, verifies b
 	if err != nil {
 		return nil, err
 	}
-	j := &job{version: int(value(body.KeyVersion)), batch: body.Batch != nil}
+	j := &job{version: int(strict.Value(body.KeyVersion)), batch: body.Batch != nil}
 	bad := &badRequest{}
 	j.choose(body, hash, bad)
 	items := []item{body.item}
@@ -88,10 +88,10 @@ func parseJob(in *strict.Decoder[signBody], text []byte, hash string, verifies b
 		return nil, bad
 	}
 	for _, one := range items {
-		made := input{reference: value(one.Reference)}
-		made.digest, made.err = j.digest(one, value(body.Prehashed))
+		made := input{reference: strict.Value(one.Reference)}
+		made.digest, made.err = j.digest(one, strict.Value(body.Prehashed))
 		if verifies && made.err == nil {
-			made.given, made.err = parseSignature(value(one.Signature), j.jws)
+			made.given, made.err = parseSignature(strict.Value(one.Signature), j.jws)
 		}
 		j.inputs = append(j.inputs, made)
 	}
@@ -105,15 +105,15 @@ func parseJob(in *strict.Decoder[signBody], text []byte, hash string, verifies b
 func (j *job) choose(body signBody, hash string, bad *badRequest) {
 	hashes := map[string]crypto.Hash{"sha2-256": crypto.SHA256, "sha2-384": crypto.SHA384, "sha2-512": crypto.SHA512}
 	var known bool
-	if j.hash, known = hashes[cmp.Or(hash, value(body.HashAlgorithm), value(body.Algorithm), "sha2-256")]; !known {
+	if j.hash, known = hashes[cmp.Or(hash, strict.Value(body.HashAlgorithm), strict.Value(body.Algorithm), "sha2-256")]; !known {
 		bad.add("hash_algorithm must be sha2-256, sha2-384 or sha2-512")
 	}
 	schemes := map[string]csr.Scheme{"": csr.PSS, "pss": csr.PSS, "pkcs1v15": csr.PKCS1v15}
-	if j.scheme, known = schemes[value(body.SignatureAlgorithm)]; !known {
+	if j.scheme, known = schemes[strict.Value(body.SignatureAlgorithm)]; !known {
 		bad.add("signature_algorithm must be pss or pkcs1v15")
 	}
 	marshaling := map[string]bool{"": false, "asn1": false, "jws": true}
-	if j.jws, known = marshaling[value(body.MarshalingAlgorithm)]; !known {
+	if j.jws, known = marshaling[strict.Value(body.MarshalingAlgorithm)]; !known {
 		bad.add("marshaling_algorithm must be asn1 or jws")
 	}
 	switch salt := text(body.SaltLength); {
@@ -171,14 +171,6 @@ func (j *job) digest(one item, prehashed bool) ([]byte, error) {
 	h := j.hash.New()
 	h.Write(data)
 	return h.Sum(nil), nil
-}
-
-// value returns *p, or the zero value if p is nil.
-func value[T any](p *T) (v T) {
-	if p != nil {
-		v = *p
-	}
-	return v
 }
 
 // job authorises the caller, reads what it asks for, and looks the key up.
