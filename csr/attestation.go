@@ -208,9 +208,9 @@ func (s *Service) held(ctx context.Context, key Key) (payload, uint64, error) {
 }
 
 // install stores the chain with the key that it is for, in one commit, and returns the
-// slot that holds them now. The commit expects the revision that was read: ErrConflict and ErrNotFound mean that the slot has
-// changed since, and nothing was done. The pair that a new key replaces is retired, and a
-// staged one, which is older, is removed.
+// slot that holds them now. The commit expects the revision that was read: ErrConflict and
+// ErrNotFound mean that the slot has changed since, and nothing was done. The pair that a
+// new key replaces is retired, and a staged one, which is older, is removed.
 //
 // A crash leaves the old state or the new one. The same set then succeeds in both.
 func (g *Grant) install(ctx context.Context, v verdict) (keystore.Slot, error) {

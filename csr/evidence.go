@@ -56,7 +56,8 @@ func describe(e *audit.Event, encoded []byte, p payload) {
 }
 
 // over returns the target and the event of a change over whatever a slot holds, and that
-// as it was read before. Where it cannot be read, the event says so, and the change is over that record alone.
+// as it was read before. Where it cannot be read, the event says so, and the change is
+// over that record alone.
 func (g *Grant) over(ctx context.Context, slot keystore.Slot) (keystore.Target, keystore.Record, audit.Event) {
 	at, e := keystore.Target{Slot: slot, Expect: keystore.Any}, g.event(slot)
 	record, err := g.service.keys.Get(ctx, slot)
