@@ -18,10 +18,16 @@ import (
 // Main runs the command that the process was started with, and returns the exit
 // status. The first SIGTERM or SIGINT ends it in good order.
 func Main() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// The first signal drains; a second one ends the process as it always would, with the
-	// status 128 + its number.
-	context.AfterFunc(ctx, stop)
+	ctx, cancel := context.WithCancel(context.Background())
+	ends := make(chan os.Signal, 1)
+	signal.Notify(ends, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-ends
+		// Before anything is drained: a second signal ends the process as it always would,
+		// with the status 128 + its number.
+		signal.Stop(ends)
+		cancel()
+	}()
 	return run(ctx, process{
 		args: os.Args[1:], env: os.Environ(),
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
