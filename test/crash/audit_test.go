@@ -215,9 +215,7 @@ func TestAuditBlocked(t *testing.T) {
 	s := start.Serve(t, start.Options{Settings: "audit: {copy_to_log: true, outbox_bound: 20}\n"})
 	folder := filepath.Join(s.DataDir, server.AuditDir)
 	away := filepath.Join(t.TempDir(), "away")
-	kit.Eventually(t, "the lines of the start", func() bool {
-		return strings.Contains(s.Must(200, "GET", "/metrics", ""), "\nattestcsr_audit_outbox_notes 0\n")
-	})
+	s.WaitForLines()
 	kit.Rename(t, folder, away)
 	kit.Overwrite(t, s.DataDir, server.AuditDir, "not a folder")
 

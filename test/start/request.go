@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"attestcsr/test/kit"
 )
 
 // Paths of the ESX dialect, and a body for a create.
@@ -167,6 +169,13 @@ func (s *Instance) Metric(name string, edits ...Edit) (sum int) {
 		s.T.Fatalf("no metric %s", name)
 	}
 	return sum
+}
+
+// WaitForLines waits until every change has its line in the audit trail: from then on
+// nothing is committed without a request.
+func (s *Instance) WaitForLines() {
+	s.T.Helper()
+	kit.Eventually(s.T, "every change has its line", func() bool { return s.Metric("attestcsr_audit_outbox_notes") == 0 })
 }
 
 func containsAll(text string, parts []string) bool {

@@ -43,6 +43,7 @@ func swap(t *testing.T, s *start.Instance, put map[string]string) {
 // flip changes one byte of a record under a running service, which has the file mapped.
 func flip(t *testing.T, s *start.Instance, slot, before string) {
 	t.Helper()
+	s.WaitForLines() // the commit that takes their notes away would write other pages
 	content := kit.Read(t, s.DataDir, server.StoreFile)
 	var record, changed []byte
 	forge.Edit(t, kit.Overwrite(t, t.TempDir(), "copy.db", string(content)), func(store *forge.Store) {
