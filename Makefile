@@ -10,7 +10,7 @@ FUZZTIME ?= 30s
 # This is the only list of them.
 TEST_TOOLS := gcc:gcc+libc6-dev openssl:openssl ssh-keygen:openssh-client certtool:gnutls-bin htpasswd:apache2-utils curl:curl jq:jq script:bsdutils \
 	unshare:util-linux nsenter:util-linux strace:strace fusermount3:fuse3 buildah:buildah podman:podman runc:runc \
-	newuidmap:uidmap cfssl:golang-cfssl keytool:default-jre-headless nginx:nginx-light haproxy:haproxy chromium:chromium
+	newuidmap:uidmap cfssl:golang-cfssl keytool:default-jre-headless nginx:nginx-light haproxy:haproxy chromium:chromium mandoc:mandoc zsh:zsh fish:fish
 
 # What some test has to count, or else the tests are not the ones they were.
 COUNTS := "kills" "power cuts" "faults fired" "disk operations numbered" "system calls compared" "disk operations refused" \
@@ -32,13 +32,21 @@ COUNTS := "kills" "power cuts" "faults fired" "disk operations numbered" "system
 LINT_VERSION := 2.15.0
 LINT_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/attestcsr/golangci-lint-$(LINT_VERSION)
 
-.PHONY: build test soak test-tools lint fuzz image help
+.PHONY: build docs/commands.md man test soak test-tools lint fuzz image help
 
 help: ## say what can be made
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
+	@sed -nE 's/^([a-z./-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 18
 
 build: ## bin/attestcsr: static and stripped
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X attestcsr/command.release=$(VERSION)" -o bin/attestcsr .
+
+docs/commands.md: ## the page about the commands, from the commands
+	$(GO) run ./test/commands markdown $@
+
+# The date is that of the commit, so that the pages of one commit are the same everywhere.
+man: ## bin/man: man pages of the commands
+	rm -rf bin/man
+	$(GO) run ./test/commands man bin/man "$$(date -u -d "@$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)}" +%Y-%m-%d)"
 
 TESTS = $(GO) test -race -tags $(TAGS) $(PACE) ./...
 

@@ -41,30 +41,24 @@ type process struct {
 	stdout, stderr io.Writer
 }
 
-// run executes one command and returns the exit status: 0 done, 1 failed, 2 the
-// command line was wrong.
-func run(ctx context.Context, p process) int {
-	root := &cobra.Command{
-		Use:           "attestcsr",
-		Short:         "Attestation CSRs over HTTPS, in the dialects of ESX and NSX",
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args:          usageArgs(cobra.NoArgs),
-		RunE:          needsSubcommand,
+// ExitStatus is an exit status of the commands, and when they end with it.
+type ExitStatus struct {
+	Status int
+	When   string
+}
+
+// ExitStatuses are those of every command.
+func ExitStatuses() []ExitStatus {
+	return []ExitStatus{
+		{0, "it is done"},
+		{1, "it failed"},
+		{2, "the command line was wrong"},
 	}
-	root.AddCommand(
-		p.serveCommand(),
-		p.configCommand(),
-		p.hashPasswordCommand(),
-		p.resetPasswordCommand(),
-		p.storeCommand(),
-		p.certificateCommand(),
-		p.keysetCommand(),
-		p.auditCommand(),
-		p.healthcheckCommand(),
-		p.versionCommand(),
-	)
-	root.SetFlagErrorFunc(usage)
+}
+
+// run executes one command and returns its exit status.
+func run(ctx context.Context, p process) int {
+	root := p.tree()
 	root.SetArgs(p.args)
 	root.SetIn(p.stdin)
 	root.SetOut(p.stdout)
@@ -81,6 +75,37 @@ func run(ctx context.Context, p process) int {
 		return 2
 	}
 	return 1
+}
+
+// Tree returns every command, for what is written about them.
+func Tree() *cobra.Command { return process{}.tree() }
+
+func (p process) tree() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "attestcsr",
+		Short:         "Attestation CSRs over HTTPS, in the dialects of ESX and NSX",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          usageArgs(cobra.NoArgs),
+		RunE:          needsSubcommand,
+		// Ours knows how to refuse a wrong command line.
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+	}
+	root.AddCommand(
+		p.serveCommand(),
+		p.configCommand(),
+		p.hashPasswordCommand(),
+		p.resetPasswordCommand(),
+		p.storeCommand(),
+		p.certificateCommand(),
+		p.keysetCommand(),
+		p.auditCommand(),
+		p.healthcheckCommand(),
+		p.completionCommand(),
+		p.versionCommand(),
+	)
+	root.SetFlagErrorFunc(usage)
+	return root
 }
 
 // errReported is an error that the command has said by itself.
