@@ -31,6 +31,7 @@ type Config struct {
 	Trust              Trust
 	Certificate        Certificate
 	Publish            Publish
+	Console            Console
 	Signing            Signing
 	Signer             Signer
 	Sealing            Sealing
@@ -93,6 +94,9 @@ type Publish struct {
 	Alg     string        // that RSA keys are used with only, a name of RFC 7518 section 3.1; empty = any
 	NSX     []string      // ids of NSX certificates whose keys are published too
 }
+
+// Console says whether the service has pages for browsers.
+type Console struct{ Enabled bool }
 
 // Signing bounds what the keys sign.
 type Signing struct{ Rate int } // signatures of one caller in a second
@@ -183,6 +187,7 @@ func defaults() *Config {
 		Audit:           Audit{MaxFileSize: 64 << 20, MaxRefusalsSize: 64 << 20, MaxSignaturesSize: 1 << 30, OutboxBound: 10_000},
 		Certificate:     Certificate{Names: "warn"},
 		Publish:         Publish{Enabled: true, MaxAge: 5 * time.Minute, Retain: 24 * time.Hour},
+		Console:         Console{Enabled: true},
 		Signing:         Signing{Rate: 50},
 		Signer:          Signer{Allow: map[string][]string{}},
 		Log:             Log{Level: "info", Format: "json"},

@@ -141,6 +141,7 @@ audit: {max_file_size: 1536KiB, refusals_max_size: 2GiB, signatures_max_size: 3G
 trust: {anchors_file: anchors.pem}
 certificate: {names: strict, activate_after: 2h}
 publish: {max_age: 10m, retain: 48h, issuer: https://attest.example.com/a, alg: PS256, nsx: [a b, "ü"]}
+console: {enabled: false}
 signing: {rate: 7}
 signer: {socket: /run/attestcsr/signer.sock, allow: {"uid:1000": [attestation, nsx-a b], "gid:50": []}}
 sealing:
@@ -201,7 +202,7 @@ func TestSources(t *testing.T) {
 		{"key-pool-max", "600"}, {"key-pool-ready-when-warm", "true"}, {"key-queue-bound", "8"}, {"key-queue-deadline", "5s"}, {"limits-csrs", "7"},
 		{"trust-anchors-file", "anchors.pem"}, {"certificate-names", "strict"}, {"certificate-activate-after", "2h"},
 		{"publish-enabled", "true"}, {"publish-max-age", "10m"}, {"publish-retain", "48h"}, {"publish-issuer", "https://attest.example.com/a"},
-		{"publish-alg", "PS256"}, {"publish-nsx", "a b, ü"}, {"signing-rate", "7"}, {"signer-socket", "/run/attestcsr/signer.sock"},
+		{"publish-alg", "PS256"}, {"publish-nsx", "a b, ü"}, {"console-enabled", "false"}, {"signing-rate", "7"}, {"signer-socket", "/run/attestcsr/signer.sock"},
 		{"allow-core-dumps", "true"}, {"allow-shared-data-dir", "true"},
 		{"audit-max-file-size", "1536KiB"}, {"audit-refusals-max-size", "2GiB"}, {"audit-signatures-max-size", "3GiB"}, {"audit-outbox-bound", "12"}, {"audit-copy-to-log", "true"},
 		{"limits-certificates", "8"}, {"limits-connections", "100"}, {"limits-connections-per-address", "10"},
@@ -353,6 +354,8 @@ publish:
   issuer: "" # default
   alg: "" # default
   nsx: [] # default
+console:
+  enabled: true # default
 signing:
   rate: 50 # default
 signer:

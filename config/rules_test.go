@@ -18,7 +18,7 @@ const (
 	duration = "is not a duration such as 90s, 30m or 1h30m, over 0 and at most "
 	fileSize = "is not a size such as 512KiB, 64MiB or 1GiB, from 1MiB to 16GiB"
 	memory   = "is not auto, off or a size such as 512MiB or 1GiB, from 32MiB to 1024GiB"
-	topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, allow_shared_data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, allowed_origins, key_pool, key_queue, limits, trust, certificate, publish, signing, signer, sealing, audit, log, shutdown_timeout, lock_wait, allow_core_dumps"
+	topLevel = "is not a setting; allowed here: listen, ops_listen, data_dir, allow_shared_data_dir, hostname, tls, auth, admin_password_file, session, key_sizes, trusted_proxies, allowed_origins, key_pool, key_queue, limits, trust, certificate, publish, console, signing, signer, sealing, audit, log, shutdown_timeout, lock_wait, allow_core_dumps"
 	notUsed  = "not an anchor, alias, tag or merge key, which are not used here"
 )
 

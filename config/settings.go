@@ -117,6 +117,8 @@ func (c *Config) certificateSettings() []setting {
 			text(&c.Publish.Alg, optional(oneOf("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")))},
 		{"publish.nsx", "id,...", "ids of NSX certificates whose keys are published too",
 			list(&c.Publish.NSX, aString, objectID)},
+		{"console.enabled", "true|false", "whether browsers get pages, and sessions for them: the paths /, /apiexplorer, /openapi.json, /openapi.yaml, /assets and /console",
+			boolean(&c.Console.Enabled)},
 		{"signing.rate", "number", "how many signatures one caller gets in a second; more get 429",
 			number(&c.Signing.Rate, 1, 1_000_000)},
 		{"signer.socket", "file", "socket of the ssh-agent protocol, over which processes on this host sign; empty makes none",

@@ -36,6 +36,7 @@ type identity struct {
 type caller struct {
 	name              string
 	esx, nsx, transit identity
+	page              identity // on the paths of the session of our own pages
 	make              func(m *matrix) http.Header
 }
 
@@ -60,6 +61,10 @@ func nsxCookie(id, token string) http.Header {
 func bareCookie(id string) http.Header  { return headers("Cookie", "JSESSIONID="+id) }
 func tokenHeader(id string) http.Header { return headers("X-Vault-Token", id) }
 func bearer(id string) http.Header      { return headers("Authorization", "Bearer "+id) }
+
+func consoleCookie(id string) http.Header {
+	return headers("X-Attestcsr-Console", "1", "Cookie", "__Host-attestcsr-console="+id)
+}
 
 func together(all ...http.Header) http.Header {
 	merged := http.Header{}
@@ -102,6 +107,7 @@ func accessCallers() []caller {
 		{name: "password", esx: admin, nsx: admin, make: func(*matrix) http.Header { return basicHeader("admin", adminPassword) }},
 	}
 	callers = append(callers, sessionCallers()...)
+	callers = append(callers, consoleCallers()...)
 	for _, user := range []string{"nobody", "hosts", "onlooker", "viewer", "editor", "signer"} {
 		who := identity{user: user}
 		callers = append(callers,
@@ -111,6 +117,7 @@ func accessCallers() []caller {
 				l := m.login(user, inNSX)
 				return nsxCookie(l.Session, l.XSRF)
 			}},
+			inEach("page of "+user, inherits(user), func(m *matrix) http.Header { return consoleCookie(m.login(user, inPage).Session) }),
 			caller{name: "token of " + user, transit: inherits(user), make: func(m *matrix) http.Header { return tokenHeader(m.login(user, inTransit).Session) }},
 		)
 	}
@@ -193,6 +200,55 @@ func sessionCallers() []caller {
 	}
 }
 
+// inEach is a caller whom every dialect takes for the same.
+func inEach(name string, who identity, sent func(*matrix) http.Header) caller {
+	return caller{name, who, who, who, who, sent}
+}
+
+// consoleCallers are our own pages, with sessions of admin.
+func consoleCallers() []caller {
+	session := func(m *matrix) http.Header { return consoleCookie(m.login("admin", inPage).Session) }
+	others := func(m *matrix, user string) http.Header {
+		l := m.login(user, inNSX)
+		return together(esxCookie(m.login(user, inESX).Session), nsxCookie(l.Session, l.XSRF))
+	}
+	page := headers("X-Attestcsr-Console", "1")
+	admin, viewer := identity{user: "admin", bySession: true}, identity{user: "viewer"}
+	viewing := identity{user: "viewer", bySession: true}
+	without := func(m *matrix) http.Header { return http.Header{"Cookie": session(m)["Cookie"]} }
+	return []caller{
+		inEach("page", admin, session),
+		inEach("page beside sessions in other cookies", admin, func(m *matrix) http.Header { return together(others(m, "viewer"), session(m)) }),
+		inEach("page without a session", identity{}, func(*matrix) http.Header { return page }),
+		inEach("page with sessions in other cookies alone", identity{}, func(m *matrix) http.Header { return together(page, others(m, "admin")) }),
+		inEach("session of a page without its header", identity{}, without),
+		inEach("session of a page with another header", identity{}, func(m *matrix) http.Header { return together(without(m), headers("X-Attestcsr-Console", "0")) }),
+		inEach("page with two cookies of the name", identity{}, func(m *matrix) http.Header { return together(session(m), without(m)) }),
+		inEach("page with a wrong password", identity{}, func(m *matrix) http.Header { return together(session(m), basicHeader("admin", "wrong")) }),
+		{name: "page with a password of another", esx: viewer, nsx: viewer, page: viewer, make: func(m *matrix) http.Header {
+			return together(session(m), basicHeader("viewer", passwordOf("viewer")))
+		}},
+		{name: "page with a session header of another", esx: viewing, make: func(m *matrix) http.Header {
+			return together(session(m), others(m, "admin"), esxHeader(m.login("viewer", inESX).Session))
+		}},
+		{name: "page with a token of another", transit: viewing, make: func(m *matrix) http.Header {
+			return together(session(m), others(m, "admin"), tokenHeader(m.login("viewer", inTransit).Session))
+		}},
+		inEach("page with another dialect's session in its cookie", identity{}, func(m *matrix) http.Header { return consoleCookie(m.login("admin", inNSX).Session) }),
+		inEach("page that was idle", identity{}, func(m *matrix) http.Header {
+			h := session(m)
+			m.clock.Advance(m.idle)
+			return h
+		}),
+		inEach("page of a user who was removed", identity{}, func(m *matrix) http.Header {
+			m.auth.SetUsers(m.users)
+			h := consoleCookie(m.login("leaver", inPage).Session)
+			m.auth.SetUsers(m.remaining)
+			return h
+		}),
+	}
+}
+
 // each makes a session of each dialect.
 func (m *matrix) each(user string) http.Header {
 	l := m.login(user, inNSX)
@@ -246,6 +302,9 @@ var (
 func (m *matrix) login(user string, d dialect) auth.Login {
 	m.t.Helper()
 	realm := esxRealm
+	if d.name == inPage.name {
+		realm = auth.Console()
+	}
 	for _, other := range realms {
 		if d.name == other.Dialect {
 			realm = other

@@ -9,6 +9,7 @@ import (
 
 	"attestcsr/csr"
 	"attestcsr/handler"
+	"attestcsr/test/kit"
 )
 
 // row is what one kind of request gets, whoever sends it. A row is a route as the
@@ -71,7 +72,9 @@ var (
 	inTransit = dialect{"transit", func(d documented) string { return `{"errors":[` + d.errors + `]}` }}
 	// The console takes sessions of both dialects.
 	inConsole = dialect{"console", inESX.document}
-	inNSX     = dialect{"nsx", func(d documented) string {
+	// The session of our own pages is one of them alone.
+	inPage = dialect{"page", inESX.document}
+	inNSX  = dialect{"nsx", func(d documented) string {
 		status := strings.ReplaceAll(strings.ToUpper(http.StatusText(d.status)), " ", "_")
 		module, details := "policy", ""
 		if d.module != "" {
@@ -98,6 +101,7 @@ type want struct {
 	cookie      *regexp.Regexp // the only line of Set-Cookie
 	token       bool           // X-XSRF-TOKEN
 	cached      string         // Cache-Control, where it is not no-store
+	quiet       bool           // no challenge, which would make a browser ask for a password
 }
 
 const asJSON = "application/json"
@@ -149,7 +153,7 @@ func noObject(path string) documented {
 // accessRows are the rows of the matrix. csrID is a CSR of the NSX dialect that is
 // there, certificateID a certificate.
 func accessRows(csrID, certificateID string) []row {
-	rows := slices.Concat(esxRows(), esxSessionRows(), consoleRows(csrID), nsxRows(csrID, certificateID), nsxSessionRows(), transitRows(), publishedRows(), opsRows(), pathlessRows())
+	rows := slices.Concat(esxRows(), esxSessionRows(), consoleRows(csrID), consoleSessionRows(), nsxRows(csrID, certificateID), nsxSessionRows(), transitRows(), publishedRows(), opsRows(), pathlessRows())
 	// HEAD follows GET, and OPTIONS is a method that no path has.
 	allow := map[string][]string{}
 	templates := map[string]row{}
@@ -233,6 +237,29 @@ func consoleRows(csrID string) []row {
 		check("[", "", "", inESX.answer(notObject)),
 		check(`{"kind":"certificate","certificate":"x"}`, csr.CheckCertificate, csr.SecurityManagement, refused),
 		check(`{"kind":"import","id":"`+csrID+`","certificate":"x"}`, csr.CheckImport, csr.PolicyCertificateCRUD, refused),
+	}
+}
+
+// consoleSessionRows are those of our own pages. Their login reads its body and nothing
+// that callers carry.
+func consoleSessionRows() []row {
+	login := func(body string, allowed want) row {
+		return row{route: "POST " + consoleSession, path: consoleSession, body: body, dialect: inPage, allowed: allowed}
+	}
+	of := func(user, password string) string {
+		return kit.JSON(map[string]string{"user": user, "password": password})
+	}
+	cookie := func(value string) *regexp.Regexp {
+		return regexp.MustCompile(`^__Host-attestcsr-console=` + value + `; Path=/; Secure; HttpOnly; SameSite=Strict$`)
+	}
+	const someone = `\{"user":"[a-z]+","privileges":\[[^]]*\]\}`
+	return []row{
+		login(of("admin", adminPassword), matching(200, asJSON, someone).withCookie(cookie("[0-9a-f]{64}"))),
+		login(of("admin", "wrong"), inESX.answer(unauthenticated)),
+		login(of("eve", "wrong"), inESX.answer(unauthenticated)),
+		login("[", inESX.answer(notObject)),
+		{route: "GET " + consoleSession, path: consoleSession, dialect: inPage, kind: ofSession, allowed: matching(200, asJSON, someone)},
+		{route: "DELETE " + consoleSession, path: consoleSession, dialect: inPage, kind: ofSession, allowed: want{status: 204, cookie: cookie("; Max-Age=0")}},
 	}
 }
 

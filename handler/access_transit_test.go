@@ -16,7 +16,7 @@ const (
 	transitVerify    = "/v1/transit/verify/"
 	transitHealth    = "/v1/sys/health"
 	inTransitFrame   = `"request_id":"[0-9a-f]{32}","lease_id":"","renewable":false,"lease_duration":0,`
-	aTransitGrant    = `\{` + inTransitFrame + `"data":null,"wrap_info":null,"warnings":null,"auth":\{"client_token":"[0-9a-f]{64}",.*\}\}`
+	aTransitGrant    = `\{` + inTransitFrame + `"data":null,"wrap_info":null,"warnings":null,"auth":\{"client_token":"(?:[0-9a-f]{64})?",.*\}\}`
 	notTransitObject = `"failed to parse JSON input: the body is not a JSON object"`
 )
 

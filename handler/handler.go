@@ -41,6 +41,7 @@ type Config struct {
 	TrustedProxies []netip.Prefix // peers whose X-Forwarded-For is believed
 	AllowedOrigins []string       // sites beside our own whose pages may send changes, as scheme://host[:port]
 	Publish        *Publish       // nil: public keys are not published
+	Console        bool           // pages, and sessions for them
 	SeparateOps    bool           // health and metrics only on Ops, not beside the API
 	Version        string         // of the service, as clients are told
 
@@ -131,9 +132,7 @@ func New(cfg Config) (*Handler, error) {
 	policy.Register(sessions{cfg.Auth, nsx().Realm}, func(method, path string, operation policy.Operation, handle policy.Handle) {
 		h.add(h.api, method, path, h.operation(nsx(), operation, handle))
 	})
-	console.Register(func(method, path string, handle console.Handle, either ...csr.Operation) {
-		h.add(h.api, method, path, h.console(handle, either))
-	})
+	h.addConsole()
 	transit.Register(transit.Config{Sessions: sessions{cfg.Auth, vault().Realm}, Keys: cfg.Service, Ready: h.isReady, Version: cfg.Version}, func(r transit.Route) {
 		h.bodyBytes[r.Path] = r.BodyBytes
 		h.add(h.api, r.Method, r.Path, r.Handle)
@@ -220,6 +219,15 @@ func (h *Handler) authenticate(c echo.Context, realm auth.Realm) (csr.Caller, er
 	return sessions{h.cfg.Auth, realm}.Caller(c)
 }
 
+func (h *Handler) addConsole() {
+	cfg := console.Config{Enabled: h.cfg.Console, Sessions: sessions{h.cfg.Auth, auth.Console()}, Cookie: auth.ConsoleCookie}
+	console.Register(cfg, func(method, path string, handle console.Handle, either ...csr.Operation) {
+		h.add(h.api, method, path, h.console(handle, either))
+	}, func(method, path string, handle echo.HandlerFunc) {
+		h.add(h.api, method, path, handle)
+	})
+}
+
 // console handles a request of the console. Its body says which of several operations it
 // is. The body is read for callers who may do one of them.
 func (h *Handler) console(handle console.Handle, either []csr.Operation) echo.HandlerFunc {
@@ -272,7 +280,9 @@ func (h *Handler) fail(err error, c echo.Context) {
 	if csrErr := (*csr.Error)(nil); errors.As(err, &csrErr) {
 		switch csrErr.Kind {
 		case csr.Unauthenticated:
-			if !d.Bearer { // which takes no passwords
+			// A realm with Bearer takes no passwords. A browser would ask the user of a page
+			// for one in a window of its own, and keep it.
+			if !d.Bearer && !auth.FromConsole(c.Request()) {
 				c.Response().Header().Set(echo.HeaderWWWAuthenticate, challenge)
 			}
 		case csr.Busy, csr.Unavailable, csr.TooMany:

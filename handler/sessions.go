@@ -7,6 +7,7 @@ import (
 
 	"attestcsr/csr"
 	"attestcsr/handler/auth"
+	"attestcsr/handler/console"
 	"attestcsr/handler/transit"
 )
 
@@ -36,6 +37,18 @@ func (s sessions) LoginToken(c echo.Context, user, password string) (transit.Tok
 	login, err := s.auth.LoginPassword(c.Request().Context(), user, password, ev.Request, s.realm)
 	ev.User = login.User
 	return transit.Token{ID: login.Session, User: login.User, Privileges: s.auth.Privileges(login.User), Expires: login.Expires}, err
+}
+
+func (s sessions) LoginConsole(c echo.Context, user, password string) (id string, who console.User, err error) {
+	ev := eventOf(c)
+	login, err := s.auth.LoginPassword(c.Request().Context(), user, password, ev.Request, s.realm)
+	ev.User = login.User
+	return login.Session, console.User{Name: login.User, Privileges: s.auth.Privileges(login.User)}, err
+}
+
+func (s sessions) User(c echo.Context) (console.User, error) {
+	user, _, _, err := s.Session(c)
+	return console.User{Name: user, Privileges: s.auth.Privileges(user)}, err
 }
 
 func (s sessions) Token(c echo.Context) (transit.Token, error) {

@@ -39,6 +39,7 @@ const (
 	certificatePath = "/api/esx/attestation/certificate"
 	sessionPath     = "/api/session"
 	checkPath       = "/console/check"
+	consoleSession  = "/console/session"
 	legacyPath      = "/rest/com/vmware/cis/session"
 
 	keySetPath    = "/.well-known/jwks.json"
@@ -121,6 +122,7 @@ func newStackOf(t testing.TB, of setup, options ...option) *stack {
 	cfg := handler.Config{
 		Service: service, Auth: s.auth, Ready: service.Ready,
 		Registry: s.registry, Logger: logger,
+		Console:   true,
 		Publish:   &handler.Publish{MaxAge: 5 * time.Minute, Issuer: issuer},
 		BodyBytes: 64 << 10, RequestsPerClient: 256, WriteTimeout: 30 * time.Second,
 	}

@@ -159,6 +159,7 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 		TrustedProxies:    cfg.TrustedProxies,
 		AllowedOrigins:    cfg.AllowedOrigins,
 		Publish:           published(cfg.Publish),
+		Console:           cfg.Console.Enabled,
 		SeparateOps:       cfg.OpsListen != "",
 		Version:           o.Version,
 		BodyBytes:         cfg.Limits.BodyBytes,

@@ -62,6 +62,41 @@ type Realm struct {
 	Bearer        bool
 }
 
+// ConsoleHeader is what the service's own pages send with each request, with the value 1.
+// A page of another site cannot add it.
+const ConsoleHeader = "X-Attestcsr-Console"
+
+// ConsoleCookie has the session of such a page. It counts in no other request.
+const ConsoleCookie = "__Host-attestcsr-console"
+
+// consoleDialect is that of the sessions in ConsoleCookie.
+const consoleDialect = "console"
+
+// Console is the realm in which these sessions begin and end.
+func Console() Realm { return Realm{Dialect: consoleDialect} }
+
+// FromConsole reports whether a page of the service sent the request, as it says itself.
+func FromConsole(r *http.Request) bool {
+	values := r.Header.Values(ConsoleHeader)
+	return len(values) == 1 && values[0] == "1"
+}
+
+// of is the realm as it is for one request. No cookie of the dialect counts in a request of
+// the service's own pages: the browser may have some of earlier logins. ConsoleCookie
+// counts there instead, unless the request names credentials in a header.
+func (realm Realm) of(r *http.Request) Realm {
+	if !FromConsole(r) {
+		return realm
+	}
+	realm.SessionCookie = ""
+	for _, name := range []string{"Authorization", "Vmware-Api-Session-Id", "X-Vault-Token"} {
+		if len(r.Header[name]) > 0 {
+			return realm
+		}
+	}
+	return Realm{Dialect: consoleDialect, SessionCookie: ConsoleCookie}
+}
+
 // Authenticator is safe for concurrent use. It runs nothing in the background, apart
 // from password checks whose client has gone.
 type Authenticator struct {
@@ -95,6 +130,7 @@ type attempt struct {
 // newAttempt finds the credentials of a request. The order is the precedence:
 // Authorization decides before sessions do, but in a realm with Bearer.
 func newAttempt(r *http.Request, from audit.Request, realm Realm) attempt {
+	realm = realm.of(r)
 	at := attempt{method: byNothing, from: from, realm: realm}
 	authorization := r.Header["Authorization"]
 	if claim, present := claimOf(r, realm); present && (realm.Bearer || len(authorization) == 0) {

@@ -22,10 +22,22 @@ type Authorise func(csr.Operation) (*csr.Grant, error)
 // Handle answers the request of a caller who is authenticated.
 type Handle func(c echo.Context, authorise Authorise) error
 
-// Register hands every route of the console to add. A caller must hold the privilege for
-// one of the operations, or the body is not read.
-func Register(add func(method, path string, handle Handle, either ...csr.Operation)) {
+// Config is what the console is made of.
+type Config struct {
+	Enabled  bool // false: the check alone, which commands need
+	Sessions Sessions
+	Cookie   string // which has the session id
+}
+
+// Register hands every route of the console to add or to open. A caller of the former must
+// hold the privilege for one of the operations, or the body is not read. The latter are for
+// everybody, or find out by themselves who the caller is.
+func Register(cfg Config, add func(method, path string, handle Handle, either ...csr.Operation), open func(method, path string, handle echo.HandlerFunc)) {
 	add(http.MethodPost, checkPath, newCheck(), csr.CheckCertificate, csr.CheckImport)
+	if !cfg.Enabled {
+		return
+	}
+	registerSessions(cfg, open)
 }
 
 // checkSpec is the body of a check.
