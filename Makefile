@@ -32,7 +32,7 @@ COUNTS := "kills" "power cuts" "faults fired" "disk operations numbered" "system
 LINT_VERSION := 2.15.0
 LINT_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/attestcsr/golangci-lint-$(LINT_VERSION)
 
-.PHONY: build docs/commands.md man test soak test-tools lint fuzz image help
+.PHONY: build docs/commands.md docs/metrics.md man test soak test-tools lint fuzz image help
 
 help: ## say what can be made
 	@sed -nE 's/^([a-z./-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 18
@@ -119,6 +119,9 @@ fuzz: ## every fuzz target for FUZZTIME
 			echo "nothing found; the failure is Go's own"; \
 		fi; \
 	done <<<"$$targets"
+
+docs/metrics.md: ## the page of metrics, from a running service
+	$(GO) test -count=1 -run '^TestMetricsPage$$' ./test/start -write-metrics-page
 
 image: ## container image attestcsr, with the first of docker, podman and buildah that works
 	@for engine in docker podman buildah none; do if "$$engine" info >/dev/null 2>&1; then break; fi; done; \

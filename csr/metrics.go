@@ -27,9 +27,11 @@ const scrapeTimeout = 2 * time.Second
 //     by the check that they are about;
 //   - attestcsr_certificate_activation_timestamp_seconds: when the staged certificate
 //     becomes active;
+//   - attestcsr_published_keys: public keys that verifiers are told of;
 //   - attestcsr_signatures_total: signatures that were asked for, by their outcome.
 //
-// A time is absent where there is no such CSR or certificate.
+// A time is absent where there is no such CSR or certificate, and published keys are
+// where publishing is off.
 func (s *Service) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{
 		gauge{s.installedUntil, prometheus.NewDesc(
@@ -44,6 +46,8 @@ func (s *Service) Collectors() []prometheus.Collector {
 			"Earliest end of validity among the named certificates, as a Unix time.", nil, nil)},
 		gauge{s.stagedUntil, prometheus.NewDesc("attestcsr_certificate_activation_timestamp_seconds",
 			"When the staged attestation certificate becomes active, as a Unix time.", nil, nil)},
+		gauge{s.publishedKeys, prometheus.NewDesc("attestcsr_published_keys",
+			"Public keys that verifiers are told of.", nil, nil)},
 		s.warnings, s.signatures,
 	}
 }
@@ -108,6 +112,14 @@ func (s *Service) pendingSince(ctx context.Context) (int64, error) {
 	}
 	p, err := decodePayload(record)
 	return p.Created.Unix(), err
+}
+
+func (s *Service) publishedKeys(ctx context.Context) (int64, error) {
+	set, err := s.Published(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return int64(len(set.Keys)), nil
 }
 
 func (s *Service) stagedUntil(ctx context.Context) (int64, error) {

@@ -20,6 +20,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sys/unix"
 
 	"attestcsr/config"
 	"attestcsr/csr"
@@ -194,7 +195,8 @@ func (s *Server) newService() (*csr.Service, error) {
 // newRegistry makes the listeners, and a registry with the metrics of every part.
 func (s *Server) newRegistry(service *csr.Service, version string) (*prometheus.Registry, error) {
 	registry := prometheus.NewRegistry()
-	all := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newBuildInfo(version)}
+	all := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newBuildInfo(version), s.newReadyGauge(), s.newFreeGauge()}
+	all = append(all, s.store.Collectors()...)
 	all = append(all, s.keys.Collectors()...)
 	all = append(all, service.Collectors()...)
 	all = append(all, s.auth.Collectors()...)
@@ -377,4 +379,35 @@ func newBuildInfo(version string) prometheus.Collector {
 		Help:        "Always 1; the labels say which build is running.",
 		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
 	}, func() float64 { return 1 })
+}
+
+// readyTimeout bounds the readiness check of one scrape.
+const readyTimeout = 2 * time.Second
+
+// newReadyGauge is the metric that answers as /readyz does, for a Prometheus that
+// cannot ask there.
+func (s *Server) newReadyGauge() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "attestcsr_ready", Help: "1 where the store takes commits and its keys open, otherwise 0; the log says why.",
+	}, func() float64 {
+		ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
+		defer cancel()
+		if s.ready(ctx) != nil {
+			return 0
+		}
+		return 1
+	})
+}
+
+// newFreeGauge is the metric of the volume that the store and the audit trail grow on.
+func (s *Server) newFreeGauge() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "attestcsr_data_dir_free_bytes", Help: "Room that is left on the volume of data_dir.",
+	}, func() float64 {
+		var volume unix.Statfs_t
+		if err := unix.Statfs(s.cfg.DataDir, &volume); err != nil {
+			return 0 // nothing can be written there either
+		}
+		return float64(volume.Bavail) * float64(volume.Bsize)
+	})
 }

@@ -87,6 +87,9 @@ attestcsr_audit_events_total{stream="signatures"} 2
 attestcsr_audit_export_failures_total{stream="changes"} 0
 attestcsr_audit_export_failures_total{stream="refusals"} 0
 attestcsr_audit_export_failures_total{stream="signatures"} 0
+# HELP attestcsr_audit_lag_seconds Age of the oldest change that is not in the audit trail yet; 0 where none waits.
+# TYPE attestcsr_audit_lag_seconds gauge
+attestcsr_audit_lag_seconds 0
 # HELP attestcsr_audit_outbox_notes Changes that are not in the audit trail yet; they wait in the store.
 # TYPE attestcsr_audit_outbox_notes gauge
 attestcsr_audit_outbox_notes 0

@@ -9,6 +9,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"attestcsr/csr/audit"
 	"attestcsr/keystore"
@@ -54,6 +57,40 @@ func TestFailingWrites(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLag: the age of the oldest change that waits is a metric, and 0 once all are written.
+func TestLag(t *testing.T) {
+	t.Parallel()
+	var failing atomic.Bool
+	var ahead atomic.Int64 // of the clock of the trail, in hours
+	tr := newTrail(t, failAt("changes write", new(atomic.Int64), failing.Load), func(o *audit.Options) {
+		o.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load()) * time.Hour) }
+	})
+	lag := func() time.Duration {
+		registry := prometheus.NewPedanticRegistry()
+		registry.MustRegister(tr.log.Collectors()...)
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if f.GetName() == "attestcsr_audit_lag_seconds" {
+				return time.Duration(f.GetMetric()[0].GetGauge().GetValue() * float64(time.Second))
+			}
+		}
+		t.Fatal("no metric")
+		return 0
+	}
+	failing.Store(true)
+	tr.changes(2)
+	ahead.Store(3)
+	if got := lag(); got < 3*time.Hour || got > 4*time.Hour {
+		t.Errorf("the lag is %s, three hours after the change", got)
+	}
+	failing.Store(false)
+	tr.flush()
+	kit.Eventually(t, "nothing waits", func() bool { return lag() == 0 })
 }
 
 // faultyOutbox makes every other Trim fail, in turn without and with its effect.

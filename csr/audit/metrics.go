@@ -8,7 +8,7 @@ import (
 
 type metrics struct {
 	events, failures *prometheus.CounterVec
-	pending          prometheus.GaugeFunc
+	pending, lag     prometheus.GaugeFunc
 }
 
 func newMetrics(l *Log) metrics {
@@ -31,6 +31,10 @@ func newMetrics(l *Log) metrics {
 			}
 			return float64(n)
 		}),
+		lag: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "attestcsr_audit_lag_seconds",
+			Help: "Age of the oldest change that is not in the audit trail yet; 0 where none waits.",
+		}, l.lag),
 	}
 	for _, stream := range Streams() {
 		m.events.WithLabelValues(stream)
@@ -40,5 +44,20 @@ func newMetrics(l *Log) metrics {
 }
 
 func (m metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.events, m.failures, m.pending}
+	return []prometheus.Collector{m.events, m.failures, m.pending, m.lag}
+}
+
+// lag is 0 where the store cannot be read, and for a note that is none.
+func (l *Log) lag() (seconds float64) {
+	err := l.o.Outbox.Outbox(context.Background(), 0, 1, func(_ uint64, _, _, note []byte) error {
+		e, err := decodeNote(note)
+		if err == nil {
+			seconds = max(0, l.o.Now().Sub(e.Time).Seconds())
+		}
+		return err
+	})
+	if err != nil {
+		return 0 // the store's own metrics say what is wrong
+	}
+	return seconds
 }

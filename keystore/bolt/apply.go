@@ -49,8 +49,7 @@ func (s *Store) applyAll(tx *bbolt.Tx, jobs []*job) (applied []*job, err error) 
 
 // full reports whether the file has room left for deletions only.
 func (s *Store) full(tx *bbolt.Tx) bool {
-	free := int64(s.db.Stats().FreePageN) * int64(s.db.Info().PageSize)
-	return int64(s.maxSize)-tx.Size()+free < reserve
+	return int64(s.maxSize)-tx.Size()+s.reusable() < reserve
 }
 
 // writes reports whether a job needs the room that is not kept for deletions. A note

@@ -32,6 +32,7 @@
 package bolt
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -41,6 +42,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 
@@ -152,6 +154,30 @@ func (s *Store) Protect(g keystore.Guard) {
 	s.guard = g
 	<-s.lead
 }
+
+// Collectors returns the metrics of the file: its size, and how much of that is free for
+// records to come.
+func (s *Store) Collectors() []prometheus.Collector {
+	return []prometheus.Collector{
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "attestcsr_store_size_bytes", Help: "Size of the key store's file.",
+		}, func() float64 { return s.measured(func(tx *bbolt.Tx) int64 { return tx.Size() }) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "attestcsr_store_reusable_bytes", Help: "Part of the key store's file that is free for records to come.",
+		}, func() float64 { return s.measured(func(*bbolt.Tx) int64 { return s.reusable() }) }),
+	}
+}
+
+// measured is 0 where the store cannot be read: readiness says why.
+func (s *Store) measured(size func(*bbolt.Tx) int64) (n float64) {
+	err := s.read(context.Background(), func(tx *bbolt.Tx) error { n = float64(size(tx)); return nil })
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func (s *Store) reusable() int64 { return int64(s.db.Stats().FreePageN) * int64(s.db.Info().PageSize) }
 
 // Close waits for the commit under way. Commits still in the queue, and every
 // call after it, fail with keystore.ErrUnavailable. Closing twice is no error.

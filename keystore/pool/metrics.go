@@ -88,5 +88,11 @@ func (p *Pool) Collectors() []prometheus.Collector {
 		gauge(s, "attestcsr_key_pool_keys", "RSA keys that are ready.", func() int { return len(s.ready) })
 		gauge(s, "attestcsr_key_pool_target", "RSA keys that are to be ready.", func() int { return s.target })
 	}
-	return all
+	return append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "attestcsr_key_requests_waiting", Help: "Requests that wait for an RSA key.",
+	}, func() float64 {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return float64(len(p.queue))
+	}))
 }
