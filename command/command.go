@@ -51,8 +51,13 @@ type ExitStatus struct {
 func ExitStatuses() []ExitStatus {
 	return []ExitStatus{
 		{0, "it is done"},
-		{1, "it failed"},
-		{2, "the command line was wrong"},
+		{statusFailed, "it failed"},
+		{statusUsage, "the command line was wrong"},
+		{statusUnauthenticated, "there was no session and no password, or a wrong one"},
+		{statusNotAllowed, "the user lacks a privilege"},
+		{statusNotFound, "what was asked for is not there"},
+		{statusUnreachable, "the server was not reached, or is not trusted"},
+		{statusBusy, "the server is busy: try again later"},
 	}
 }
 
@@ -71,10 +76,7 @@ func run(ctx context.Context, p process) int {
 	if !errors.Is(err, errReported) {
 		report(p.stderr, err)
 	}
-	if wrong := (*usageError)(nil); errors.As(err, &wrong) {
-		return 2
-	}
-	return 1
+	return exitStatus(err)
 }
 
 // Tree returns every command, for what is written about them.
@@ -98,6 +100,8 @@ func (p process) tree() *cobra.Command {
 		p.resetPasswordCommand(),
 		p.storeCommand(),
 		p.certificateCommand(),
+		p.sessionCommand(),
+		p.contextCommand(),
 		p.keysetCommand(),
 		p.auditCommand(),
 		p.healthcheckCommand(),

@@ -17,8 +17,8 @@ func (p process) hashPasswordCommand() *cobra.Command {
 		Long: "Reads a password from standard input, or asks for it without echo on a terminal,\n" +
 			"and prints its bcrypt hash. A line of auth.users_file is USER:HASH.",
 		Args: usageArgs(cobra.NoArgs),
-		RunE: func(*cobra.Command, []string) error {
-			secret, err := p.askPassword()
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			secret, err := p.askPassword(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -3,6 +3,8 @@ package command
 import (
 	"bufio"
 	"bytes"
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -73,6 +75,9 @@ func showListening(w io.Writer, l server.Listening) error {
 
 // printText prints a text as a whole line.
 func (p process) printText(text string) error {
+	if text == "" {
+		return nil
+	}
 	_, err := fmt.Fprintln(p.stdout, strings.TrimSuffix(text, "\n"))
 	return err
 }
@@ -139,21 +144,82 @@ func confirm(in io.Reader, out io.Writer, question, word string) (bool, error) {
 	return strings.TrimSpace(line) == word, nil
 }
 
-// askPassword reads one line, without echo where stdin is a terminal.
-func (p process) askPassword() (string, error) {
-	if f, ok := p.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		if _, err := fmt.Fprint(p.stderr, "password: "); err != nil {
-			return "", err
-		}
-		secret, err := term.ReadPassword(int(f.Fd()))
-		if _, printErr := fmt.Fprintln(p.stderr); err == nil {
-			err = printErr
-		}
-		return string(secret), err
+// prompt asks for one line. Without an answer it is the default.
+func (p process) prompt(ctx context.Context, what, otherwise string) (string, error) {
+	question := what + ": "
+	if otherwise != "" {
+		question = fmt.Sprintf("%s [%s]: ", what, otherwise)
 	}
-	line, err := bufio.NewReader(io.LimitReader(p.stdin, 4096)).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
+	if _, err := fmt.Fprint(p.stderr, question); err != nil {
 		return "", err
 	}
-	return strings.TrimRight(line, "\r\n"), nil
+	line, err := p.unlessInterrupted(ctx, func() (string, error) { return readLine(p.stdin) })
+	return cmp.Or(strings.TrimSpace(line), otherwise), err
+}
+
+// errInterrupted: somebody pressed Ctrl-C at a question.
+var errInterrupted = errors.New("interrupted")
+
+// unlessInterrupted waits for an answer, or for the end of the command.
+func (p process) unlessInterrupted(ctx context.Context, read func() (string, error)) (string, error) {
+	type answer struct {
+		text string
+		err  error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		text, err := read()
+		answered <- answer{text, err}
+	}()
+	select {
+	case a := <-answered:
+		return a.text, a.err
+	case <-ctx.Done():
+		_, err := fmt.Fprintln(p.stderr)
+		return "", errors.Join(errInterrupted, err)
+	}
+}
+
+// readLine reads up to the end of a line and no further: the next question reads on.
+func readLine(from io.Reader) (string, error) {
+	var line []byte
+	for one := make([]byte, 1); len(line) < 4096; {
+		n, err := from.Read(one)
+		if n == 1 && one[0] == '\n' || errors.Is(err, io.EOF) && len(line) > 0 {
+			break
+		}
+		line = append(line, one[:n]...)
+		if err != nil {
+			return "", err
+		}
+	}
+	return strings.TrimSuffix(string(line), "\r"), nil
+}
+
+// askPassword reads one line, without echo where stdin is a terminal.
+func (p process) askPassword(ctx context.Context) (string, error) {
+	f, ok := p.stdin.(*os.File)
+	if !ok || !isTerminal(f) {
+		line, err := readLine(p.stdin)
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return line, err
+	}
+	before, err := term.GetState(int(f.Fd()))
+	if err != nil {
+		return "", err
+	}
+	if _, err := fmt.Fprint(p.stderr, "password: "); err != nil {
+		return "", err
+	}
+	secret, err := p.unlessInterrupted(ctx, func() (string, error) {
+		text, err := term.ReadPassword(int(f.Fd()))
+		return string(text), err
+	})
+	if errors.Is(err, errInterrupted) {
+		return "", errors.Join(err, term.Restore(int(f.Fd()), before)) // with its echo
+	}
+	_, printErr := fmt.Fprintln(p.stderr)
+	return secret, errors.Join(err, printErr)
 }

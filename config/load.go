@@ -21,6 +21,8 @@ const (
 type Source struct {
 	Env   []string       // "NAME=value", as os.Environ gives it
 	Flags *pflag.FlagSet // parsed, with the flags of AddFlags
+	// Others are variables that commands read and that are no settings.
+	Others []string
 	// Privileges are the names that auth.privileges may use.
 	Privileges []string
 	// SystemHostname returns the name that replaces an empty hostname.
@@ -48,6 +50,9 @@ func Load(src Source) (c *Config, warnings []string, err error) {
 	env := ourVariables(src.Env)
 	if name := cmp.Or(src.Flags.Lookup(configFlag).Value.String(), env[configEnv]); name != "" {
 		l.file(name)
+	}
+	for _, name := range src.Others {
+		delete(env, name)
 	}
 	l.environment(env)
 	l.flags(src.Flags)

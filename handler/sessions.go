@@ -1,11 +1,13 @@
 package handler
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/csr/audit"
 	"attestcsr/handler/auth"
 	"attestcsr/handler/console"
 	"attestcsr/handler/transit"
@@ -16,6 +18,17 @@ import (
 type sessions struct {
 	auth  *auth.Authenticator
 	realm auth.Realm
+}
+
+// OpenSession begins a session without a password in the realm of a dialect, for a caller
+// whom the kernel has named.
+func (h *Handler) OpenSession(from audit.Request, dialect string, lifetime time.Duration) (auth.Login, error) {
+	for _, realm := range []auth.Realm{esx().Realm, nsx().Realm, vault().Realm} {
+		if realm.Dialect == dialect {
+			return h.cfg.Auth.Open(from, realm, lifetime)
+		}
+	}
+	return auth.Login{}, fmt.Errorf("there is no dialect %q", dialect)
 }
 
 func (s sessions) Login(c echo.Context) (string, error) {
@@ -56,7 +69,7 @@ func (s sessions) Token(c echo.Context) (transit.Token, error) {
 	session, err := s.auth.Session(r, ev.Request, s.realm)
 	ev.User = session.User
 	return transit.Token{
-		ID: auth.SessionID(r, s.realm), User: session.User, Privileges: s.auth.Privileges(session.User),
+		ID: auth.SessionID(r, s.realm), User: session.User, Privileges: session.Privileges,
 		Created: session.Created, Expires: session.Expires,
 	}, err
 }

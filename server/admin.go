@@ -27,6 +27,8 @@ import (
 	"attestcsr/keystore/bolt"
 	"attestcsr/keystore/sealed"
 	"attestcsr/server/control"
+	"attestcsr/server/serving"
+	"attestcsr/server/tlscert"
 )
 
 // admin implements control.Operations with what a service has open, or a command that
@@ -263,6 +265,22 @@ func (a admin) CheckStore(ctx context.Context) (r control.StoreReport, err error
 		}
 	}
 	return r, nil
+}
+
+// sessionLifetime bounds the sessions of commands on the service's own host.
+const sessionLifetime = 10 * time.Minute
+
+// OpenSession implements control.Operations.
+func (a admin) OpenSession(_ context.Context, dialect string) (control.Session, error) {
+	if a.address == "" {
+		return control.Session{}, errors.New("no service runs: start it first")
+	}
+	made, err := a.handler.OpenSession(a.who, dialect, sessionLifetime)
+	return control.Session{
+		Server:      "https://" + serving.Near(a.address)[0],
+		Fingerprint: tlscert.FingerprintsOf(a.cert.Leaf()).PublicKey,
+		User:        made.User, Session: made.Session, XSRF: made.XSRF, Expires: made.Expires,
+	}, err
 }
 
 func checkRecord(r keystore.Record, public crypto.PublicKey) error {

@@ -90,6 +90,7 @@ type Server struct {
 
 	listener, opsListener *admit.Listener
 	announced             *serving.Announcement // nil: not
+	address               string                // of the API; "" until it listens
 }
 
 // Open opens everything, from the bottom up: the store, whose lock makes this
@@ -236,6 +237,7 @@ func (s *Server) Run(ctx context.Context, announce func(Listening) error) error 
 	if err != nil {
 		return err
 	}
+	s.address = api.Addr().String()
 	listeners := []net.Listener{api}
 	servers := []*http.Server{s.httpServer(s.handler, s.listener)}
 	if s.cfg.OpsListen != "" {

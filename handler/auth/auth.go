@@ -44,6 +44,14 @@ type Config struct {
 	Comparisons int           // bcrypt comparisons at once
 }
 
+// privilegesOf returns what the identity may do at present.
+func (c Config) privilegesOf(who identity) []csr.Privilege {
+	if who.granted != nil {
+		return who.granted
+	}
+	return c.Privileges(who.user)
+}
+
 // Realm says how sessions come in one dialect. A session of one Dialect is unknown in
 // the others. An empty name of a header or cookie means that sessions do not come
 // that way.
@@ -200,7 +208,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, r *http.Request, from 
 	if err != nil {
 		return csr.Caller{}, err
 	}
-	return csr.Caller{Request: at.in(at.claim.key, who.user), Privileges: a.cfg.Privileges(who.user)}, nil
+	return csr.Caller{Request: at.in(at.claim.key, who.user), Privileges: a.cfg.privilegesOf(who)}, nil
 }
 
 // verify returns whose credentials they are.
@@ -213,7 +221,7 @@ func (a *Authenticator) verify(ctx context.Context, at attempt) (identity, error
 		return a.passwords.verify(ctx, at.user, at.password, origin.NetworkOf(at.from.Address))
 	case bySession:
 		session, err := a.sessions.use(at.claim)
-		return identity{user: session.User}, err
+		return identity{user: session.User, granted: session.Privileges}, err
 	case byOther:
 		return identity{}, unauthenticated("the Authorization header is not one that is supported")
 	}
@@ -258,13 +266,24 @@ func (a *Authenticator) login(ctx context.Context, at attempt) (Login, error) {
 	if err != nil {
 		return Login{}, err
 	}
-	made, err := a.sessions.create(who, at.realm)
+	made, err := a.sessions.create(who, at.realm, a.cfg.Lifetime)
 	if err != nil {
 		a.reportRefusal(at, err) // where the user was removed meanwhile
 		return Login{}, err
 	}
 	a.cfg.LoggedIn(at.in(digestOf(made.Session), made.User))
 	return made, nil
+}
+
+// Open begins a session without a password, for a caller whom the kernel has named. It has
+// every privilege, and ends after the lifetime. No password begins one under this name,
+// unless a users file has the name: that session has the privileges of that user.
+func (a *Authenticator) Open(from audit.Request, realm Realm, lifetime time.Duration) (Login, error) {
+	made, err := a.sessions.create(identity{user: from.User, granted: csr.Privileges()}, realm, lifetime)
+	if err == nil {
+		a.cfg.LoggedIn(attempt{method: from.Method, from: from}.in(digestOf(made.Session), made.User))
+	}
+	return made, err
 }
 
 // Session describes the session that authenticates the request, and counts as an

@@ -101,7 +101,7 @@ func (p *passwords) verify(ctx context.Context, user, password string, from neti
 		return identity{}, err
 	case err != nil:
 		return identity{}, err
-	case !p.users.Load().holds(user, hash): // no such user, or removed or changed meanwhile
+	case !p.users.Load().holds(who): // no such user, or removed or changed meanwhile
 		return identity{}, wrongPassword()
 	}
 	p.cfg.OnPassword(user, password)

@@ -21,18 +21,30 @@ type Session struct {
 	Created      time.Time
 	LastAccessed time.Time
 	Expires      time.Time // unless it is used before
+	Privileges   []csr.Privilege
 }
 
 // identity is a user and the stored hash that the password was compared with: where
-// the hash is another one now, the password was changed.
-type identity struct{ user, hash string }
+// the hash is another one now, the password was changed. Whoever the kernel has named has
+// no hash, and is granted privileges in place of it.
+type identity struct {
+	user, hash string
+	granted    []csr.Privilege // nil: those of the user at present
+}
+
+// holds reports whether an identity is still one.
+func (u *Users) holds(who identity) bool {
+	stored, known := u.hashes[who.user]
+	return who.granted != nil || known && stored == who.hash
+}
 
 // session is a Session with what decides who may use it.
 type session struct {
 	Session
-	hash    string // of the user, as in identity
-	dialect string
-	xsrf    digest // of the token
+	who      identity
+	dialect  string
+	xsrf     digest        // of the token
+	lifetime time.Duration // at most
 }
 
 // digest is the SHA-256 of a session id or token: a copy of the process's memory holds
@@ -128,7 +140,7 @@ func noSession() error { return unauthenticated("no session, or one that has end
 
 // create makes a session. A full store is csr.Unavailable with the time until a
 // session may expire.
-func (s *sessions) create(who identity, realm Realm) (Login, error) {
+func (s *sessions) create(who identity, realm Realm, lifetime time.Duration) (Login, error) {
 	// Each session has a token, also where the login does not return it: the zero
 	// digest of a missing token must match no session.
 	made := Login{User: who.user, Session: newSecret(), XSRF: newSecret()}
@@ -142,7 +154,7 @@ func (s *sessions) create(who identity, realm Realm) (Login, error) {
 	now := s.cfg.Now()
 	// SetUsers ends sessions under the same lock. A login that overlaps with the
 	// removal of its user is ended there or refused here.
-	if !s.users.Load().holds(who.user, who.hash) {
+	if !s.users.Load().holds(who) {
 		return Login{}, wrongPassword()
 	}
 	if s.full(who.user) {
@@ -152,7 +164,7 @@ func (s *sessions) create(who identity, realm Realm) (Login, error) {
 	}
 	one := &session{
 		Session: Session{User: who.user, Created: now, LastAccessed: now},
-		hash:    who.hash, dialect: realm.Dialect, xsrf: xsrf,
+		who:     who, dialect: realm.Dialect, xsrf: xsrf, lifetime: lifetime,
 	}
 	made.Expires = s.expiry(one)
 	s.byKey[key] = one
@@ -169,7 +181,7 @@ func (s *sessions) use(c claim) (Session, error) {
 		return Session{}, err
 	}
 	found.LastAccessed = s.cfg.Now()
-	found.Expires = s.expiry(found)
+	found.Expires, found.Privileges = s.expiry(found), s.cfg.privilegesOf(found.who)
 	return found.Session, nil
 }
 
@@ -210,7 +222,7 @@ func (s *sessions) endStale() {
 	defer s.mu.Unlock()
 	users := s.users.Load()
 	for key, one := range s.byKey {
-		if !users.holds(one.User, one.hash) {
+		if !users.holds(one.who) {
 			s.remove(key, one)
 		}
 	}
@@ -223,7 +235,7 @@ func (s *sessions) find(c claim) (*session, error) {
 	switch {
 	case !ok || found.dialect != c.dialect:
 		return nil, noSession()
-	case !s.cfg.Now().Before(s.expiry(found)) || !s.users.Load().holds(found.User, found.hash):
+	case !s.cfg.Now().Before(s.expiry(found)) || !s.users.Load().holds(found.who):
 		s.remove(c.key, found)
 		return nil, noSession()
 	case c.needsToken && subtle.ConstantTimeCompare(c.token[:], found.xsrf[:]) != 1:
@@ -234,7 +246,7 @@ func (s *sessions) find(c claim) (*session, error) {
 
 // expiry is when a session ends if it is not used before.
 func (s *sessions) expiry(one *session) time.Time {
-	idle, last := one.LastAccessed.Add(s.cfg.IdleTimeout), one.Created.Add(s.cfg.Lifetime)
+	idle, last := one.LastAccessed.Add(s.cfg.IdleTimeout), one.Created.Add(one.lifetime)
 	if idle.Before(last) {
 		return idle
 	}

@@ -106,12 +106,6 @@ func (u *Users) hashOf(user string) (hash string, known bool) {
 	return u.dummy, false
 }
 
-// holds reports whether the user is there and still has that hash.
-func (u *Users) holds(user, hash string) bool {
-	stored, known := u.hashes[user]
-	return known && stored == hash
-}
-
 // parseUserLine returns the two halves of a line, nothing for a comment or a blank
 // line.
 func parseUserLine(line string) (name, hash string, err error) {

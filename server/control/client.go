@@ -121,3 +121,8 @@ func (c *Client) Snapshot(ctx context.Context) (audit.Snapshot, error) {
 func (c *Client) CheckStore(ctx context.Context) (StoreReport, error) {
 	return ask[StoreReport](ctx, c, "check-store", nothing{})
 }
+
+// OpenSession implements Operations.
+func (c *Client) OpenSession(ctx context.Context, dialect string) (Session, error) {
+	return ask[Session](ctx, c, "open-session", dialect)
+}

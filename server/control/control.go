@@ -6,6 +6,7 @@ package control
 import (
 	"context"
 	"errors"
+	"time"
 
 	"attestcsr/csr/audit"
 )
@@ -45,6 +46,20 @@ type Operations interface {
 
 	// CheckStore opens every record.
 	CheckStore(ctx context.Context) (StoreReport, error)
+
+	// OpenSession begins a session of a dialect (esx, nsx, transit) of a running service,
+	// with every privilege.
+	OpenSession(ctx context.Context, dialect string) (Session, error)
+}
+
+// Session is a session of a running service, and how to reach that.
+type Session struct {
+	Server      string    `json:"server"`      // https://host:port
+	Fingerprint string    `json:"fingerprint"` // of the public key
+	User        string    `json:"user"`
+	Session     string    `json:"session"`
+	XSRF        string    `json:"xsrf,omitzero"` // in the dialect that has one
+	Expires     time.Time `json:"expires"`
 }
 
 // Password says how the built-in admin's password can be known. Only text that

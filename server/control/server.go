@@ -88,6 +88,7 @@ func (s *Server) routes() *http.ServeMux {
 	handle(mux, s, "accept", Operations.Accept)
 	handle(mux, s, "snapshot", alone(Operations.Snapshot))
 	handle(mux, s, "check-store", alone(Operations.CheckStore))
+	handle(mux, s, "open-session", Operations.OpenSession)
 	return mux
 }
 

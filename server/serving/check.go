@@ -94,7 +94,7 @@ func (s State) ask(ctx context.Context) (Ready, error) {
 // certificate that it found.
 func dial(ctx context.Context, r *Ready) (net.Conn, error) {
 	var errs []error
-	for _, address := range near(r.Address) {
+	for _, address := range Near(r.Address) {
 		want := r.Fingerprints.PublicKey
 		d := tls.Dialer{Config: &tls.Config{
 			MinVersion:         tls.VersionTLS12,
@@ -117,9 +117,9 @@ func dial(ctx context.Context, r *Ready) (net.Conn, error) {
 	return nil, errors.Join(errs...)
 }
 
-// near returns the addresses under which this machine reaches a listener. One on all
+// Near returns the addresses under which this machine reaches a listener. One on all
 // addresses is reached on both loopback addresses, where the machine has both.
-func near(listener string) []string {
+func Near(listener string) []string {
 	host, port, err := net.SplitHostPort(listener)
 	address, addrErr := netip.ParseAddr(host)
 	if err != nil || addrErr != nil || !address.IsUnspecified() {

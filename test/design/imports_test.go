@@ -16,7 +16,7 @@ import (
 // of the design.
 var mayImport = map[string][]string{
 	".":       {"command"},
-	"command": {"config", "server", "server/control", "server/output", "server/serving"},
+	"command": {"config", "handler/client", "handler/vapi", "server", "server/control", "server/output", "server/serving"},
 	"server": {
 		"config", "csr", "csr/audit", "csr/pkcs10", "handler", "handler/auth", "keystore", "keystore/bolt", "keystore/ownfile", "keystore/pool", "keystore/sealed",
 		"server/admit", "server/agent", "server/control", "server/output", "server/serving", "server/tlscert",
@@ -30,9 +30,10 @@ var mayImport = map[string][]string{
 	"config":                {},
 	"handler":               {"csr", "csr/audit", "csr/pkcs10", "handler/auth", "handler/console", "handler/origin", "handler/vapi", "handler/policy", "handler/strict", "handler/transit"},
 	"handler/auth":          {"csr", "csr/audit", "handler/origin"},
+	"handler/client":        {"handler/strict"},
 	"handler/origin":        {},
 	"handler/console":       {"csr", "csr/pkcs10", "handler/strict", "handler/vapi"},
-	"handler/vapi":          {"csr", "csr/pkcs10", "handler/strict"},
+	"handler/vapi":          {"csr", "csr/pkcs10", "handler/client", "handler/strict"},
 	"handler/policy":        {"csr", "csr/pkcs10", "handler/strict"},
 	"handler/transit":       {"csr", "csr/pkcs10", "handler/strict"},
 	"handler/strict":        {},

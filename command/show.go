@@ -1,0 +1,91 @@
+package command
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"attestcsr/handler/client"
+)
+
+// What client commands print. The result goes to stdout, and what is said about it to
+// stderr, as terminal.go has it.
+
+// print prints a result in the form that --output names. A result without PEM has "".
+func (c *connection) print(text string, value any, pem string) error {
+	switch c.output {
+	case "json":
+		var b strings.Builder
+		if err := json.MarshalWrite(&b, value, json.Deterministic(true), jsontext.WithIndent("  ")); err != nil {
+			return err
+		}
+		text = b.String()
+	case "pem":
+		if pem == "" {
+			return c.wrong(errors.New("--output pem is for what can be written in PEM: use text or json"))
+		}
+		text = pem
+	case "text":
+	default:
+		return c.wrong(fmt.Errorf("--output is text, json or pem, not %q", c.output))
+	}
+	return c.printText(text)
+}
+
+// row is a line of a name and a value. A value of several lines is one line each.
+type row struct{ name, value string }
+
+// rows lines up values.
+func rows(all ...row) string {
+	var text strings.Builder
+	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	for _, r := range all {
+		if r.value == "" {
+			continue
+		}
+		name := r.name
+		for line := range strings.Lines(r.value) {
+			fmt.Fprintf(t, "%s\t%s\n", name, strings.TrimSuffix(line, "\n")) //nolint:errcheck // a Builder takes everything
+			name = ""
+		}
+	}
+	_ = t.Flush() // likewise
+	return text.String()
+}
+
+// moment writes a time for people.
+func moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+
+// advise adds to an error what to do next.
+func advise(err error) error {
+	if err == nil {
+		return nil
+	}
+	advice := ""
+	switch e, _ := errors.AsType[*client.Error](err); {
+	case errors.Is(err, client.ErrUntrusted):
+		if key := client.PublicKey(err); key != "" {
+			advice = "its public key is " + key + ": if that is what serve or healthcheck prints on its host, give --fingerprint " + key + ", or else --ca-file"
+		}
+	case errors.Is(err, client.ErrUnreachable):
+		advice = "is the service running, and is the address right?"
+	case e == nil:
+	case e.Status == 401:
+		advice = "log in with: attestcsr session login"
+	case e.Status == 403:
+		advice = "the user needs that privilege: ask whoever runs the service"
+	case (e.Status == 503 || e.Status == 429) && e.RetryAfter > 0:
+		advice = fmt.Sprintf("try again in %d seconds", int(e.RetryAfter.Seconds()))
+	case e.Status >= 300 && e.Status < 400:
+		advice = "it answers with a redirect, which is not followed: name the server that it leads to"
+	}
+	if advice == "" {
+		return err
+	}
+	return fmt.Errorf("%w\n%s", err, advice)
+}
