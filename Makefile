@@ -32,7 +32,7 @@ COUNTS := "kills" "power cuts" "faults fired" "disk operations numbered" "system
 LINT_VERSION := 2.15.0
 LINT_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/attestcsr/golangci-lint-$(LINT_VERSION)
 
-.PHONY: build docs/commands.md docs/metrics.md man test soak test-tools lint fuzz image help
+.PHONY: build docs/commands.md docs/metrics.md man test soak test-tools lint fuzz image help ui
 
 help: ## say what can be made
 	@sed -nE 's/^([a-z./-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 18
@@ -103,6 +103,29 @@ lint: ## formatting and golangci-lint
 		lint=$(LINT_DIR)/golangci-lint; \
 	fi; \
 	echo "$$lint run ./..."; "$$lint" run --allow-parallel-runners ./...
+
+# What the pages have of others. Each is a package of npm, which is pinned by its
+# integrity, then the files that are taken, then those that say under which licence. Only
+# this target needs npm. SHA256SUMS has the sums of the files before they are compressed.
+UI := handler/console/ui/vendor
+define UI_PACKAGES
+swagger-ui-dist@5.35.0 sha512-U06rpMtW9V3XPGOBeamTUSr0Z09jMX4IJuANpE/EZbAhw0G8CgwrzU4YmXkn/h0wCDNsXdGarTNNHC3sU8yVUQ== swagger-ui-bundle.js,swagger-ui.css LICENSE,NOTICE,swagger-ui-bundle.js.LICENSE.txt
+endef
+export UI_PACKAGES
+
+ui: ## the parts of the pages that are of others, copied from npm
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; rm -rf $(UI); mkdir -p $(UI); \
+	while read -r package integrity files licences; do \
+		archive=$$(cd "$$dir" && npm pack --silent "$$package"); \
+		if [[ "sha512-$$(openssl dgst -sha512 -binary "$$dir/$$archive" | base64 -w 0)" != "$$integrity" ]]; then echo "$$package is not what it was" >&2; exit 1; fi; \
+		tar -xzf "$$dir/$$archive" -C "$$dir"; \
+		for file in $${files//,/ }; do \
+			(cd "$$dir/package/$$(dirname "$$file")" && sha256sum "$$(basename "$$file")") >>$(UI)/SHA256SUMS; \
+			gzip -9n <"$$dir/package/$$file" >"$(UI)/$$(basename "$$file").gz"; \
+		done; \
+		for file in $${licences//,/ }; do cp "$$dir/package/$$file" "$(UI)/$${package%@*}.$$(basename "$$file")"; done; \
+		chmod 644 $(UI)/*; rm -rf "$$dir/package"; \
+	done <<<"$$UI_PACKAGES"
 
 # Up to Go 1.26 a fuzz run that found nothing sometimes fails when its time is up,
 # with a bare "context deadline exceeded" (go.dev/issue/75804). A finding always

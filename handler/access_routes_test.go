@@ -151,9 +151,9 @@ func noObject(path string) documented {
 }
 
 // accessRows are the rows of the matrix. csrID is a CSR of the NSX dialect that is
-// there, certificateID a certificate.
-func accessRows(csrID, certificateID string) []row {
-	rows := slices.Concat(esxRows(), esxSessionRows(), consoleRows(csrID), consoleSessionRows(), nsxRows(csrID, certificateID), nsxSessionRows(), transitRows(), publishedRows(), opsRows(), pathlessRows())
+// there, certificateID a certificate, asset the path of an asset.
+func accessRows(csrID, certificateID, asset string) []row {
+	rows := slices.Concat(esxRows(), esxSessionRows(), consoleRows(csrID), consoleSessionRows(), pageRows(asset), nsxRows(csrID, certificateID), nsxSessionRows(), transitRows(), publishedRows(), opsRows(), pathlessRows())
 	// HEAD follows GET, and OPTIONS is a method that no path has.
 	allow := map[string][]string{}
 	templates := map[string]row{}
@@ -260,6 +260,20 @@ func consoleSessionRows() []row {
 		login("[", inESX.answer(notObject)),
 		{route: "GET " + consoleSession, path: consoleSession, dialect: inPage, kind: ofSession, allowed: matching(200, asJSON, someone)},
 		{route: "DELETE " + consoleSession, path: consoleSession, dialect: inPage, kind: ofSession, allowed: want{status: 204, cookie: cookie("; Max-Age=0")}},
+	}
+}
+
+// pageRows need no credentials: pages show nothing by themselves.
+func pageRows(asset string) []row {
+	const html = "text/html; charset=utf-8"
+	file := matching(200, "text/css; charset=utf-8", `.*`)
+	file.cached = "public, max-age=31536000, immutable"
+	return []row{
+		{route: "GET /apiexplorer", path: "/apiexplorer", dialect: inESX, allowed: matching(200, html, `<!DOCTYPE html>.*`)},
+		{route: "GET /assets/:name", path: asset, dialect: inESX, allowed: file},
+		{method: "GET", path: "/assets/base.css", dialect: inESX, allowed: inESX.answer(noPath)},
+		{method: "GET", path: asset + "/x", dialect: inESX, allowed: inESX.answer(noPath)},
+		{method: "GET", path: "/apiexplorer/", dialect: inESX, allowed: inESX.answer(noPath)},
 	}
 }
 

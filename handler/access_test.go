@@ -59,7 +59,7 @@ func TestAccess(t *testing.T) {
 	csrID := "matrix"
 	m.nsxMake(csrID, quickSpec)
 	certificate := decode[nsxCertificate](t, m.do(call{method: "POST", path: nsxCSRs + "?action=self_sign", body: quickSpec}))
-	rows := accessRows(csrID, *certificate.ID)
+	rows := accessRows(csrID, *certificate.ID, regexp.MustCompile(`/assets/base\.\w+\.css`).FindString(m.get("/apiexplorer")))
 	api, _ := m.handler.Routes()
 	compareRoutes(t, api, rows)
 	compareOperations(t, rows)

@@ -42,6 +42,7 @@ type Config struct {
 	AllowedOrigins []string       // sites beside our own whose pages may send changes, as scheme://host[:port]
 	Publish        *Publish       // nil: public keys are not published
 	Console        bool           // pages, and sessions for them
+	HSTS           bool           // the certificate is one that browsers should insist on
 	SeparateOps    bool           // health and metrics only on Ops, not beside the API
 	Version        string         // of the service, as clients are told
 
@@ -220,7 +221,7 @@ func (h *Handler) authenticate(c echo.Context, realm auth.Realm) (csr.Caller, er
 }
 
 func (h *Handler) addConsole() {
-	cfg := console.Config{Enabled: h.cfg.Console, Sessions: sessions{h.cfg.Auth, auth.Console()}, Cookie: auth.ConsoleCookie}
+	cfg := console.Config{Enabled: h.cfg.Console, HSTS: h.cfg.HSTS, Sessions: sessions{h.cfg.Auth, auth.Console()}, Cookie: auth.ConsoleCookie}
 	console.Register(cfg, func(method, path string, handle console.Handle, either ...csr.Operation) {
 		h.add(h.api, method, path, h.console(handle, either))
 	}, func(method, path string, handle echo.HandlerFunc) {

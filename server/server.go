@@ -162,6 +162,7 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 		AllowedOrigins:    cfg.AllowedOrigins,
 		Publish:           published(cfg.Publish),
 		Console:           cfg.Console.Enabled,
+		HSTS:              !own,
 		SeparateOps:       cfg.OpsListen != "",
 		Version:           o.Version,
 		BodyBytes:         cfg.Limits.BodyBytes,

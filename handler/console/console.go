@@ -25,6 +25,7 @@ type Handle func(c echo.Context, authorise Authorise) error
 // Config is what the console is made of.
 type Config struct {
 	Enabled  bool // false: the check alone, which commands need
+	HSTS     bool // browsers are to come by HTTPS alone
 	Sessions Sessions
 	Cookie   string // which has the session id
 }
@@ -38,6 +39,7 @@ func Register(cfg Config, add func(method, path string, handle Handle, either ..
 		return
 	}
 	registerSessions(cfg, open)
+	registerPages(cfg, open)
 }
 
 // checkSpec is the body of a check.
