@@ -41,7 +41,9 @@ type Options struct {
 	// Create makes the file when it is absent. It must be false once keys were
 	// sealed: a new keyset opens none of them.
 	Create bool
-	Logger *slog.Logger // nil discards
+	// Content is what the file holds, for a keyset that is in no file. It is cleared.
+	Content []byte
+	Logger  *slog.Logger // nil discards
 }
 
 // Open reads the sealing keyset, or makes it. ErrKeysetLost means that it is
@@ -50,7 +52,7 @@ func Open(o Options) (*Custodian, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	all, err := read(o.KeysetFile, o.Logger)
+	all, err := o.read()
 	if errors.Is(err, fs.ErrNotExist) {
 		if !o.Create {
 			return nil, fmt.Errorf("%w: there is no %s", ErrKeysetLost, o.KeysetFile)
@@ -58,7 +60,7 @@ func Open(o Options) (*Custodian, error) {
 		if err := createKeyset(o.KeysetFile); err != nil {
 			return nil, fmt.Errorf("creating the sealing keyset: %w", err)
 		}
-		all, err = read(o.KeysetFile, o.Logger)
+		all, err = o.read()
 	}
 	if err != nil {
 		return nil, err
@@ -66,6 +68,14 @@ func Open(o Options) (*Custodian, error) {
 	c := &Custodian{file: o.KeysetFile, log: o.Logger}
 	c.keys.Store(all)
 	return c, nil
+}
+
+func (o Options) read() (*keys, error) {
+	if o.Content == nil {
+		return read(o.KeysetFile, o.Logger)
+	}
+	defer clear(o.Content)
+	return parseKeyset(o.KeysetFile, o.Content)
 }
 
 // keys is what a keyset file holds. It never changes.
