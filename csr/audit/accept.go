@@ -139,7 +139,7 @@ func newBaseline(dir string, s Snapshot) (*Baseline, error) {
 	if b.Count == 0 {
 		return b, nil
 	}
-	b.File = "baseline-" + b.SHA256[:16] + ".json"
+	b.File = baselineName(b.SHA256[:baselineDigits])
 	text, err := json.Marshal(s.Records)
 	if err != nil {
 		return nil, fmt.Errorf("encode the records of a baseline: %w", err)
@@ -155,13 +155,21 @@ func newBaseline(dir string, s Snapshot) (*Baseline, error) {
 	return b, errors.Join(ownfile.Adopt(f, dir), f.Close())
 }
 
+// The name of the file with a baseline's list has the beginning of its digest.
+const (
+	baselinePrefix = "baseline-"
+	baselineDigits = 16
+)
+
+func baselineName(digest string) string { return baselinePrefix + digest + ".json" }
+
 // records reads the list of a baseline, from the first of the folders that has it.
-func (b *Baseline) records(dirs []string) ([]Held, error) {
+func (b *Baseline) records(o VerifyOptions) ([]Held, error) {
 	if b.Count == 0 {
 		return nil, nil
 	}
-	for _, dir := range dirs {
-		f, err := os.Open(filepath.Join(dir, filepath.Base(b.File)))
+	for _, open := range o.openers(filepath.Base(b.File)) {
+		f, err := open()
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -291,7 +299,7 @@ func (v *verifier) begin(b *Baseline) {
 	if b == nil {
 		return
 	}
-	records, err := b.records(v.o.Dirs)
+	records, err := b.records(v.o)
 	if err != nil {
 		v.problem("the records that the store held here are not known: %v", err)
 		v.replay.gap()

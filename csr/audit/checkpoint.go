@@ -108,7 +108,7 @@ func VerifyCheckpoint(dirs []string, c Checkpoint, public crypto.PublicKey) erro
 	seq, sum := c.Seq, c.Sum
 	// The newest file comes first: each begins with the sum of the lines before it.
 	for _, f := range slices.Backward(files) {
-		first, found, err := findSum(f.path, c.Chain, seq, sum)
+		first, found, err := findSum(f.open, c.Chain, seq, sum)
 		if err != nil {
 			return err
 		}
@@ -127,9 +127,9 @@ func VerifyCheckpoint(dirs []string, c Checkpoint, public crypto.PublicKey) erro
 
 // findSum looks for a line of a chain after which the lines have a sum, and returns the
 // first line of its file.
-func findSum(path, chain string, seq uint64, sum string) (first line, found bool, err error) {
+func findSum(open opener, chain string, seq uint64, sum string) (first line, found bool, err error) {
 	at := ""
-	_, err = eachLine(path, 0, func(text []byte) error {
+	_, err = eachLine(open, 0, func(text []byte) error {
 		l, _, err := decodeLine(bytes.TrimSuffix(text, []byte("\n")))
 		if err != nil || l.Chain != chain || l.Seq > seq {
 			return errStop

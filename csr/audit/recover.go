@@ -101,7 +101,7 @@ func (c *chain) newestRevision() (newest uint64, err error) {
 			continue
 		}
 		prev, first := "", true
-		_, err := eachLine(f.path, 0, func(text []byte) error {
+		_, err := eachLine(f.open, 0, func(text []byte) error {
 			l, mac, err := decodeLine(bytes.TrimSuffix(text, []byte("\n")))
 			if err != nil || l.Chain != c.anchored.Chain || l.Stream != c.stream {
 				prev = ""
@@ -242,7 +242,7 @@ func (c *chain) followFile(ctx context.Context) error {
 	}
 	size, inPlace := c.head.Size, c.head.Size == 0
 	at := max(0, c.head.Size-maxLine-1) // before the last line
-	c.torn, err = eachLine(path, at, func(text []byte) error {
+	c.torn, err = eachLine(openerOf(path), at, func(text []byte) error {
 		at += int64(len(text))
 		if !inPlace {
 			l, mac, err := decodeLine(bytes.TrimSuffix(text, []byte("\n")))

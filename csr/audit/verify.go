@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 type VerifyOptions struct {
 	// Dirs are where the files are: those of the service, and of an archive.
 	Dirs    []string
+	Files   fs.FS // in place of Dirs: files that have no path. What it opens is an io.Seeker
 	MAC     MAC
 	Anchors MAC // for anchors; nil is MAC
 	// Snapshot reads the store. It is called before the files are read, and again where
@@ -180,7 +182,7 @@ func (v *verifier) remark(format string, args ...any) {
 }
 
 func (v *verifier) run(ctx context.Context) error {
-	all, err := filesIn(v.o.Dirs, v.summary.Stream)
+	all, err := v.o.files(v.summary.Stream)
 	if err != nil {
 		return err
 	}
@@ -204,7 +206,7 @@ func (v *verifier) run(ctx context.Context) error {
 		case f.number < first.File:
 			continue // the anchor has given it up, and it is about to be removed
 		}
-		if err := v.readFile(ctx, f.path, i == len(all)-1); err != nil {
+		if err := v.readFile(ctx, f.open, i == len(all)-1); err != nil {
 			return err
 		}
 	}
@@ -244,8 +246,8 @@ func (v *verifier) checkUnknown(all []numbered) {
 
 // readFile goes through a file. The end of the newest may be an unfinished write,
 // which is going on, or which the next start cuts off.
-func (v *verifier) readFile(ctx context.Context, path string, newest bool) error {
-	unfinished, err := eachLine(path, 0, func(text []byte) error {
+func (v *verifier) readFile(ctx context.Context, open opener, newest bool) error {
+	unfinished, err := eachLine(open, 0, func(text []byte) error {
 		v.line++
 		v.check(bytes.TrimSuffix(text, []byte("\n")))
 		return ctx.Err()
