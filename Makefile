@@ -10,7 +10,7 @@ FUZZTIME ?= 30s
 # This is the only list of them.
 TEST_TOOLS := gcc:gcc+libc6-dev openssl:openssl ssh-keygen:openssh-client certtool:gnutls-bin htpasswd:apache2-utils curl:curl jq:jq script:bsdutils \
 	unshare:util-linux nsenter:util-linux strace:strace fusermount3:fuse3 buildah:buildah podman:podman runc:runc \
-	newuidmap:uidmap cfssl:golang-cfssl keytool:default-jre-headless nginx:nginx-light haproxy:haproxy chromium:chromium mandoc:mandoc zsh:zsh fish:fish
+	newuidmap:uidmap cfssl:golang-cfssl keytool:default-jre-headless nginx:nginx-light haproxy:haproxy chromium:chromium mandoc:mandoc zsh:zsh fish:fish age:age
 
 # What some test has to count, or else the tests are not the ones they were.
 COUNTS := "kills" "power cuts" "faults fired" "disk operations numbered" "system calls compared" "disk operations refused" \

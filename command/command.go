@@ -104,6 +104,7 @@ func (p process) tree() *cobra.Command {
 		p.contextCommand(),
 		p.keysetCommand(),
 		p.auditCommand(),
+		p.backupCommand(),
 		p.healthcheckCommand(),
 		p.completionCommand(),
 		p.versionCommand(),

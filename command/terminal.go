@@ -11,10 +11,12 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"golang.org/x/term"
 
 	"attestcsr/server"
+	"attestcsr/server/backup"
 	"attestcsr/server/control"
 )
 
@@ -116,6 +118,40 @@ func showStoreCheck(w io.Writer, found server.StoreCheck) error {
 	fmt.Fprintf(&text, "store: %d records, %d problems\n", found.Records, len(found.Problems)+found.More)
 	for _, s := range found.Trail {
 		text.WriteString(s.String())
+	}
+	_, err := w.Write(text.Bytes())
+	return err
+}
+
+// showBackup says what a backup holds, and what it does not.
+func showBackup(w io.Writer, saved backup.Saved, r control.BackupReport) error {
+	var text bytes.Buffer
+	fmt.Fprintf(&text, "the backup of %s holds %d files, and the store at revision %d\n", r.Created.Format(time.RFC3339), r.Files, r.Revision)
+	for _, what := range r.Without {
+		fmt.Fprintf(&text, "not in it: %s\n", what)
+	}
+	for _, file := range saved.Removed {
+		fmt.Fprintf(&text, "removed: %s\n", file)
+	}
+	_, err := w.Write(text.Bytes())
+	return err
+}
+
+func showBackupCheck(w io.Writer, found server.BackupCheck) error {
+	m := found.Manifest
+	_, err := fmt.Fprintf(w, "backup of %s, made at %s: %d files, store at revision %d, primary sealing key %s\n",
+		m.Hostname, m.Created.Format(time.RFC3339), len(m.Files), m.Revision, m.Keyset)
+	if err != nil {
+		return err
+	}
+	return showStoreCheck(w, found.StoreCheck)
+}
+
+func showRestored(w io.Writer, dataDir string, done server.Restored) error {
+	var text bytes.Buffer
+	fmt.Fprintf(&text, "%s holds the backup of %s; its files belong to user %d\n", dataDir, done.Created.Format(time.RFC3339), done.Owner)
+	for _, what := range done.Without {
+		fmt.Fprintf(&text, "not in the backup: %s\n", what)
 	}
 	_, err := w.Write(text.Bytes())
 	return err

@@ -100,6 +100,14 @@ func openAlone(ctx context.Context, cfg *config.Config, log *slog.Logger, writes
 	if _, err := os.Stat(store); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("there is no %s: is data_dir right? The first start of the service makes it", store)
 	}
+	if err := checkRestored(cfg.DataDir); err != nil {
+		return nil, err
+	}
+	return openFiles(ctx, cfg, log, writes)
+}
+
+// openFiles is openAlone for a data_dir that may not be complete.
+func openFiles(ctx context.Context, cfg *config.Config, log *slog.Logger, writes bool) (_ *Server, err error) {
 	alone := *cfg
 	alone.KeyPool.Targets = nil // no key is made that nobody asks for
 	s := &Server{cfg: &alone, log: log}
@@ -128,6 +136,10 @@ func (a admin) KeysetStatus(ctx context.Context) (control.KeysetStatus, error) {
 
 func (a admin) RotateKeyset(ctx context.Context) (control.KeysetStatus, error) {
 	return a.rotateKeyset(ctx, a.who)
+}
+
+func (a admin) Backup(ctx context.Context, ask control.BackupRequest, to io.Writer) (control.BackupReport, error) {
+	return a.backup(ctx, a.who, ask, to)
 }
 
 func (a admin) RetireKeys(ctx context.Context) (control.KeysetStatus, error) {
@@ -312,9 +324,13 @@ func CheckStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (foun
 		return found, err
 	}
 	found.Trail, err = verify(ctx, cfg, nil, o)
-	damaged := func(s audit.Summary) bool { return len(s.Problems) > 0 }
-	found.OK = len(found.Problems) == 0 && !slices.ContainsFunc(found.Trail, damaged)
+	found.OK = found.whole()
 	return found, err
+}
+
+func (c StoreCheck) whole() bool {
+	damaged := func(s audit.Summary) bool { return len(s.Problems) > 0 }
+	return len(c.Problems) == 0 && !slices.ContainsFunc(c.Trail, damaged)
 }
 
 // VerifyTrail checks the audit trail in data_dir, and in the directories that are
@@ -333,11 +349,14 @@ func verify(ctx context.Context, cfg *config.Config, dirs []string, o control.Op
 	if err != nil {
 		return nil, err
 	}
-	lines, anchors, err := TrailMACs(custodian)
-	if err != nil {
+	return verifyWith(ctx, custodian, audit.VerifyOptions{Dirs: trailDirs(cfg, dirs), Snapshot: o.Snapshot})
+}
+
+func verifyWith(ctx context.Context, custodian *sealed.Custodian, o audit.VerifyOptions) (_ []audit.Summary, err error) {
+	if o.MAC, o.Anchors, err = TrailMACs(custodian); err != nil {
 		return nil, err
 	}
-	return audit.Verify(ctx, audit.VerifyOptions{Dirs: trailDirs(cfg, dirs), MAC: lines, Anchors: anchors, Snapshot: o.Snapshot})
+	return audit.Verify(ctx, o)
 }
 
 // VerifyCheckpoint checks that the lines of a trail go on from a checkpoint, and says

@@ -36,6 +36,7 @@ const (
 	NetworksFile        = "known-networks.json" // from which right passwords came, as codes
 	SettingsFile        = "last-settings.json"  // digests of the values of settings
 	ServingFile         = serving.File
+	UnfinishedFile      = "restore-unfinished" // there while a restore goes on
 )
 
 func keysetPath(cfg *config.Config) string {
@@ -166,7 +167,7 @@ func prepareDataDir(cfg *config.Config, log *slog.Logger) error {
 		return fmt.Errorf("data_dir: %w", err)
 	}
 	_, err = checkTrusted(cfg, self, files) // its warnings were given with the settings
-	return err
+	return errors.Join(err, checkRestored(cfg.DataDir))
 }
 
 // checkFiles checks the files that settings name, before anything is opened for use:
@@ -228,6 +229,14 @@ func usable(cfg *config.Config, f trusted) error {
 		return fmt.Errorf("%w: make it readable for user %d (in Kubernetes, set defaultMode: 0440 for the volume and fsGroup for the pod)", err, os.Geteuid())
 	}
 	return err
+}
+
+// checkRestored refuses a data_dir whose restore has not ended: what is in it is not all.
+func checkRestored(dataDir string) error {
+	if _, err := os.Lstat(filepath.Join(dataDir, UnfinishedFile)); err == nil {
+		return fmt.Errorf("a restore into %s has not ended: if it does not run any more, remove what is in the folder and restore again", dataDir)
+	}
+	return nil
 }
 
 // whose says to whom a file or folder belongs that this process may not use.

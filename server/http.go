@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log"
@@ -9,11 +10,14 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"attestcsr/server/admit"
+	"attestcsr/server/serving"
 )
 
 const (
@@ -106,4 +110,45 @@ func (l serverLog) Write(line []byte) (int, error) {
 		l.log.Warn("http server", "message", text)
 	}
 	return len(line), nil
+}
+
+// keepCertificate follows changes of the certificate's files, and looks once an
+// hour whether our own is due for renewal.
+func (s *Server) keepCertificate(ctx context.Context) {
+	var tasks sync.WaitGroup
+	tasks.Go(func() { watch(ctx, s.refreshCertificate, s.cert.CertFile, s.cert.KeyFile) })
+	defer tasks.Wait()
+	every(ctx, time.Hour, s.refreshCertificate)
+}
+
+// refreshCertificate reads the certificate's files again, renews our own where it is
+// due, and tells healthcheck of the key that the server has now.
+func (s *Server) refreshCertificate() {
+	s.cert.Refresh()
+	if s.announced == nil {
+		return
+	}
+	if err := s.announced.SetCertificate(s.cert.Leaf()); err != nil {
+		s.log.Warn("healthcheck may not know the server certificate", "err", err)
+	}
+}
+
+// announceServing leaves what healthcheck needs, and returns what removes it.
+func (s *Server) announceServing(listeners []net.Listener) (end func()) {
+	var addresses [2]string
+	for i, l := range listeners {
+		addresses[i] = l.Addr().String()
+	}
+	var err error
+	if s.announced, err = serving.Announce(s.cfg.DataDir, addresses[0], addresses[1], s.cert.Leaf()); err != nil {
+		s.log.Warn("healthcheck will not find this service", "err", err)
+	}
+	return func() {
+		if s.announced == nil {
+			return
+		}
+		if err := s.announced.Remove(); err != nil {
+			s.log.Warn("what healthcheck needs cannot be removed", "err", err)
+		}
+	}
 }

@@ -27,11 +27,15 @@ const RecordsPurpose = "stored records 1"
 
 // openKeystore opens custodian and pool over a store.
 func (s *Server) openKeystore(ctx context.Context, processors int, store *bolt.Store) error {
-	cfg := s.cfg
-	custodian, err := openCustodian(ctx, cfg, store, s.log)
+	custodian, err := openCustodian(ctx, s.cfg, store, s.log)
 	if err != nil {
 		return errors.Join(err, store.Close())
 	}
+	return s.useCustodian(ctx, processors, store, custodian)
+}
+
+func (s *Server) useCustodian(ctx context.Context, processors int, store *bolt.Store, custodian *sealed.Custodian) error {
+	cfg := s.cfg
 	s.pool = pool.New(pool.Options{
 		Custodian: custodian, Logger: s.log,
 		Targets:    cfg.KeyPool.Targets,

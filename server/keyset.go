@@ -27,14 +27,42 @@ import (
 
 // sealing is what a service does about changes of its keyset.
 type sealing struct {
-	change sync.Mutex // held while the keyset changes and records are sealed again
+	change sync.Mutex             // held while the keyset changes, records are sealed again, or a backup is made
+	doing  atomic.Pointer[string] // what it is held for
 	// wake holds a token when there may be something to do. Nil where no service runs:
 	// a command does all before it ends.
 	wake   chan struct{}
 	failed atomic.Pointer[string] // why the last try failed
 }
 
-const resealRetry = time.Minute
+const (
+	resealRetry = time.Minute
+	// sealingPatience is how long a command waits for what the service does by itself.
+	sealingPatience = 3 * time.Second
+)
+
+// take gives the keyset to one who changes it or copies it, until release is called. Who
+// comes second waits a little, and is told what the first does.
+func (s *sealing) take(ctx context.Context, doing string) (release func(), err error) {
+	for begun := time.Now(); !s.change.TryLock(); {
+		if time.Since(begun) > sealingPatience {
+			first := "something else is being done with the keyset"
+			if text := s.doing.Load(); text != nil {
+				first = *text
+			}
+			return nil, fmt.Errorf("%s: run this command again when that has ended", first)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	s.doing.Store(&doing)
+	return s.change.Unlock, nil
+}
+
+const keysetChanges = "the sealing keyset is being changed, or records are being sealed again"
 
 // keepKeyset takes up what the keyset file holds whenever it changes, and seals records
 // again, until ctx ends. At the start it goes on with what a crash left.
@@ -76,6 +104,7 @@ func (s *Server) wakeKeyset() {
 func (s *Server) followKeyset(ctx context.Context) error {
 	s.sealing.change.Lock()
 	defer s.sealing.change.Unlock()
+	s.sealing.doing.Store(new(keysetChanges))
 	err := errors.Join(s.takeUpKeyset(ctx, audit.ByService()), s.renew(ctx))
 	if err != nil {
 		return err
@@ -196,8 +225,11 @@ func (s *Server) renew(ctx context.Context) error {
 // rotateKeyset adds a primary key. After a crash the keyset file is the one before or
 // the new one; the start takes it up, records the rotation and seals records again.
 func (s *Server) rotateKeyset(ctx context.Context, who audit.Request) (control.KeysetStatus, error) {
-	s.sealing.change.Lock()
-	defer s.sealing.change.Unlock()
+	release, err := s.sealing.take(ctx, keysetChanges)
+	if err != nil {
+		return control.KeysetStatus{}, err
+	}
+	defer release()
 	if err := s.takeUpKeyset(ctx, who); err != nil { // so that it is known what follows what
 		return control.KeysetStatus{}, err
 	}
@@ -223,8 +255,11 @@ func (s *Server) retiringPath() string { return filepath.Join(s.cfg.DataDir, Ret
 // retireKeys removes every key but the primary one, once nothing needs them. After a
 // crash the keyset file holds them or does not; in the first case the next start goes on.
 func (s *Server) retireKeys(ctx context.Context, who audit.Request) (control.KeysetStatus, error) {
-	s.sealing.change.Lock()
-	defer s.sealing.change.Unlock()
+	release, err := s.sealing.take(ctx, keysetChanges)
+	if err != nil {
+		return control.KeysetStatus{}, err
+	}
+	defer release()
 	if err := s.takeUpKeyset(ctx, who); err != nil {
 		return control.KeysetStatus{}, err
 	}

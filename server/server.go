@@ -197,7 +197,7 @@ func (s *Server) newService() (*csr.Service, error) {
 // newRegistry makes the listeners, and a registry with the metrics of every part.
 func (s *Server) newRegistry(service *csr.Service, version string) (*prometheus.Registry, error) {
 	registry := prometheus.NewRegistry()
-	all := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newBuildInfo(version), s.newReadyGauge(), s.newFreeGauge()}
+	all := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newBuildInfo(version), s.newReadyGauge(), s.newFreeGauge(), s.newBackupMetric()}
 	all = append(all, s.store.Collectors()...)
 	all = append(all, s.keys.Collectors()...)
 	all = append(all, service.Collectors()...)

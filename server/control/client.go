@@ -39,30 +39,43 @@ func Dial(ctx context.Context, dataDir string) (*Client, error) {
 
 // ask asks for one operation. in is its argument.
 func ask[Out any](ctx context.Context, c *Client, name string, in any) (out Out, err error) {
-	body, err := json.Marshal(in)
+	resp, err := c.post(ctx, name, in)
 	if err != nil {
 		return out, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // only read
+	return answer[Out](resp)
+}
+
+func (c *Client) post(ctx context.Context, name string, in any) (*http.Response, error) {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return nil, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://control/"+name, bytes.NewReader(body))
 	if err != nil {
-		return out, err
+		return nil, err
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return out, fmt.Errorf("asking the running service: %w", err)
+		return nil, fmt.Errorf("asking the running service: %w", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	return resp, nil
+}
+
+// answer reads the result of an operation, or why it failed.
+func answer[Out any](resp *http.Response) (out Out, err error) {
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	switch {
 	case err != nil:
 		return out, fmt.Errorf("the running service did not finish its answer; its log may say why: %w", err)
-	case len(answer) > maxAnswer:
+	case len(text) > maxAnswer:
 		return out, errors.New("the answer of the running service is too long: stop the service and run this command again")
 	}
 	var failed failure
 	if resp.StatusCode == http.StatusOK {
-		err = json.Unmarshal(answer, &out, json.RejectUnknownMembers(true))
-	} else if err = json.Unmarshal(answer, &failed, json.RejectUnknownMembers(true)); err == nil {
+		err = json.Unmarshal(text, &out, json.RejectUnknownMembers(true))
+	} else if err = json.Unmarshal(text, &failed, json.RejectUnknownMembers(true)); err == nil {
 		return out, errors.New(failed.Error)
 	}
 	if err != nil {

@@ -6,6 +6,7 @@ package control
 import (
 	"context"
 	"errors"
+	"io"
 	"time"
 
 	"attestcsr/csr/audit"
@@ -43,6 +44,9 @@ type Operations interface {
 	Accept(ctx context.Context, reason string) (audit.Accepted, error)
 	// Snapshot returns what the store says of the trail.
 	Snapshot(ctx context.Context) (audit.Snapshot, error)
+
+	// Backup writes a backup. What comes before an error is not whole.
+	Backup(ctx context.Context, ask BackupRequest, to io.Writer) (BackupReport, error)
 
 	// CheckStore opens every record.
 	CheckStore(ctx context.Context) (StoreReport, error)
@@ -82,6 +86,22 @@ type KeysetStatus struct {
 type SealingKey struct {
 	ID  string `json:"id"`  // 8 hexadecimal digits
 	Use string `json:"use"` // "primary", "opens older records", "verifies older lines"
+}
+
+// BackupRequest says how a backup is made.
+type BackupRequest struct {
+	Recipients    []string `json:"recipients"`              // public keys of age
+	Passphrase    bool     `json:"passphrase,omitzero"`     // who asks encrypts it again, with a passphrase
+	WithoutKeyset bool     `json:"without_keyset,omitzero"` // and without the key of the server certificate
+}
+
+// BackupReport says what a backup holds.
+type BackupReport struct {
+	Created  time.Time `json:"created"`
+	Revision uint64    `json:"revision"` // of the store
+	Files    int       `json:"files"`
+	Keyset   string    `json:"keyset"`            // id of the primary sealing key
+	Without  []string  `json:"without,omitempty"` // what belongs to the service and is not in it
 }
 
 // StoreReport is what a check of the store has found.

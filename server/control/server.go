@@ -89,6 +89,7 @@ func (s *Server) routes() *http.ServeMux {
 	handle(mux, s, "snapshot", alone(Operations.Snapshot))
 	handle(mux, s, "check-store", alone(Operations.CheckStore))
 	handle(mux, s, "open-session", Operations.OpenSession)
+	stream(mux, s, "backup", Operations.Backup)
 	return mux
 }
 
@@ -136,6 +137,11 @@ func run[In, Out any](w http.ResponseWriter, r *http.Request, o Operations, do f
 	var in In
 	if err == nil {
 		err = json.Unmarshal(body, &in, json.RejectUnknownMembers(true))
+	}
+	if err == nil {
+		// The server waits for the end of the connection meanwhile, and takes the end of
+		// readTimeout for that.
+		err = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	}
 	if err != nil {
 		return out, http.StatusBadRequest, fmt.Errorf("the request cannot be read: %w", err)

@@ -16,14 +16,15 @@ import (
 // of the design.
 var mayImport = map[string][]string{
 	".":       {"command"},
-	"command": {"config", "handler/client", "handler/vapi", "server", "server/control", "server/output", "server/serving"},
+	"command": {"config", "handler/client", "handler/vapi", "server", "server/backup", "server/control", "server/output", "server/serving"},
 	"server": {
 		"config", "csr", "csr/audit", "csr/pkcs10", "handler", "handler/auth", "keystore", "keystore/bolt", "keystore/ownfile", "keystore/pool", "keystore/sealed",
-		"server/admit", "server/agent", "server/control", "server/output", "server/serving", "server/tlscert",
+		"server/admit", "server/agent", "server/backup", "server/control", "server/output", "server/serving", "server/tlscert",
 	},
 	"server/control":        {"csr/audit"},
 	"server/admit":          {"handler/origin"},
 	"server/agent":          {"csr", "csr/audit"},
+	"server/backup":         {"keystore/ownfile"},
 	"server/output":         {},
 	"server/serving":        {"keystore/ownfile", "server/tlscert"},
 	"server/tlscert":        {"keystore/ownfile"},
