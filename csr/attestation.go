@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"time"
 
 	"attestcsr/csr/pkcs10"
 	"attestcsr/keystore"
@@ -101,6 +102,67 @@ func (g *Grant) Certificate(ctx context.Context) (string, error) {
 	}
 	text, err := storedPEM(record)
 	return text, classify(err)
+}
+
+// Pending is the pending certification request as people look at it.
+type Pending struct {
+	PEM       string
+	SHA256    string // of the DER
+	Created   time.Time
+	CreatedBy string
+	pkcs10.Description
+}
+
+// Pending returns what is pending, decoded.
+//
+// Errors: those of CSR.
+func (g *Grant) Pending(ctx context.Context) (Pending, error) {
+	if err := g.permits(GetCSR); err != nil {
+		return Pending{}, err
+	}
+	record, err := g.service.keys.Get(ctx, pendingSlot())
+	if err != nil {
+		return Pending{}, classify(err)
+	}
+	p, err := decodePayload(record)
+	if err != nil {
+		return Pending{}, classify(err)
+	}
+	sum, _ := pkcs10.Digest(p.PEM)
+	description, err := pkcs10.Describe(p.PEM)
+	return Pending{p.PEM, sum, p.Created, p.CreatedBy, description}, classify(err)
+}
+
+// Installed is the installed certificate as people look at it.
+type Installed struct {
+	PEM     string
+	Created time.Time // when it was set
+	Report            // what a set of it would say now
+}
+
+// Installed returns the installed certificate with the checks of a set, made now: one that
+// was good may have ended since.
+//
+// Errors: those of Certificate.
+func (g *Grant) Installed(ctx context.Context) (Installed, error) {
+	text, err := g.Certificate(ctx)
+	if err != nil {
+		return Installed{}, err
+	}
+	held, _, err := g.service.held(ctx, InstalledKey)
+	if err != nil {
+		return Installed{}, classify(err)
+	}
+	v := g.service.judge([]byte(text), pkcs10.Criteria{})
+	if err := g.decide(ctx, &v); err != nil {
+		return Installed{}, classify(err)
+	}
+	r := v.report()
+	if r.Certificates == nil {
+		r.Certificates = held.facts() // a later crypto/x509 refuses it
+	}
+	r.Staged, err = g.service.Staged(ctx)
+	return Installed{text, held.Created, r}, err
 }
 
 // SetCertificate installs a certificate, given as PEM with its chain: at most

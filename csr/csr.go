@@ -29,6 +29,9 @@ const (
 	PolicyCertificateCRUD Privilege = "policy_certificate:crud"
 )
 
+// AuditRead is for the audit trail. The vendor's products have none.
+const AuditRead Privilege = "audit:read"
+
 // The privileges to sign, with the installed attestation key and with those of named
 // certificates. The vendor's products have none.
 const (
@@ -38,7 +41,7 @@ const (
 
 // Privileges lists every privilege there is.
 func Privileges() []Privilege {
-	return []Privilege{SecurityManagement, SecurityRead, AttestationSign, PolicyCertificateRead, PolicyCertificateCRUD, PolicyCertificateSign}
+	return []Privilege{SecurityManagement, SecurityRead, AttestationSign, PolicyCertificateRead, PolicyCertificateCRUD, PolicyCertificateSign, AuditRead}
 }
 
 // Caller is an authenticated principal, with the request that it sends.

@@ -12,6 +12,21 @@ import (
 	"attestcsr/keystore"
 )
 
+// Trail returns lines of the audit trail, the newest first. It is the one reader of files:
+// it takes no lock that a change needs.
+//
+// Errors: Busy while others read, Internal.
+func (g *Grant) Trail(ctx context.Context, q audit.Query) (audit.Page, error) {
+	if err := g.permits(ReadTrail); err != nil {
+		return audit.Page{}, err
+	}
+	page, err := g.service.audit.Read(ctx, q)
+	if errors.Is(err, audit.ErrReaders) {
+		return page, &Error{Kind: Busy, RetryAfter: busyRetryAfter, Err: err}
+	}
+	return page, classify(err)
+}
+
 // event is the event of this grant's operation on a slot.
 func (g *Grant) event(slot keystore.Slot) audit.Event {
 	return audit.Event{Request: g.caller.Request, Operation: string(g.operation), Slot: slot.String()}

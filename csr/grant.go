@@ -39,6 +39,11 @@ const (
 	DeleteNamedCertificate Operation = "named_certificate.delete"
 )
 
+// The operation on the audit trail, which needs AuditRead.
+const (
+	ReadTrail Operation = "trail.read"
+)
+
 // The operations on a key that signs, for AuthoriseKey. SignKey needs the privilege to
 // sign with that key, the others that or the one to read its certificate.
 const (
@@ -58,6 +63,8 @@ func (o Operation) privilege() (Privilege, bool) {
 		return PolicyCertificateRead, true
 	case CreateNamedCSR, DeleteNamedCSR, ImportCertificate, CheckImport, SelfSign, SelfSignNew, DeleteNamedCertificate:
 		return PolicyCertificateCRUD, true
+	case ReadTrail:
+		return AuditRead, true
 	}
 	return "", false
 }

@@ -36,6 +36,7 @@ const (
 	CertificateCollection pkcs10.Field = "certificate_collection"
 	PageLimit             pkcs10.Field = "page limit"
 	SortOrder             pkcs10.Field = "sort order"
+	Prefix                pkcs10.Field = "prefix"
 )
 
 // Labels is what a caller may write on an object. They may not have control and text
@@ -179,11 +180,14 @@ const (
 	SortByDisplayName Sort = "display name"
 	SortByCreated     Sort = "created"
 	SortByModified    Sort = "modified"
+	SortByNotAfter    Sort = "not after" // of certificates alone
 )
 
-// index is the name of the index that keeps the order; the ids need none.
-func (s Sort) index() (name string, ok bool) {
+// index is the name of the index that keeps the order in a collection; the ids need none.
+func (s Sort) index(collection string) (name string, ok bool) {
 	switch s {
+	case SortByNotAfter:
+		return indexNotAfter, collection == collectionCertificates
 	case SortByID:
 		return "", true
 	case SortByDisplayName:
@@ -204,18 +208,28 @@ type Page struct {
 	After []byte
 	// Limit is how many items, 1 to 1,000. A page of long items has fewer.
 	Limit int
+	// Prefix, where it is not empty, leaves the objects whose ids begin with it, sorted by
+	// id, and after them those of which only the display names do, sorted by these. Sort
+	// and Descending mean nothing then, and a page may have few items though others follow.
+	Prefix string
 }
 
 func (p Page) query(collection string) (keystore.Query, error) {
 	var broken pkcs10.Violations
-	index, ok := p.Sort.index()
+	index, ok := p.Sort.index(collection)
 	if !ok {
 		broken.Add(pkcs10.Violation{Field: SortOrder, Rule: pkcs10.NotAllowed, Value: string(p.Sort), Limit: "the sort orders"})
 	}
 	if p.Limit < 1 || p.Limit > maxPage {
 		broken.Add(pkcs10.Violation{Field: PageLimit, Rule: pkcs10.OutOfRange, Value: strconv.Itoa(p.Limit), Limit: "1 to " + strconv.Itoa(maxPage)})
 	}
-	return keystore.Query{Collection: collection, Index: index, After: p.After, Descending: p.Descending, Limit: p.Limit}, broken.Err()
+	if len(p.Prefix) > maxObjectID {
+		broken.Add(pkcs10.Violation{Field: Prefix, Rule: pkcs10.TooLong, Limit: strconv.Itoa(maxObjectID)})
+	}
+	if p.Prefix != "" {
+		return keystore.Query{Collection: collection, Prefix: []byte(p.Prefix)}, broken.Err()
+	}
+	return keystore.Query{Collection: collection, Index: index, After: p.After, Descending: p.Descending}, broken.Err()
 }
 
 // Listing is a page of a list. A record that cannot be read is not in it, but counts
@@ -236,41 +250,102 @@ func list[T any](ctx context.Context, g *Grant, o Operation, collection string, 
 	return l, classify(err)
 }
 
-// listPage reads a page of a collection. It reads in chunks, and the total after the
-// items: a change in between may be in the total alone.
-func listPage[T any](ctx context.Context, s *Service, collection string, p Page, read func(keystore.Record) (T, error)) (l Listing[T], err error) {
+// listPage reads a page of a collection, and the total after the items: a change in
+// between may be in the total alone.
+func listPage[T any](ctx context.Context, s *Service, collection string, p Page, read func(keystore.Record) (T, error)) (Listing[T], error) {
 	query, err := p.query(collection)
 	if err != nil {
 		return Listing[T]{}, err
 	}
-	size, places := 0, p.Limit
-	for more := true; more; {
-		query.Limit = min(pageChunk, places+1) // one more says whether there is a next page
-		records, err := s.keys.List(ctx, query)
-		if err != nil {
-			return Listing[T]{}, err
-		}
-		more = len(records) == query.Limit
-		for _, r := range records {
-			size += len(r.Payload)
-			if places == 0 || len(l.Items) > 0 && size > maxPageBytes {
-				l.Next, more = query.After, false
-				break
-			}
-			places, query.After = places-1, r.Position
-			item, err := read(r.Record)
-			if err = cmp.Or(r.Err, err); err != nil {
-				s.log.ErrorContext(ctx, "a list leaves out an object that cannot be read: delete it, or restore a backup", "slot", r.Slot.String(), "err", err)
-				l.Unreadable++
-				continue
-			}
-			l.Items = append(l.Items, item)
-		}
+	w := walk[T]{service: s, read: read, places: p.Limit, looks: p.Limit}
+	if p.Prefix != "" {
+		w.looks = max(w.looks, maxSearched)
+		err = w.search(ctx, query, p.After)
+	} else if after, whole, failed := w.page(ctx, query, nil); !whole {
+		w.Next, err = after, failed
+	}
+	if err != nil {
+		return Listing[T]{}, err
 	}
 	total, err := s.keys.Count(ctx, collection)
 	if err != nil {
 		return Listing[T]{}, err
 	}
-	l.Total = total - l.Unreadable
-	return l, nil
+	w.Total = total - w.Unreadable
+	return w.Listing, nil
+}
+
+// walk makes a Listing.
+type walk[T any] struct {
+	Listing[T]
+	service *Service
+	read    func(keystore.Record) (T, error)
+	size    int // bytes of payloads on the page
+	places  int // left on the page
+	looks   int // records that may still be read
+}
+
+// page puts what a query finds on the page, without the objects that skip names. It reads
+// in chunks. It returns where it ended, and whether that is the end of the query.
+func (w *walk[T]) page(ctx context.Context, query keystore.Query, skip func(id string) bool) (after []byte, whole bool, err error) {
+	for more := true; more; {
+		query.Limit = min(pageChunk, w.looks+1) // one more says whether there is a next page
+		records, err := w.service.keys.List(ctx, query)
+		if err != nil {
+			return nil, false, err
+		}
+		more = len(records) == query.Limit
+		for _, r := range records {
+			w.size += len(r.Payload)
+			if w.places == 0 || w.looks == 0 || len(w.Items) > 0 && w.size > maxPageBytes {
+				return query.After, false, nil
+			}
+			w.looks, query.After = w.looks-1, r.Position
+			if skip != nil && skip(r.Slot.ID) {
+				continue
+			}
+			w.places--
+			item, err := w.read(r.Record)
+			if err = cmp.Or(r.Err, err); err != nil {
+				w.service.log.ErrorContext(ctx, "a list leaves out an object that cannot be read: delete it, or restore a backup", "slot", r.Slot.String(), "err", err)
+				w.Unreadable++
+				continue
+			}
+			w.Items = append(w.Items, item)
+		}
+	}
+	return nil, true, nil
+}
+
+// maxSearched is how many records are read for a page of a search: those of which the
+// name and the id begin alike are met twice.
+const maxSearched = 1000
+
+// The first byte of a position in a search says which order it is in.
+const (
+	searchesIDs   = 'i'
+	searchesNames = 'n'
+)
+
+// search puts the objects on the page whose ids begin with the prefix, and then the others
+// whose display names do.
+func (w *walk[T]) search(ctx context.Context, query keystore.Query, after []byte) error {
+	prefix, byID := string(query.Prefix), len(after) == 0 || after[0] == searchesIDs
+	if len(after) > 0 {
+		query.After = after[1:]
+	}
+	if byID {
+		position, whole, err := w.page(ctx, query, nil)
+		if !whole {
+			w.Next = append([]byte{searchesIDs}, position...)
+			return err
+		}
+		query.After = nil
+	}
+	query.Index = indexDisplayName
+	position, whole, err := w.page(ctx, query, func(id string) bool { return strings.HasPrefix(id, prefix) })
+	if !whole {
+		w.Next = append([]byte{searchesNames}, position...)
+	}
+	return err
 }

@@ -36,7 +36,8 @@ type PublishedKey struct {
 	State       KeyState
 	KeyID       string
 	Public      crypto.PublicKey
-	Certificate string // the chain in PEM; empty where there is none yet
+	Certificate string    // the chain in PEM; empty where there is none yet
+	Since       time.Time // that it has been in this state
 }
 
 // Published is a set of public keys at one moment. It is not changed: a later set is
@@ -135,7 +136,7 @@ func (s *Service) readPublished(ctx context.Context) (*Published, time.Time, err
 	var until time.Time
 	for _, p := range retired {
 		if v, err := p.keyVersion(); err == nil {
-			set.add(PublishedKey{StateRetired, v.KeyID, v.Public, v.Certificate})
+			set.add(PublishedKey{StateRetired, v.KeyID, v.Public, v.Certificate, p.Retired})
 			if expires := p.Retired.Add(s.publish.Retain); until.IsZero() || expires.Before(until) {
 				until = expires
 			}
@@ -163,14 +164,14 @@ func publishedKey(r keystore.Record, state KeyState) (PublishedKey, bool) {
 	}
 	if state != StatePending {
 		v, err := p.keyVersion()
-		return PublishedKey{state, v.KeyID, v.Public, v.Certificate}, err == nil && maySign(p) == nil
+		return PublishedKey{state, v.KeyID, v.Public, v.Certificate, p.Created}, err == nil && maySign(p) == nil
 	}
 	public, err := pkcs10.PublicKey(p.PEM)
 	if err != nil {
 		return PublishedKey{}, false
 	}
 	id, err := pkcs10.Thumbprint(public)
-	return PublishedKey{state, id, public, ""}, err == nil
+	return PublishedKey{state, id, public, "", p.Created}, err == nil
 }
 
 // retired returns what is remembered of replaced keys and still published, the newest

@@ -177,22 +177,38 @@ func (s *Service) warnOfOldName(installed keystore.Record) {
 		"name", facts[0].SubjectCN, "hostname", s.policy.Hostname)
 }
 
-// Ready reports whether operations can be expected to succeed: the store takes
-// commits, the audit trail has room for them, and what the ESX slots hold can be read and
-// its keys open.
-func (s *Service) Ready(ctx context.Context) error {
+// Health says why parts of the service do not work. nil: they do.
+type Health struct {
+	Store   error // takes commits
+	Custody error // the keys of the ESX slots open, and what is beside them can be read
+	Trail   error // has room for the lines of changes, and can be written
+}
+
+// Health looks at each part.
+func (s *Service) Health(ctx context.Context) Health {
 	slots := []keystore.Slot{pendingSlot(), installedSlot()}
-	err := errors.Join(s.keys.Ready(ctx, slots...), s.audit.Admit(ctx))
+	h := Health{
+		Store:   classify(s.keys.Writes(ctx)),
+		Custody: s.keys.Opens(ctx, slots...),
+		Trail:   classify(errors.Join(s.audit.Admit(ctx), s.audit.Ready())),
+	}
 	for _, slot := range slots {
-		if err != nil {
+		if h.Custody != nil {
 			break
 		}
-		record, getErr := s.keys.Get(ctx, slot)
-		if unreadable(record, getErr) != "" {
-			_, err = storedPEM(record)
+		record, err := s.keys.Get(ctx, slot)
+		if unreadable(record, err) != "" {
+			_, h.Custody = storedPEM(record)
 		}
 	}
-	return classify(err)
+	h.Custody = classify(h.Custody)
+	return h
+}
+
+// Ready reports whether operations can be expected to succeed.
+func (s *Service) Ready(ctx context.Context) error {
+	h := s.Health(ctx)
+	return classify(errors.Join(h.Store, h.Custody, h.Trail))
 }
 
 // keySpec says which key a resolved spec asks for.

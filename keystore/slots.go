@@ -263,13 +263,21 @@ func (k *Keystore) Count(ctx context.Context, collection string) (int, error) {
 	return k.store.Count(ctx, collection)
 }
 
-// Ready reports whether changes can be made: the store takes a durable write
-// (asked at most once a second), and the canary key and the keys of the given
-// slots open. A slot that is empty is fine.
+// Ready reports whether changes can be made: Writes and Opens.
 func (k *Keystore) Ready(ctx context.Context, slots ...Slot) error {
-	if err := k.check.run(ctx, k.store, k.log); err != nil {
+	if err := k.Writes(ctx); err != nil {
 		return err
 	}
+	return k.Opens(ctx, slots...)
+}
+
+// Writes reports whether the store takes a durable write, which it is asked at most once
+// a second.
+func (k *Keystore) Writes(ctx context.Context) error { return k.check.run(ctx, k.store, k.log) }
+
+// Opens reports whether the canary key and the keys of the given slots open. A slot that
+// is empty is fine.
+func (k *Keystore) Opens(ctx context.Context, slots ...Slot) error {
 	for _, slot := range slices.Concat([]Slot{canarySlot}, slots) {
 		r, err := k.get(ctx, slot)
 		if err == nil {

@@ -75,6 +75,9 @@ type Query struct {
 	// Index is the name of the index to sort by; empty sorts by ID. Records
 	// without an entry in that index are not listed.
 	Index string
+	// Prefix leaves out records whose ID, or with an Index whose value, does not begin
+	// with it. It goes with the ascending order only.
+	Prefix []byte
 	// After is the Position of the last item of the page before; nil starts at
 	// the beginning (at the end when Descending).
 	After      []byte

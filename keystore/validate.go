@@ -121,6 +121,9 @@ func (q Query) Validate() error {
 	if q.Limit < 1 {
 		return errors.New("the limit of a query is at least 1")
 	}
+	if q.Descending && len(q.Prefix) > 0 {
+		return errors.New("a query for a prefix is in ascending order")
+	}
 	return nil
 }
 

@@ -221,7 +221,7 @@ func (s *Server) newRegistry(service *csr.Service, version string) (*prometheus.
 // say so.
 func (s *Server) readiness(service *csr.Service) func(context.Context) error {
 	return func(ctx context.Context) error {
-		err := errors.Join(service.Ready(ctx), s.audit.Ready())
+		err := service.Ready(ctx)
 		if s.cfg.KeyPool.ReadyWhenWarm {
 			err = errors.Join(s.pool.Ready(), err)
 		}

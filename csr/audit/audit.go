@@ -92,6 +92,7 @@ type Log struct {
 	refused    *refusalTable // refusals that wait for their lines
 	metrics    metrics
 
+	readers chan struct{} // holds a token for each Read
 	wake    chan struct{} // holds a token when changes are to be written at once
 	stop    chan struct{}
 	stopped chan struct{}
@@ -110,7 +111,8 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	}
 	l := &Log{
 		o: o, refused: newRefusalTable(o.Now),
-		wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
+		readers: make(chan struct{}, maxReaders),
+		wake:    make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	l.metrics = newMetrics(l)
 	if err := l.openStreams(ctx); err != nil {

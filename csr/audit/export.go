@@ -1,10 +1,13 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"syscall"
 	"time"
@@ -203,6 +206,20 @@ func (l *Log) write(ctx context.Context, c *chain, entries []entry) (written int
 	}
 	l.metrics.events.WithLabelValues(c.stream).Add(float64(written))
 	return written, err
+}
+
+// copyToLog brings durable lines to the log, for collectors, where the settings say so.
+// The files are the evidence, and nothing waits for a log: where the log drops lines,
+// their sequence numbers are missing.
+func (c *chain) copyToLog(lines []byte) {
+	if !c.copies {
+		return
+	}
+	for line := range bytes.Lines(lines) {
+		// A JSON log holds the line as an object, byte for byte as in the file. A text
+		// log holds it as a quoted string.
+		c.log.LogAttrs(context.Background(), slog.LevelInfo, "audit", slog.Any("line", json.RawMessage(bytes.TrimSuffix(line, []byte("\n")))))
+	}
 }
 
 // readNotes reads the notes of commits that have no line yet. One that the service did

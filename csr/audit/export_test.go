@@ -59,3 +59,8 @@ func ForgeAnchor(m MAC, stream string, text []byte, by int64) ([]byte, error) {
 	a.Last.Seq += uint64(by)
 	return a.encode(m)
 }
+
+// Reader is a Log that only reads.
+func Reader(dir string) *Log {
+	return &Log{o: Options{Dir: dir}, readers: make(chan struct{}, maxReaders)}
+}

@@ -46,26 +46,39 @@ func entryPrefix(collection, index string) []byte {
 // byte in the value becomes 00 FF and 00 01 ends it, so that keys compare as values
 // do, byte by byte, and ids only break ties.
 func indexKey(value []byte, id string) []byte {
-	b := make([]byte, 0, len(value)+2+len(id))
+	return append(append(escaped(value, 2+len(id)), 0x00, 0x01), id...)
+}
+
+// escaped returns the value as the beginning of an indexKey, with room for more.
+func escaped(value []byte, room int) []byte {
+	b := make([]byte, 0, len(value)+room)
 	for _, c := range value {
 		b = append(b, c)
 		if c == 0 {
 			b = append(b, 0xFF)
 		}
 	}
-	return append(append(b, 0x00, 0x01), id...)
+	return b
 }
 
-// span walks over the keys that begin with a prefix, and returns them without it. A
-// nil key is the end.
+// span walks over the keys that begin with a prefix, and returns them without it. What is
+// left of them begins with more. A nil key is the end.
 type span struct {
-	c      *bbolt.Cursor
-	prefix []byte
+	c            *bbolt.Cursor
+	prefix, more []byte
+}
+
+// spanOf is the part of the bucket that a query asks for.
+func spanOf(c *bbolt.Cursor, q keystore.Query) span {
+	if q.Index == "" {
+		return span{c, recordPrefix(q.Collection), q.Prefix}
+	}
+	return span{c, entryPrefix(q.Collection, q.Index), escaped(q.Prefix, 0)}
 }
 
 func (s span) within(k, v []byte) ([]byte, []byte) {
 	rest, is := bytes.CutPrefix(k, s.prefix)
-	if !is {
+	if !is || !bytes.HasPrefix(rest, s.more) {
 		return nil, nil
 	}
 	return rest, v
@@ -74,7 +87,11 @@ func (s span) within(k, v []byte) ([]byte, []byte) {
 // seek moves to the first item after q.After, whether or not that still exists. The
 // prefix ends with a NUL byte.
 func (s span) seek(q keystore.Query) (k, v []byte) {
-	from := append(bytes.Clone(s.prefix), q.After...)
+	after, skip := q.After, len(q.After) > 0
+	if bytes.Compare(after, s.more) < 0 {
+		after, skip = s.more, false
+	}
+	from := append(bytes.Clone(s.prefix), after...)
 	if q.Descending && len(q.After) == 0 {
 		from[len(from)-1]++ // after all keys with the prefix
 	}
@@ -82,7 +99,7 @@ func (s span) seek(q keystore.Query) (k, v []byte) {
 	switch {
 	case q.Descending && k == nil: // at the end
 		return s.within(s.c.Last())
-	case q.Descending, len(q.After) > 0 && bytes.Equal(k, from):
+	case q.Descending, skip && bytes.Equal(k, from):
 		return s.step(q)
 	}
 	return s.within(k, v)

@@ -65,10 +65,7 @@ func (s *Store) List(ctx context.Context, q keystore.Query) (items []keystore.It
 		return nil, err
 	}
 	err = s.read(ctx, func(*bbolt.Tx) error {
-		order := span{s.slots.Cursor(), recordPrefix(q.Collection)}
-		if q.Index != "" {
-			order.prefix = entryPrefix(q.Collection, q.Index)
-		}
+		order := spanOf(s.slots.Cursor(), q)
 		for k, v := order.seek(q); k != nil && len(items) < q.Limit; k, v = order.step(q) {
 			slot := keystore.Slot{Collection: q.Collection, ID: string(k)}
 			if q.Index != "" {

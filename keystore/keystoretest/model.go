@@ -27,7 +27,11 @@ func (m model) list(q keystore.Query) []string {
 	var entries []entry
 	for at, r := range m {
 		value, indexed := r.index[q.Index]
-		if at.Collection == q.Collection && (q.Index == "" || indexed) {
+		begins := value
+		if q.Index == "" {
+			begins = at.ID
+		}
+		if at.Collection == q.Collection && (q.Index == "" || indexed) && strings.HasPrefix(begins, string(q.Prefix)) {
 			entries = append(entries, entry{value, at.ID})
 		}
 	}
@@ -117,30 +121,35 @@ func compare(ctx context.Context, rt *rapid.T, s keystore.Store, m model, slots 
 	}
 	for _, collection := range []string{"c", "d"} {
 		for _, index := range []string{"", "n", "o"} {
-			for _, descending := range []bool{false, true} {
-				q := keystore.Query{Collection: collection, Index: index, Descending: descending, Limit: 2}
-				want := m.list(q)
-				got := []string{}
-				for {
-					items, err := s.List(ctx, q)
-					if err != nil {
-						rt.Fatalf("List %+v: %v", q, err)
-					}
-					for _, item := range items {
-						got = append(got, item.Slot.ID)
-						q.After = item.Position
-					}
-					if len(items) < q.Limit {
-						break
-					}
-				}
-				if !slices.Equal(got, want) {
-					rt.Fatalf("List %+v: %q, want %q", q, got, want)
-				}
-				if n, err := s.Count(ctx, collection); index == "" && (err != nil || n != len(want)) {
-					rt.Fatalf("Count %s: %d, %v, want %d", collection, n, err, len(want))
-				}
+			for _, q := range []keystore.Query{{}, {Descending: true}, {Prefix: []byte("v")}, {Prefix: []byte{0}}, {Prefix: []byte("b\x01")}, {Prefix: []byte{0xff}}} {
+				q.Collection, q.Index, q.Limit = collection, index, 2
+				compareList(ctx, rt, s, m, q)
 			}
 		}
+		all := m.list(keystore.Query{Collection: collection})
+		if n, err := s.Count(ctx, collection); err != nil || n != len(all) {
+			rt.Fatalf("Count %s: %d, %v, want %d", collection, n, err, len(all))
+		}
+	}
+}
+
+// compareList pages through a query.
+func compareList(ctx context.Context, rt *rapid.T, s keystore.Store, m model, q keystore.Query) {
+	want, got := m.list(q), []string{}
+	for {
+		items, err := s.List(ctx, q)
+		if err != nil {
+			rt.Fatalf("List %+v: %v", q, err)
+		}
+		for _, item := range items {
+			got = append(got, item.Slot.ID)
+			q.After = item.Position
+		}
+		if len(items) < q.Limit {
+			break
+		}
+	}
+	if !slices.Equal(got, want) {
+		rt.Fatalf("List %+v: %q, want %q", q, got, want)
 	}
 }
