@@ -177,6 +177,11 @@ func (s *Service) warnOfOldName(installed keystore.Record) {
 		"name", facts[0].SubjectCN, "hostname", s.policy.Hostname)
 }
 
+// Policy is what a Spec may ask for, and what it says where it says nothing.
+func (s *Service) Policy() pkcs10.Policy {
+	return pkcs10.Policy{KeySizes: slices.Clone(s.policy.KeySizes), Hostname: s.policy.Hostname}
+}
+
 // Health says why parts of the service do not work. nil: they do.
 type Health struct {
 	Store   error // takes commits

@@ -21,6 +21,7 @@ var accessPrivileges = map[string][]csr.Privilege{
 	"viewer":   {csr.PolicyCertificateRead},
 	"editor":   {csr.PolicyCertificateCRUD},
 	"signer":   {csr.AttestationSign},
+	"auditor":  {csr.AuditRead},
 	"leaver":   csr.Privileges(), // who is removed when a test says so
 }
 
@@ -108,7 +109,7 @@ func accessCallers() []caller {
 	}
 	callers = append(callers, sessionCallers()...)
 	callers = append(callers, consoleCallers()...)
-	for _, user := range []string{"nobody", "hosts", "onlooker", "viewer", "editor", "signer"} {
+	for _, user := range []string{"nobody", "hosts", "onlooker", "viewer", "editor", "signer", "auditor"} {
 		who := identity{user: user}
 		callers = append(callers,
 			caller{name: "password of " + user, esx: who, nsx: who, make: func(*matrix) http.Header { return basicHeader(user, passwordOf(user)) }},

@@ -233,7 +233,15 @@ func consoleRows(csrID string) []row {
 		return row{route: "POST " + checkPath, path: checkPath, body: body, dialect: inConsole, kind: operation, op: op, needs: needs, either: true, allowed: allowed}
 	}
 	refused := matching(200, asJSON, `\{"accepted":false,.*"check":"encoding","result":"failed".*\}`)
+	read := func(path string, op csr.Operation, needs csr.Privilege, pattern string) row {
+		return row{route: "GET " + path, path: path, dialect: inConsole, kind: operation, op: op, needs: needs, allowed: matching(200, asJSON, pattern)}
+	}
 	return []row{
+		read("/console/state", "", "", `\{"user":"\w+","privileges":\[.*\],"now":.*\}`),
+		read("/console/series", "", "", `\{"interval":10,.*\}`),
+		read("/console/trail", csr.ReadTrail, csr.AuditRead, `\{"lines":\[\]\}`),
+		read("/console/nsx/csrs", csr.ListNamedCSRs, csr.PolicyCertificateRead, `\{"objects":\[\{"id":"`+csrID+`",.*"total":1\}`),
+		read("/console/nsx/certificates", csr.ListNamedCertificates, csr.PolicyCertificateRead, `\{"objects":\[\{"id":.*"total":1\}`),
 		check("[", "", "", inESX.answer(notObject)),
 		check(`{"kind":"certificate","certificate":"x"}`, csr.CheckCertificate, csr.SecurityManagement, refused),
 		check(`{"kind":"import","id":"`+csrID+`","certificate":"x"}`, csr.CheckImport, csr.PolicyCertificateCRUD, refused),

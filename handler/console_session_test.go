@@ -30,7 +30,7 @@ func TestConsoleSession(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
 	begun := s.do(consoleLogin("admin", adminPassword))
-	const admin = `{"user":"admin","privileges":["SECURITY_MGMT","SECURITY_READ","attestation:sign","policy_certificate:read","policy_certificate:crud","policy_certificate:sign"]}`
+	const admin = `{"user":"admin","privileges":["SECURITY_MGMT","SECURITY_READ","attestation:sign","policy_certificate:read","policy_certificate:crud","policy_certificate:sign","audit:read"]}`
 	id, attributes, _ := strings.Cut(strings.TrimPrefix(begun.header.Get("Set-Cookie"), "__Host-attestcsr-console="), ";")
 	if begun.status != http.StatusOK || string(begun.body) != admin || len(id) != 64 || attributes != " Path=/; Secure; HttpOnly; SameSite=Strict" {
 		t.Fatalf("%d %v %s", begun.status, begun.header, begun.body)

@@ -36,6 +36,7 @@ type Config struct {
 	Service        *csr.Service
 	Auth           *auth.Authenticator
 	Ready          func(context.Context) error // an error: requests that write would fail
+	Pool           func() error                // an error: the pool was never full yet
 	Registry       *prometheus.Registry        // what /metrics shows; the handler registers its own collectors here
 	Logger         *slog.Logger
 	TrustedProxies []netip.Prefix // peers whose X-Forwarded-For is believed
@@ -57,6 +58,7 @@ type Handler struct {
 	cfg      Config
 	api, ops *echo.Echo
 	metrics  *metrics
+	series   *console.Series
 	// crossOrigin decides which pages may have a browser send changes.
 	crossOrigin *http.CrossOriginProtection
 	gate        *gate // of the API alone: health and metrics are answered while it is closed
@@ -147,6 +149,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.api.Serv
 // Ops serves /healthz, /readyz and /metrics.
 func (h *Handler) Ops() http.Handler { return h.ops }
 
+// KeepSeries keeps figures for the charts of the page until ctx ends.
+func (h *Handler) KeepSeries(ctx context.Context) {
+	if h.cfg.Console {
+		h.series.Keep(ctx)
+	}
+}
+
 // Drain makes every new API request a 503 and returns when those in flight are
 // answered, or with ctx's error.
 func (h *Handler) Drain(ctx context.Context) error { return h.gate.drain(ctx) }
@@ -221,7 +230,11 @@ func (h *Handler) authenticate(c echo.Context, realm auth.Realm) (csr.Caller, er
 }
 
 func (h *Handler) addConsole() {
-	cfg := console.Config{Enabled: h.cfg.Console, HSTS: h.cfg.HSTS, Sessions: sessions{h.cfg.Auth, auth.Console()}, Cookie: auth.ConsoleCookie}
+	h.series = console.NewSeries(h.cfg.Registry, time.Now)
+	cfg := console.Config{
+		Enabled: h.cfg.Console, HSTS: h.cfg.HSTS, Sessions: sessions{h.cfg.Auth, auth.Console()}, Cookie: auth.ConsoleCookie,
+		Service: h.cfg.Service, Registry: h.cfg.Registry, Series: h.series, Pool: h.cfg.Pool, Version: h.cfg.Version,
+	}
 	console.Register(cfg, func(method, path string, handle console.Handle, either ...csr.Operation) {
 		h.add(h.api, method, path, h.console(handle, either))
 	}, func(method, path string, handle echo.HandlerFunc) {
@@ -238,11 +251,11 @@ func (h *Handler) console(handle console.Handle, either []csr.Operation) echo.Ha
 			return err
 		}
 		authorise := func(op csr.Operation) (*csr.Grant, error) { return h.cfg.Service.Authorise(caller, op) }
-		if !slices.ContainsFunc(either, caller.May) {
+		if len(either) > 0 && !slices.ContainsFunc(either, caller.May) {
 			_, err := authorise(either[0])
 			return err
 		}
-		return handle(c, authorise)
+		return handle(c, caller, authorise)
 	}
 }
 

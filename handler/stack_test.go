@@ -121,7 +121,7 @@ func newStackOf(t testing.TB, of setup, options ...option) *stack {
 	}
 	cfg := handler.Config{
 		Service: service, Auth: s.auth, Ready: service.Ready,
-		Registry: s.registry, Logger: logger,
+		Registry: s.registry, Logger: logger, Pool: func() error { return nil }, Version: "v1.2.3",
 		Console:   true,
 		Publish:   &handler.Publish{MaxAge: 5 * time.Minute, Issuer: issuer},
 		BodyBytes: 64 << 10, RequestsPerClient: 256, WriteTimeout: 30 * time.Second,

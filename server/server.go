@@ -156,6 +156,7 @@ func Open(ctx context.Context, o Options) (_ *Server, err error) {
 		Service:           service,
 		Auth:              s.auth,
 		Ready:             s.ready,
+		Pool:              s.pool.Ready,
 		Registry:          registry,
 		Logger:            log,
 		TrustedProxies:    cfg.TrustedProxies,
@@ -260,6 +261,7 @@ func (s *Server) Run(ctx context.Context, announce func(Listening) error) error 
 	tasks.Go(func() { s.keepCertificate(background) })
 	tasks.Go(func() { s.keepNetworks(background) })
 	tasks.Go(func() { s.keepActivating(background) })
+	tasks.Go(func() { s.handler.KeepSeries(background) })
 	s.sealing.wake = make(chan struct{}, 1)
 	tasks.Go(func() { s.keepKeyset(background) })
 	defer tasks.Wait()

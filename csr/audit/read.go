@@ -77,10 +77,13 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 	}
 	var streams []*backward
 	for i, stream := range Streams() {
-		s := &backward{dir: l.o.Dir, stream: stream, place: ends[i]}
-		defer s.close()
-		streams = append(streams, s)
+		streams = append(streams, &backward{dir: l.o.Dir, stream: stream, place: ends[i]})
 	}
+	defer func() {
+		for _, s := range streams {
+			s.close()
+		}
+	}()
 	page := Page{Lines: []Line{}}
 	for ctx.Err() == nil {
 		more, err := page.next(q, streams)
@@ -128,7 +131,7 @@ func (p *Page) next(q Query, streams []*backward) (more bool, err error) {
 
 func (q Query) matches(l Line) bool {
 	return contain(q.Who, l.User, l.Address, l.Peer) &&
-		contain(q.What, string(l.Kind), l.Operation, l.Route, l.Outcome, l.Stream) &&
+		contain(q.What, string(l.Kind), l.Operation, l.Route, l.Outcome) &&
 		contain(q.Object, l.Slot, l.From, l.Subject)
 }
 
@@ -144,9 +147,6 @@ type place struct {
 	number int
 	end    int64
 }
-
-// newestPlace stands for the end of the newest file.
-var newestPlace = place{math.MaxInt32, 0}
 
 // backward reads the lines of a stream, the last first.
 type backward struct {
@@ -270,7 +270,7 @@ func encodePositions(streams []*backward) string {
 // parsePositions reads Query.After. A client can make up any place, which does no harm.
 func parsePositions(text string) (places []place, err error) {
 	if text == "" {
-		return slices.Repeat([]place{newestPlace}, len(Streams())), nil
+		return slices.Repeat([]place{{math.MaxInt32, 0}}, len(Streams())), nil // the end of the newest file
 	}
 	b, err := base64.RawURLEncoding.DecodeString(text)
 	if err != nil {

@@ -27,7 +27,8 @@ func written(t testing.TB) (*trail, []parsed) {
 		}
 	}
 	tr.flush()
-	return tr, tr.newestFirst()
+	all := tr.newestFirst()
+	return tr, all
 }
 
 // newestFirst merges the streams: of the last lines that are left, the newest comes next.
@@ -99,7 +100,7 @@ func TestReadFilters(t *testing.T) {
 		{audit.Query{Who: "ünnamed 1"}, func(l parsed) bool { return strings.HasPrefix(l.User, "Ünnamed 1") }},
 		{audit.Query{Who: "198.51."}, func(l parsed) bool { return l.Address == "198.51.100.7" }},
 		{audit.Query{Who: "uid=1000"}, func(l parsed) bool { return l.Peer != "" }},
-		{audit.Query{What: "signature"}, func(l parsed) bool { return l.Stream == audit.Signatures }},
+		{audit.Query{What: "signature"}, func(l parsed) bool { return l.Event == "signature" }},
 		{audit.Query{What: "csr.create", Object: "C/A"}, func(l parsed) bool { return l.Operation == "csr.create" }},
 		{audit.Query{What: "unauthenticated", Who: "ünnamed 3"}, func(l parsed) bool { return l.User == "Ünnamed 3" }},
 		{audit.Query{Object: "nothing has this"}, func(parsed) bool { return false }},

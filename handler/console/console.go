@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"attestcsr/csr"
 	"attestcsr/csr/pkcs10"
@@ -20,7 +21,7 @@ const checkPath = "/console/check"
 type Authorise func(csr.Operation) (*csr.Grant, error)
 
 // Handle answers the request of a caller who is authenticated.
-type Handle func(c echo.Context, authorise Authorise) error
+type Handle func(c echo.Context, caller csr.Caller, authorise Authorise) error
 
 // Config is what the console is made of.
 type Config struct {
@@ -28,11 +29,17 @@ type Config struct {
 	HSTS     bool // browsers are to come by HTTPS alone
 	Sessions Sessions
 	Cookie   string // which has the session id
+
+	Service  *csr.Service
+	Registry prometheus.Gatherer
+	Series   *Series
+	Pool     func() error // an error: keys are being made until the pool is full once
+	Version  string
 }
 
 // Register hands every route of the console to add or to open. A caller of the former must
-// hold the privilege for one of the operations, or the body is not read. The latter are for
-// everybody, or find out by themselves who the caller is.
+// hold the privilege for one of the operations, if there are any, or the body is not read.
+// The latter are for everybody, or find out by themselves who the caller is.
 func Register(cfg Config, add func(method, path string, handle Handle, either ...csr.Operation), open func(method, path string, handle echo.HandlerFunc)) {
 	add(http.MethodPost, checkPath, newCheck(), csr.CheckCertificate, csr.CheckImport)
 	if !cfg.Enabled {
@@ -40,6 +47,17 @@ func Register(cfg Config, add func(method, path string, handle Handle, either ..
 	}
 	registerSessions(cfg, open)
 	registerPages(cfg, open)
+	registerReads(cfg, add)
+}
+
+// registerReads has what the page reads of the service beside the APIs.
+func registerReads(cfg Config, add func(method, path string, handle Handle, either ...csr.Operation)) {
+	state := &stateReader{Config: cfg, started: time.Now()}
+	add(http.MethodGet, "/console/state", state.handle)
+	add(http.MethodGet, "/console/series", cfg.Series.handle)
+	add(http.MethodGet, "/console/trail", readTrail, csr.ReadTrail)
+	add(http.MethodGet, "/console/nsx/csrs", list(csr.ListNamedCSRs, (*csr.Grant).ListNamedCSRs, requestRow), csr.ListNamedCSRs)
+	add(http.MethodGet, "/console/nsx/certificates", list(csr.ListNamedCertificates, (*csr.Grant).ListNamedCertificates, certificateRow), csr.ListNamedCertificates)
 }
 
 // checkSpec is the body of a check.
@@ -52,7 +70,7 @@ type checkSpec struct {
 // newCheck answers what a set of a certificate, or an import, would do.
 func newCheck() Handle {
 	in := strict.New[checkSpec]()
-	return func(c echo.Context, authorise Authorise) error {
+	return func(c echo.Context, _ csr.Caller, authorise Authorise) error {
 		body, err := vapi.Decode(c, in)
 		if err != nil {
 			return err

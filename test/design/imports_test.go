@@ -33,7 +33,7 @@ var mayImport = map[string][]string{
 	"handler/auth":          {"csr", "csr/audit", "handler/origin"},
 	"handler/client":        {"handler/strict"},
 	"handler/origin":        {},
-	"handler/console":       {"csr", "csr/pkcs10", "handler/strict", "handler/vapi"},
+	"handler/console":       {"csr", "csr/audit", "csr/pkcs10", "handler/strict", "handler/vapi"},
 	"handler/vapi":          {"csr", "csr/pkcs10", "handler/client", "handler/strict"},
 	"handler/policy":        {"csr", "csr/pkcs10", "handler/strict"},
 	"handler/transit":       {"csr", "csr/pkcs10", "handler/strict"},

@@ -97,7 +97,7 @@ func Config(t testing.TB, settings string) string {
 	dir := t.TempDir()
 	if !strings.Contains(settings, "auth:\n") {
 		settings += "auth:\n  users_file: " + kit.Overwrite(t, dir, "users", UserLine(t, User, Password)) +
-			"\n  privileges:\n    " + User + ": [SECURITY_MGMT, \"policy_certificate:crud\", \"attestation:sign\", \"policy_certificate:sign\"]\n"
+			"\n  privileges:\n    " + User + ": [SECURITY_MGMT, \"policy_certificate:crud\", \"attestation:sign\", \"policy_certificate:sign\", \"audit:read\"]\n"
 	}
 	return writeConfig(t, dir, settings)
 }
