@@ -1,9 +1,14 @@
 package pkcs10
 
 import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -172,3 +177,78 @@ func (n generalName) label() string {
 
 // quoted is for text from a certificate.
 func quoted(value string) string { return strconv.Quote(printable(value)) }
+
+// SpecOf returns what would ask for another certificate like this one: the subject, the
+// names, and the kind and size of the key of a CSR or of the first certificate, in PEM or
+// DER. leftOut says what a Spec has no place for. Nothing is judged: neither signatures nor
+// dates, nor whether anybody would accept the Spec. The caller bounds the size of the text.
+func SpecOf(text []byte) (spec Spec, leftOut []string, err error) {
+	der := text
+	if block, _ := pem.Decode(text); block != nil {
+		der = block.Bytes
+	}
+	var subject pkix.Name
+	var extensions []pkix.Extension
+	var public crypto.PublicKey
+	if r, err := x509.ParseCertificateRequest(der); err == nil {
+		subject, extensions, public = r.Subject, r.Extensions, r.PublicKey
+	} else if c, err := x509.ParseCertificate(der); err == nil {
+		subject, extensions, public = c.Subject, c.Extensions, c.PublicKey
+	} else {
+		return Spec{}, nil, errors.New("it has neither a CSR nor a certificate, in PEM or DER")
+	}
+	switch key := public.(type) {
+	case *rsa.PublicKey:
+		spec.Algorithm, spec.KeySize = RSA, new(int64(key.N.BitLen()))
+	case *ecdsa.PublicKey:
+		spec.Algorithm, spec.KeySize = ECDSA, new(int64(key.Params().BitSize))
+	default:
+		leftOut = append(leftOut, fmt.Sprintf("a key of the type %T", public))
+	}
+	for _, a := range subject.Names {
+		value, isText := a.Value.(string)
+		field, known := fieldOf(a.Type)
+		if !isText || !known || value == "" {
+			leftOut = append(leftOut, fmt.Sprintf("the subject attribute %s=%v", a.Type, a.Value))
+			continue
+		}
+		spec.Subject = append(spec.Subject, Attribute{field, value})
+	}
+	eachAltName(extensions, func(tag cbasn1.Tag, content cryptobyte.String) {
+		name := AltName{Value: string(content)}
+		switch tag {
+		case contextTag(tagRFC822Name):
+			if spec.Email == "" {
+				spec.Email = name.Value
+				return
+			}
+			name.Kind = Mailbox
+		case contextTag(tagDNSName):
+			name.Kind = DNSName
+		case contextTag(tagURI):
+			name.Kind = URI
+		case contextTag(tagIPAddress):
+			address, ok := netip.AddrFromSlice(content)
+			if !ok {
+				leftOut = append(leftOut, "an address of a wrong length")
+				return
+			}
+			name = AltName{IPAddress, address.String()}
+		default:
+			leftOut = append(leftOut, fmt.Sprintf("an alternative name of the kind [%d]", tag&0x1f))
+			return
+		}
+		spec.AltNames = append(spec.AltNames, name)
+	})
+	return spec, leftOut, nil
+}
+
+// fieldOf is the field of a subject attribute.
+func fieldOf(oid asn1.ObjectIdentifier) (Field, bool) {
+	for _, f := range []Field{CommonName, Organization, OrganizationalUnit, Locality, StateOrProvince, Country} {
+		if known, _, _ := attributeType(f); known.Equal(oid) {
+			return f, true
+		}
+	}
+	return "", false
+}

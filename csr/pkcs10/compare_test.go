@@ -1,6 +1,7 @@
 package pkcs10_test
 
 import (
+	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -172,4 +173,85 @@ func TestCompareIsBounded(t *testing.T) {
 			t.Errorf("%d characters: %s", utf8.RuneCountInString(difference), difference)
 		}
 	}
+}
+
+// TestSpecOf: a CSR made of the spec that a CSR or its certificate is read as, is the same
+// CSR.
+func TestSpecOf(t *testing.T) {
+	t.Parallel()
+	spec := pkcs10.Spec{
+		Subject: []pkcs10.Attribute{{pkcs10.Organization, "Example, Ltd"}, {pkcs10.OrganizationalUnit, "a"}, {pkcs10.OrganizationalUnit, "ü"}, {pkcs10.CommonName, "esx"}, {pkcs10.Country, "US"}},
+		Email:   "pki@example.com",
+		AltNames: []pkcs10.AltName{
+			{pkcs10.DNSName, "esx.example.com"}, {pkcs10.IPAddress, "2001:db8::1"}, {pkcs10.Mailbox, "b@example.com"},
+			{pkcs10.URI, "https://example.com/a"}, {pkcs10.IPAddress, "192.0.2.1"},
+		},
+	}
+	request := build(t, spec)
+	read, leftOut, err := pkcs10.SpecOf(request.Raw)
+	if err != nil || leftOut != nil || read.Email != spec.Email || !slices.Equal(read.Subject, spec.Subject) || !slices.Equal(read.AltNames, spec.AltNames) ||
+		read.Algorithm != pkcs10.ECDSA || *read.KeySize != 256 { // those of the key that signs
+		t.Errorf("%+v, %q, %v", read, leftOut, err)
+	}
+	issued := kit.NewCA(t, "ca", noon()).Issue(t, "leaf.example.com", kit.NewKey(t).Public())
+	read, _, err = pkcs10.SpecOf(pemOf(issued, issued))
+	if err != nil || read.Algorithm != pkcs10.ECDSA || *read.KeySize != 256 || len(read.Subject) != 1 || read.Subject[0].Value != "leaf.example.com" {
+		t.Errorf("%+v, %v", read, err)
+	}
+	for _, text := range []string{"", "{}", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", string(pemOf(issued))[:80]} {
+		if got, _, err := pkcs10.SpecOf([]byte(text)); err == nil {
+			t.Errorf("%q is %+v", text, got)
+		}
+	}
+}
+
+// TestSpecOfLeavesOut: what has no place in a spec is named.
+func TestSpecOfLeavesOut(t *testing.T) {
+	t.Parallel()
+	request := requestWith(t, pkix.RDNSequence{
+		rdn(asn1.ObjectIdentifier{2, 5, 4, 3}, "name"), rdn(asn1.ObjectIdentifier{2, 5, 4, 5}, "serial"), rdn(asn1.ObjectIdentifier{2, 5, 4, 10}, ""),
+	})
+	spec, leftOut, err := pkcs10.SpecOf(request)
+	if want := []string{"the subject attribute 2.5.4.5=serial", "the subject attribute 2.5.4.10="}; err != nil || !slices.Equal(leftOut, want) || len(spec.Subject) != 1 {
+		t.Errorf("%+v, %q, %v", spec, leftOut, err)
+	}
+}
+
+// requestWith makes a CSR with a subject that no spec asks for.
+func requestWith(t testing.TB, subject pkix.RDNSequence) []byte {
+	t.Helper()
+	raw, err := asn1.Marshal(subject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{RawSubject: raw}, kit.NewKey(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+// FuzzSpecOf: what is read of a CSR and accepted makes a CSR that is read as the same.
+func FuzzSpecOf(f *testing.F) {
+	issued := kit.NewCA(f, "ca", noon()).Issue(f, "leaf.example.com", kit.NewKey(f).Public())
+	f.Add(issued.Raw)
+	f.Add(pemOf(issued))
+	f.Add(build(f, pkcs10.Spec{Email: "a@example.com", Subject: []pkcs10.Attribute{{pkcs10.Organization, "o"}}, AltNames: []pkcs10.AltName{{pkcs10.URI, "https://example.com/a"}}}).Raw)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		spec, leftOut, err := pkcs10.SpecOf(text)
+		if err != nil {
+			if spec.KeySize != nil || spec.Subject != nil || leftOut != nil {
+				t.Fatal("a spec beside an error")
+			}
+			return
+		}
+		spec.Algorithm, spec.KeySize, spec.Named = "", nil, true
+		if _, _, err := resolve(spec); err != nil {
+			return
+		}
+		again, leftOut, err := pkcs10.SpecOf(build(t, spec).Raw)
+		if err != nil || leftOut != nil || len(again.Subject) != len(spec.Subject) {
+			t.Fatalf("%+v is read as %+v, %q, %v", spec, again, leftOut, err)
+		}
+	})
 }

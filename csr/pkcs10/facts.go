@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -14,9 +15,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf16"
@@ -341,6 +344,40 @@ func NewJWK(public crypto.PublicKey) (JWK, error) {
 	}
 	return JWK{}, fmt.Errorf("no JSON Web Key is made of a key of type %T", public)
 }
+
+// Key returns the public key. It takes what NewJWK writes, and exponents and moduli with
+// zeros before them, which others write.
+func (k JWK) Key() (crypto.PublicKey, error) {
+	switch curve := map[string]elliptic.Curve{"P-256": elliptic.P256(), "P-384": elliptic.P384(), "P-521": elliptic.P521()}[k.Curve]; {
+	case k.Type == "RSA":
+		n, nErr := base64.RawURLEncoding.DecodeString(k.Modulus)
+		e, eErr := base64.RawURLEncoding.DecodeString(k.Exponent)
+		exponent := new(big.Int).SetBytes(e)
+		if nErr != nil || eErr != nil || len(n) > maxModulus || exponent.BitLen() > 31 || exponent.Int64() < 3 {
+			return nil, errors.New("the JSON Web Key is not an RSA key")
+		}
+		key := &rsa.PublicKey{N: new(big.Int).SetBytes(n), E: int(exponent.Int64())}
+		if key.N.BitLen() < 1024 {
+			return nil, errors.New("the JSON Web Key is an RSA key of less than 1024 bits")
+		}
+		return key, nil
+	case k.Type == "EC" && curve != nil:
+		x, xErr := base64.RawURLEncoding.DecodeString(k.X)
+		y, yErr := base64.RawURLEncoding.DecodeString(k.Y)
+		if size := (curve.Params().BitSize + 7) / 8; xErr != nil || yErr != nil || len(x) != size || len(y) != size {
+			return nil, errors.New("the coordinates of the JSON Web Key are not those of its curve")
+		}
+		key, err := ecdsa.ParseUncompressedPublicKey(curve, slices.Concat([]byte{4}, x, y))
+		if err != nil {
+			return nil, fmt.Errorf("the JSON Web Key is not a point of its curve: %w", err)
+		}
+		return key, nil
+	}
+	return nil, fmt.Errorf("no signature is verified with a JSON Web Key of type %q", k.Type)
+}
+
+// maxModulus is the length of the longest RSA modulus that anything is verified with.
+const maxModulus = 2048
 
 // Thumbprint is the SHA-256 thumbprint of RFC 7638 of a key that NewJWK takes, in
 // base64url. It is the key's id wherever it signs.

@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"attestcsr/csr/pkcs10"
+	"attestcsr/test/kit"
 )
 
 // The key and its thumbprint are those of RFC 7638 section 3.1.
@@ -52,6 +53,9 @@ func TestJWK(t *testing.T) {
 			if err != nil || !again.Equal(key.Public()) {
 				t.Fatalf("another key: %v", err)
 			}
+			if read, err := jwk.Key(); err != nil || !again.Equal(read) {
+				t.Fatalf("another key is read: %v", err)
+			}
 		}
 	}
 	text, err := json.Marshal(pkcs10.JWK{Type: "EC", Curve: "c", X: "x", Y: "y"})
@@ -62,3 +66,40 @@ func TestJWK(t *testing.T) {
 		t.Error("nothing has a JSON Web Key")
 	}
 }
+
+// FuzzJWK: what is read as a key is written as a JSON Web Key that is read as the same key.
+func FuzzJWK(f *testing.F) {
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, key := range []crypto.Signer{rsaKey, kit.NewKey(f)} {
+		jwk, err := pkcs10.NewJWK(key.Public())
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(jwk.Type, jwk.Curve, jwk.Modulus, jwk.Exponent, jwk.X, jwk.Y)
+		f.Add(jwk.Type, jwk.Curve, "AA"+jwk.Modulus, "AAAA"+jwk.Exponent, jwk.Y, jwk.X)
+		f.Add(jwk.Type, "P-384", "AQAB", "AQ", jwk.X+"A", "")
+	}
+	f.Add("oct", "", "", "", "", "")
+	f.Add("RSA", "", rsaText(rsaKey), "_____w", "", "")
+	f.Fuzz(func(t *testing.T, kind, curve, n, e, x, y string) {
+		key, err := pkcs10.JWK{Type: kind, Curve: curve, Modulus: n, Exponent: e, X: x, Y: y}.Key()
+		if err != nil {
+			if key != nil {
+				t.Fatal("a key beside an error")
+			}
+			return
+		}
+		written, err := pkcs10.NewJWK(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := written.Key(); err != nil || !pkcs10.SameKey(key, again) {
+			t.Fatalf("another key: %v", err)
+		}
+	})
+}
+
+func rsaText(key *rsa.PrivateKey) string { return base64.RawURLEncoding.EncodeToString(key.N.Bytes()) }
