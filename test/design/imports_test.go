@@ -16,7 +16,7 @@ import (
 // of the design.
 var mayImport = map[string][]string{
 	".":       {"command"},
-	"command": {"config", "handler/client", "handler/vapi", "server", "server/backup", "server/control", "server/output", "server/serving"},
+	"command": {"config", "csr/pkcs10", "handler/client", "handler/policy", "handler/strict", "handler/transit", "handler/vapi", "server", "server/backup", "server/control", "server/output", "server/serving"},
 	"server": {
 		"config", "csr", "csr/audit", "csr/pkcs10", "handler", "handler/auth", "keystore", "keystore/bolt", "keystore/ownfile", "keystore/pool", "keystore/sealed",
 		"server/admit", "server/agent", "server/backup", "server/control", "server/output", "server/serving", "server/tlscert",
@@ -35,8 +35,8 @@ var mayImport = map[string][]string{
 	"handler/origin":        {},
 	"handler/console":       {"csr", "csr/audit", "csr/pkcs10", "handler/strict", "handler/vapi"},
 	"handler/vapi":          {"csr", "csr/pkcs10", "handler/client", "handler/strict"},
-	"handler/policy":        {"csr", "csr/pkcs10", "handler/strict"},
-	"handler/transit":       {"csr", "csr/pkcs10", "handler/strict"},
+	"handler/policy":        {"csr", "csr/pkcs10", "handler/client", "handler/strict"},
+	"handler/transit":       {"csr", "csr/pkcs10", "handler/client", "handler/strict"},
 	"handler/strict":        {},
 	"csr":                   {"keystore", "csr/audit", "csr/pkcs10"},
 	"csr/pkcs10":            {},
