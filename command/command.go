@@ -100,6 +100,8 @@ func (p process) tree() *cobra.Command {
 		p.resetPasswordCommand(),
 		p.storeCommand(),
 		p.certificateCommand(),
+		p.nsxCommand(),
+		p.keyCommand(),
 		p.sessionCommand(),
 		p.contextCommand(),
 		p.keysetCommand(),

@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"attestcsr/handler/client"
+	"attestcsr/handler/policy"
+	"attestcsr/handler/transit"
 	"attestcsr/handler/vapi"
 )
 
@@ -22,7 +24,9 @@ func (p process) sessionCommand() *cobra.Command {
 // dialects are the clients that have sessions, by name.
 func dialects() map[string]func(*client.Client) dialect {
 	return map[string]func(*client.Client) dialect{
-		"esx": func(c *client.Client) dialect { return vapi.NewClient(c) },
+		"esx":     func(c *client.Client) dialect { return vapi.NewClient(c) },
+		"nsx":     func(c *client.Client) dialect { return policy.NewClient(c) },
+		"transit": func(c *client.Client) dialect { return transit.NewClient(c) },
 	}
 }
 
