@@ -5,7 +5,6 @@
 package browser_test
 
 import (
-	"context"
 	_ "embed"
 	"fmt"
 	"net/http"
@@ -13,8 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/chromedp/chromedp"
-
+	"attestcsr/test/browser"
 	"attestcsr/test/kit"
 	"attestcsr/test/start"
 )
@@ -22,43 +20,15 @@ import (
 //go:embed attack.js
 var attack string
 
-// chromium starts a browser with a profile of its own and returns its only page.
-func chromium(t *testing.T) context.Context {
-	t.Helper()
-	allocator, cancel := chromedp.NewExecAllocator(t.Context(), append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.NoSandbox, chromedp.IgnoreCertErrors)...)
-	t.Cleanup(cancel)
-	page, closePage := chromedp.NewContext(allocator)
-	t.Cleanup(closePage)
-	return page
-}
-
-// evaluate runs a script, which may be a promise, in the page that is open.
-func evaluate[T any](page context.Context, t *testing.T, script string) T {
-	t.Helper()
-	result, err := chromedp.Run(page, chromedp.Evaluate[T](script, chromedp.EvalAwaitPromise))
-	if err != nil {
-		t.Fatalf("%s: %v", script, err)
-	}
-	return result
-}
-
-func open(page context.Context, t *testing.T, address string) {
-	t.Helper()
-	if err := chromedp.Do(page, chromedp.Navigate(address)); err != nil {
-		t.Fatalf("%s: %v", address, err)
-	}
-}
-
 // logIn has the browser log in to a service in three ways: it remembers the password,
 // and it has the session cookie of each dialect.
-func logIn(page context.Context, t *testing.T, s *start.Instance) {
+func logIn(page *browser.Page, t *testing.T, s *start.Instance) {
 	t.Helper()
-	open(page, t, strings.Replace(s.URL, "https://", "https://"+start.User+":"+start.Password+"@", 1)+start.NSXCSRs)
-	open(page, t, s.URL+start.NSXCSRs) // scripts of a page whose address has a password cannot fetch
-	id := evaluate[string](page, t, `fetch('/api/session', {method: 'POST'}).then(r => r.json())`)
-	evaluate[string](page, t, `document.cookie = 'vmware-api-session-id=`+id+`; path=/; secure'`)
-	token := evaluate[string](page, t, `fetch('`+start.NSXLogin+`', {method: 'POST', body: new URLSearchParams({j_username: '`+start.User+`', j_password: '`+start.Password+`'})})
+	page.Open(strings.Replace(s.URL, "https://", "https://"+start.User+":"+start.Password+"@", 1) + start.NSXCSRs)
+	page.Open(s.URL + start.NSXCSRs) // scripts of a page whose address has a password cannot fetch
+	id := browser.Evaluate[string](page, `fetch('/api/session', {method: 'POST'}).then(r => r.json())`)
+	browser.Evaluate[string](page, `document.cookie = 'vmware-api-session-id=`+id+`; path=/; secure'`)
+	token := browser.Evaluate[string](page, `fetch('`+start.NSXLogin+`', {method: 'POST', body: new URLSearchParams({j_username: '`+start.User+`', j_password: '`+start.Password+`'})})
 		.then(r => r.headers.get('X-XSRF-TOKEN'))`)
 	if len(id) != 64 || len(token) != 64 {
 		t.Fatalf("the service's own page cannot log in: %q, %q", id, token)
@@ -71,7 +41,7 @@ func logIn(page context.Context, t *testing.T, s *start.Instance) {
 // requests do all that: the browser does send the credentials.
 func TestPagesOfOtherSites(t *testing.T) {
 	t.Parallel()
-	page := chromium(t)
+	page := browser.New(t)
 	site := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
 		fmt.Fprintf(w, "<!DOCTYPE html><body><script>%s</script>", attack)
@@ -95,8 +65,8 @@ func TestPagesOfOtherSites(t *testing.T) {
 			if n := s.Metric("attestcsr_sessions"); n != 2 {
 				t.Fatalf("%d sessions before, want 2", n)
 			}
-			open(page, t, test.from)
-			n := evaluate[int](page, t, fmt.Sprintf("attack(%q, %q, %q)", s.URL, start.ValidSpec, start.ECSpec("attack")))
+			page.Open(test.from)
+			n := browser.Evaluate[int](page, fmt.Sprintf("attack(%q, %q, %q)", s.URL, start.ValidSpec, start.ECSpec("attack")))
 
 			csrs, sessions := strings.Count(s.Must(200, "GET", start.NSXCSRs, ""), `"TlsCsr"`), s.Metric("attestcsr_sessions")
 			forged := func(method string) int {
