@@ -245,6 +245,8 @@ func consoleRows(csrID string) []row {
 		check("[", "", "", inESX.answer(notObject)),
 		check(`{"kind":"certificate","certificate":"x"}`, csr.CheckCertificate, csr.SecurityManagement, refused),
 		check(`{"kind":"import","id":"`+csrID+`","certificate":"x"}`, csr.CheckImport, csr.PolicyCertificateCRUD, refused),
+		{route: "GET /openapi.json", path: "/openapi.json", dialect: inESX, allowed: matching(200, asJSON, `\{"openapi": "3\.1\..*\}\n`)},
+		{route: "GET /openapi.yaml", path: "/openapi.yaml", dialect: inESX, allowed: matching(200, "application/yaml", `openapi: 3\.1\..*`)},
 	}
 }
 

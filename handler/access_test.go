@@ -75,6 +75,7 @@ func TestAccess(t *testing.T) {
 		})
 	}
 	kit.Count(t, "callers × routes", tried)
+	kit.Count(t, "exchanges as described", int(m.witness.seen.Load()))
 }
 
 // compareRoutes holds the rows against the routes that the handler has.

@@ -23,11 +23,11 @@ import (
 
 // from is a client that connects from an address of the loopback network.
 func (s *stack) from(address string) func(c call) answer {
-	transport := s.client.Transport.(*http.Transport).Clone()
+	transport := s.transport.Clone()
 	transport.DialContext = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}).DialContext
 	s.t.Cleanup(transport.CloseIdleConnections)
 	there := *s
-	there.client = &http.Client{Transport: transport}
+	there.client = s.clientOf(transport)
 	return there.do
 }
 

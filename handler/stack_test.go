@@ -58,15 +58,17 @@ const validSpec = `{"organization":"Example Ltd","organization_unit":"Hosts","lo
 
 // stack is the whole service behind a real TLS socket.
 type stack struct {
-	t        testing.TB
-	url      string
-	client   *http.Client
-	server   *httptest.Server
-	handler  *handler.Handler
-	auth     *auth.Authenticator
-	registry *prometheus.Registry
-	log      *kit.Buffer
-	hostname string
+	t         testing.TB
+	url       string
+	transport *http.Transport
+	client    *http.Client
+	witness   *witness // of the exchanges of client and of serve; nil in benchmarks
+	server    *httptest.Server
+	handler   *handler.Handler
+	auth      *auth.Authenticator
+	registry  *prometheus.Registry
+	log       *kit.Buffer
+	hostname  string
 }
 
 // newAuth makes an Authenticator as the service does, with what cfg has instead.
@@ -133,11 +135,24 @@ func newStackOf(t testing.TB, of setup, options ...option) *stack {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, measures := t.(*testing.B); !measures {
+		s.witness = newWitness(t)
+	}
 	server := httptest.NewTLSServer(s.handler)
 	t.Cleanup(server.Close)
-	s.server, s.url, s.client = server, server.URL, server.Client()
-	s.client.Transport.(*http.Transport).MaxIdleConnsPerHost = 64
+	s.server, s.url = server, server.URL
+	s.transport = server.Client().Transport.(*http.Transport)
+	s.transport.MaxIdleConnsPerHost = 64
+	s.client = s.clientOf(s.transport)
 	return s
+}
+
+// clientOf is a client whose exchanges are witnessed.
+func (s *stack) clientOf(transport *http.Transport) *http.Client {
+	if s.witness == nil {
+		return &http.Client{Transport: transport}
+	}
+	return &http.Client{Transport: recorder{transport, s.witness}}
 }
 
 func (s *stack) openKeystore(freshKeys bool, logger *slog.Logger) *keystore.Keystore {
@@ -326,9 +341,17 @@ func (s *stack) serve(c call) answer {
 }
 
 func (s *stack) serveRequest(r *http.Request) answer {
+	var sent kit.Buffer
+	if r.Body != nil {
+		r.Body = readCloser{io.TeeReader(r.Body, &sent), r.Body}
+	}
 	recorder := httptest.NewRecorder()
 	s.handler.ServeHTTP(recorder, r)
-	return answer{recorder.Code, recorder.Header(), recorder.Body.Bytes()}
+	a := answer{recorder.Code, recorder.Header(), recorder.Body.Bytes()}
+	if s.witness != nil {
+		s.witness.see(exchange{r, []byte(sent.String()), a})
+	}
+	return a
 }
 
 // logged is the line of the log about a request that was answered.

@@ -46,6 +46,7 @@ func Register(cfg Config, add func(method, path string, handle Handle, either ..
 		return
 	}
 	registerSessions(cfg, open)
+	registerDocument(cfg, open)
 	registerPages(cfg, open)
 	registerReads(cfg, add)
 }
