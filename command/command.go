@@ -98,6 +98,7 @@ func (p process) tree() *cobra.Command {
 		p.configCommand(),
 		p.hashPasswordCommand(),
 		p.resetPasswordCommand(),
+		p.userCommand(),
 		p.storeCommand(),
 		p.certificateCommand(),
 		p.nsxCommand(),

@@ -32,9 +32,9 @@ const (
 	envContext     = "ATTESTCSR_CONTEXT"
 )
 
-// connectionVariables are no settings, and no reason to warn of them.
-func connectionVariables() []string {
-	return []string{envServer, envCAFile, envFingerprint, envUser, envPassword, envContext}
+// otherVariables are no settings, and no reason to warn of them.
+func otherVariables() []string {
+	return []string{envServer, envCAFile, envFingerprint, envUser, envPassword, envContext, newPasswordVariable}
 }
 
 // statusError ends the command with an exit status of the documented list.

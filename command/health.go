@@ -108,6 +108,6 @@ func (p process) serviceFolders(flags *pflag.FlagSet) ([]string, error) {
 
 // readSettings loads settings without a look at the files that they name.
 func (p process) readSettings(flags *pflag.FlagSet) (*config.Config, error) {
-	cfg, _, err := config.Load(config.Source{Env: p.env, Others: connectionVariables(), Flags: flags, Privileges: server.PrivilegeNames(), SystemHostname: os.Hostname})
+	cfg, _, err := config.Load(config.Source{Env: p.env, Others: otherVariables(), Flags: flags, Privileges: server.PrivilegeNames(), SystemHostname: os.Hostname})
 	return cfg, err
 }

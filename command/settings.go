@@ -52,7 +52,7 @@ func (p process) log() *slog.Logger {
 func (p process) quietSettings(cmd *cobra.Command) server.Loader {
 	config.AddFlags(cmd.Flags())
 	return func() (*config.Config, []string, error) {
-		cfg, warnings, err := config.Load(config.Source{Env: p.env, Others: connectionVariables(), Flags: cmd.Flags(), Privileges: server.PrivilegeNames(), SystemHostname: os.Hostname})
+		cfg, warnings, err := config.Load(config.Source{Env: p.env, Others: otherVariables(), Flags: cmd.Flags(), Privileges: server.PrivilegeNames(), SystemHostname: os.Hostname})
 		if err != nil {
 			return nil, nil, err
 		}

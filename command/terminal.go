@@ -157,6 +157,33 @@ func showRestored(w io.Writer, dataDir string, done server.Restored) error {
 	return err
 }
 
+func showUsers(w io.Writer, users []control.User) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "USER\tIN\tPRIVILEGES FROM\tPRIVILEGES") //nolint:errcheck // Flush reports it
+	for _, u := range users {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", u.Name, u.Source, cmp.Or(u.PrivilegesFrom, "-"), cmp.Or(strings.Join(u.Privileges, " "), "-")) //nolint:errcheck // Flush reports it
+	}
+	return t.Flush()
+}
+
+// showUserChange says what is in effect now.
+func showUserChange(w io.Writer, action control.UserAction, u control.User) error {
+	may := "may log in and do nothing"
+	if len(u.Privileges) > 0 {
+		may = "has " + strings.Join(u.Privileges, ", ")
+	}
+	var err error
+	switch action {
+	case control.RemoveUser:
+		_, err = fmt.Fprintf(w, "%s is removed, and the sessions of %s have ended\n", u.Name, u.Name)
+	case control.SetPassword:
+		_, err = fmt.Fprintf(w, "%s has another password, and the sessions of %s have ended\n", u.Name, u.Name)
+	default:
+		_, err = fmt.Fprintf(w, "%s %s\n", u.Name, may)
+	}
+	return err
+}
+
 // whereIs says how the built-in admin's password can be known.
 func whereIs(p server.Password) string {
 	switch {

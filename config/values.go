@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -282,6 +283,30 @@ func userPrivileges(field *map[string][]string, allowed []string) value {
 	}
 	entry := func(field *[]string) value { return list(field, aString, parse) }
 	return mapping[string, []string]{field, parseName, "privileges", entry, strconv.Quote}
+}
+
+// ParsePrivileges reads a file of privileges alone: YAML as the value of auth.privileges
+// has it. name is for errors, which are those of Load.
+func ParsePrivileges(name string, data []byte, allowed []string) (map[string][]string, error) {
+	l := &loader{config: &Config{file: name}}
+	root, err := l.parse(data)
+	if err != nil {
+		return nil, err
+	}
+	table := map[string][]string{}
+	if root != nil && root.Type() != ast.NullType {
+		userPrivileges(&table, allowed).fromFile(l, setting{key: "privileges"}, root)
+	}
+	return table, errors.Join(l.problems...)
+}
+
+// FormatPrivileges is the reverse of ParsePrivileges.
+func FormatPrivileges(table map[string][]string) []byte {
+	_, lines := userPrivileges(&table, nil).yaml()
+	if len(lines) == 0 {
+		return []byte("{}\n")
+	}
+	return []byte(strings.Join(lines, "\n") + "\n")
 }
 
 // poolTargets is a number of keys for each size in bits.

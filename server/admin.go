@@ -161,7 +161,7 @@ func (a admin) Snapshot(ctx context.Context) (audit.Snapshot, error) { return a.
 // ResetPassword gives the built-in admin a new random password. A running service does
 // it, and takes it over by itself.
 func ResetPassword(ctx context.Context, cfg *config.Config, log *slog.Logger, terminal bool) (_ Password, err error) {
-	if err := ownPassword(cfg); err != nil {
+	if err := userFiles(cfg, log).OwnPassword(); err != nil {
 		return Password{}, err
 	}
 	o, end, err := Administer(ctx, cfg, log)
@@ -173,15 +173,20 @@ func ResetPassword(ctx context.Context, cfg *config.Config, log *slog.Logger, te
 }
 
 func (a admin) ResetPassword(ctx context.Context, terminal bool) (Password, error) {
-	if err := ownPassword(a.cfg); err != nil {
+	a.accounts.Lock()
+	defer a.accounts.Unlock()
+	files := a.userFiles()
+	if err := files.OwnPassword(); err != nil {
 		return Password{}, err
 	}
-	a.resetting.Lock()
-	defer a.resetting.Unlock()
 	if err := a.record(ctx, a.who, audit.Event{Operation: "password.reset"}); err != nil {
 		return Password{}, err
 	}
-	return resetAdmin(a.cfg.DataDir, terminal)
+	known, err := files.ResetAdmin(terminal)
+	if err == nil && a.auth != nil {
+		err = a.takeUsers()
+	}
+	return known, err
 }
 
 // checkpointSlot holds the key that signs checkpoints. Its payload is the public key

@@ -42,7 +42,7 @@ const (
 func layout() backup.Layout {
 	return backup.Layout{
 		Store: StoreFile, Keyset: KeysetFile, Trail: AuditDir, IsTrail: audit.IsFile,
-		Small: []string{AdminHashFile, "users", "privileges.yaml", OwnCertFile, OwnKeyFile, NetworksFile, SettingsFile},
+		Small: []string{AdminHashFile, UsersFile, PrivilegesFile, OwnCertFile, OwnKeyFile, NetworksFile, SettingsFile},
 	}
 }
 

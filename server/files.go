@@ -21,6 +21,7 @@ import (
 	"attestcsr/keystore/ownfile"
 	"attestcsr/server/serving"
 	"attestcsr/server/tlscert"
+	"attestcsr/server/users"
 )
 
 // The files of data_dir.
@@ -28,8 +29,10 @@ const (
 	StoreFile           = "attestcsr.db"
 	KeysetFile          = "sealing-keyset.json"
 	RetiringFile        = "retiring-keys"
-	AdminHashFile       = "admin.htpasswd"
-	InitialPasswordFile = "initial-admin-password"
+	AdminHashFile       = users.AdminHashFile
+	InitialPasswordFile = users.InitialPasswordFile
+	UsersFile           = users.File
+	PrivilegesFile      = users.PrivilegesFile
 	OwnCertFile         = "tls-cert.pem"
 	OwnKeyFile          = "tls-key.pem"
 	AuditDir            = "audit"
@@ -41,12 +44,6 @@ const (
 
 func keysetPath(cfg *config.Config) string {
 	return cmp.Or(cfg.Sealing.KeysetFile, filepath.Join(cfg.DataDir, KeysetFile))
-}
-
-// usersFile is the htpasswd file that users are read from: the operator's, or
-// the one that holds the built-in admin.
-func usersFile(cfg *config.Config) string {
-	return cmp.Or(cfg.Auth.UsersFile, filepath.Join(cfg.DataDir, AdminHashFile))
 }
 
 // certFiles returns the files that the server certificate is read from.
@@ -76,7 +73,7 @@ func trustedFiles(cfg *config.Config, uid int) []trusted {
 	}
 	all := []trusted{
 		dataDir, own(StoreFile, ownfile.Secret), own(SettingsFile, ownfile.Secret), own(ServingFile, ownfile.Secret), own(NetworksFile, ownfile.Secret),
-		own(AuditDir, ownfile.PrivateFolder),
+		own(AuditDir, ownfile.PrivateFolder), own(UsersFile, ownfile.Secret), own(PrivilegesFile, ownfile.Secret),
 	}
 	if cfg.Sealing.KeysetFile == "" {
 		all = append(all, own(KeysetFile, ownfile.Secret))

@@ -70,9 +70,7 @@ func (s *Server) loadAgain() (*config.Config, error) {
 }
 
 func (s *Server) takeSettings(cfg *config.Config) {
-	now := *s.cfg
-	now.Auth.Privileges = cfg.Auth.Privileges // auth.users_file stays, and with it who is the built-in admin
-	s.privileges.Store(new(privilegesOf(&now)))
+	s.setPrivileges(cfg.Auth.Privileges) // auth.users_file stays, and with it who is the built-in admin
 	if err := s.output.SetLevel(cfg.Log.Level); err != nil {
 		s.log.Error("the level of the log stays", "err", err) // package config lets only levels through
 	}

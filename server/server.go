@@ -85,8 +85,7 @@ type Server struct {
 	// settings are the texts of those in effect. Only Run's goroutine uses them.
 	settings   map[string]string
 	privileges atomic.Pointer[map[string][]csr.Privilege] // by user
-	// resetting is held while the built-in admin gets a new password: it is in two files.
-	resetting sync.Mutex
+	accounts   accounts
 
 	listener, opsListener *admit.Listener
 	announced             *serving.Announcement // nil: not
@@ -253,7 +252,7 @@ func (s *Server) Run(ctx context.Context, announce func(Listening) error) error 
 	defer s.announceServing(listeners)() // the last to go
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var tasks sync.WaitGroup
-	tasks.Go(func() { watch(background, s.reloadUsers, usersFile(s.cfg)) })
+	tasks.Go(func() { watch(background, s.reloadUsers, userFiles(s.cfg, s.log).Paths()...) })
 	if s.cfg.Trust.AnchorsFile != "" {
 		tasks.Go(func() { watch(background, s.reloadAnchors, s.cfg.Trust.AnchorsFile) })
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -19,18 +20,15 @@ import (
 	"attestcsr/csr/audit"
 	"attestcsr/handler/auth"
 	"attestcsr/keystore/ownfile"
+	"attestcsr/server/users"
 )
 
-// privilegesOf returns what the settings grant each user. The built-in admin
-// holds every privilege unless the settings give it an entry of its own.
-func privilegesOf(cfg *config.Config) map[string][]csr.Privilege {
+// privilegesOf is a table of privileges in the type of the core.
+func privilegesOf(names map[string][]string) map[string][]csr.Privilege {
 	table := map[string][]csr.Privilege{}
-	if cfg.Auth.UsersFile == "" {
-		table[AdminName] = csr.Privileges()
-	}
-	for user, names := range cfg.Auth.Privileges {
-		granted := make([]csr.Privilege, len(names))
-		for i, name := range names {
+	for user, privileges := range names {
+		granted := make([]csr.Privilege, len(privileges))
+		for i, name := range privileges {
 			granted[i] = csr.Privilege(name)
 		}
 		table[user] = granted
@@ -44,7 +42,7 @@ func privilegesOf(cfg *config.Config) map[string][]csr.Privilege {
 func CheckSettings(cfg *config.Config) (warnings []string, err error) {
 	warnings, err = checkFiles(cfg, time.Now())
 	if cfg.Auth.UsersFile == "" && cfg.AdminPasswordFile != "" && err == nil {
-		warning, err := checkPasswordFile(cfg.AdminPasswordFile)
+		warning, err := users.CheckPasswordFile(cfg.AdminPasswordFile)
 		if err != nil {
 			return warnings, err
 		}
@@ -52,13 +50,15 @@ func CheckSettings(cfg *config.Config) (warnings []string, err error) {
 			warnings = append(warnings, warning)
 		}
 	}
-	users := []string{AdminName}
+	files := userFiles(cfg, slog.New(slog.DiscardHandler))
+	content, readErr := files.Read()
+	names := []string{AdminName}
 	if cfg.Auth.UsersFile != "" && err == nil {
-		table, err := loadUsers(cfg.Auth.UsersFile)
+		table, err := files.ReadOperators()
 		if err != nil {
 			return warnings, fmt.Errorf("auth.users_file: %w", err)
 		}
-		if users = table.Names(); len(users) == 0 {
+		if names = table.Names(); len(names) == 0 {
 			return warnings, fmt.Errorf("auth.users_file: %s holds no user, so that nobody could log in: add one with htpasswd -B or attestcsr hash-password", cfg.Auth.UsersFile)
 		}
 		if cost := table.LowestCost(); cost < auth.Cost {
@@ -66,8 +66,12 @@ func CheckSettings(cfg *config.Config) (warnings []string, err error) {
 				cfg.Auth.UsersFile, cost, auth.Cost))
 		}
 	}
+	if readErr == nil { // otherwise who opens the files says it
+		names = content.Users.Names()
+		warnings = append(warnings, content.Doubts()...)
+	}
 	for _, user := range slices.Sorted(maps.Keys(cfg.Auth.Privileges)) {
-		if !slices.Contains(users, user) {
+		if !slices.Contains(names, user) {
 			warnings = append(warnings, fmt.Sprintf("auth.privileges: there is no user %q", user))
 		}
 	}
@@ -82,6 +86,8 @@ func PrivilegeNames() []string {
 	}
 	return names
 }
+
+const maxSettingsFile = 64 << 10 // bytes; far more than digests take
 
 // noteSettings records the names of settings that have another value than at the last
 // start or reload, and keeps digests of the values. A crash before they are kept makes
@@ -125,7 +131,7 @@ func differing(before, now map[string]string) (names []string) {
 // readDigests returns the digests of the values of all settings at the last start, or
 // nil where there was none.
 func readDigests(path string, s *Server) (digests map[string]string, err error) {
-	text, err := ownfile.Read(path, maxOwnFile, s.log)
+	text, err := ownfile.Read(path, maxSettingsFile, s.log)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -1,21 +1,14 @@
 package server
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
-	"strings"
+	"sync"
 	"time"
-
-	"golang.org/x/crypto/bcrypt"
 
 	"attestcsr/config"
 	"attestcsr/csr"
@@ -23,13 +16,13 @@ import (
 	"attestcsr/handler/auth"
 	"attestcsr/keystore/ownfile"
 	"attestcsr/server/control"
+	"attestcsr/server/users"
 )
 
 // AdminName is the user that exists where no auth.users_file is set.
-const AdminName = "admin"
+const AdminName = users.Admin
 
 const (
-	maxOwnFile       = 64 << 10        // bytes; far more than a hash takes
 	rememberPassword = 5 * time.Minute // how long a right password is not compared again
 	maxFailures      = 20              // wrong passwords from one network at once, and then in a minute
 
@@ -41,124 +34,6 @@ const (
 // Password says where people find the built-in admin's password.
 type Password = control.Password
 
-// loadUsers reads and parses a users file.
-func loadUsers(path string) (*auth.Users, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	users, err := auth.ParseUsers(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return users, nil
-}
-
-// prepareAdmin makes sure that the built-in admin has a password: the one of
-// admin_password_file, the one it had before, or a random one.
-func prepareAdmin(cfg *config.Config, log *slog.Logger, terminal bool) (Password, error) {
-	hashFile := filepath.Join(cfg.DataDir, AdminHashFile)
-	hash, err := readAdminHash(hashFile, log)
-	if err != nil {
-		return Password{}, err
-	}
-	if cfg.AdminPasswordFile != "" {
-		return Password{File: cfg.AdminPasswordFile}, adoptPassword(cfg.AdminPasswordFile, hashFile, hash)
-	}
-	if hash == nil {
-		return resetAdmin(cfg.DataDir, terminal)
-	}
-	waiting := filepath.Join(cfg.DataDir, InitialPasswordFile)
-	if _, err := os.Stat(waiting); err == nil {
-		return Password{File: waiting}, nil
-	}
-	return Password{}, nil
-}
-
-// readAdminHash returns the stored hash, or nil when there is none yet.
-func readAdminHash(path string, log *slog.Logger) ([]byte, error) {
-	data, err := ownfile.Read(path, maxOwnFile, log)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	name, hash, ok := strings.Cut(strings.TrimSpace(string(data)), ":")
-	if !ok || name != AdminName {
-		return nil, fmt.Errorf("%s is damaged: attestcsr reset-password makes it anew", path)
-	}
-	return []byte(hash), nil
-}
-
-// adoptPassword stores the password of the operator's file, unless it is the one
-// stored already.
-func adoptPassword(file, hashFile string, hash []byte) error {
-	if _, err := checkPasswordFile(file); err != nil {
-		return err
-	}
-	secret, err := readPassword(file)
-	if err != nil {
-		return err
-	}
-	if hash != nil && bcrypt.CompareHashAndPassword(hash, secret) == nil {
-		return nil
-	}
-	return storeAdminHash(hashFile, string(secret))
-}
-
-// checkPasswordFile says what is wrong with a password file.
-func checkPasswordFile(file string) (warning string, err error) {
-	secret, err := readPassword(file)
-	if err != nil {
-		return "", err
-	}
-	if warning, err = auth.CheckPassword(string(secret)); err != nil {
-		return "", fmt.Errorf("admin_password_file: %s: %w", file, err)
-	}
-	if warning != "" {
-		warning = fmt.Sprintf("admin_password_file: %s: %s", file, warning)
-	}
-	return warning, nil
-}
-
-// readPassword returns the first line of a password file.
-func readPassword(file string) ([]byte, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, fmt.Errorf("admin_password_file: %w", err)
-	}
-	defer f.Close() //nolint:errcheck // only read
-	data, err := io.ReadAll(io.LimitReader(f, 4096))
-	if err != nil {
-		return nil, fmt.Errorf("admin_password_file: %w", err)
-	}
-	secret := bytes.TrimSuffix(bytes.TrimSuffix(data, []byte("\n")), []byte("\r"))
-	if len(secret) == 0 || bytes.ContainsAny(secret, "\r\n\x00") {
-		return nil, fmt.Errorf("admin_password_file: %s must hold the password in one line", file)
-	}
-	return secret, nil
-}
-
-func storeAdminHash(hashFile, secret string) error {
-	hash, err := auth.Hash(secret)
-	if err != nil {
-		return err
-	}
-	return ownfile.Replace(hashFile, []byte(AdminName+":"+hash+"\n"))
-}
-
-// ownPassword refuses where the operator decides the password.
-func ownPassword(cfg *config.Config) error {
-	switch {
-	case cfg.Auth.UsersFile != "":
-		return fmt.Errorf("there is no built-in admin, since auth.users_file is set: change the user's line in %s (attestcsr hash-password makes the hash)", cfg.Auth.UsersFile)
-	case cfg.AdminPasswordFile != "":
-		return fmt.Errorf("admin_password_file decides the password: change %s and restart the service", cfg.AdminPasswordFile)
-	}
-	return nil
-}
-
 // HashPassword returns the bcrypt hash of a password, for auth.users_file, and a warning
 // where some clients cannot send it.
 func HashPassword(secret string) (hash, warning string, err error) {
@@ -169,52 +44,32 @@ func HashPassword(secret string) (hash, warning string, err error) {
 	return hash, warning, err
 }
 
-// resetAdmin gives the admin a random password and makes it known: on a
-// terminal, otherwise in a file whose path is printed. The file is written
-// first: a crash after it leaves a password that does not open anything yet and
-// is overwritten by the next start or reset.
-func resetAdmin(dataDir string, terminal bool) (Password, error) {
-	secret := rand.Text()
-	file := filepath.Join(dataDir, InitialPasswordFile)
-	known := Password{Shown: secret}
-	if terminal {
-		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return Password{}, err
-		}
-	} else {
-		known = Password{File: file}
-		if err := ownfile.Replace(file, []byte(secret+"\n")); err != nil {
-			return Password{}, err
-		}
-	}
-	return known, storeAdminHash(filepath.Join(dataDir, AdminHashFile), secret)
-}
-
-// prepareUsers loads the users file, or makes sure of the built-in admin.
+// prepareUsers reads the users, and makes sure of the built-in admin.
 func (s *Server) prepareUsers(terminal bool, processors int) error {
+	s.accounts.Lock()
+	defer s.accounts.Unlock()
+	files := s.userFiles()
 	if s.cfg.Auth.UsersFile == "" {
 		var err error
-		if s.password, err = prepareAdmin(s.cfg, s.log, terminal); err != nil {
+		if s.password, err = files.PrepareAdmin(terminal); err != nil {
 			return err
 		}
 	}
-	users, err := s.readUsers()
-	if err != nil {
+	if err := s.takeUsers(); err != nil {
 		return err
 	}
-	s.privileges.Store(new(privilegesOf(s.cfg)))
 	if err := s.openNetworks(); err != nil {
 		return err
 	}
 	s.auth = auth.New(auth.Config{
 		Networks:        s.networks,
-		Users:           users,
+		Users:           s.accounts.content.Users,
 		Privileges:      func(user string) []csr.Privilege { return (*s.privileges.Load())[user] },
 		IdleTimeout:     s.cfg.Session.IdleTimeout,
 		Lifetime:        s.cfg.Session.Lifetime,
 		Sessions:        s.cfg.Limits.Sessions,
 		SessionsPerUser: s.cfg.Limits.SessionsPerUser,
-		OnPassword:      s.forgetInitialPassword,
+		OnPassword:      files.ForgetInitialPassword,
 		Refused:         s.audit.Refuse,
 		LoggedIn:        func(r audit.Request) { s.audit.Login(audit.Event{Kind: audit.Login, Request: r}) },
 		LoggedOut:       func(r audit.Request) { s.audit.Login(audit.Event{Kind: audit.Logout, Request: r}) },
@@ -264,49 +119,124 @@ func (s *Server) keepNetworks(ctx context.Context) {
 	every(ctx, networksInterval, save)
 }
 
-// readUsers reads the users that may log in from now on.
-func (s *Server) readUsers() (*auth.Users, error) {
-	if err := stillTrusted(s.cfg, usersFile(s.cfg)); err != nil {
-		return nil, err
-	}
-	return loadUsers(usersFile(s.cfg))
+// accounts are the files of users and privileges. The lock is held while one of them is
+// changed, and from when they are read until what they say is in effect: what is older
+// never comes after what is newer.
+type accounts struct {
+	sync.Mutex
+	settings map[string][]string // auth.privileges, where a reload has taken others than those of the start
+	content  *users.Content      // in effect; nil in a command
 }
 
-// forgetInitialPassword removes the file with the generated password at the first
-// login with it: whoever read it has it now. The file may have a later password, which
-// reset-password has just made.
-func (s *Server) forgetInitialPassword(user, password string) {
-	if s.cfg.Auth.UsersFile != "" || user != AdminName {
-		return
+// userFiles says how the files of users are read. The caller holds the lock.
+func (s *Server) userFiles() users.Files {
+	files := userFiles(s.cfg, s.log)
+	if s.accounts.settings != nil {
+		files.Settings = s.accounts.settings
 	}
-	file := filepath.Join(s.cfg.DataDir, InitialPasswordFile)
-	known, err := ownfile.Read(file, maxOwnFile, s.log)
-	if err == nil && string(known) != password+"\n" {
-		return
-	}
-	if err == nil {
-		err = os.Remove(file)
-	}
-	switch {
-	case err == nil:
-		s.log.Info("first login: the file with the initial password is removed")
-	case !errors.Is(err, os.ErrNotExist):
-		s.log.Error("the file with the initial password cannot be removed: remove it by hand", "err", err)
+	return files
+}
+
+func userFiles(cfg *config.Config, log *slog.Logger) users.Files {
+	return users.Files{
+		DataDir: cfg.DataDir, Operators: cfg.Auth.UsersFile, AdminPassword: cfg.AdminPasswordFile,
+		Settings: cfg.Auth.Privileges, Privileges: PrivilegeNames(), Log: log,
 	}
 }
 
-// reloadUsers reads the users file again. On any error the users before stay.
-func (s *Server) reloadUsers() {
-	users, err := s.readUsers()
+// setPrivileges puts those of the settings under those of the file.
+func (s *Server) setPrivileges(settings map[string][]string) {
+	s.accounts.Lock()
+	defer s.accounts.Unlock()
+	s.accounts.settings = settings
+	s.accounts.content = s.accounts.content.Over(settings)
+	s.privileges.Store(new(privilegesOf(s.accounts.content.Privileges)))
+}
+
+// takeUsers reads the files of users, and has what they say in effect when it returns. On
+// any error what was in effect stays. The caller holds the lock.
+func (s *Server) takeUsers() error {
+	files := s.userFiles()
+	if err := stillTrusted(s.cfg, files.Paths()...); err != nil {
+		return err
+	}
+	content, err := files.Read()
 	if err != nil {
-		s.log.Error("users not reloaded: the ones before stay", "err", err)
-		return
+		return err
 	}
-	if s.auth.SetUsers(users) {
+	before := s.accounts.content
+	s.accounts.content = content
+	s.privileges.Store(new(privilegesOf(content.Privileges)))
+	if before == nil {
+		return nil // the start, which has no Authenticator yet
+	}
+	if s.auth.SetUsers(content.Users) {
 		s.noteEvent(context.Background(), audit.Event{Operation: "users.reload"})
 	}
-	if len(users.Names()) == 0 {
+	if !content.SamePrivileges(before) {
+		s.noteEvent(context.Background(), audit.Event{Operation: "privileges.reload"})
+	}
+	names := content.Users.Names()
+	if len(names) == 0 {
 		s.log.Warn("the users file holds no user any more: nobody can log in")
 	}
-	s.log.Debug("users loaded", "users", len(users.Names()))
+	s.log.Debug("users loaded", "users", len(names))
+	return nil
+}
+
+// reloadUsers takes what the files of users say now.
+func (s *Server) reloadUsers() {
+	s.accounts.Lock()
+	defer s.accounts.Unlock()
+	if err := s.takeUsers(); err != nil {
+		s.log.Error("users not reloaded: the ones before stay", "err", err)
+	}
+}
+
+// ListUsers implements control.Operations.
+func (a admin) ListUsers(context.Context) ([]control.User, error) {
+	a.accounts.Lock()
+	defer a.accounts.Unlock()
+	content, err := a.userFiles().Read()
+	if err != nil {
+		return nil, err
+	}
+	return content.List(), nil
+}
+
+// ListUsers returns all users, and changes nothing.
+func ListUsers(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ []control.User, err error) {
+	o, end, err := administer(ctx, cfg, log, false)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, end()) }()
+	return o.ListUsers(ctx)
+}
+
+// ChangeUser implements control.Operations.
+func (a admin) ChangeUser(ctx context.Context, c control.UserChange) (control.User, error) {
+	a.accounts.Lock()
+	defer a.accounts.Unlock()
+	files := a.userFiles()
+	if a.auth != nil { // a command has looked at them with the settings
+		if err := stillTrusted(a.cfg, files.Paths()...); err != nil {
+			return control.User{}, err
+		}
+	}
+	err := files.Change(ctx, c, func(privileges []string) error {
+		return a.record(ctx, a.who, audit.Event{Operation: "user." + string(c.Action), Account: c.Name, Privileges: privileges})
+	})
+	// Also after an error: one of two files may be another one.
+	if a.auth != nil {
+		err = errors.Join(err, a.takeUsers())
+	}
+	if err != nil {
+		return control.User{}, err
+	}
+	content, err := files.Read()
+	if err != nil {
+		return control.User{}, err
+	}
+	return content.User(c.Name), nil
 }

@@ -95,9 +95,14 @@ type Event struct {
 
 	Warnings []string `json:"warnings,omitempty"` // of a certificate that was accepted all the same
 	Settings []string `json:"settings,omitempty"` // names of those that changed
-	Reason   string   `json:"reason,omitzero"`
-	FromKey  string   `json:"from_key,omitzero"` // ids of keys of the sealing keyset
-	ToKey    string   `json:"to_key,omitzero"`
+	// Of a user whom the operator added, changed or removed, and the privileges that were
+	// given or taken away.
+	Account    string   `json:"account,omitzero"`
+	Privileges []string `json:"privileges,omitempty"`
+
+	Reason  string `json:"reason,omitzero"`
+	FromKey string `json:"from_key,omitzero"` // ids of keys of the sealing keyset
+	ToKey   string `json:"to_key,omitzero"`
 	// A line without Count is one event. Otherwise it is of that many, the first of
 	// them at Since.
 	Count int       `json:"count,omitzero"`
@@ -137,7 +142,7 @@ type note struct {
 
 // Bounds of what a line holds, in bytes. JSON doubles quotation marks and backslashes
 // at worst: an event of the longest parts takes 55 KiB. None has all parts: what has
-// warnings has no settings.
+// warnings has no settings or privileges.
 const (
 	maxText = 1024           // of one part
 	maxSlot = 255 + 1 + 1024 // collection and id
@@ -200,7 +205,7 @@ func (e *Event) bound() {
 	}
 	for _, s := range []*string{
 		&e.User, &e.Method, &e.Address, &e.RequestID, &e.Operation, &e.Route, &e.Outcome, &e.Replaced, &e.Subject,
-		&e.KeyAlgorithm, &e.Issuer, &e.Serial, &e.Session, &e.Reason, &e.FromKey, &e.ToKey, &e.Peer, &e.KeyID, &e.Algorithm, &e.Digest,
+		&e.KeyAlgorithm, &e.Issuer, &e.Serial, &e.Session, &e.Reason, &e.FromKey, &e.ToKey, &e.Peer, &e.KeyID, &e.Algorithm, &e.Digest, &e.Account,
 	} {
 		*s = bounded(*s, maxText)
 	}
@@ -215,6 +220,7 @@ func (e *Event) bound() {
 	}
 	e.Names = first
 	e.Settings, _ = boundedList(e.Settings, maxList)
+	e.Privileges, _ = boundedList(e.Privileges, maxList)
 	e.Warnings, _ = boundedList(e.Warnings, maxWarn)
 }
 

@@ -120,22 +120,47 @@ func parseUserLine(line string) (name, hash string, err error) {
 		return "", "", nil
 	}
 	name, hash, ok := strings.Cut(line, ":")
-	switch {
-	case !ok:
+	if !ok {
 		return "", "", errors.New("it has no colon")
-	case name == "":
-		return "", "", errors.New("it has no user name")
-	case len(name) > maxUserName:
-		return "", "", fmt.Errorf("the user name is longer than %d bytes", maxUserName)
-	case strings.TrimSpace(name) != name:
-		return "", "", errors.New("the user name begins or ends with a space")
-	case !isBcrypt(hash):
+	}
+	if err := checkName(name); err != nil {
+		return "", "", err
+	}
+	if !isBcrypt(hash) {
 		return "", "", errors.New("the hash is not bcrypt (use htpasswd -B)")
 	}
 	if cost := costOf(hash); cost < minCost || cost > maxCost {
 		return "", "", fmt.Errorf("the cost of the hash is not between %d and %d", minCost, maxCost)
 	}
 	return name, hash, nil
+}
+
+func checkName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("it has no user name")
+	case len(name) > maxUserName:
+		return fmt.Errorf("the user name is longer than %d bytes", maxUserName)
+	case strings.TrimSpace(name) != name:
+		return errors.New("the user name begins or ends with a space")
+	}
+	return nil
+}
+
+// CheckName refuses what cannot be the name of a new user. A colon ends a name in a users
+// file, and so no user is called like a process (uid:0) or the service (system:service).
+func CheckName(name string) error {
+	switch {
+	case strings.Contains(name, ":"):
+		return errors.New("a user name has no colon")
+	case strings.HasPrefix(name, "#"):
+		return errors.New("a user name does not begin with #, which makes a line a comment")
+	case strings.HasPrefix(name, byteOrderMark), !utf8.ValidString(name), strings.ContainsFunc(name, unicode.IsControl):
+		return errors.New("a user name is UTF-8 without control characters")
+	case name == "":
+		return errors.New("a user name has at least one character")
+	}
+	return checkName(name)
 }
 
 // isBcrypt reports whether a hash has the form of bcrypt's. $2x$ is refused: it marks

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Read returns the content of a file that passes Check and is at most limit
@@ -42,21 +44,52 @@ func Read(path string, limit int, log *slog.Logger) (content []byte, err error) 
 // the old content or the new one, and at most a temporary file that nobody reads (see
 // Sweep).
 func Replace(path string, content []byte) error {
-	temp, err := writeTemp(path, content)
+	next, err := Prepare(path, content)
 	if err != nil {
 		return err
 	}
-	if err := os.Rename(temp, path); err != nil {
-		return errors.Join(err, os.Remove(temp))
+	return next.Place()
+}
+
+// Prepared is a file that is complete and durable, and not yet in its place. Place or
+// Discard ends it.
+type Prepared struct{ temp, path string }
+
+// Prepare is the first half of Replace.
+func Prepare(path string, content []byte) (*Prepared, error) {
+	temp, err := writeTemp(path, content, adoptBeside(path))
+	return &Prepared{temp, path}, err
+}
+
+// PrepareLike is Prepare with the owner, group, mode and access list of the file that is
+// there, which somebody else made.
+func PrepareLike(path string, content []byte) (*Prepared, error) {
+	temp, err := writeTemp(path, content, func(f *os.File) error { return dressLike(f, path) })
+	return &Prepared{temp, path}, err
+}
+
+// Place puts the file over the one before. A crash leaves one of the two.
+func (p *Prepared) Place() error {
+	if err := os.Rename(p.temp, p.path); err != nil {
+		return errors.Join(err, os.Remove(p.temp))
 	}
-	return SyncDir(filepath.Dir(path))
+	p.temp = ""
+	return SyncDir(filepath.Dir(p.path))
+}
+
+// Discard removes the file, unless it is in its place.
+func (p *Prepared) Discard() error {
+	if err := os.Remove(p.temp); p.temp != "" && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // Create writes a file, 0600 or as Adopt has it, unless there is one: when another
 // process was faster, its file stays. The content is flushed before the file appears. A
 // crash before that leaves a temporary file that nobody reads (see Sweep).
 func Create(path string, content []byte) (err error) {
-	temp, err := writeTemp(path, content)
+	temp, err := writeTemp(path, content, adoptBeside(path))
 	if err != nil {
 		return err
 	}
@@ -73,14 +106,15 @@ func Link(temp, path string) error {
 	return SyncDir(filepath.Dir(path))
 }
 
-func writeTemp(path string, content []byte) (temp string, err error) {
+// writeTemp makes a complete file. dress gives it its owner, group and mode.
+func writeTemp(path string, content []byte, dress func(*os.File) error) (temp string, err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*.tmp") // mode 0600
 	if err != nil {
 		return "", err
 	}
 	_, err = f.Write(content)
 	if err == nil {
-		err = errors.Join(Adopt(f, filepath.Join(filepath.Dir(path), store), path), f.Sync())
+		err = errors.Join(dress(f), f.Sync())
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		return "", errors.Join(err, os.Remove(f.Name()))
@@ -90,6 +124,11 @@ func writeTemp(path string, content []byte) (temp string, err error) {
 
 // store is the file whose owner, group and mode the others in a data folder have.
 const store = "attestcsr.db"
+
+// adoptBeside is Adopt for a file that will be at path.
+func adoptBeside(path string) func(*os.File) error {
+	return func(f *os.File) error { return Adopt(f, filepath.Join(filepath.Dir(path), store), path) }
+}
 
 // Adopt gives a file that root makes for a service the owner, group and mode of the
 // first of like that exists. Without it the service could not read what root's
@@ -108,6 +147,33 @@ func Adopt(f *os.File, like ...string) error {
 			return err
 		}
 		return errors.Join(f.Chown(owner.UID, owner.GIDs[0]), f.Chmod(info.Mode()&0o660))
+	}
+	return nil
+}
+
+// accessList is the attribute that holds what acl(5) calls an access ACL.
+const accessList = "system.posix_acl_access"
+
+// dressLike gives a file the owner, group, mode and access list of the one at path.
+func dressLike(f *os.File, path string) error {
+	info, err := os.Stat(path)
+	owner, is := OwnerOf(info, err)
+	if !is {
+		return err
+	}
+	if err := errors.Join(f.Chown(owner.UID, owner.GIDs[0]), f.Chmod(info.Mode().Perm())); err != nil {
+		return err
+	}
+	list := make([]byte, 64<<10) // the most that an attribute has
+	n, err := unix.Getxattr(path, accessList, list)
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
+		return nil // the mode says all
+	}
+	if err == nil {
+		err = unix.Fsetxattr(int(f.Fd()), accessList, list[:n], 0)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "copy the access list of", Path: path, Err: err}
 	}
 	return nil
 }

@@ -139,3 +139,13 @@ func (c *Client) CheckStore(ctx context.Context) (StoreReport, error) {
 func (c *Client) OpenSession(ctx context.Context, dialect string) (Session, error) {
 	return ask[Session](ctx, c, "open-session", dialect)
 }
+
+// ListUsers implements Operations.
+func (c *Client) ListUsers(ctx context.Context) ([]User, error) {
+	return ask[[]User](ctx, c, "list-users", nothing{})
+}
+
+// ChangeUser implements Operations.
+func (c *Client) ChangeUser(ctx context.Context, change UserChange) (User, error) {
+	return ask[User](ctx, c, "change-user", change)
+}

@@ -54,6 +54,12 @@ type Operations interface {
 	// OpenSession begins a session of a dialect (esx, nsx, transit) of a running service,
 	// with every privilege.
 	OpenSession(ctx context.Context, dialect string) (Session, error)
+
+	// ListUsers returns all users, in alphabetical order.
+	ListUsers(ctx context.Context) ([]User, error)
+	// ChangeUser returns the user after a change, which is in effect then: sessions of
+	// who was removed or has another password have ended.
+	ChangeUser(ctx context.Context, change UserChange) (User, error)
 }
 
 // Session is a session of a running service, and how to reach that.
@@ -64,6 +70,35 @@ type Session struct {
 	Session     string    `json:"session"`
 	XSRF        string    `json:"xsrf,omitzero"` // in the dialect that has one
 	Expires     time.Time `json:"expires"`
+}
+
+// User is someone who may log in.
+type User struct {
+	Name           string   `json:"name"`
+	Source         string   `json:"source"` // the file that has the user, or "built in"
+	Privileges     []string `json:"privileges"`
+	PrivilegesFrom string   `json:"privileges_from"` // "built in", "auth.privileges" or "privileges.yaml"; empty: there is no entry
+}
+
+// UserAction says what is done to a user. The trail has it as the operation "user." and
+// this word.
+type UserAction string
+
+// The actions.
+const (
+	AddUser     UserAction = "add"
+	RemoveUser  UserAction = "remove"
+	SetPassword UserAction = "password"
+	Grant       UserAction = "grant"
+	Revoke      UserAction = "revoke"
+)
+
+// UserChange is a change of one user. It holds no password.
+type UserChange struct {
+	Action     UserAction `json:"action"`
+	Name       string     `json:"name"`
+	Hash       string     `json:"hash,omitzero"`        // bcrypt, of AddUser and SetPassword
+	Privileges []string   `json:"privileges,omitempty"` // of AddUser, Grant and Revoke
 }
 
 // Password says how the built-in admin's password can be known. Only text that

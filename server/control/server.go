@@ -90,6 +90,8 @@ func (s *Server) routes() *http.ServeMux {
 	handle(mux, s, "check-store", alone(Operations.CheckStore))
 	handle(mux, s, "open-session", Operations.OpenSession)
 	stream(mux, s, "backup", Operations.Backup)
+	handle(mux, s, "list-users", alone(Operations.ListUsers))
+	handle(mux, s, "change-user", Operations.ChangeUser)
 	return mux
 }
 

@@ -19,7 +19,7 @@ var mayImport = map[string][]string{
 	"command": {"config", "csr/pkcs10", "handler/client", "handler/policy", "handler/strict", "handler/transit", "handler/vapi", "server", "server/backup", "server/control", "server/output", "server/serving"},
 	"server": {
 		"config", "csr", "csr/audit", "csr/pkcs10", "handler", "handler/auth", "keystore", "keystore/bolt", "keystore/ownfile", "keystore/pool", "keystore/sealed",
-		"server/admit", "server/agent", "server/backup", "server/control", "server/output", "server/serving", "server/tlscert",
+		"server/admit", "server/agent", "server/backup", "server/control", "server/output", "server/serving", "server/tlscert", "server/users",
 	},
 	"server/control":        {"csr/audit"},
 	"server/admit":          {"handler/origin"},
@@ -28,6 +28,7 @@ var mayImport = map[string][]string{
 	"server/output":         {},
 	"server/serving":        {"keystore/ownfile", "server/tlscert"},
 	"server/tlscert":        {"keystore/ownfile"},
+	"server/users":          {"config", "csr", "handler/auth", "keystore/ownfile", "server/control"},
 	"config":                {},
 	"handler":               {"csr", "csr/audit", "csr/pkcs10", "handler/auth", "handler/console", "handler/origin", "handler/vapi", "handler/policy", "handler/strict", "handler/transit"},
 	"handler/auth":          {"csr", "csr/audit", "handler/origin"},

@@ -48,8 +48,8 @@ func must(t *testing.T, dataDir, args string) string {
 
 // line is what these tests read of a line of the audit trail.
 type line struct {
-	Event, User, Method, Operation, Slot, Outcome string
-	Settings                                      []string
+	Event, User, Method, Operation, Slot, Outcome, Account string
+	Settings, Privileges                                   []string
 }
 
 // trail returns the lines of changes that are about an operation.

@@ -1,4 +1,4 @@
-package server
+package users
 
 import (
 	"bytes"
@@ -51,7 +51,7 @@ func FuzzAdminHash(f *testing.F) {
 		if err := os.WriteFile(file, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		got, err := readAdminHash(file, log)
+		got, err := Files{DataDir: filepath.Dir(file), Log: log}.readAdminHash()
 		if err != nil {
 			if got != nil || !strings.Contains(err.Error(), file) || strings.Contains(err.Error(), hash) {
 				t.Fatalf("%q, %v", got, err)
