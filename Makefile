@@ -104,27 +104,30 @@ lint: ## formatting and golangci-lint
 	fi; \
 	echo "$$lint run ./..."; "$$lint" run --allow-parallel-runners ./...
 
-# What the pages have of others. Each is a package of npm, which is pinned by its
-# integrity, then the files that are taken, then those that say under which licence. Only
-# this target needs npm. SHA256SUMS has the sums of the files before they are compressed.
-UI := handler/console/ui/vendor
+# What the pages and their tests have of others. Each is the folder that it goes to, a
+# package of npm, which is pinned by its integrity, the files that are taken, and those that
+# say under which licence. Only this target needs npm. SHA256SUMS has the sums of the files
+# before they are compressed.
 define UI_PACKAGES
-swagger-ui-dist@5.35.0 sha512-U06rpMtW9V3XPGOBeamTUSr0Z09jMX4IJuANpE/EZbAhw0G8CgwrzU4YmXkn/h0wCDNsXdGarTNNHC3sU8yVUQ== swagger-ui-bundle.js,swagger-ui.css LICENSE,NOTICE,swagger-ui-bundle.js.LICENSE.txt
+handler/console/ui/vendor swagger-ui-dist@5.35.0 sha512-U06rpMtW9V3XPGOBeamTUSr0Z09jMX4IJuANpE/EZbAhw0G8CgwrzU4YmXkn/h0wCDNsXdGarTNNHC3sU8yVUQ== swagger-ui-bundle.js,swagger-ui.css LICENSE,NOTICE,swagger-ui-bundle.js.LICENSE.txt
+handler/console/ui/vendor uplot@1.6.32 sha512-KIMVnG68zvu5XXUbC4LQEPnhwOxBuLyW1AHtpm6IKTXImkbLgkMy+jabjLgSLMasNuGGzQm/ep3tOkyTxpiQIw== dist/uPlot.iife.min.js,dist/uPlot.min.css LICENSE
+test/page/vendor axe-core@4.14.1 sha512-FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ== axe.min.js LICENSE
 endef
 export UI_PACKAGES
 
-ui: ## the parts of the pages that are of others, copied from npm
-	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; rm -rf $(UI); mkdir -p $(UI); \
-	while read -r package integrity files licences; do \
+ui: ## the parts of the pages and of their tests that are of others, copied from npm
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
+	cut -d' ' -f1 <<<"$$UI_PACKAGES" | sort -u | while read -r to; do rm -rf "$$to"; mkdir -p "$$to"; done; \
+	while read -r to package integrity files licences; do \
 		archive=$$(cd "$$dir" && npm pack --silent "$$package"); \
 		if [[ "sha512-$$(openssl dgst -sha512 -binary "$$dir/$$archive" | base64 -w 0)" != "$$integrity" ]]; then echo "$$package is not what it was" >&2; exit 1; fi; \
 		tar -xzf "$$dir/$$archive" -C "$$dir"; \
 		for file in $${files//,/ }; do \
-			(cd "$$dir/package/$$(dirname "$$file")" && sha256sum "$$(basename "$$file")") >>$(UI)/SHA256SUMS; \
-			gzip -9n <"$$dir/package/$$file" >"$(UI)/$$(basename "$$file").gz"; \
+			(cd "$$dir/package/$$(dirname "$$file")" && sha256sum "$$(basename "$$file")") >>"$$to/SHA256SUMS"; \
+			gzip -9n <"$$dir/package/$$file" >"$$to/$$(basename "$$file").gz"; \
 		done; \
-		for file in $${licences//,/ }; do cp "$$dir/package/$$file" "$(UI)/$${package%@*}.$$(basename "$$file")"; done; \
-		chmod 644 $(UI)/*; rm -rf "$$dir/package"; \
+		for file in $${licences//,/ }; do cp "$$dir/package/$$file" "$$to/$${package%@*}.$$(basename "$$file")"; done; \
+		chmod 644 "$$to"/*; rm -rf "$$dir/package"; \
 	done <<<"$$UI_PACKAGES"
 
 # Up to Go 1.26 a fuzz run that found nothing sometimes fails when its time is up,

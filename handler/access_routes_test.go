@@ -279,6 +279,7 @@ func pageRows(asset string) []row {
 	file := matching(200, "text/css; charset=utf-8", `.*`)
 	file.cached = "public, max-age=31536000, immutable"
 	return []row{
+		{route: "GET /", path: "/", dialect: inESX, allowed: matching(200, html, `<!DOCTYPE html>.*`)},
 		{route: "GET /apiexplorer", path: "/apiexplorer", dialect: inESX, allowed: matching(200, html, `<!DOCTYPE html>.*`)},
 		{route: "GET /assets/:name", path: asset, dialect: inESX, allowed: file},
 		{method: "GET", path: "/assets/base.css", dialect: inESX, allowed: inESX.answer(noPath)},
@@ -364,7 +365,7 @@ func pathlessRows() []row {
 	var rows []row
 	for _, method := range []string{"GET", "POST", "OPTIONS"} {
 		for path, d := range map[string]dialect{
-			"/": inESX, "/api": inESX, "/console": inESX, checkPath + "/": inESX, csrPath + "/x": inESX, "/rest/com/vmware/cis": inLegacy, "/policy/api/v1/infra": inNSX, "/api/v1/trust-management/csrs": inNSX, "/api/v1": inNSX,
+			"/api": inESX, "/console": inESX, checkPath + "/": inESX, csrPath + "/x": inESX, "/rest/com/vmware/cis": inLegacy, "/policy/api/v1/infra": inNSX, "/api/v1/trust-management/csrs": inNSX, "/api/v1": inNSX,
 			"/global-manager/api/v1/infra/csrs": inNSX, "/api/v10": inESX, "/v1": inTransit, "/v1/transit/encrypt/attestation": inTransit, "/v1/transit/export/signing-key/attestation": inTransit, "/v10": inESX, "/global-managers": inESX, loginPath + "/x": inESX,
 		} {
 			rows = append(rows, row{method: method, path: path, dialect: d, allowed: d.answer(noPath)})

@@ -60,7 +60,8 @@ type consoleState struct {
 		Algorithm string   `json:"key_algorithm"`
 		KeyBits   int      `json:"key_bits"`
 	} `json:"pending"`
-	Unreadable []string `json:"unreadable"`
+	Last       []struct{} `json:"last"`
+	Unreadable []string   `json:"unreadable"`
 }
 
 func (s *stack) state(user string) consoleState {
@@ -119,7 +120,7 @@ func TestConsoleState(t *testing.T) {
 		"nobody": {}, "auditor": {}, "signer": {}, "hosts": {attestation: true}, "onlooker": {attestation: true}, "viewer": {nsx: true}, "editor": {nsx: true},
 	} {
 		st := s.state(user)
-		if (st.Installed != nil) != sees.attestation || (st.Pending != nil) != sees.attestation || (st.Counts.CSRs != nil) != sees.nsx || st.User != user || len(st.Privileges) != len(accessPrivileges[user]) {
+		if (st.Installed != nil) != sees.attestation || (st.Pending != nil) != sees.attestation || (st.Counts.CSRs != nil) != sees.nsx || (st.Last != nil) != (user == "auditor") || st.User != user || len(st.Privileges) != len(accessPrivileges[user]) {
 			t.Errorf("%s: %+v", user, st)
 		}
 	}

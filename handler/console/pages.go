@@ -13,12 +13,12 @@ import (
 	"github.com/labstack/echo/v4"
 )
 
-//go:embed ui/*.html ui/*.js ui/*.css ui/vendor/*.gz
+//go:embed ui/*.html ui/*.js ui/*.css ui/page/*.js ui/page/*.css ui/vendor/*.gz
 var ui embed.FS
 
 // pagePaths has the file of each page.
 func pagePaths() map[string]string {
-	return map[string]string{"/apiexplorer": "explorer.html"}
+	return map[string]string{"/": "index.html", "/apiexplorer": "explorer.html"}
 }
 
 // registerPages registers what needs no credentials: pages, and what they load. They

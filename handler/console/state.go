@@ -14,6 +14,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"attestcsr/csr"
+	"attestcsr/csr/audit"
 	"attestcsr/csr/pkcs10"
 	"attestcsr/handler/vapi"
 )
@@ -35,6 +36,7 @@ type state struct {
 	Published  []publishedKey  `json:"published"`
 	Installed  *installed      `json:"installed,omitzero"`
 	Pending    *pending        `json:"pending,omitzero"`
+	Last       []audit.Line    `json:"last,omitzero"` // what happened last
 	// Unreadable names what the caller may read and the service cannot.
 	Unreadable []string `json:"unreadable,omitempty"`
 }
@@ -145,6 +147,11 @@ func (r *stateReader) handle(c echo.Context, caller csr.Caller, authorise Author
 			s.Unreadable = append(s.Unreadable, "installed")
 		}
 	}
+	if caller.May(csr.ReadTrail) {
+		if err := addLast(ctx, authorise, &s); err != nil {
+			s.Unreadable = append(s.Unreadable, "last")
+		}
+	}
 	if caller.May(csr.GetCSR) {
 		if err := addPending(ctx, authorise, &s); err != nil {
 			s.Unreadable = append(s.Unreadable, "pending")
@@ -224,6 +231,19 @@ func addInstalled(ctx context.Context, authorise Authorise, s *state) error {
 	if err == nil {
 		s.Installed = &installed{held.PEM, formatTime(held.Created), newReport(held.Report)}
 	}
+	return err
+}
+
+// lastLines is how many lines of the trail the first view has.
+const lastLines = 8
+
+func addLast(ctx context.Context, authorise Authorise, s *state) error {
+	grant, err := authorise(csr.ReadTrail)
+	if err != nil {
+		return err
+	}
+	page, err := grant.Trail(ctx, audit.Query{Limit: lastLines})
+	s.Last = append([]audit.Line{}, page.Lines...)
 	return err
 }
 
