@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -30,7 +31,7 @@ func Main() int {
 	}()
 	return run(ctx, process{
 		args: os.Args[1:], env: os.Environ(),
-		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: time.Now,
 	})
 }
 
@@ -39,6 +40,7 @@ type process struct {
 	args, env      []string
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	now            func() time.Time
 }
 
 // ExitStatus is an exit status of the commands, and when they end with it.
@@ -100,6 +102,7 @@ func (p process) tree() *cobra.Command {
 		p.resetPasswordCommand(),
 		p.userCommand(),
 		p.storeCommand(),
+		p.csrCommand(),
 		p.certificateCommand(),
 		p.nsxCommand(),
 		p.keyCommand(),

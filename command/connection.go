@@ -90,7 +90,9 @@ type connection struct {
 	user     string
 	password func(context.Context) (string, error)
 	cache    sessionCache
-	socket   *control.Client // of the service on this host; nil: sessions begin with a password
+	local    bool                                           // no server is named: it is the service on this host, by its control socket
+	named    bool                                           // a server, or the data_dir of one, is named
+	dial     func(context.Context) (*control.Client, error) // that socket
 	ends     []func(context.Context) error
 }
 
@@ -122,7 +124,7 @@ func (p process) withServer(cmd *cobra.Command, do func(ctx context.Context, c *
 	f.add(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		wrong := func(err error) error { return usage(cmd, err) }
-		c, err := p.connect(cmd.Context(), f, wrong)
+		c, err := p.connect(f, wrong)
 		if err != nil {
 			return err
 		}
@@ -133,7 +135,7 @@ func (p process) withServer(cmd *cobra.Command, do func(ctx context.Context, c *
 }
 
 // connect finds out which server is meant. It sends nothing yet.
-func (p process) connect(ctx context.Context, f connectionFlags, wrong func(error) error) (*connection, error) {
+func (p process) connect(f connectionFlags, wrong func(error) error) (*connection, error) {
 	if !slices.Contains([]string{"text", "json", "pem"}, f.output) {
 		return nil, wrong(fmt.Errorf("--output is text, json or pem, not %q", f.output))
 	}
@@ -146,9 +148,11 @@ func (p process) connect(ctx context.Context, f connectionFlags, wrong func(erro
 		if f.user != "" || f.passwordFile != "" || f.caFile != "" || f.fingerprint != "" {
 			return nil, wrong(errors.New("these flags need a server: give --server or --context"))
 		}
-		c.socket, err = p.dialService(ctx, f)
-		return c, err
+		c.local, c.named = true, f.settings.Changed("data-dir")
+		c.dial = func(ctx context.Context) (*control.Client, error) { return p.dialService(ctx, f) }
+		return c, nil
 	}
+	c.named = true
 	c.options = client.Options{Server: given.Server, CAFile: given.CAFile, Fingerprint: given.Fingerprint, Timeout: requestTimeout}
 	if c.options.Server, err = client.ServerURL(given.Server); err != nil {
 		return nil, wrong(err)
@@ -280,8 +284,12 @@ func (c *connection) esx(ctx context.Context) (*vapi.Client, error) {
 func open[D dialect](ctx context.Context, c *connection, name string, made func(*client.Client) D) (d D, err error) {
 	var opened control.Session
 	options := c.options
-	if c.socket != nil {
-		if opened, err = c.socket.OpenSession(ctx, name); err != nil {
+	if c.local {
+		socket, err := c.dial(ctx)
+		if err == nil {
+			opened, err = socket.OpenSession(ctx, name)
+		}
+		if err != nil {
 			return d, err
 		}
 		options = client.Options{Server: opened.Server, Fingerprint: opened.Fingerprint, Timeout: requestTimeout}
@@ -291,7 +299,7 @@ func open[D dialect](ctx context.Context, c *connection, name string, made func(
 		return d, err
 	}
 	d = made(http)
-	if c.socket != nil {
+	if c.local {
 		c.user, c.options = opened.User, options
 		d.Use(client.Session{ID: opened.Session, XSRF: opened.XSRF}, nil)
 		c.ends = append(c.ends, d.Logout)

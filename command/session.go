@@ -47,7 +47,7 @@ func (p process) loginCommand() *cobra.Command {
 		switch {
 		case !is:
 			return c.wrong(fmt.Errorf("--dialect is one of %s, not %q", strings.Join(dialectNames(), ", "), *name))
-		case c.socket != nil:
+		case c.local:
 			return c.wrong(errors.New("no login is needed on the service's own host: its control socket gives each command a session; name another server with --server"))
 		}
 		http, err := client.New(c.options)
@@ -73,7 +73,7 @@ func (p process) showSessionCommand() *cobra.Command {
 		Args:  usageArgs(cobra.NoArgs),
 	}
 	return p.withServer(cmd, func(ctx context.Context, c *connection, _ []string) error {
-		if c.socket == nil {
+		if !c.local {
 			if _, cached := c.cache.read(c.options.Server, c.user, "esx"); !cached {
 				return &statusError{statusUnauthenticated, fmt.Errorf("there is no session with %s: attestcsr session login begins one", c.options.Server)}
 			}
@@ -90,7 +90,7 @@ func (p process) showSessionCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		shown := sessionView{c.options.Server, info.User, info.Created, info.LastAccessed, c.socket != nil}
+		shown := sessionView{c.options.Server, info.User, info.Created, info.LastAccessed, c.local}
 		return c.print(shown.text(), shown, "")
 	})
 }
@@ -121,7 +121,7 @@ func (p process) logoutCommand() *cobra.Command {
 		Args:  usageArgs(cobra.NoArgs),
 	}
 	return p.withServer(cmd, func(ctx context.Context, c *connection, _ []string) error {
-		if c.socket != nil {
+		if c.local {
 			return c.wrong(errors.New("sessions of the control socket end with their command: name another server with --server"))
 		}
 		http, err := client.New(c.options)

@@ -265,7 +265,7 @@ func (p process) keyJWKSCommand() *cobra.Command {
 
 // public returns a client for what nobody needs a session for.
 func (c *connection) public(ctx context.Context) (*client.Client, error) {
-	if c.socket != nil {
+	if c.local {
 		// The socket tells with a session where the service is.
 		if _, err := c.keys(ctx); err != nil {
 			return nil, err

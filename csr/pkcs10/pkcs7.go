@@ -105,16 +105,16 @@ func (r *chainReader) finishPKCS7() {
 	if len(r.broken) > 0 {
 		return
 	}
-	ordered, cause := inOrder(r.chain)
+	ordered, cause := InOrder(r.chain)
 	if cause != "" {
 		r.report(Violation{Rule: PKCS7Order, Cause: cause})
 	}
 	r.chain = ordered
 }
 
-// inOrder returns certificates leaf first, or why they are not one chain. It goes by names
+// InOrder returns certificates leaf first, or why they are not one chain. It goes by names
 // and key identifiers, as a CA wrote them; the signatures are checked later.
-func inOrder(certificates Chain) (ordered Chain, cause string) {
+func InOrder(certificates Chain) (ordered Chain, cause string) {
 	issuers := func(of *x509.Certificate) (all Chain) {
 		for _, c := range certificates {
 			if c != of && issued(c, of) {

@@ -15,7 +15,10 @@ import (
 	"attestcsr/handler/vapi"
 )
 
-const checkPath = "/console/check"
+const (
+	checkPath = "/console/check"
+	statePath = "/console/state"
+)
 
 // Authorise grants the caller of a request an operation. Its errors are *csr.Error.
 type Authorise func(csr.Operation) (*csr.Grant, error)
@@ -54,7 +57,7 @@ func Register(cfg Config, add func(method, path string, handle Handle, either ..
 // registerReads has what the page reads of the service beside the APIs.
 func registerReads(cfg Config, add func(method, path string, handle Handle, either ...csr.Operation)) {
 	state := &stateReader{Config: cfg, started: time.Now()}
-	add(http.MethodGet, "/console/state", state.handle)
+	add(http.MethodGet, statePath, state.handle)
 	add(http.MethodGet, "/console/series", cfg.Series.handle)
 	add(http.MethodGet, "/console/trail", readTrail, csr.ReadTrail)
 	add(http.MethodGet, "/console/nsx/csrs", list(csr.ListNamedCSRs, (*csr.Grant).ListNamedCSRs, requestRow), csr.ListNamedCSRs)
@@ -107,26 +110,27 @@ func check(c echo.Context, authorise Authorise, body checkSpec) (csr.Report, err
 	return csr.Report{}, vapi.BadRequest("attestcsr.console.kind", `Field "kind" must be certificate or import.`, "kind")
 }
 
-// report is the answer to a check.
-type report struct {
+// Report is the answer to a check.
+type Report struct {
 	Accepted     bool          `json:"accepted"`
 	Key          string        `json:"key"` // "" where the certificate is for no key that it could be set for
 	Anchored     bool          `json:"anchored"`
 	Unchanged    bool          `json:"unchanged"`
 	Active       string        `json:"active,omitzero"` // when it would become active; "": at once
-	Staged       *staged       `json:"staged,omitzero"`
-	Certificates []certificate `json:"certificates"`
-	Checks       []result      `json:"checks"`
+	Staged       *Staged       `json:"staged,omitzero"`
+	Certificates []Certificate `json:"certificates"`
+	Checks       []Result      `json:"checks"`
 }
 
-// staged is the certificate that waits to become active.
-type staged struct {
+// Staged is the certificate that waits to become active.
+type Staged struct {
 	Since  string `json:"since"`
 	Active string `json:"active"`
 	SHA256 string `json:"sha256"`
 }
 
-type certificate struct {
+// Certificate is one of the chain that was checked.
+type Certificate struct {
 	Subject            string   `json:"subject"`
 	Issuer             string   `json:"issuer"`
 	Serial             string   `json:"serial"`
@@ -140,19 +144,20 @@ type certificate struct {
 	SHA256             string   `json:"sha256"`
 }
 
-type result struct {
+// Result is the answer of one check.
+type Result struct {
 	Check    string         `json:"check"`
 	Result   string         `json:"result"`
 	Messages []vapi.Message `json:"messages"`
 }
 
-func newReport(r csr.Report) report {
-	answer := report{Accepted: r.Accepted, Key: string(r.Key), Anchored: r.Anchored, Unchanged: r.Unchanged}
+func newReport(r csr.Report) Report {
+	answer := Report{Accepted: r.Accepted, Key: string(r.Key), Anchored: r.Anchored, Unchanged: r.Unchanged}
 	if !r.Due.IsZero() {
 		answer.Active = formatTime(r.Due)
 	}
 	if s := r.Staged; s != nil {
-		answer.Staged = &staged{formatTime(s.Since), formatTime(s.Due), s.Certificate.SHA256}
+		answer.Staged = &Staged{formatTime(s.Since), formatTime(s.Due), s.Certificate.SHA256}
 	}
 	for _, f := range r.Certificates {
 		answer.Certificates = append(answer.Certificates, newCertificate(f))
@@ -162,13 +167,13 @@ func newReport(r csr.Report) report {
 		for _, note := range c.Notes {
 			messages = append(messages, vapi.Message{ID: "attestcsr.console." + string(c.Check), Default: note, Args: []string{}})
 		}
-		answer.Checks = append(answer.Checks, result{string(c.Check), string(c.Result), messages})
+		answer.Checks = append(answer.Checks, Result{string(c.Check), string(c.Result), messages})
 	}
 	return answer
 }
 
-func newCertificate(f pkcs10.Facts) certificate {
-	return certificate{
+func newCertificate(f pkcs10.Facts) Certificate {
+	return Certificate{
 		Subject: f.Subject, Issuer: f.Issuer, Serial: f.Serial,
 		NotBefore: formatTime(f.NotBefore), NotAfter: formatTime(f.NotAfter),
 		KeyAlgorithm: f.KeyAlgorithm, KeyBits: f.KeyBits, SignatureAlgorithm: f.SignatureAlgorithm,

@@ -74,7 +74,7 @@ type publishedKey struct {
 type installed struct {
 	PEM   string `json:"certificate"`
 	Since string `json:"since"`
-	report
+	Report
 }
 
 type pending struct {

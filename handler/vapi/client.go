@@ -38,7 +38,7 @@ func (c *Client) Login(ctx context.Context, user, password string) (s client.Ses
 
 // Logout ends the session.
 func (c *Client) Logout(ctx context.Context) error {
-	return c.do(ctx, http.MethodDelete, sessionPath, nil, nil)
+	return c.Do(ctx, http.MethodDelete, sessionPath, nil, nil)
 }
 
 // SessionInfo is what a server says of a session.
@@ -51,7 +51,7 @@ type SessionInfo struct {
 // Session describes the session.
 func (c *Client) Session(ctx context.Context) (SessionInfo, error) {
 	var info sessionInfo
-	if err := c.do(ctx, http.MethodGet, sessionPath, nil, &info); err != nil {
+	if err := c.Do(ctx, http.MethodGet, sessionPath, nil, &info); err != nil {
 		return SessionInfo{}, err
 	}
 	created, err := time.Parse(time.RFC3339, info.CreatedTime)
@@ -65,13 +65,50 @@ func (c *Client) Session(ctx context.Context) (SessionInfo, error) {
 	return SessionInfo{info.User, created, last}, nil
 }
 
-// do sends a request with the session and decodes its answer.
-func (c *Client) do(ctx context.Context, method, path string, body, out any) error {
+// Do sends a request with the session, and decodes its answer into out, which may be nil.
+func (c *Client) Do(ctx context.Context, method, path string, body, out any) error {
 	answer, err := c.caller.Do(ctx, client.Request{Method: method, Path: path, Body: body})
 	if err != nil {
 		return err
 	}
 	return read(answer, out)
+}
+
+// CreateCSR makes a key and its CSR, which takes the place of the pending one.
+func (c *Client) CreateCSR(ctx context.Context, spec CreateSpec) (string, error) {
+	var answer struct {
+		CSR string `json:"csr"`
+	}
+	err := c.Do(ctx, http.MethodPost, csrPath, spec, &answer)
+	return answer.CSR, err
+}
+
+// CSR returns the pending CSR.
+func (c *Client) CSR(ctx context.Context) (string, error) {
+	var answer struct {
+		CSR string `json:"csr"`
+	}
+	err := c.Do(ctx, http.MethodGet, csrPath, nil, &answer)
+	return answer.CSR, err
+}
+
+// DeleteCSR discards the pending CSR and its key.
+func (c *Client) DeleteCSR(ctx context.Context) error {
+	return c.Do(ctx, http.MethodDelete, csrPath, nil, nil)
+}
+
+// Certificate returns the installed certificate, with its chain.
+func (c *Client) Certificate(ctx context.Context) (string, error) {
+	var answer struct {
+		Certificate string `json:"certificate"`
+	}
+	err := c.Do(ctx, http.MethodGet, certificatePath, nil, &answer)
+	return answer.Certificate, err
+}
+
+// SetCertificate installs a certificate chain in PEM, the leaf first.
+func (c *Client) SetCertificate(ctx context.Context, chain string) error {
+	return c.Do(ctx, http.MethodPut, certificatePath, setSpec{&chain}, nil)
 }
 
 // read decodes an answer into out, which may be nil, or returns the error that it is.

@@ -9,7 +9,7 @@ import (
 
 // DecodeCreateSpec is what csr create does with a request before the core sees it.
 func DecodeCreateSpec(c echo.Context) (pkcs10.Spec, error) {
-	body, err := Decode(c, strict.New[createSpec]())
+	body, err := Decode(c, strict.New[CreateSpec]())
 	if err != nil {
 		return pkcs10.Spec{}, err
 	}

@@ -57,23 +57,23 @@ func Register(s Sessions, add func(method, path string, op csr.Operation, handle
 	add(http.MethodDelete, legacySessionPath, "", logout(s, http.StatusOK, legacyCookiePath))
 }
 
-// createSpec is the body of csr create. A nil pointer is an absent member or null.
-type createSpec struct {
-	KeySize          *int64   `json:"key_size"`
-	CommonName       *string  `json:"common_name"`
+// CreateSpec is the body of csr create. A nil pointer is an absent member or null.
+type CreateSpec struct {
+	KeySize          *int64   `json:"key_size,omitzero"`
+	CommonName       *string  `json:"common_name,omitzero"`
 	Organization     *string  `json:"organization" validate:"required"`
 	OrganizationUnit *string  `json:"organization_unit" validate:"required"`
 	Locality         *string  `json:"locality" validate:"required"`
 	StateOrProvince  *string  `json:"state_or_province" validate:"required"`
 	Country          *string  `json:"country" validate:"required"`
 	EmailAddress     *string  `json:"email_address" validate:"required"`
-	SubjectAltName   []string `json:"subject_alt_name"`
+	SubjectAltName   []string `json:"subject_alt_name,omitempty"`
 }
 
 // spec converts the body to what the core takes. An empty string makes no attribute,
 // since clients in typed languages cannot omit a required field. They can omit the
 // common name, so that an empty one is an error of the core.
-func (s createSpec) spec() pkcs10.Spec {
+func (s CreateSpec) spec() pkcs10.Spec {
 	spec := pkcs10.Spec{KeySize: s.KeySize, Email: *s.EmailAddress}
 	for _, a := range []struct {
 		field pkcs10.Field
@@ -127,7 +127,7 @@ func withBody[Body any](do func(c echo.Context, grant *csr.Grant, body Body) err
 	}
 }
 
-func createCSR(c echo.Context, grant *csr.Grant, body createSpec) error {
+func createCSR(c echo.Context, grant *csr.Grant, body CreateSpec) error {
 	request, err := grant.CreateCSR(c.Request().Context(), body.spec())
 	if err != nil {
 		return err

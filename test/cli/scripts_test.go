@@ -3,16 +3,20 @@ package cli_test
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/pflag"
@@ -127,9 +131,13 @@ func runScript(t *testing.T, script string, s service, binary string) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}))
 	t.Cleanup(busy.Close)
+	other := vendor(t, s)
 	testscript.Run(t, testscript.Params{
 		Files: []string{script}, RequireExplicitExec: true, RequireUniqueNames: true,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"status": wantStatus},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"status": wantStatus,
+			"issue":  func(ts *testscript.TestScript, _ bool, args []string) { issue(t, ts, args) },
+		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", filepath.Join(e.WorkDir, "home"))
 			e.Setenv("SERVER", s.url)
@@ -140,6 +148,7 @@ func runScript(t *testing.T, script string, s service, binary string) {
 			e.Setenv("PASSWORD", start.Password)
 			e.Setenv("CLOSED", closed.URL)
 			e.Setenv("BUSY", busy.URL)
+			e.Setenv("VENDOR", other.URL)
 			if binary != "" {
 				e.Setenv("PATH", binary+string(os.PathListSeparator)+e.Getenv("PATH"))
 			}
@@ -148,6 +157,45 @@ func runScript(t *testing.T, script string, s service, binary string) {
 			return os.Mkdir(filepath.Join(e.WorkDir, "home"), 0o700)
 		},
 	})
+}
+
+// vendor is a product that has the dialects alone: nothing of the console.
+func vendor(t *testing.T, s service) *httptest.Server {
+	t.Helper()
+	target, err := url.Parse(s.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }, Transport: start.NewClient().Transport}
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/console/") {
+			http.NotFound(w, r)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	return server
+}
+
+// issue answers a CSR as a CA does: issue host.csr [name] writes host.pem, root.pem and
+// root.der. The name takes the place of the names of the CSR.
+func issue(t *testing.T, ts *testscript.TestScript, args []string) {
+	t.Helper()
+	request, err := kit.ParseCSR(ts.ReadFile(args[0]))
+	ts.Check(err)
+	root := kit.NewCA(t, "Example Root", time.Now())
+	ca := root.NewCA(t, "Example CA")
+	leaf := ca.Issue(t, request.Subject.CommonName, request.PublicKey, func(c *x509.Certificate) {
+		c.RawSubject, c.DNSNames, c.IPAddresses, c.EmailAddresses = request.RawSubject, request.DNSNames, request.IPAddresses, request.EmailAddresses
+		if len(args) > 1 {
+			c.DNSNames = []string{args[1]}
+		}
+	})
+	dir := ts.MkAbs(".")
+	kit.Overwrite(t, dir, "host.pem", kit.PEM(leaf))
+	kit.Overwrite(t, dir, "root.pem", kit.PEM(root.Cert))
+	kit.Overwrite(t, dir, "ca.der", string(ca.Cert.Raw))
 }
 
 // wantStatus runs a program that must end with an exit status: status 3 attestcsr …

@@ -16,7 +16,7 @@ import (
 // of the design.
 var mayImport = map[string][]string{
 	".":       {"command"},
-	"command": {"config", "csr/pkcs10", "handler/client", "handler/policy", "handler/strict", "handler/transit", "handler/vapi", "server", "server/backup", "server/control", "server/output", "server/serving"},
+	"command": {"config", "csr/pkcs10", "handler/client", "handler/console", "handler/policy", "handler/strict", "handler/transit", "handler/vapi", "server", "server/backup", "server/control", "server/output", "server/serving"},
 	"server": {
 		"config", "csr", "csr/audit", "csr/pkcs10", "handler", "handler/auth", "keystore", "keystore/bolt", "keystore/ownfile", "keystore/pool", "keystore/sealed",
 		"server/admit", "server/agent", "server/backup", "server/control", "server/output", "server/serving", "server/tlscert", "server/users",
