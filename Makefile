@@ -26,7 +26,8 @@ COUNTS := "kills" "power cuts" "faults fired" "disk operations numbered" "system
 	"chains that openssl accepts too" "chains that openssl refuses too" "broken chains judged" "CAs that signed" \
 	"guesses refused beside known networks" "guesses of a thousand networks" "routes × pages" \
 	"requests by pages of other sites" "proxies before the service" \
-	"signatures that OpenSSL verified" "scripts of commands"
+	"signatures that OpenSSL verified" "backups under writers" "kills of backups" "kills of restores" \
+	"damaged backups tried" "hostile backups refused" "scripts of commands"
 
 # The linter is pinned: a newer one finds new things in old code.
 LINT_VERSION := 2.15.0

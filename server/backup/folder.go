@@ -16,6 +16,9 @@ import (
 	"attestcsr/keystore/ownfile"
 )
 
+// lostAndFound is in a file system that is new.
+const lostAndFound = "lost+found"
+
 // Folder is a data_dir that is being made from a backup. A file in it says so until
 // Finish: whoever finds that file uses nothing of the rest.
 type Folder struct {
@@ -46,12 +49,11 @@ func NewFolder(dir, marker, owner string) (f *Folder, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, err := os.Lstat(filepath.Join(dir, marker)); err == nil {
+		return nil, fmt.Errorf("a restore into %s has not ended: if it does not run any more, remove what is in the folder and restore again", dir)
+	}
 	for _, e := range entries {
-		switch e.Name() {
-		case marker:
-			return nil, fmt.Errorf("a restore into %s has not ended: if it does not run any more, remove what is in the folder and restore again", dir)
-		case "lost+found": // of a new file system
-		default:
+		if e.Name() != lostAndFound {
 			return nil, fmt.Errorf("%s is not empty: restore into a new folder, and give that to the service when all is well", dir)
 		}
 	}
@@ -125,7 +127,7 @@ func (f *Folder) each(fn func(name string, e fs.DirEntry) error) error {
 		switch {
 		case err != nil:
 			return err
-		case e.IsDir() && e.Name() == "lost+found":
+		case e.IsDir() && e.Name() == lostAndFound:
 			return fs.SkipDir
 		}
 		return fn(name, e)
@@ -136,7 +138,7 @@ func (f *Folder) each(fn func(name string, e fs.DirEntry) error) error {
 func (f *Folder) Remove() error {
 	entries, err := os.ReadDir(f.path)
 	for _, e := range entries {
-		if e.Name() != f.marker && e.Name() != "lost+found" {
+		if e.Name() != f.marker && e.Name() != lostAndFound {
 			err = errors.Join(err, os.RemoveAll(filepath.Join(f.path, e.Name())))
 		}
 	}
