@@ -128,7 +128,7 @@ func (p process) restoreCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := showRestored(p.stderr, cfg.DataDir, done); err != nil {
+		if err := showRestored(p.stderr, cfg, done); err != nil {
 			return err
 		}
 		for _, s := range done.Trail {

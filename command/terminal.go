@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/term"
 
+	"attestcsr/config"
 	"attestcsr/server"
 	"attestcsr/server/backup"
 	"attestcsr/server/control"
@@ -147,11 +148,14 @@ func showBackupCheck(w io.Writer, found server.BackupCheck) error {
 	return showStoreCheck(w, found.StoreCheck)
 }
 
-func showRestored(w io.Writer, dataDir string, done server.Restored) error {
+func showRestored(w io.Writer, cfg *config.Config, done server.Restored) error {
 	var text bytes.Buffer
-	fmt.Fprintf(&text, "%s holds the backup of %s; its files belong to user %d\n", dataDir, done.Created.Format(time.RFC3339), done.Owner)
+	fmt.Fprintf(&text, "%s holds the backup of %s; its files belong to user %d\n", cfg.DataDir, done.Created.Format(time.RFC3339), done.Owner)
 	for _, what := range done.Without {
 		fmt.Fprintf(&text, "not in the backup: %s\n", what)
+	}
+	if cfg.Sealing.KeysetFile != "" && done.Has(server.KeysetFile) {
+		fmt.Fprintf(&text, "put %s there in the place of sealing.keyset_file, %s\n", server.KeysetFile, cfg.Sealing.KeysetFile)
 	}
 	_, err := w.Write(text.Bytes())
 	return err

@@ -311,7 +311,7 @@ func VerifyBackup(ctx context.Context, log *slog.Logger, file string, with backu
 	}
 	s := &Server{cfg: &config.Config{}, log: log}
 	if err := s.useCustodian(ctx, runtime.GOMAXPROCS(0), store, custodian); err != nil {
-		return found, err
+		return found, fmt.Errorf("the keyset is not that of the backup, whose primary key is %s: %w", u.Manifest.Keyset, err)
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	if found.StoreReport, err = (admin{s, control.Self()}).CheckStore(ctx); err != nil {

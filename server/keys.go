@@ -31,7 +31,10 @@ func (s *Server) openKeystore(ctx context.Context, processors int, store *bolt.S
 	if err != nil {
 		return errors.Join(err, store.Close())
 	}
-	return s.useCustodian(ctx, processors, store, custodian)
+	if err := s.useCustodian(ctx, processors, store, custodian); err != nil {
+		return fmt.Errorf("%w; if the sealing keyset that belongs to %s is lost for good, \"attestcsr store discard-keys\" begins anew", err, s.cfg.DataDir)
+	}
+	return nil
 }
 
 func (s *Server) useCustodian(ctx context.Context, processors int, store *bolt.Store, custodian *sealed.Custodian) error {
@@ -47,10 +50,7 @@ func (s *Server) useCustodian(ctx context.Context, processors int, store *bolt.S
 	}
 	s.store, s.custodian = store, custodian
 	s.keys, err = keystore.Open(ctx, keystore.Options{Store: store, Custodian: s.pool, MAC: mac, Logger: s.log, Processors: processors})
-	if err != nil {
-		return fmt.Errorf("%w; if the sealing keyset that belongs to %s is lost for good, \"attestcsr store discard-keys\" begins anew", err, cfg.DataDir)
-	}
-	return nil
+	return err
 }
 
 // openStore opens the store for a command.

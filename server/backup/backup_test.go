@@ -291,10 +291,12 @@ func TestHostile(t *testing.T) {
 // FuzzArchive: what is taken is what a manifest describes, under names that have a place.
 func FuzzArchive(f *testing.F) {
 	for _, text := range hostile(f) {
-		f.Add(text)
+		if len(text) < 64<<10 { // others are slow to change
+			f.Add(text)
+		}
 	}
 	var whole bytes.Buffer
-	if _, err := backup.WriteArchive(&whole, backup.Manifest{}, given()); err != nil {
+	if _, err := backup.WriteArchive(&whole, backup.Manifest{}, given()[1:]); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(whole.Bytes())

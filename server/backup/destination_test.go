@@ -69,15 +69,10 @@ func TestPassphrase(t *testing.T) {
 		t.Errorf("with the library: %v", err)
 	}
 	f := newFixture(t)
-	expensive, err := age.NewScryptRecipient(passphrase)
-	if err != nil {
-		t.Fatal(err)
-	}
-	expensive.SetWorkFactor(19)
-	var costly bytes.Buffer
-	w, err := age.Encrypt(&costly, expensive)
-	if err := errors.Join(err, w.Close()); err != nil {
-		t.Fatal(err)
+	whole := string(kit.Read(t, dir, "backup.age"))
+	costly := strings.Replace(whole, " 16\n", " 30\n", 1)
+	if costly == whole {
+		t.Fatal("the header does not say how much work it takes")
 	}
 	for _, c := range []struct {
 		what, file string
@@ -87,7 +82,7 @@ func TestPassphrase(t *testing.T) {
 		{"another passphrase", saved.File, backup.Opener{PassphraseFile: kit.Overwrite(t, dir, "wrong", passphrase+"!")}, "does not open"},
 		{"an identity", saved.File, f.opener, "does not open"},
 		{"a passphrase for a recipient's", kit.Overwrite(t, dir, "other.age", string(f.text)), backup.Opener{PassphraseFile: secret}, "does not open"},
-		{"too much work", kit.Overwrite(t, dir, "costly.age", costly.String()), backup.Opener{PassphraseFile: secret}, "work factor too large"},
+		{"too much work", kit.Overwrite(t, dir, "costly.age", costly), backup.Opener{PassphraseFile: secret}, "too much work"},
 		{"no passphrase", saved.File, backup.Opener{PassphraseFile: kit.Overwrite(t, dir, "empty", "\n")}, "one line"},
 		{"two lines", saved.File, backup.Opener{PassphraseFile: kit.Overwrite(t, dir, "two", "a\nb")}, "one line"},
 		{"a long file", saved.File, backup.Opener{PassphraseFile: kit.Overwrite(t, dir, "long", strings.Repeat("x", 65<<10))}, "longer"},
@@ -151,10 +146,8 @@ func TestSave(t *testing.T) {
 	}{
 		{"", func([]string, io.Writer) error { return failure }, "half-way"},
 		{"", func(r []string, to io.Writer) error { return errors.Join(write(r, to), failure) }, "half-way"},
-		{secret, func([]string, io.Writer) error { return failure }, "half-way"},
 		{secret, func(r []string, to io.Writer) error { return errors.Join(write(r, to), failure) }, "half-way"},
 		{secret, func(_ []string, to io.Writer) error { _, err := io.WriteString(to, "no age file"); return err }, "age"},
-		{secret, func([]string, io.Writer) error { return nil }, "empty"},
 		{secret, func(r []string, to io.Writer) error { // cut short
 			var all bytes.Buffer
 			if err := write(r, &all); err != nil {

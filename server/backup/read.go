@@ -46,10 +46,10 @@ func readFile(file string, with Opener, l Layout, take taking) (m Manifest, err 
 func read(from io.Reader, identities []age.Identity, l Layout, take taking) (Manifest, error) {
 	opened, err := age.Decrypt(from, identities...)
 	if none := (*age.NoIdentityMatchError)(nil); errors.As(err, &none) {
-		return Manifest{}, fmt.Errorf("it does not open with this: %w", err)
+		return Manifest{}, errors.New("it does not open with this identity or passphrase")
 	}
-	if err != nil {
-		return Manifest{}, fmt.Errorf("%w (%w)", errDamaged, err)
+	if err != nil { // the cause quotes the file, which may be another one with a secret
+		return Manifest{}, damaged("its header is not one of age, or asks for too much work", nil)
 	}
 	return readArchive(opened, l, take)
 }

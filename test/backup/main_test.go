@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -67,7 +66,7 @@ func used(t *testing.T, o start.Options) *start.Instance {
 			Token string `json:"client_token"`
 		} `json:"auth"`
 	}
-	answer := s.Must(200, "POST", "/v1/auth/userpass/login/"+start.User, `{"password":"`+start.Password+`"}`)
+	answer := s.Must(200, "POST", "/v1/auth/userpass/login/"+start.User, `{"password":"`+s.Password+`"}`)
 	if err := json.Unmarshal([]byte(answer), &login); err != nil {
 		t.Fatal(err)
 	}
@@ -79,13 +78,4 @@ func used(t *testing.T, o start.Options) *start.Instance {
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
-}
-
-func backups(t *testing.T, dir string) []string {
-	t.Helper()
-	all, err := filepath.Glob(filepath.Join(dir, "*.age"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
 }
