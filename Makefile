@@ -16,7 +16,7 @@ TEST_TOOLS := gcc:gcc+libc6-dev openssl:openssl ssh-keygen:openssh-client certto
 COUNTS := "kills" "power cuts" "faults fired" "disk operations numbered" "system calls compared" "disk operations refused" \
 	"flushes failed once" "commits of unknown outcome" "data directories taken away" "damaged stores tried" \
 	"damaged keysets tried" "damages under a running service" "ends of the audit trail at steps" \
-	"kills beside an audit trail" "refusals in a flood" "callers × routes" "exchanges as described" "examples sent" "generated bodies accepted" "generated bodies refused by both" "guesses" "pairs timed" "smuggling forms" \
+	"kills beside an audit trail" "refusals in a flood" "callers × routes" "exchanges as described" "examples sent" "CSRs of a generated client" "generated bodies accepted" "generated bodies refused by both" "guesses" "pairs timed" "smuggling forms" \
 	"paths tried" "ciphers offered by openssl" "secrets searched for" "planted secrets found" "connection attempts" \
 	"handshakes that fail" "starts on a full disk" "connections held" "readers that never read" \
 	"creates of 4096 bits at once" "hostile JSON bodies" "specs judged by openssl" "specs judged by certtool" \
