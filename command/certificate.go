@@ -164,8 +164,13 @@ func (c *connection) checked(ctx context.Context, esx *vapi.Client, chain pkcs10
 		return view, err
 	}
 	view.take(report)
+	return view, refusal(report)
+}
+
+// refusal is the error of a report that does not accept.
+func refusal(report console.Report) error {
 	if report.Accepted {
-		return view, nil
+		return nil
 	}
 	refused := []error{errors.New("the server would refuse this certificate:")}
 	for _, check := range report.Checks {
@@ -175,7 +180,7 @@ func (c *connection) checked(ctx context.Context, esx *vapi.Client, chain pkcs10
 			}
 		}
 	}
-	return view, errors.Join(refused...)
+	return errors.Join(refused...)
 }
 
 // done says what a set has done.

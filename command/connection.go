@@ -163,7 +163,13 @@ func (p process) connect(f connectionFlags, wrong func(error) error) (*connectio
 		}
 	}
 	c.user = cmp.Or(given.User, c.cache.onlyUser(c.options.Server))
-	c.password = func(ctx context.Context) (string, error) { return p.passwordFrom(ctx, f, given) }
+	var known string // of the question, which is asked once for sessions of two dialects
+	c.password = func(ctx context.Context) (_ string, err error) {
+		if known == "" {
+			known, err = p.passwordFrom(ctx, f, given)
+		}
+		return known, err
+	}
 	return c, nil
 }
 

@@ -21,9 +21,10 @@ import (
 func (p process) nsxCommand() *cobra.Command {
 	return group("nsx", "Make CSRs and import certificates in the NSX dialect: of this service or the vendor's NSX",
 		group("csr", "Act on CSRs, each with an id of its own",
-			p.nsxCreateCommand(), p.nsxListCommand(nsxCSRs), p.nsxGetCommand(nsxCSRs), p.nsxDeleteCommand(nsxCSRs), p.nsxSelfSignCommand()),
+			p.nsxCreateCommand(), p.nsxListCommand(nsxCSRs), p.nsxGetCommand(nsxCSRs), p.nsxShowCommand(nsxCSRs), p.nsxDeleteCommand(nsxCSRs),
+			p.nsxImportCommand(), p.nsxSelfSignCommand()),
 		group("certificate", "Act on certificates, which an import or a self-sign has made",
-			p.nsxListCommand(nsxCertificates), p.nsxGetCommand(nsxCertificates), p.nsxDeleteCommand(nsxCertificates)))
+			p.nsxListCommand(nsxCertificates), p.nsxGetCommand(nsxCertificates), p.nsxShowCommand(nsxCertificates), p.nsxDeleteCommand(nsxCertificates)))
 }
 
 // nsxKind is one of the two collections of the NSX dialect.
@@ -153,12 +154,17 @@ func (p process) nsxGetCommand(of func() nsxKind) *cobra.Command {
 		Example: "  attestcsr " + kind.group + " get web-01",
 		Args:    usageArgs(cobra.ExactArgs(1)),
 	}
+	out := outFlag(cmd)
 	return p.withServer(cmd, func(ctx context.Context, c *connection, args []string) error {
 		_, o, err := c.nsxObject(ctx, kind, args[0])
 		if err != nil {
 			return err
 		}
-		return c.printObject(o)
+		text, err := pemOf(o)
+		if err != nil {
+			return err
+		}
+		return c.putOut(*out, text, o.Document, kind.group+" get")
 	})
 }
 
@@ -192,7 +198,7 @@ func (p process) nsxDeleteCommand(of func() nsxKind) *cobra.Command {
 		Example: "  attestcsr " + kind.group + " delete web-01",
 		Args:    usageArgs(cobra.ExactArgs(1)),
 	}
-	yes := cmd.Flags().Bool("yes", false, "do not ask")
+	yes := yesFlag(cmd)
 	return p.withServer(cmd, func(ctx context.Context, c *connection, args []string) error {
 		nsx, o, err := c.nsxObject(ctx, kind, args[0])
 		// An object that the service cannot read can be removed all the same.
@@ -205,7 +211,7 @@ func (p process) nsxDeleteCommand(of func() nsxKind) *cobra.Command {
 			if damaged {
 				what = fmt.Sprintf("the %s %q, which the service cannot read, will be lost for good", kind.noun, strict.Printable(args[0], 255))
 			}
-			if err := c.agree(ctx, what, "delete"); err != nil {
+			if err := c.confirmed(ctx, what, "--yes"); err != nil {
 				return err
 			}
 		}
@@ -214,48 +220,6 @@ func (p process) nsxDeleteCommand(of func() nsxKind) *cobra.Command {
 		}
 		return c.say("the %s %q is deleted", kind.noun, strict.Printable(args[0], 255))
 	})
-}
-
-func (p process) nsxSelfSignCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:     "self-sign ID",
-		Short:   "Make a self-signed certificate of a CSR, without a CA",
-		Long:    "The CSR is gone then, and its key belongs to the certificate, which gets an id of its own.\nIt is printed as \"nsx certificate get\" does.",
-		Example: "  attestcsr nsx csr self-sign web-01 --days 365",
-		Args:    usageArgs(cobra.ExactArgs(1)),
-	}
-	days := cmd.Flags().Int("days", 0, "valid for so many `days` (default 825; a certificate that is no CA is valid for 825 at most)")
-	return p.withServer(cmd, func(ctx context.Context, c *connection, args []string) error {
-		if *days < 0 || cmd.Flags().Changed("days") && *days == 0 {
-			return c.wrong(fmt.Errorf("--days is at least 1, not %d", *days))
-		}
-		nsx, _, err := c.nsxObject(ctx, nsxCSRs(), args[0])
-		if err != nil {
-			return err
-		}
-		made, err := nsx.SelfSign(ctx, args[0], *days)
-		if err != nil {
-			return nsxCSRs().advise(err)
-		}
-		return c.printMade(made)
-	})
-}
-
-// printMade prints a certificate that took the place of a CSR.
-func (c *connection) printMade(made policy.Object) error {
-	if err := c.printObject(made); err != nil {
-		return err
-	}
-	return c.say("the certificate has the id %s", strict.Printable(made.ID, 255))
-}
-
-// printObject prints the PEM of an object.
-func (c *connection) printObject(o policy.Object) error {
-	text, err := pemOf(o)
-	if err != nil {
-		return err
-	}
-	return c.print(text, o.Document, text)
 }
 
 // pemOf is the PEM of an object, and nothing else that a terminal could act on.
@@ -273,14 +237,5 @@ func pemOf(o policy.Object) (string, error) {
 // say tells on standard error what was done.
 func (c *connection) say(format string, args ...any) error {
 	_, err := fmt.Fprintf(c.stderr, format+"\n", args...)
-	return err
-}
-
-// agree asks whether to go on. It fails unless the answer is the word.
-func (c *connection) agree(_ context.Context, what, word string) error {
-	agreed, err := confirm(c.stdin, c.stderr, what, word)
-	if err == nil && !agreed {
-		err = errors.New("nothing was changed: give --yes to do it without a question")
-	}
 	return err
 }

@@ -34,7 +34,7 @@ func (p process) nsxCreateCommand() *cobra.Command {
 	name := flags.String("display-name", "", "`name` to show (default the id)")
 	description := flags.String("description", "", "description of the CSR")
 	tags := flags.StringArray("tag", nil, "tag of the CSR, as `scope=tag`; give it once for each")
-	out := flags.String("out", "", "write the CSR to this `file` instead")
+	out := outFlag(cmd)
 	return p.withServer(cmd, func(ctx context.Context, c *connection, args []string) error {
 		spec, err := subject.resolve(ctx, p, cmd, pkcs10.CommonName)
 		if err != nil {
@@ -70,21 +70,16 @@ func (c *connection) createNSXCSR(ctx context.Context, id string, spec policy.Ne
 	if err != nil {
 		return err
 	}
-	o, err := nsx.CreateCSR(ctx, id, spec)
+	var o policy.Object
+	err = c.wait(ctx, "the server makes a key", func(ctx context.Context) (err error) { o, err = nsx.CreateCSR(ctx, id, spec); return err })
 	if err != nil {
 		return err
-	}
-	if out == "" {
-		return c.printObject(o)
 	}
 	text, err := pemOf(o)
 	if err != nil {
 		return err
 	}
-	if err := replaceFile(out, []byte(text), 0o644); err != nil {
-		return fmt.Errorf("the CSR is made, and \"attestcsr nsx csr get\" prints it: %w", err)
-	}
-	return c.say("the CSR %q is in %s", strict.Printable(id, 255), out)
+	return c.putOut(out, text, o.Document, "nsx csr get")
 }
 
 // nsxAlgorithm is the name of a kind of key in the NSX dialect.

@@ -47,7 +47,13 @@ func parseGiven(content []byte) (givenSignature, error) {
 		return givenSignature{signature, d.Version, d.Key, d.Hash, d.Scheme}, nil
 	case strings.HasPrefix(text, "vault:"):
 		version, signature, err := transit.ParseSignature(text)
-		return givenSignature{bytes: signature, version: version}, err
+		if err == nil && len(signature) == 0 {
+			err = errors.New("there is nothing behind vault:vN:")
+		}
+		if err != nil {
+			return givenSignature{}, err
+		}
+		return givenSignature{bytes: signature, version: version}, nil
 	}
 	if decoded, err := base64.StdEncoding.DecodeString(text); err == nil {
 		return givenSignature{bytes: decoded}, nil
