@@ -66,12 +66,15 @@ func (s *stack) page(path string, headers map[string]string) string {
 func TestPages(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
-	types := map[string]string{"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
-	pages := []string{"/", "/apiexplorer"}
+	types := map[string]string{
+		"/": "text/html; charset=utf-8", "/apiexplorer": "text/html; charset=utf-8", "/openapi.json": asJSON, "/openapi.yaml": "application/yaml",
+		"js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8",
+	}
+	pages := []string{"/", "/apiexplorer", "/openapi.json", "/openapi.yaml"}
 	seen := slices.Clone(pages)
 	for i := 0; i < len(seen); i++ {
 		path := seen[i]
-		headers := map[string]string{"Cache-Control": "no-store", "Content-Type": types["html"]}
+		headers := map[string]string{"Cache-Control": "no-store", "Content-Type": types[path]}
 		if !slices.Contains(pages, path) {
 			headers = map[string]string{"Cache-Control": "public, max-age=31536000, immutable", "Content-Type": types[path[strings.LastIndex(path, ".")+1:]]}
 		}
@@ -82,7 +85,7 @@ func TestPages(t *testing.T) {
 				seen = append(seen, found)
 			}
 		}
-		if !strings.Contains(path, "swagger-ui") && !strings.Contains(path, "uPlot") && regexp.MustCompile(`https?://(?:www\.w3\.org/2000/svg)?`).FindString(strings.ReplaceAll(text, "http://www.w3.org/2000/svg", "")) != "" {
+		if !regexp.MustCompile("swagger-ui|uPlot|openapi").MatchString(path) && strings.Contains(strings.ReplaceAll(text, "http://www.w3.org/2000/svg", ""), "://") {
 			t.Errorf("%s names another site", path)
 		}
 		if strings.Contains(headers["Content-Type"], "html") && regexp.MustCompile(`(?i)<style|\sstyle=|\son\w+=|<script[^>]*>[^<]`).MatchString(text) {
