@@ -22,7 +22,7 @@ COUNTS := "kills" "power cuts" "faults fired" "disk operations numbered" "system
 	"creates of 4096 bits at once" "hostile JSON bodies" "specs judged by openssl" "specs judged by certtool" \
 	"specs refused" "broken chains sent" "model operations" "crashes" "log lines dropped" \
 	"rounds while nobody read the log" "hang-ups survived" "health checks while keys change" \
-	"rollovers" "tokens held against published keys" "signatures while the pair is replaced" "kills beside a signature" \
+	"rollovers" "tokens held against published keys" "signatures while the pair is replaced" "kills beside a signature" "kills of user commands" \
 	"chains that openssl accepts too" "chains that openssl refuses too" "broken chains judged" "CAs that signed" \
 	"guesses refused beside known networks" "guesses of a thousand networks" "routes × pages" \
 	"requests by pages of other sites" "operations tried in the explorer" "proxies before the service" \

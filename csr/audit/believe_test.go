@@ -138,7 +138,7 @@ func TestLongestEvent(t *testing.T) {
 	e := audit.Event{
 		Request:   audit.Request{User: long, Method: long, Address: long, RequestID: long, Session: long},
 		Operation: long, Slot: slot.String(), From: "c/" + long, Replaced: long, Payload: digestOf([]byte("x")), CSR: strings.Repeat("ab", 32), Certificate: strings.Repeat("ab", 32),
-		Subject: long, Names: names, KeyAlgorithm: long, KeySize: 16384, Issuer: long, Serial: long, Settings: settings, Warnings: warnings, Reason: long, FromKey: long, ToKey: long,
+		Subject: long, Names: names, KeyAlgorithm: long, KeySize: 16384, Issuer: long, Serial: long, Settings: settings, Warnings: warnings, Reason: long, FromKey: long, ToKey: long, Account: long,
 	}
 	note, err := tr.log.Note(e)
 	if err != nil || len(note) > keystore.MaxNoteLen {

@@ -5,10 +5,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"attestcsr/handler/auth"
 )
 
 // FuzzPasswordFile: a password is the one line of its file, or none at all; what
@@ -64,6 +67,40 @@ func FuzzAdminHash(f *testing.F) {
 		// What is no hash lets nobody in.
 		if err := bcrypt.CompareHashAndPassword(got, []byte("secret")); err == nil && len(got) != len(hash) {
 			t.Fatalf("%q lets the password in", got)
+		}
+	})
+}
+
+// FuzzEdit: of a users file that is right, an edit changes the line of one user and nothing
+// else, and the file is right afterwards.
+func FuzzEdit(f *testing.F) {
+	hash := "$2a$10$" + strings.Repeat("a", 53)
+	for _, seed := range []string{"", "HASH", "alice:HASH", "alice:HASH\n", "# alice:HASH\nalice:HASH\n\nbob:HASH", "  \n#", "alicia:HASH\nali:HASH\n", "a b:HASH\n", "alice:HASH\r\n"} {
+		f.Add(strings.ReplaceAll(seed, "HASH", hash), "alice")
+	}
+	f.Fuzz(func(t *testing.T, text, name string) {
+		before, err := auth.ParseUsers([]byte(text))
+		if err != nil || auth.CheckName(name) != nil {
+			return
+		}
+		others := func(text []byte) (lines []string) {
+			for line := range strings.Lines(string(text)) {
+				if line = strings.TrimSuffix(line, "\n"); !strings.HasPrefix(line, name+":") {
+					lines = append(lines, line)
+				}
+			}
+			return lines
+		}
+		for _, line := range []string{name + ":" + hash, ""} {
+			edited := edit([]byte(text), name, line)
+			after, err := auth.ParseUsers(edited)
+			if err != nil || slices.Contains(after.Names(), name) != (line != "") || !slices.Equal(others(edited), others([]byte(text))) {
+				t.Fatalf("%q, of %q %q: %q, %v", text, name, line, edited, err)
+			}
+			want := slices.DeleteFunc(before.Names(), func(n string) bool { return n == name })
+			if got := slices.DeleteFunc(after.Names(), func(n string) bool { return n == name }); !slices.Equal(got, want) {
+				t.Fatalf("%q has the users %q, had %q", edited, got, want)
+			}
 		}
 	})
 }

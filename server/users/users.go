@@ -113,6 +113,9 @@ func (c *Content) readOperators() (err error) {
 // readOwn reads the built-in admin, and the users beside it.
 func (c *Content) readOwn() error {
 	admin, err := ownfile.Read(c.files.path(AdminHashFile), maxAdmin, c.files.Log)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: a start without auth.users_file makes it; are these the settings of the service?", err)
+	}
 	if err != nil {
 		return err
 	}

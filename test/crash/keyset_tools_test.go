@@ -52,10 +52,10 @@ func newKeysetSetup(t *testing.T, verb string) *faultSetup {
 	return st
 }
 
-// command runs the command on the mount until it ends, or kill ends it.
-func (r *faultRun) command(verb string) (out string, killed bool) {
+// command runs a command on the mount until it ends, or kill ends it.
+func (r *faultRun) command(args ...string) (out string, killed bool) {
 	r.t.Helper()
-	cmd := exec.Command(r.options.Binary, "keyset", verb, "--data-dir", r.dir)
+	cmd := exec.Command(r.options.Binary, append(args, "--data-dir", r.dir)...)
 	var text bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &text, &text
 	if err := cmd.Start(); err != nil {
@@ -83,7 +83,7 @@ func TestKeysetKilledAtEveryOperation(t *testing.T) {
 			t.Parallel()
 			st := newKeysetSetup(t, verb)
 			r := st.newRun(t, "without a fault")
-			r.command(verb)
+			r.command("keyset", verb)
 			last := len(r.disk.Operations(faultfs.Kill.Meets()...))
 			r.check("without a fault", r.disk, true)
 			stride := kit.Effort(3, 1)
@@ -91,7 +91,7 @@ func TestKeysetKilledAtEveryOperation(t *testing.T) {
 			walk(1, last, stride, func(n int) {
 				r := st.newRun(t, fmt.Sprintf("killed at operation %d of %d", n, last))
 				r.disk.Arm(faultfs.Kill, n, faultfs.Nothing(), r.kill)
-				out, killed := r.command(verb)
+				out, killed := r.command("keyset", verb)
 				o, met := r.disk.Fired()
 				switch {
 				case !met && n > last-10:

@@ -3,6 +3,7 @@ package start_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"attestcsr/server"
 	"attestcsr/server/control"
@@ -230,4 +233,63 @@ func TestUsersAsTwoUsers(t *testing.T) {
 		t.Errorf("%v, %v", info, err)
 	}
 	s.Again().Must(404, "GET", start.CSRPath, "", start.As("alice", "a first password"))
+}
+
+// TestUsersAccessList: an access list that lets the service read the users file stays.
+func TestUsersAccessList(t *testing.T) {
+	t.Parallel()
+	dir := worldFolder(t)
+	run(t, 0, dir, fmt.Sprintf("mkdir -m 0700 data; chown %d:%[1]d data", service))
+	file := kit.Overwrite(t, dir, "htpasswd", start.UserLine(t, start.User, start.Password))
+	letIn(t, file, 4)
+	config := kit.Overwrite(t, dir, "config.yaml", "key_pool: {targets: {}}\nauth:\n  users_file: "+file+"\n  privileges: {admin: [SECURITY_MGMT]}\n")
+	kit.Chmod(t, dir, "config.yaml", 0o644)
+	s := start.Serve(t, start.Options{Binary: start.Binary(t), DataDir: filepath.Join(dir, "data"), Config: config, Edit: as(service)})
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	changeUsers(t, s, "a first password", "add alice")
+	run(t, service, dir, "grep -q ^alice: htpasswd")
+	s.Again().Must(403, "GET", start.CSRPath, "", start.As("alice", "a first password"))
+}
+
+// TestUserPasswordQuestion: on a terminal a new password is asked for twice, without echo.
+func TestUserPasswordQuestion(t *testing.T) {
+	t.Parallel()
+	s := start.Serve(t, start.Options{Binary: start.Binary(t), BuiltInAdmin: true})
+	ask := func(first, second string) (string, int) {
+		ours, theirs := kit.Terminal(t)
+		var shown kit.Buffer
+		go func() { _, _ = io.Copy(&shown, ours) }() // until the test closes it
+		said := &kit.Buffer{}
+		cmd := exec.Command(start.Binary(t), "user", "add", "alice", "--data-dir", s.DataDir)
+		cmd.Stdin, cmd.Stderr = theirs, said
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for i, answer := range []string{first, second} {
+			question := []string{"new password: ", "again, the password: "}[i]
+			kit.Eventually(t, question, func() bool { return strings.HasSuffix(said.String(), question) })
+			kit.Eventually(t, "no echo", func() bool {
+				state, err := unix.IoctlGetTermios(int(theirs.Fd()), unix.TCGETS)
+				return err == nil && state.Lflag&unix.ECHO == 0
+			})
+			if _, err := ours.WriteString(answer + "\n"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_ = cmd.Wait() // its status says it
+		if text := said.String() + shown.String(); strings.Contains(text, first) {
+			t.Errorf("the password is shown: %q", text)
+		}
+		return said.String(), cmd.ProcessState.ExitCode()
+	}
+	if said, status := ask("a long passphrase", "a wrong passphrase"); status != 1 || !strings.HasSuffix(said, "\nattestcsr: the two passwords differ: nothing was changed\n") {
+		t.Errorf("%d %s", status, said)
+	}
+	s.Must(401, "GET", start.CSRPath, "", start.As("alice", "a long passphrase"))
+	if said, status := ask("a long passphrase", "a long passphrase"); status != 0 || !strings.HasSuffix(said, "\nalice may log in and do nothing\n") {
+		t.Errorf("%d %s", status, said)
+	}
+	s.Must(403, "GET", start.CSRPath, "", start.As("alice", "a long passphrase"))
 }
