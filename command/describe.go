@@ -93,7 +93,7 @@ func clean(values ...string) string {
 func (v requestView) text(now time.Time) string {
 	signature := v.Signature
 	if !v.Verifies {
-		signature += ", which does not verify: the CSR is damaged"
+		signature += doesNotVerify
 	}
 	since := ""
 	if v.PendingSince != nil {
@@ -176,9 +176,9 @@ func (v certificateView) validity(now time.Time) string {
 	span := moment(v.NotBefore) + " to " + moment(v.NotAfter)
 	switch {
 	case now.Before(v.NotBefore):
-		return span + " (not valid yet)"
+		return span + notYetValid
 	case v.DaysLeft < 0:
-		return span + " (expired)"
+		return span + expired
 	}
 	return span + fmt.Sprintf(" (%d days left)", v.DaysLeft)
 }

@@ -34,8 +34,39 @@ func (c *connection) print(text string, value any, pem string) error {
 	default:
 		return c.wrong(fmt.Errorf("--output is text, json or pem, not %q", c.output))
 	}
-	return c.printText(text)
+	return c.printText(c.coloured(text))
 }
+
+// coloured makes lines that people should look at yellow, or red, on a terminal. NO_COLOR
+// with any value turns that off (no-color.org).
+func (c *connection) coloured(text string) string {
+	if c.output != "text" || !isTerminal(c.stdout) || c.getenv("NO_COLOR") != "" || c.getenv("TERM") == "dumb" {
+		return text
+	}
+	const red, yellow, off = "\x1b[31m", "\x1b[33m", "\x1b[0m"
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		line, colour := strings.TrimSuffix(line, "\n"), ""
+		switch {
+		case strings.HasSuffix(line, expired), strings.HasSuffix(line, doesNotVerify):
+			colour = red
+		case strings.HasPrefix(line, "differs "), strings.HasPrefix(line, "note "), strings.HasSuffix(line, notYetValid):
+			colour = yellow
+		}
+		if colour != "" {
+			line = colour + line + off
+		}
+		b.WriteString(line + "\n")
+	}
+	return b.String()
+}
+
+// What "show" says of what is wrong.
+const (
+	expired       = " (expired)"
+	notYetValid   = " (not valid yet)"
+	doesNotVerify = ", which does not verify: the CSR is damaged"
+)
 
 // row is a line of a name and a value. A value of several lines is one line each.
 type row struct{ name, value string }

@@ -13,6 +13,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"attestcsr/config"
@@ -264,7 +265,7 @@ func readLine(from io.Reader) (string, error) {
 }
 
 // askPassword reads one line, without echo where stdin is a terminal.
-func (p process) askPassword(ctx context.Context) (string, error) {
+func (p process) askPassword(ctx context.Context) (secret string, err error) {
 	f, ok := p.stdin.(*os.File)
 	if !ok || !isTerminal(f) {
 		line, err := readLine(p.stdin)
@@ -273,20 +274,31 @@ func (p process) askPassword(ctx context.Context) (string, error) {
 		}
 		return line, err
 	}
-	before, err := term.GetState(int(f.Fd()))
+	fd := int(f.Fd())
+	before, err := term.GetState(fd)
 	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, term.Restore(fd, before)) }()
+	// Who types ahead sees nothing of it either.
+	silent, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return "", err
+	}
+	silent.Lflag &^= unix.ECHO
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, silent); err != nil {
 		return "", err
 	}
 	if _, err := fmt.Fprint(p.stderr, "password: "); err != nil {
 		return "", err
 	}
-	secret, err := p.unlessInterrupted(ctx, func() (string, error) {
-		text, err := term.ReadPassword(int(f.Fd()))
+	secret, err = p.unlessInterrupted(ctx, func() (string, error) {
+		text, err := term.ReadPassword(fd)
 		return string(text), err
 	})
-	if errors.Is(err, errInterrupted) {
-		return "", errors.Join(err, term.Restore(int(f.Fd()), before)) // with its echo
+	if !errors.Is(err, errInterrupted) { // which has ended the line
+		_, printErr := fmt.Fprintln(p.stderr)
+		err = errors.Join(err, printErr)
 	}
-	_, printErr := fmt.Fprintln(p.stderr)
-	return secret, errors.Join(err, printErr)
+	return secret, err
 }
