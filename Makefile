@@ -27,7 +27,7 @@ COUNTS := "kills" "power cuts" "faults fired" "disk operations numbered" "system
 	"guesses refused beside known networks" "guesses of a thousand networks" "routes × pages" \
 	"requests by pages of other sites" "operations tried in the explorer" "proxies before the service" \
 	"signatures that OpenSSL verified" "backups under writers" "kills of backups" "kills of restores" \
-	"damaged backups tried" "hostile backups refused" "scripts of commands"
+	"damaged backups tried" "hostile backups refused" "scripts of commands" "CSRs and certificates shown" "commands on a terminal"
 
 # The linter is pinned: a newer one finds new things in old code.
 LINT_VERSION := 2.15.0

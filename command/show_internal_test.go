@@ -131,7 +131,7 @@ func TestShowCompared(t *testing.T) {
 func TestAges(t *testing.T) {
 	t.Parallel()
 	for d, want := range map[time.Duration]string{
-		0: "0 seconds", 59 * time.Second: "59 seconds", time.Minute: "1 minutes", 3 * time.Hour: "3 hours", 47 * time.Hour: "47 hours", 48 * time.Hour: "2 days",
+		0: "0 seconds", 59 * time.Second: "59 seconds", time.Minute: "1 minute", 3 * time.Hour: "3 hours", 47 * time.Hour: "47 hours", 48 * time.Hour: "2 days",
 	} {
 		if got := age(d); got != want {
 			t.Errorf("%s: %q", d, got)
