@@ -51,6 +51,7 @@ func phases() []phase {
 		{"sign", "signatures with the installed key, and the published keys", signs},
 		{"stored", "creates and list pages beside few and many objects", stored},
 		{"guess", "logins while a thousand networks guess passwords", guessed},
+		{"page", "what the first view of the page takes", page},
 		{"memory", "anonymous memory of an idle service", memory},
 	}
 }

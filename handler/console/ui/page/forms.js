@@ -4,6 +4,12 @@ import { busy, h, text } from '/assets/kit.js';
 
 let made = 0;
 
+/** unnamed is a sentence about a field for a place where the field is to be seen. */
+function unnamed(sentence, name) {
+  const rest = sentence.startsWith(`${name} `) ? sentence.slice(name.length + 1) : sentence;
+  return rest.charAt(0).toUpperCase() + rest.slice(1);
+}
+
 /** fieldsOf makes a form of fields: { name, label, hint, max, rows, choices, type, short }. */
 export function fieldsOf(list) {
   const fields = new Map();
@@ -27,7 +33,7 @@ export function fieldsOf(list) {
     for (const [name, sentences] of Object.entries(failed.fields ?? {})) {
       const field = fields.get(name);
       if (!field) continue;
-      field.error.replaceChildren(...sentences.map((s) => h('span', null, text(s))));
+      field.error.replaceChildren(...sentences.map((s) => h('span', null, text(unnamed(s, name)))));
       field.input.setAttribute('aria-invalid', 'true');
       for (const s of sentences) if (rest.includes(s)) rest.splice(rest.indexOf(s), 1);
     }

@@ -352,7 +352,7 @@ function eventRow(l) {
   return h('tr', null,
     h('td', { class: 'nowrap' }, when(l.time, 'second')),
     h('td', null, l.user ? text(l.user) : h('span', { class: 'muted' }, 'unknown'), from && h('span', { class: 'below' }, text(from))),
-    h('td', null, h('span', { class: 'what' }, text(happened(l))), outcome && chip(...outcome.map((o) => shown(o)))),
+    h('td', null, h('span', { class: 'what' }, text(happened(l))), ' ', outcome && chip(...outcome.map((o) => shown(o)))),
     h('td', null, l.slot ? text(l.slot) : '–', l.from && h('span', { class: 'below' }, 'from ', text(l.from))),
     h('td', { class: 'more' }, more.length ? text(more.join('; ')) : '', h('span', { class: 'below' }, `${shown(l.stream)} ${l.seq}`)));
 }

@@ -287,7 +287,7 @@ function serviceCard(state) {
     facts([
       ...state.pool.map((s) => [`Keys of ${s.bits} bits`, `${s.ready} of ${s.target} ready`]),
       ['NSX CSRs', number(state.counts.csrs)], ['NSX certificates', number(state.counts.certificates)],
-      ['Lines that wait', state.counts.waiting_lines > 0 ? number(state.counts.waiting_lines) : null],
+      ['Lines that wait', state.counts.waiting_lines > 100 ? number(state.counts.waiting_lines) : null],
       ['Sessions', number(state.counts.sessions)], ['Runs since', when(state.started)], ['Version', text(state.version)]])];
 }
 
