@@ -172,7 +172,7 @@ func refusal(report console.Report) error {
 	if report.Accepted {
 		return nil
 	}
-	refused := []error{errors.New("the server would refuse this certificate:")}
+	var refused []error
 	for _, check := range report.Checks {
 		for _, m := range check.Messages {
 			if check.Result == "failed" {
@@ -180,7 +180,7 @@ func refusal(report console.Report) error {
 			}
 		}
 	}
-	return errors.Join(refused...)
+	return fmt.Errorf("the server would refuse this certificate:\n%w", errors.Join(refused...))
 }
 
 // done says what a set has done.

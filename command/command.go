@@ -115,6 +115,7 @@ func (p process) tree() *cobra.Command {
 		p.completionCommand(),
 		p.versionCommand(),
 	)
+	completeValues(root)
 	root.SetFlagErrorFunc(usage)
 	return root
 }

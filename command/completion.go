@@ -3,6 +3,7 @@ package command
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -49,4 +50,30 @@ func (p process) completionCommand() *cobra.Command {
 		})
 	}
 	return group("completion", "Make a shell complete commands, flags and values", commands...)
+}
+
+// completeValues tells shells which values the flags of a command and of its subcommands
+// have, and that arguments that are no files are none.
+func completeValues(cmd *cobra.Command) {
+	for _, child := range cmd.Commands() {
+		completeValues(child)
+	}
+	if !strings.Contains(cmd.Use, "FILE") && !strings.Contains(cmd.Use, "DIRECTORY") {
+		cmd.ValidArgsFunction = cobra.NoFileCompletions
+	}
+	for name, values := range map[string][]string{
+		"output": {"text", "json", "pem"}, "dialect": dialectNames(),
+		"hash": {"sha256", "sha384", "sha512"}, "scheme": {schemePSS, schemePKCS1}, "algorithm": {"RSA", "EC"},
+		"sort-by": {"id", "display_name", "_create_time", "_last_modified_time"},
+	} {
+		f := cmd.Flags().Lookup(name)
+		if f == nil {
+			continue
+		}
+		if name == "output" && !strings.Contains(f.Usage, "pem") {
+			values = values[:2]
+		}
+		// It fails where there is no such flag.
+		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	}
 }

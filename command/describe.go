@@ -3,7 +3,6 @@ package command
 import (
 	"bytes"
 	"context"
-	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -284,7 +283,7 @@ func (v *chainView) compareWith(csr string, leaf *x509.Certificate) error {
 		return fmt.Errorf("the CSR of the server: %w", err)
 	}
 	v.Answers = "none"
-	if pkcs10.SameKey(r.PublicKey.(crypto.PublicKey), leaf.PublicKey) {
+	if pkcs10.SameKey(r.PublicKey, leaf.PublicKey) {
 		v.Answers = "pending"
 		spec, _, err := pkcs10.SpecOf(r.Raw)
 		if err != nil {

@@ -48,7 +48,7 @@ func parseGiven(content []byte) (givenSignature, error) {
 	case strings.HasPrefix(text, "vault:"):
 		version, signature, err := transit.ParseSignature(text)
 		if err == nil && len(signature) == 0 {
-			err = errors.New("there is nothing behind vault:vN:")
+			err = errors.New("there is no signature behind vault:vN")
 		}
 		if err != nil {
 			return givenSignature{}, err

@@ -20,7 +20,7 @@ type Client struct{ caller client.Caller }
 // NewClient makes a client without a session.
 func NewClient(c *client.Client) *Client {
 	return &Client{client.Caller{Client: c, Put: func(h http.Header, s client.Session) {
-		h.Set("Cookie", (&http.Cookie{Name: SessionCookie, Value: s.ID}).String())
+		h.Set("Cookie", SessionCookie+"="+s.ID)
 		h.Set(XSRFHeader, s.XSRF)
 	}}}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -53,10 +54,10 @@ func TestSignaturesOpenSSL(t *testing.T) {
 			key := openssl(t, "x509", "-in", kit.Overwrite(t, dir, name+".pem", certificate), "-noout", "-pubkey")
 			args := append([]string{"dgst", "-" + hash, "-verify", kit.Overwrite(t, dir, name+".pub", key)}, options...)
 			args = append(args, "-signature", filepath.Join(dir, name+".sig"))
-			if said := openssl(t, append(args[:len(args):len(args)], file)...); said != "Verified OK\n" {
+			if said := openssl(t, append(slices.Clip(args), file)...); said != "Verified OK\n" {
 				t.Errorf("%s: %s", name, said)
 			}
-			if err := exec.CommandContext(t.Context(), "openssl", append(args[:len(args):len(args)], other)...).Run(); err == nil {
+			if err := exec.CommandContext(t.Context(), "openssl", append(slices.Clip(args), other)...).Run(); err == nil {
 				t.Errorf("%s: OpenSSL verifies another file", name)
 			}
 			verified++

@@ -5,6 +5,7 @@
 package walk_test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,7 +34,7 @@ func (o *operator) run(program string, args ...string) string {
 	out, err := o.command(program, args...).Output()
 	if err != nil {
 		said := ""
-		if exit, is := err.(*exec.ExitError); is {
+		if exit, is := errors.AsType[*exec.ExitError](err); is {
 			said = string(exit.Stderr)
 		}
 		o.t.Fatalf("%s %s: %v\n%s%s", filepath.Base(program), strings.Join(args, " "), err, out, said)
