@@ -119,7 +119,7 @@ func (p process) restoreCommand() *cobra.Command {
 		}
 		from := server.RestoreFrom{File: args[0], With: *with, KeysetFile: *keyset, Owner: *owner}
 		// The files that settings name may not be there yet: nothing is checked.
-		cfg, warnings, err := config.Load(config.Source{Env: p.env, Flags: cmd.Flags(), Privileges: server.PrivilegeNames(), SystemHostname: os.Hostname})
+		cfg, warnings, err := config.Load(config.Source{Env: p.env, Others: otherVariables(), Flags: cmd.Flags(), Privileges: server.PrivilegeNames(), SystemHostname: os.Hostname})
 		warn(p.stderr, warnings)
 		if err != nil {
 			return err
