@@ -146,6 +146,7 @@ func FuzzCreate(f *testing.F) {
 			defer s.serve(call{method: http.MethodDelete, path: nsxPath("fuzzed")})
 		}
 		a := s.serve(spec.call("fuzzed"))
+		s.witness.report(t)
 		switch a.status {
 		case http.StatusCreated:
 			text, err := spec.pem(a)
@@ -229,6 +230,7 @@ func FuzzRequest(f *testing.F) {
 		}
 		s.log.Reset()
 		a := s.serveRequest(r)
+		s.witness.report(t)
 		checkLog(t, s.log.String(), a)
 		switch {
 		case a.status == http.StatusServiceUnavailable && a.header.Get("Retry-After") != "": // too many sessions

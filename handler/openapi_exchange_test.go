@@ -243,14 +243,19 @@ type witness struct {
 func newWitness(t testing.TB) *witness {
 	t.Helper()
 	w := &witness{description: theDescription(t)}
-	t.Cleanup(func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		for _, problem := range w.problems[:min(len(w.problems), 10)] {
-			t.Error(problem)
-		}
-	})
+	t.Cleanup(func() { w.report(t) })
 	return w
+}
+
+// report fails the test for what was seen since the last report.
+func (w *witness) report(t testing.TB) {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, problem := range w.problems {
+		t.Error(problem)
+	}
+	w.problems = nil
 }
 
 // isDescribed reports whether the document is to have a path: the console is for our own
@@ -279,6 +284,9 @@ func (w *witness) see(e exchange) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if len(w.problems) > 10 {
+		return
+	}
 	w.problems = append(w.problems, fmt.Sprintf("%s %s %.300q → %d %.300q: %s", e.request.Method, e.request.URL, e.body, e.answer.status, e.answer.body, problem))
 }
 

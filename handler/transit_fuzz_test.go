@@ -29,6 +29,7 @@ func FuzzTransitSign(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		defer s.log.Reset()
 		a := s.serve(call{method: http.MethodPost, path: transitSign + "attestation", body: string(body), raw: true, anonymous: true, lines: tokenHeader(v.token)})
+		s.witness.report(t)
 		if a.status != http.StatusOK {
 			if a.vaultErrors(t) == "" || a.status != http.StatusBadRequest && a.status != http.StatusRequestEntityTooLarge {
 				t.Fatalf("%d %s", a.status, a.body)
