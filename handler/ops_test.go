@@ -192,7 +192,7 @@ func TestErrorDocumentByPath(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
 	for path, member := range map[string]string{
-		"/":                                     `"error_type":"NOT_FOUND"`,
+		"/none":                                 `"error_type":"NOT_FOUND"`,
 		"/api/unknown":                          `"error_type":"NOT_FOUND"`,
 		"/api/session/createX":                  `"error_type":"NOT_FOUND"`,
 		"/rest/unknown":                         `"type":"com.vmware.vapi.std.errors.not_found"`,
