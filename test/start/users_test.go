@@ -129,7 +129,7 @@ func walkOfUsers(t *testing.T, s *start.Instance, method string) {
 // TestUsersAtOnce: of twenty commands at once no change is lost, and of twenty lines none.
 func TestUsersAtOnce(t *testing.T) {
 	t.Parallel()
-	s := start.Serve(t, start.Options{Binary: start.Binary(t)})
+	s := start.Serve(t, start.Options{})
 	const all = 20
 	var commands sync.WaitGroup
 	for n := range all {
