@@ -176,6 +176,8 @@ func TestElsewhere(t *testing.T) {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	kit.Chmod(t, "", dir, 0o711)
 	file := filepath.Join(dir, "backup.age")
+	alice := kit.Overwrite(t, t.TempDir(), "alice", "alice has a password")
+	must(t, "user", "add", "alice", "--password-file", alice, "--privilege", "SECURITY_MGMT", "--data-dir", s.DataDir)
 	must(t, "backup", "create", "--data-dir", s.DataDir, "--to", file, "--recipient", h.recipient)
 	s.Must(201, "POST", start.CSRPath, start.ValidSpec) // is lost
 	if err := s.Stop(); err != nil {
@@ -217,7 +219,7 @@ func TestElsewhere(t *testing.T) {
 		if csr != again.Must(200, "GET", start.CSRPath, "") || certificate != again.Must(200, "GET", start.CertificatePath, "") {
 			t.Errorf("%s: another CSR or certificate", folder)
 		}
-		again.Must(201, "POST", start.CSRPath, start.ValidSpec)
+		again.Must(201, "POST", start.CSRPath, start.ValidSpec, start.As("alice", "alice has a password"))
 		again.WaitForLines()
 		if out, status := run(t, as, "audit", "verify", "--data-dir", to); status != 0 {
 			t.Errorf("%s: %d %s", folder, status, out)
