@@ -33,7 +33,7 @@ type Page struct {
 func New(t *testing.T) *Page {
 	t.Helper()
 	allocator, cancel := chromedp.NewExecAllocator(t.Context(), append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.NoSandbox, chromedp.IgnoreCertErrors)...)
+		chromedp.NoSandbox, chromedp.IgnoreCertErrors, chromedp.Flag("disable-gpu", true))...)
 	t.Cleanup(cancel)
 	page, closePage := chromedp.NewContext(allocator)
 	t.Cleanup(closePage)

@@ -46,7 +46,7 @@ type shown struct {
 	Body   string `json:"body"`
 }
 
-// try executes an operation, and leaves the answer to tried.
+// try executes an operation, and leaves the answer to answered.
 func (e *explorer) try(operation string, with how) {
 	e.t.Helper()
 	text, err := json.Marshal(with)
@@ -56,7 +56,7 @@ func (e *explorer) try(operation string, with how) {
 	browser.Evaluate[bool](e.Page, fmt.Sprintf("window.answer = tryIt('operations-%s', %s), window.answer.catch(() => {}), true", operation, text))
 }
 
-// tried waits for the answer, which has to have the status and the text.
+// answered waits for the answer, which has to have the status and the text.
 func (e *explorer) answered(status int, text string) {
 	e.t.Helper()
 	a := browser.Evaluate[shown](e.Page, "window.answer")
@@ -92,7 +92,8 @@ func open(t *testing.T) (*start.Instance, *explorer) {
 
 // TestExplorer signs in, which the first request that needs a session asks for, and tries
 // operations of every dialect. The page loads nothing from elsewhere, its policy stops
-// nothing, and no password box of the browser opens.
+// nothing, and no password box of the browser opens: the browser of this test notices all
+// that, as it shows in the end.
 func TestExplorer(t *testing.T) {
 	t.Parallel()
 	s, e := open(t)
@@ -136,6 +137,7 @@ func TestExplorer(t *testing.T) {
 	if n := e.Requests(); n < e.tried+8 {
 		t.Errorf("%d requests were watched: those of the page are not among them", n)
 	}
+	noticed(t, e.Page)
 	kit.Count(t, "operations tried in the explorer", e.tried)
 }
 
@@ -149,13 +151,12 @@ func issued(t *testing.T, s *start.Instance, id string) string {
 	return kit.PEM(kit.NewCA(t, "CA", time.Now()).Issue(t, "web", request.PublicKey))
 }
 
-// TestWatch: the browser of the tests notices what it is there to notice.
-func TestWatch(t *testing.T) {
-	t.Parallel()
-	s := start.Serve(t, start.Options{})
-	p := browser.New(t)
-	p.Watch(s.URL)
-	p.Open(s.URL + "/apiexplorer")
+// noticed plants what the browser is there to notice.
+func noticed(t *testing.T, p *browser.Page) {
+	t.Helper()
+	for _, each := range p.Wrong() {
+		t.Error(each)
+	}
 	for _, test := range []struct{ script, says string }{
 		{`fetch('/api/esx/attestation/certificate/csr')`, "the browser asks for a password"},
 		{`document.body.setAttribute('style', 'color: red')`, "the policy stops style-src-attr"},

@@ -1,9 +1,9 @@
 // tryIt opens an operation of the explorer, fills it in as a person does, executes it, and
 // returns the request and the answer that the explorer shows.
 async function tryIt(id, { parameters = {}, body, file, mediaType }) {
-  const frame = () => new Promise((done) => setTimeout(done, 5));
+  const frame = () => new Promise((done) => setTimeout(done, 20));
   const until = async (what, condition) => {
-    for (let i = 0; i < 600; i++, await frame()) {
+    for (let i = 0; i < 1500; i++, await frame()) {
       const found = condition();
       if (found) return found;
     }

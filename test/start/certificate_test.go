@@ -21,6 +21,9 @@ func TestHostnameChange(t *testing.T) {
 	t.Parallel()
 	s := start.Serve(t, start.Options{})
 	pin := publicKeyLine(t, s)
+	if insists(t, s) {
+		t.Error("browsers have to insist on a certificate that they do not know")
+	}
 	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -71,6 +74,9 @@ func TestServerCertificateEndsSoon(t *testing.T) {
 	files := []string{"--tls-cert-file", filepath.Join(dir, "tls.crt"), "--tls-key-file", filepath.Join(dir, "tls.key")}
 	s := start.Serve(t, start.Options{Args: files})
 	s.WantLog("tls.cert_file: the certificate ends in less than 30 days")
+	if !insists(t, s) {
+		t.Error("browsers may come without HTTPS")
+	}
 	const metric = "attestcsr_tls_certificate_not_after_timestamp_seconds"
 	if got := s.Metric(metric); int64(got) != end.Unix() {
 		t.Errorf("%d, want %d", got, end.Unix())
@@ -83,6 +89,16 @@ func TestServerCertificateEndsSoon(t *testing.T) {
 	if got := s.Metric(metric); int64(got) != end.Unix() {
 		t.Errorf("after a reload: %d, want %d", got, end.Unix())
 	}
+}
+
+// insists reports whether pages have browsers come by HTTPS alone.
+func insists(t *testing.T, s *start.Instance) bool {
+	t.Helper()
+	a, err := s.Do("GET", "/apiexplorer", "", start.Anonymous)
+	if err != nil || a.Status != 200 {
+		t.Fatalf("%v %d", err, a.Status)
+	}
+	return a.Header.Get("Strict-Transport-Security") != ""
 }
 
 // writeCertificate writes tls.key and tls.crt, which a new CA has issued.

@@ -62,6 +62,17 @@ func TestTrailIsRead(t *testing.T) {
 	for _, bad := range []string{"?cursor=x", "?cursor=AAAA", "?limit=201", "?whom=x", "?who=" + strings.Repeat("x", 256)} {
 		s.Must(400, "GET", "/console/trail"+bad, "")
 	}
+	// Logins and logouts of pages are lines as those of other callers are.
+	ofPage := start.Header("X-Attestcsr-Console", "1")
+	login, err := s.Do("POST", "/console/session", `{"user":"`+start.User+`","password":"`+start.Password+`"}`, start.Anonymous, ofPage)
+	if err != nil || login.Status != 200 {
+		t.Fatalf("%v %d %s", err, login.Status, login.Body)
+	}
+	cookie, _, _ := strings.Cut(login.Header.Get("Set-Cookie"), ";")
+	s.Must(204, "DELETE", "/console/session", "", start.Anonymous, ofPage, start.Header("Cookie", cookie))
+	kit.Eventually(t, "login and logout have lines", func() bool {
+		return len(read("?what=login&who="+start.User).Lines) == 1 && len(read("?what=logout&who="+start.User).Lines) == 1
+	})
 }
 
 // TestSeriesWithoutMetrics: the charts have figures also where metrics are on another
