@@ -25,7 +25,7 @@ COUNTS := "kills" "power cuts" "faults fired" "disk operations numbered" "system
 	"rollovers" "tokens held against published keys" "signatures while the pair is replaced" "kills beside a signature" "kills of user commands" \
 	"chains that openssl accepts too" "chains that openssl refuses too" "broken chains judged" "CAs that signed" \
 	"guesses refused beside known networks" "guesses of a thousand networks" "routes × pages" \
-	"requests by pages of other sites" "operations tried in the explorer" "proxies before the service" \
+	"requests by pages of other sites" "operations tried in the explorer" "things done with the page" "proxies before the service" \
 	"signatures that OpenSSL verified" "backups under writers" "kills of backups" "kills of restores" \
 	"damaged backups tried" "hostile backups refused" "scripts of commands" "CSRs and certificates shown" "commands on a terminal"
 

@@ -77,6 +77,10 @@ func failed(labels map[string]string) bool {
 	return asked(labels) && strings.HasPrefix(labels["code"], "5")
 }
 
-func refused(labels map[string]string) bool { return labels["outcome"] != "success" }
+// refused accepts logins and passwords that were not taken. A page that asks who is signed
+// in is no such attempt.
+func refused(labels map[string]string) bool {
+	return (labels["method"] == "basic" || labels["method"] == "form") && labels["outcome"] != "success"
+}
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,9 @@
+package page_test
+
+import (
+	"testing"
+
+	"attestcsr/test/start"
+)
+
+func TestMain(m *testing.M) { start.Main(m) }
