@@ -30,6 +30,7 @@ func (p process) verifyCommand() *cobra.Command {
 			"The service may run meanwhile.\n\n" +
 			"With --checkpoint and --public-key it checks the files against what \"audit checkpoint\"\n" +
 			"printed earlier, without keyset and store: on any machine that has the files.",
+		Example: "  attestcsr audit verify\n  attestcsr audit verify /archive/audit --checkpoint checkpoint --public-key checkpoint.pem",
 	}
 	checkpoint := cmd.Flags().String("checkpoint", "", "check only that the files go on from this checkpoint: a file with what \"audit checkpoint\" printed")
 	public := cmd.Flags().String("public-key", "", "what \"audit checkpoint --public-key\" printed: a file, kept where nobody of this machine can change it")
@@ -70,7 +71,8 @@ func (p process) checkpointCommand() *cobra.Command {
 			"signature. Keep it on another machine. \"audit verify --checkpoint\" finds there whether\n" +
 			"the trail still goes on from that line: also when store, trail and keyset were all put\n" +
 			"back to an earlier day.",
-		Args: usageArgs(cobra.NoArgs),
+		Example: "  attestcsr audit checkpoint > checkpoint\n  attestcsr audit checkpoint --public-key > checkpoint.pem",
+		Args:    usageArgs(cobra.NoArgs),
 	}
 	public := cmd.Flags().Bool("public-key", false, "print the public key of the signatures instead (PEM)")
 	return p.withOperations(cmd, func(ctx context.Context, o control.Operations) error {
@@ -93,7 +95,8 @@ func (p process) acceptCommand() *cobra.Command {
 		Long: "For the day of a restore. Writes a line with your reason, your user and what does not\n" +
 			"fit, and goes on from what the store holds now. \"audit verify\" shows the line from then\n" +
 			"on and ends with 0. Run \"audit verify\" first, and keep what it prints.",
-		Args: usageArgs(cobra.NoArgs),
+		Example: "  attestcsr audit accept --reason 'restored the backup of Monday'",
+		Args:    usageArgs(cobra.NoArgs),
 	}
 	reason := cmd.Flags().String("reason", "", "why it is right that they do not fit: up to 1,000 characters")
 	return p.withOperations(cmd, func(ctx context.Context, o control.Operations) error {

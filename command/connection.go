@@ -103,13 +103,13 @@ type connectionFlags struct {
 }
 
 func (f *connectionFlags) add(flags *pflag.FlagSet) {
-	flags.StringVar(&f.server, "server", "", "https://host:port of the service or the vendor's product [$"+envServer+"]")
-	flags.StringVar(&f.caFile, "ca-file", "", "believe servers that these CAs stand for (PEM) [$"+envCAFile+"]")
-	flags.StringVar(&f.fingerprint, "fingerprint", "", "believe the server with this public key alone: sha256:HEX, as serve prints it [$"+envFingerprint+"]")
-	flags.StringVar(&f.user, "user", "", "user name [$"+envUser+"]")
-	flags.StringVar(&f.passwordFile, "password-file", "", "file whose first line is the password, in place of the one that the environment holds [$"+envPassword+"]")
-	flags.StringVar(&f.context, "context", "", "named connection, see \"attestcsr context\" [$"+envContext+"]")
-	flags.StringVar(&f.output, "output", "text", "text, json or pem")
+	flags.StringVar(&f.server, "server", "", "`https://host:port` of the service or the vendor's product [$"+envServer+"]")
+	flags.StringVar(&f.caFile, "ca-file", "", "believe servers that the CAs in this `file` stand for (PEM) [$"+envCAFile+"]")
+	flags.StringVar(&f.fingerprint, "fingerprint", "", "believe the server with this public key alone: `sha256:HEX`, as serve prints it [$"+envFingerprint+"]")
+	flags.StringVar(&f.user, "user", "", "user `name` [$"+envUser+"]")
+	flags.StringVar(&f.passwordFile, "password-file", "", "`file` whose first line is the password, in place of the one that the environment holds [$"+envPassword+"]")
+	flags.StringVar(&f.context, "context", "", "`name` of a connection, see \"attestcsr context\" [$"+envContext+"]")
+	flags.StringVar(&f.output, "output", "text", "`form` of the result: text, json or pem")
 	f.settings = pflag.NewFlagSet("", pflag.ContinueOnError)
 	config.AddFlags(f.settings)
 	for _, name := range []string{"config", "data-dir"} {

@@ -26,7 +26,8 @@ func (p process) healthcheckCommand() *cobra.Command {
 			"believes only that service. The service leaves its address and its certificate in\n" +
 			"data_dir/" + serving.File + ": of the settings, data_dir alone counts. Without --data-dir the\n" +
 			"command also looks in the data_dir of process 1, where that is attestcsr, as in a container.",
-		Args: usageArgs(cobra.NoArgs),
+		Example: "  attestcsr healthcheck --wait 2m",
+		Args:    usageArgs(cobra.NoArgs),
 	}
 	wait := cmd.Flags().Duration("wait", 0, "keep asking for so long until the service is ready")
 	config.AddFlags(cmd.Flags())

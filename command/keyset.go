@@ -34,7 +34,8 @@ func (p process) createKeysetCommand() *cobra.Command {
 		Short: "Make the sealing keyset, before the first start",
 		Long: "Writes a new keyset to sealing.keyset_file, or with --out to another file, for a Secret\n" +
 			"or a credential. The first start makes one by itself where it can write the file.",
-		Args: usageArgs(cobra.NoArgs),
+		Example: "  attestcsr keyset create --out sealing-keyset.json",
+		Args:    usageArgs(cobra.NoArgs),
 	}
 	out := cmd.Flags().String("out", "", "write the keyset to this new file")
 	return p.withSettings(cmd, func(_ context.Context, cfg *config.Config, _ []string) error {
@@ -55,7 +56,8 @@ func (p process) rotateKeysetCommand() *cobra.Command {
 			"are there meanwhile: \"keyset status\" shows how many wait. Where the service cannot write\n" +
 			"the keyset, --out writes the new one to a file: put it in place of the old one, and the\n" +
 			"service takes it up.",
-		Args: usageArgs(cobra.NoArgs),
+		Example: "  attestcsr keyset rotate",
+		Args:    usageArgs(cobra.NoArgs),
 	}
 	out := cmd.Flags().String("out", "", "write the new keyset to this new file, and leave the one in use alone")
 	return p.withSettings(cmd, func(ctx context.Context, cfg *config.Config, _ []string) error {
@@ -79,7 +81,8 @@ func (p process) retireKeysCommand() *cobra.Command {
 			"What was killed half-way goes on at the next start. Where the service cannot write\n" +
 			"the keyset, --out writes the new one to a file: put it in place of the old one, and the\n" +
 			"service takes it up.",
-		Args: usageArgs(cobra.NoArgs),
+		Example: "  attestcsr keyset retire",
+		Args:    usageArgs(cobra.NoArgs),
 	}
 	out := cmd.Flags().String("out", "", "write the new keyset to this new file, and leave the one in use alone")
 	return p.withSettings(cmd, func(ctx context.Context, cfg *config.Config, _ []string) error {

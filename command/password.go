@@ -16,7 +16,8 @@ func (p process) hashPasswordCommand() *cobra.Command {
 		Short: "Print the bcrypt hash of a password, for auth.users_file",
 		Long: "Reads a password from standard input, or asks for it without echo on a terminal,\n" +
 			"and prints its bcrypt hash. A line of auth.users_file is USER:HASH.",
-		Args: usageArgs(cobra.NoArgs),
+		Example: "  attestcsr hash-password\n  attestcsr hash-password < password-file",
+		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			secret, err := p.askPassword(cmd.Context())
 			if err != nil {
@@ -42,7 +43,8 @@ func (p process) resetPasswordCommand() *cobra.Command {
 		Long: "Gives the built-in admin a new random password, which is printed on a terminal and\n" +
 			"otherwise written to data_dir/" + server.InitialPasswordFile + ". A running server takes it over at once\n" +
 			"and ends the admin's sessions.",
-		Args: usageArgs(cobra.NoArgs),
+		Example: "  attestcsr reset-password --data-dir /var/lib/attestcsr",
+		Args:    usageArgs(cobra.NoArgs),
 	}
 	return p.withSettings(cmd, func(ctx context.Context, cfg *config.Config, _ []string) error {
 		known, err := server.ResetPassword(ctx, cfg, p.log(), isTerminal(p.stderr))

@@ -16,9 +16,10 @@ import (
 
 func (p process) serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "serve",
-		Short: "Serve the API until SIGTERM or SIGINT",
-		Args:  usageArgs(cobra.NoArgs),
+		Use:     "serve",
+		Short:   "Serve the API until SIGTERM or SIGINT",
+		Example: "  attestcsr serve\n  attestcsr serve --listen 127.0.0.1:8443 --data-dir /var/lib/attestcsr --config /etc/attestcsr/config.yaml",
+		Args:    usageArgs(cobra.NoArgs),
 	}
 	load := p.quietSettings(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -23,7 +23,8 @@ func (p process) checkStoreCommand() *cobra.Command {
 		Long: "Says whether every record was written by this service, its key opens and is that of\n" +
 			"its CSR or certificate, indexes and counts agree, and the audit trail explains what is\n" +
 			"there. It changes nothing. The service may run meanwhile.",
-		Args: usageArgs(cobra.NoArgs),
+		Example: "  attestcsr store check --output json",
+		Args:    usageArgs(cobra.NoArgs),
 	}
 	output := cmd.Flags().String("output", "text", "text or json")
 	return p.withSettings(cmd, func(ctx context.Context, cfg *config.Config, _ []string) error {

@@ -54,13 +54,13 @@ func newBook() book {
 	return b
 }
 
-// connectionOf returns the flags that all commands share that have a flag --server.
+// connectionOf returns the flags that all commands share that have a flag --context.
 func connectionOf(root *cobra.Command) *pflag.FlagSet {
 	shared := pflag.NewFlagSet("connection", pflag.ContinueOnError)
 	var clients []*pflag.FlagSet
 	var look func(*cobra.Command)
 	look = func(cmd *cobra.Command) {
-		if cmd.Flags().Lookup("server") != nil {
+		if cmd.Flags().Lookup("context") != nil {
 			clients = append(clients, cmd.Flags())
 		}
 		for _, child := range cmd.Commands() {
