@@ -276,8 +276,8 @@ func (a *Authenticator) login(ctx context.Context, at attempt) (Login, error) {
 }
 
 // Open begins a session without a password, for a caller whom the kernel has named. It has
-// every privilege, and ends after the lifetime. No password begins one under this name,
-// unless a users file has the name: that session has the privileges of that user.
+// every privilege, and ends after the lifetime. The privileges are those of this session, not
+// of the name: a login with a password gets none of them.
 func (a *Authenticator) Open(from audit.Request, realm Realm, lifetime time.Duration) (Login, error) {
 	made, err := a.sessions.create(identity{user: from.User, granted: csr.Privileges()}, realm, lifetime)
 	if err == nil {

@@ -18,7 +18,7 @@ import (
 // and nothing else.
 func TestSignaturesOpenSSL(t *testing.T) {
 	t.Parallel()
-	s, dir := ofBinary(t, ""), t.TempDir()
+	s, dir := ofBinary(t), t.TempDir()
 	file := kit.Overwrite(t, dir, "message", "what is signed")
 	other := kit.Overwrite(t, dir, "other", "what is not signed")
 	run := func(args ...string) string {

@@ -93,9 +93,9 @@ func inProcess(t *testing.T, more string) service {
 }
 
 // ofBinary runs the real binary.
-func ofBinary(t *testing.T, more string) service {
+func ofBinary(t *testing.T) service {
 	t.Helper()
-	s := start.Serve(t, start.Options{Binary: start.Binary(t), Config: settings(t, more)})
+	s := start.Serve(t, start.Options{Binary: start.Binary(t), Config: settings(t, "")})
 	_, after, _ := strings.Cut(s.Stderr.String(), "fingerprint")
 	return service{strings.Replace(s.URL, "127.0.0.1", "localhost", 1), s.DataDir, strings.Fields(after)[0]}
 }
@@ -116,10 +116,16 @@ func TestScripts(t *testing.T) {
 		})
 		t.Run(name+" with the binary", func(t *testing.T) {
 			t.Parallel()
-			runScript(t, script, ofBinary(t, ""), filepath.Dir(start.Binary(t)))
+			runScript(t, script, ofBinary(t), filepath.Dir(start.Binary(t)))
 		})
 	}
 	kit.Count(t, "scripts of commands", 2*len(scripts))
+}
+
+// TestStaged: a certificate that waits to become active.
+func TestStaged(t *testing.T) {
+	t.Parallel()
+	runScript(t, "testdata/staged.txtar", inProcess(t, "certificate:\n  activate_after: 2h\npublish:\n  max_age: 1h\n"), "")
 }
 
 func runScript(t *testing.T, script string, s service, binary string) {
