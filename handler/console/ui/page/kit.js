@@ -70,7 +70,7 @@ setInterval(() => {
 // ---- requests and the session ------------------------------------------------
 
 /** session is who is signed in. onChange is called after somebody signed in. */
-export const session = { user: '', privileges: [], onChange: () => {}, onEnd: () => {} };
+export const session = { user: '', privileges: [], onChange: () => {} };
 
 /** may reports whether the caller holds a privilege, itself or through one that includes it. */
 export function may(privilege) {
@@ -80,9 +80,9 @@ export function may(privilege) {
 
 /** Failed is an answer that is an error. fields has a sentence for each member of the body that is refused. */
 export class Failed extends Error {
-  constructor(status, sentences, fields, retryAfter) {
+  constructor(status, sentences, fields) {
     super(sentences.join(' '));
-    Object.assign(this, { status, sentences, fields, retryAfter });
+    Object.assign(this, { status, sentences, fields });
   }
 }
 
@@ -124,7 +124,7 @@ function failure(answer, value) {
   if (value?.error_code === 500127) fields.id = ['An object with this id exists already.'];
   if (value?.data?.request_id) sentences.push(`Request ${value.data.request_id}.`);
   if (sentences.length === 0) sentences.push(`The service answered ${answer.status}.`);
-  return new Failed(answer.status, sentences, fields, Number(answer.headers.get('Retry-After')));
+  return new Failed(answer.status, sentences, fields);
 }
 
 let signingIn = null; // a promise while the dialog is open
@@ -191,7 +191,6 @@ export function signInForm(done, user = '') {
 }
 
 function signInAgain() {
-  session.onEnd();
   return new Promise((resolve, reject) => {
     let done = false;
     const form = signInForm(() => { done = true; box.close(); }, session.user);
