@@ -256,11 +256,11 @@ func (p *past) run(t *testing.T, e edit) {
 	wantSaid(t, "before the start", o.DataDir, "store check", append(slices.Clone(e.verify), e.check...))
 	s := start.Serve(t, o)
 	p.wantAnswers(s, e)
-	ready := 200
-	if e.unready {
-		ready = 503
+	if e.unready { // the store is asked once a second
+		kit.Eventually(t, "it is not ready", func() bool { return s.Answers(503, "/readyz") })
+	} else {
+		s.Must(200, "GET", "/readyz", "")
 	}
-	s.Must(ready, "GET", "/readyz", "")
 	log, after := e.log, e.after
 	if log == "" {
 		log = "the audit trail and the store are not what the service left"
