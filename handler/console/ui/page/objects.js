@@ -58,7 +58,7 @@ function table(kind) {
     place.replaceChildren(h('section', { class: 'card wide' },
       h('header', null, h('h1', null, kind.title), h('div', { class: 'buttons' }, may('policy_certificate:crud') ? kind.make(state, reload) : null)),
       h('div', { class: 'tools' }, search, count),
-      h('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': kind.title }, h('table', null, h('thead', null, head), body)), none,
+      h('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': kind.title }, h('table', { class: 'objects' }, h('thead', null, head), body)), none,
       h('nav', { class: 'buttons pages', 'aria-label': 'Pages' }, previous, next)));
 
     function heads() {
