@@ -133,13 +133,16 @@ func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
 	if !slices.Contains(known, method) {
 		method = "other"
 	}
+	kind, fault := classify(c.Request().Context(), ev.err)
+	if kind == clientGone {
+		status = statusClientGone
+	}
 	h.metrics.duration.WithLabelValues(route, method, strconv.Itoa(status)).Observe(took.Seconds())
 
 	level := slog.LevelInfo
 	if isOps(route) {
 		level = slog.LevelDebug
 	}
-	kind, fault := classify(c.Request().Context(), ev.err)
 	if ev.untaken && !errors.As(ev.err, new(*panicked)) {
 		kind, fault = "answer_not_taken", false
 	}
@@ -177,6 +180,13 @@ func (h *Handler) record(c echo.Context, ev *event, took time.Duration) {
 	_ = h.cfg.Logger.Handler().Handle(ctx, line) // slog ignores it too: there is nowhere to report it
 }
 
+// A client that left gets no answer. In the log and the metrics its request has the status
+// that nginx gives it, so that it does not count as a failure of the service.
+const (
+	clientGone       = "client_gone"
+	statusClientGone = 499
+)
+
 // maxLoggedError is in characters: an error may quote what a client sent.
 const maxLoggedError = 8 << 10
 
@@ -193,7 +203,7 @@ func classify(ctx context.Context, err error) (kind string, fault bool) {
 	case err == nil:
 		return "", false
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
-		return "client_gone", false
+		return clientGone, false
 	case errors.As(err, &broken):
 		return csr.Internal.String(), true
 	case errors.As(err, &tooLong):

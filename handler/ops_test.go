@@ -314,6 +314,24 @@ func TestRequestLog(t *testing.T) {
 	}
 }
 
+// TestClientGone: a request whose client left is no failure of the service.
+func TestClientGone(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r := httptest.NewRequestWithContext(ctx, "GET", csrPath, nil)
+	r.SetBasicAuth("admin", adminPassword)
+	s.handler.ServeHTTP(httptest.NewRecorder(), r)
+	text := string(s.do(call{method: "GET", path: "/metrics", anonymous: true}).body)
+	if want := `attestcsr_http_request_duration_seconds_count{code="499",method="GET",route="` + csrPath + `"} 1`; !strings.Contains(text, want) {
+		t.Errorf("/metrics lacks %s", want)
+	}
+	if log := s.log.String(); !strings.Contains(log, `"error_kind":"client_gone"`) || !strings.Contains(log, `"status":499`) {
+		t.Errorf("the log says %s", log)
+	}
+}
+
 func TestForwardedForIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
