@@ -52,7 +52,7 @@ man: ## bin/man: man pages of the commands
 TESTS = $(GO) test -race -tags $(TAGS) $(PACE) ./...
 
 test: TAGS := tools
-test: PACE := -timeout 10m
+test: PACE := -timeout 20m
 test: test-tools ## all tests, with the race detector and the tests that need tools
 	$(GO) vet -tags tools ./...
 	$(counted)
