@@ -197,7 +197,7 @@ func (s *Server) newService() (*csr.Service, error) {
 // newRegistry makes the listeners, and a registry with the metrics of every part.
 func (s *Server) newRegistry(service *csr.Service, version string) (*prometheus.Registry, error) {
 	registry := prometheus.NewRegistry()
-	all := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newBuildInfo(version), s.newReadyGauge(), s.newFreeGauge(), s.newBackupMetric()}
+	all := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newBuildInfo(version), s.newFreeGauge(), s.newBackupMetric()}
 	all = append(all, s.store.Collectors()...)
 	all = append(all, s.keys.Collectors()...)
 	all = append(all, service.Collectors()...)
@@ -383,24 +383,6 @@ func newBuildInfo(version string) prometheus.Collector {
 		Help:        "Always 1; the labels say which build is running.",
 		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
 	}, func() float64 { return 1 })
-}
-
-// readyTimeout bounds the readiness check of one scrape.
-const readyTimeout = 2 * time.Second
-
-// newReadyGauge is the metric that answers as /readyz does, for a Prometheus that
-// cannot ask there.
-func (s *Server) newReadyGauge() prometheus.Collector {
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "attestcsr_ready", Help: "1 where the store takes commits and its keys open, otherwise 0; the log says why.",
-	}, func() float64 {
-		ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
-		defer cancel()
-		if s.ready(ctx) != nil {
-			return 0
-		}
-		return 1
-	})
 }
 
 // newFreeGauge is the metric of the volume that the store and the audit trail grow on.
