@@ -91,18 +91,25 @@ func (p *site) misses(text string) {
 	p.Wait("!t.text().includes(" + quote(text) + ")")
 }
 
-// can waits until something with that label can be clicked, and clicks it.
+// click waits until something with that label can be clicked, and clicks it.
 func (p *site) click(label string) {
 	p.t.Helper()
 	p.Wait("t.find(" + quote(label) + ") && !t.find(" + quote(label) + ").disabled")
 	p.do("click", label)
 }
 
+// fill waits until there is a field with that label, and writes into it.
+func (p *site) fill(label, value string) {
+	p.t.Helper()
+	p.Wait("t.has(" + quote(label) + ")")
+	p.do("fill", label, value)
+}
+
 func (p *site) signIn(user, password string) {
 	p.t.Helper()
 	p.Wait("t.find('Sign in')")
-	p.do("fill", "User", user)
-	p.do("fill", "Password", password)
+	p.fill("User", user)
+	p.fill("Password", password)
 	p.click("Sign in")
 }
 
@@ -118,7 +125,7 @@ func (p *site) rows() [][]string {
 	return browser.Evaluate[[][]string](p.Page, "t.rows()")
 }
 
-// fill makes NSX CSRs beside each other.
+// seed makes NSX CSRs beside each other.
 func (p *site) seed(n int) {
 	p.t.Helper()
 	ids := make(chan int)

@@ -103,7 +103,7 @@ func errorsAtFields(p *site) {
 		"Locality": strings.Repeat("x", 129), "State or province": "a\u0007b", "Country": "QQ", "E-mail address": "nobody", "Alternative names": "*.example.com",
 	}
 	for label, value := range wrong {
-		p.do("fill", label, value)
+		p.fill(label, value)
 	}
 	p.click("Make the CSR")
 	p.Wait("document.querySelectorAll('[aria-invalid]').length === " + strconv.Itoa(len(wrong)))
@@ -117,10 +117,10 @@ func errorsAtFields(p *site) {
 		p.t.Errorf("the focus is on %q", focused)
 	}
 	for label := range wrong {
-		p.do("fill", label, "")
+		p.fill(label, "")
 	}
-	p.do("fill", "Organization", "Example Ltd")
-	p.do("fill", "Alternative names", "esx-01.example.com\n 192.0.2.7 \n")
+	p.fill("Organization", "Example Ltd")
+	p.fill("Alternative names", "esx-01.example.com\n 192.0.2.7 \n")
 	p.click("Make the CSR")
 	p.sees("waits for its certificate")
 	p.sees("O=Example Ltd")
@@ -148,11 +148,11 @@ func setByPaste(p *site) {
 	p.click("Set a certificate")
 	p.sees("Drop a file here")
 	other := kit.PEM(ca.Issue(p.t, "other", kit.NewKey(p.t).Public()))
-	p.do("fill", "Certificate in PEM", other)
+	p.fill("Certificate in PEM", other)
 	p.sees("would be refused")
 	p.accessible("set-refused")
 	chain := p.issue(ca)
-	p.do("fill", "Certificate in PEM", chain)
+	p.fill("Certificate in PEM", chain)
 	p.sees("would be accepted")
 	p.sees("It answers the pending CSR")
 	p.accessible("set-accepted")

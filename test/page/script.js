@@ -19,6 +19,13 @@
       if (!el) throw new Error(`no field ${label}: ${top().innerText}`);
       return el;
     },
+    has: (label) => {
+      try {
+        return Boolean(t.field(label));
+      } catch {
+        return false;
+      }
+    },
     fill: (label, value) => {
       const el = t.field(label);
       el.value = value;
