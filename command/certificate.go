@@ -16,7 +16,7 @@ import (
 
 func (p process) certificateCommand() *cobra.Command {
 	return group("certificate", "Read, set and withdraw the attestation certificate: of this service or the vendor's ESX",
-		p.getCertificateCommand(), p.showCertificateCommand(), p.setCertificateCommand(), p.unstageCommand())
+		p.getCommand("certificate", "Print the installed certificate with its chain, in PEM", (*vapi.Client).Certificate), p.showCertificateCommand(), p.setCertificateCommand(), p.unstageCommand())
 }
 
 func (p process) unstageCommand() *cobra.Command {
@@ -33,26 +33,6 @@ func (p process) unstageCommand() *cobra.Command {
 		}
 		_, err := fmt.Fprintln(p.stderr, "the staged certificate is withdrawn, and its key is destroyed")
 		return err
-	})
-}
-
-func (p process) getCertificateCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "get",
-		Short: "Print the installed certificate with its chain, in PEM",
-		Args:  usageArgs(cobra.NoArgs),
-	}
-	out := outFlag(cmd)
-	return p.withServer(cmd, func(ctx context.Context, c *connection, _ []string) error {
-		esx, err := c.esx(ctx)
-		if err != nil {
-			return err
-		}
-		chain, err := esx.Certificate(ctx)
-		if err != nil {
-			return err
-		}
-		return c.putOut(*out, chain, map[string]string{"certificate": chain}, "certificate get")
 	})
 }
 
@@ -133,22 +113,13 @@ func (p process) setCertificateCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if *dryRun {
-			return c.print(view.text(c.now()), view, chain.PEM())
-		}
-		if _, err := fmt.Fprint(c.stderr, view.text(c.now())); err != nil {
+		if goOn, err := c.approved(ctx, view, chain, *dryRun, *yes, "this certificate will be set"); !goOn {
 			return err
-		}
-		if !*yes {
-			if err := c.confirmed(ctx, "this certificate will be set", "--yes"); err != nil {
-				return err
-			}
 		}
 		if err := esx.SetCertificate(ctx, chain.PEM()); err != nil {
 			return err
 		}
-		_, err = fmt.Fprintln(p.stderr, view.done())
-		return err
+		return c.say("%s", view.done())
 	})
 }
 

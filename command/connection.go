@@ -104,8 +104,8 @@ type connectionFlags struct {
 
 func (f *connectionFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.server, "server", "", "`https://host:port` of the service or the vendor's product [$"+envServer+"]")
-	flags.StringVar(&f.caFile, "ca-file", "", "believe servers that the CAs in this `file` stand for (PEM) [$"+envCAFile+"]")
-	flags.StringVar(&f.fingerprint, "fingerprint", "", "believe the server with this public key alone: `sha256:HEX`, as serve prints it [$"+envFingerprint+"]")
+	flags.StringVar(&f.caFile, "ca-file", "", "trust servers whose certificate leads to a CA in this `file` (PEM) [$"+envCAFile+"]")
+	flags.StringVar(&f.fingerprint, "fingerprint", "", "trust only the server with this public key: `sha256:HEX`, as serve prints it [$"+envFingerprint+"]")
 	flags.StringVar(&f.user, "user", "", "user `name` [$"+envUser+"]")
 	flags.StringVar(&f.passwordFile, "password-file", "", "`file` whose first line is the password, in place of the one that the environment holds [$"+envPassword+"]")
 	flags.StringVar(&f.context, "context", "", "`name` of a connection, see \"attestcsr context\" [$"+envContext+"]")

@@ -18,7 +18,7 @@ import (
 
 func (p process) csrCommand() *cobra.Command {
 	return group("csr", "Make, read and discard the CSR of the attestation key, in the ESX dialect: of this service or the vendor's ESX",
-		p.createCSRCommand(), p.getCSRCommand(), p.showCSRCommand(), p.deleteCSRCommand())
+		p.createCSRCommand(), p.getCommand("csr", "Print the pending CSR in PEM", (*vapi.Client).CSR), p.showCSRCommand(), p.deleteCSRCommand())
 }
 
 // subjectFields are the members of a spec that are names.
@@ -30,10 +30,10 @@ func (p process) createCSRCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create",
 		Short: "Make a key and its CSR",
-		Long: "Makes a new key and prints its CSR. It takes the place of a pending CSR, whose key is\n" +
-			"destroyed: the command asks before, or needs --replace. What no flag and no file says is\n" +
-			"left out of the CSR; without any, the command asks on a terminal. The common name is that\n" +
-			"of the host unless it is given.",
+		Long: "Makes a new key and prints its CSR. The CSR takes the place of a pending one, whose key is\n" +
+			"destroyed: the command asks before, or needs --replace. The CSR has what flags and --from\n" +
+			"say, and nothing else. Without any of them the command asks on a terminal. The common name\n" +
+			"is that of the host unless it is given.",
 		Example: "  attestcsr csr create --cn esx-01.example.com --organization 'Example Ltd' --country US --san esx-01.example.com --out host.csr\n" +
 			"  attestcsr csr create --from old.pem --replace --out host.csr",
 		Args: usageArgs(cobra.NoArgs),
@@ -119,14 +119,10 @@ func (c *connection) esxSpec(spec pkcs10.Spec, bits int64) vapi.CreateSpec {
 
 // mayReplace says which CSR would be replaced, and asks.
 func (c *connection) mayReplace(ctx context.Context, esx *vapi.Client, replace bool) error {
-	pending, err := esx.CSR(ctx)
+	_, view, err := c.pending(ctx, esx)
 	if client.Status(err) == 404 {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	view, err := c.pendingView(ctx, esx, pending)
 	if err != nil {
 		return err
 	}
@@ -136,43 +132,43 @@ func (c *connection) mayReplace(ctx context.Context, esx *vapi.Client, replace b
 	}
 	said := fmt.Sprintf("a CSR is pending%s: SHA-256 %s, subject %s; a new one replaces it, and its key is destroyed", since, view.SHA256, clean(view.Subject))
 	if replace {
-		_, err := fmt.Fprintln(c.stderr, said)
-		return err
+		return c.say("%s", said)
 	}
 	return c.confirmed(ctx, said, "--replace")
 }
 
-// pendingView describes the pending CSR, with its age where the server says it.
-func (c *connection) pendingView(ctx context.Context, esx *vapi.Client, csr string) (requestView, error) {
+// pending reads and describes the pending CSR, with its age where the server says it.
+func (c *connection) pending(ctx context.Context, esx *vapi.Client) (csr string, view requestView, err error) {
+	if csr, err = esx.CSR(ctx); err != nil {
+		return "", view, err
+	}
 	r, err := parseRequest([]byte(csr))
 	if err != nil {
-		return requestView{}, fmt.Errorf("the answer of the server: %w", err)
+		return "", view, fmt.Errorf("the answer of the server: %w", err)
 	}
-	view := newRequestView(r)
+	view = newRequestView(r)
 	// The vendors' products do not say it, and it is no reason to fail.
 	if since, err := console.NewClient(esx).PendingSince(ctx); err == nil && !since.IsZero() {
 		view.PendingSince = &since
 	}
-	return view, nil
+	return csr, view, nil
 }
 
-func (p process) getCSRCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "get",
-		Short: "Print the pending CSR in PEM",
-		Args:  usageArgs(cobra.NoArgs),
-	}
+// getCommand prints what an ESX server has, in PEM. of is its group of commands, and also
+// the member of the JSON.
+func (p process) getCommand(of, short string, read func(*vapi.Client, context.Context) (string, error)) *cobra.Command {
+	cmd := &cobra.Command{Use: "get", Short: short, Args: usageArgs(cobra.NoArgs)}
 	out := outFlag(cmd)
 	return p.withServer(cmd, func(ctx context.Context, c *connection, _ []string) error {
 		esx, err := c.esx(ctx)
 		if err != nil {
 			return err
 		}
-		csr, err := esx.CSR(ctx)
+		text, err := read(esx, ctx)
 		if err != nil {
 			return err
 		}
-		return c.putOut(*out, csr, map[string]string{"csr": csr}, "csr get")
+		return c.putOut(*out, text, map[string]string{of: text}, of+" get")
 	})
 }
 
@@ -190,11 +186,7 @@ func (p process) showCSRCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		csr, err := esx.CSR(ctx)
-		if err != nil {
-			return err
-		}
-		view, err := c.pendingView(ctx, esx, csr)
+		csr, view, err := c.pending(ctx, esx)
 		if err != nil {
 			return err
 		}
@@ -228,11 +220,7 @@ func (p process) deleteCSRCommand() *cobra.Command {
 			return err
 		}
 		if !*yes {
-			csr, err := esx.CSR(ctx)
-			if err != nil {
-				return err
-			}
-			view, err := c.pendingView(ctx, esx, csr)
+			_, view, err := c.pending(ctx, esx)
 			if err != nil {
 				return err
 			}
@@ -243,8 +231,7 @@ func (p process) deleteCSRCommand() *cobra.Command {
 		if err := esx.DeleteCSR(ctx); err != nil {
 			return err
 		}
-		_, err = fmt.Fprintln(p.stderr, "the pending CSR is discarded, and its key is destroyed")
-		return err
+		return c.say("the pending CSR is discarded, and its key is destroyed")
 	})
 }
 
@@ -265,8 +252,23 @@ func (c *connection) putOut(file, pem string, value any, again string) error {
 	if err := replaceFile(file, []byte(pem), 0o644); err != nil {
 		return fmt.Errorf("--out: %w; nothing is lost: the server has it, and attestcsr %s prints it", err, again)
 	}
-	_, err := fmt.Fprintf(c.stderr, "it is in %s\n", file)
-	return err
+	return c.say("it is in %s", file)
+}
+
+// approved shows a chain that is to be set, and asks whether to go on. With dryRun it prints
+// the chain, and nothing is to be set.
+func (c *connection) approved(ctx context.Context, view chainView, chain pkcs10.Chain, dryRun, yes bool, question string) (goOn bool, err error) {
+	text := view.text(c.now())
+	if dryRun {
+		return false, c.print(text, view, chain.PEM())
+	}
+	if _, err := fmt.Fprint(c.stderr, text); err != nil {
+		return false, err
+	}
+	if !yes {
+		err = c.confirmed(ctx, question, "--yes")
+	}
+	return err == nil, err
 }
 
 // confirmed asks a question on a terminal. Elsewhere it is an error that names the flag.
@@ -274,7 +276,7 @@ func (c *connection) confirmed(ctx context.Context, said, flag string) error {
 	if !isTerminal(c.stdin) {
 		return fmt.Errorf("%s: give %s if that is right", said, flag)
 	}
-	if _, err := fmt.Fprintln(c.stderr, said); err != nil {
+	if err := c.say("%s", said); err != nil {
 		return err
 	}
 	answer, err := c.prompt(ctx, "go on? yes or no", "no")

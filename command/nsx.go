@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -126,23 +125,11 @@ func (c *connection) sayRest(kind nsxKind, all policy.Listing) error {
 
 // table has a line for each object.
 func (k nsxKind) table(all []policy.Object) string {
-	if len(all) == 0 {
-		return ""
-	}
-	var text strings.Builder
-	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	line := func(cells ...string) {
-		for i, cell := range cells {
-			cells[i] = strict.Printable(cell, 80)
-		}
-		fmt.Fprintln(t, strings.Join(cells, "\t")) //nolint:errcheck // a Builder takes everything
-	}
-	line(append([]string{"id"}, k.columns...)...)
+	var lines [][]string
 	for _, o := range all {
-		line(append([]string{o.ID}, k.cells(o)...)...)
+		lines = append(lines, append([]string{o.ID}, k.cells(o)...))
 	}
-	_ = t.Flush() // likewise
-	return text.String()
+	return table(append([]string{"id"}, k.columns...), lines)
 }
 
 func (p process) nsxGetCommand(of func() nsxKind) *cobra.Command {

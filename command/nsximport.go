@@ -74,16 +74,9 @@ func (p process) nsxImportCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if *dryRun {
-			return c.print(view.text(c.now()), view, chain.PEM())
-		}
-		if _, err := fmt.Fprint(c.stderr, view.text(c.now())); err != nil {
+		question := fmt.Sprintf("this certificate will take the place of the CSR %q", strict.Printable(args[0], 255))
+		if goOn, err := c.approved(ctx, view, chain, *dryRun, *yes, question); !goOn {
 			return err
-		}
-		if !*yes {
-			if err := c.confirmed(ctx, fmt.Sprintf("this certificate will take the place of the CSR %q", strict.Printable(args[0], 255)), "--yes"); err != nil {
-				return err
-			}
 		}
 		made, err := nsx.Import(ctx, args[0], chain.PEM())
 		if err != nil {

@@ -57,8 +57,7 @@ func (p process) loginCommand() *cobra.Command {
 		if _, err := login(ctx, c, *name, made(http)); err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(p.stderr, "%s is logged in to %s\n", c.user, http.Server())
-		return err
+		return c.say("%s is logged in to %s", c.user, http.Server())
 	})
 }
 
@@ -146,10 +145,8 @@ func (p process) logoutCommand() *cobra.Command {
 			ended++
 		}
 		if ended == 0 {
-			_, err = fmt.Fprintf(p.stderr, "there was no session with %s\n", http.Server())
-		} else {
-			_, err = fmt.Fprintf(p.stderr, "%s is logged out of %s\n", c.user, http.Server())
+			return c.say("there was no session with %s", http.Server())
 		}
-		return err
+		return c.say("%s is logged out of %s", c.user, http.Server())
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"attestcsr/handler/client"
+	"attestcsr/handler/strict"
 )
 
 // What client commands print. The result goes to stdout, and what is said about it to
@@ -119,4 +120,21 @@ func advise(err error) error {
 		return err
 	}
 	return fmt.Errorf("%w\n%s", err, advice)
+}
+
+// table has a line for each row, cut to what a terminal can show. It is empty without rows.
+func table(head []string, lines [][]string) string {
+	if len(lines) == 0 {
+		return ""
+	}
+	var text strings.Builder
+	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	for _, cells := range append([][]string{head}, lines...) {
+		for i, cell := range cells {
+			cells[i] = strict.Printable(cell, 80)
+		}
+		fmt.Fprintln(t, strings.Join(cells, "\t")) //nolint:errcheck // a Builder takes everything
+	}
+	_ = t.Flush() // likewise
+	return text.String()
 }

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/spf13/cobra"
@@ -218,14 +217,11 @@ func verifyLocally(how signing, given givenSignature, t transit.ToSign, certific
 	return found, nil
 }
 
-// Bounds of files.
-const (
-	maxKeySet          = 16 << 20
-	maxCertificateFile = 1 << 20
-)
+// maxKeySet is what an answer of a server may have, in bytes.
+const maxKeySet = 16 << 20
 
 func readLeaf(file string) (*x509.Certificate, error) {
-	text, err := readFile(file, maxCertificateFile)
+	text, err := readFile(file, maxPEMFile)
 	if err != nil {
 		return nil, err
 	}
@@ -289,19 +285,16 @@ func keySetOf(ctx context.Context, server *client.Client) ([]byte, error) {
 }
 
 func keyTable(keys []publishedKey) string {
-	var text strings.Builder
-	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "key id\tkey\tfor\tcertificate\tvalid until") //nolint:errcheck // a Builder takes everything
+	var lines [][]string
 	for _, k := range keys {
 		subject, until := "(none)", ""
 		if c := k.certificate(); c != nil {
 			subject, until = pkcs10.DistinguishedName(c.RawSubject), moment(c.NotAfter)
 		}
 		kind := cmp.Or(k.Curve, fmt.Sprintf("RSA %d", pkcs10.KeyBits(k.public)))
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", strict.Printable(k.ID, 64), kind, strict.Printable(cmp.Or(k.Algorithm, "any"), 16), strict.Printable(subject, 80), until) //nolint:errcheck // likewise
+		lines = append(lines, []string{strict.Printable(k.ID, 64), kind, strict.Printable(cmp.Or(k.Algorithm, "any"), 16), subject, until})
 	}
-	_ = t.Flush() // likewise
-	return text.String()
+	return table([]string{"key id", "key", "for", "certificate", "valid until"}, lines)
 }
 
 func keyPEM(keys []publishedKey) string {
