@@ -8,6 +8,7 @@
 package csr
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -116,3 +117,9 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// Is reports whether an error is one of this package, and of that kind.
+func Is(err error, kind Kind) bool {
+	e, is := errors.AsType[*Error](err)
+	return is && e.Kind == kind
+}

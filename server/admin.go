@@ -149,7 +149,7 @@ func (a admin) RetireKeys(ctx context.Context) (control.KeysetStatus, error) {
 // Unstage implements control.Operations.
 func (a admin) Unstage(ctx context.Context) error {
 	err := a.service.Unstage(ctx, a.who)
-	if e, is := errors.AsType[*csr.Error](err); is && e.Kind == csr.NotFound {
+	if csr.Is(err, csr.NotFound) {
 		return errors.New("no certificate is staged")
 	}
 	return err

@@ -201,16 +201,15 @@ func (f *lateFile) Close() error {
 }
 
 func (s *Server) gatherSmall(withoutKeyset bool, g *gathering) error {
-	from := map[string]string{KeysetFile: keysetPath(s.cfg)}
-	small := layout().Small
-	for _, name := range small {
-		from[name] = filepath.Join(s.cfg.DataDir, name)
-	}
-	for _, name := range append([]string{KeysetFile}, small...) {
+	for _, name := range append([]string{KeysetFile}, layout().Small...) {
 		if withoutKeyset && (name == KeysetFile || name == OwnKeyFile || name == OwnCertFile) {
 			continue
 		}
-		text, err := ownfile.Read(from[name], backup.MaxSmall, s.log)
+		from := filepath.Join(s.cfg.DataDir, name)
+		if name == KeysetFile {
+			from = keysetPath(s.cfg)
+		}
+		text, err := ownfile.Read(from, backup.MaxSmall, s.log)
 		if errors.Is(err, fs.ErrNotExist) && name != KeysetFile {
 			continue
 		}

@@ -5,7 +5,6 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
-	"errors"
 	"net/http"
 	"strconv"
 	"sync"
@@ -199,7 +198,7 @@ func countsOf(f figures, objects bool) counts {
 func (r *stateReader) addPublished(ctx context.Context, s *state) error {
 	s.Published = []publishedKey{}
 	set, err := r.Service.Published(ctx)
-	if csrErr := (*csr.Error)(nil); errors.As(err, &csrErr) && csrErr.Kind == csr.NotFound {
+	if csr.Is(err, csr.NotFound) {
 		return nil // nothing is published
 	}
 	if err != nil {
@@ -253,7 +252,7 @@ func addPending(ctx context.Context, authorise Authorise, s *state) error {
 		return err
 	}
 	p, err := grant.Pending(ctx)
-	if csrErr := (*csr.Error)(nil); errors.As(err, &csrErr) && csrErr.Kind == csr.NotFound {
+	if csr.Is(err, csr.NotFound) {
 		return nil
 	}
 	if err == nil {

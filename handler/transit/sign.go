@@ -6,7 +6,6 @@ import (
 	_ "crypto/sha256" // SHA-256
 	_ "crypto/sha512" // SHA-384 and SHA-512
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -204,7 +203,7 @@ func (t *transit) job(c echo.Context, o csr.Operation) (*job, *csr.Grant, error)
 // noKey makes the error of a key that does not exist one of the request, as Vault's is
 // where the key is not what is asked for.
 func noKey(err error) error {
-	if e, ok := errors.AsType[*csr.Error](err); ok && e.Kind == csr.NotFound {
+	if csr.Is(err, csr.NotFound) {
 		return invalid("signing key not found")
 	}
 	return err
