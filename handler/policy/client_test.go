@@ -1,11 +1,8 @@
 package policy_test
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,19 +11,13 @@ import (
 
 	"attestcsr/handler/client"
 	"attestcsr/handler/policy"
+	"attestcsr/test/kit"
 )
 
 // serve starts a server that is not ours, and returns a client with a session of it.
 func serve(t *testing.T, handle http.HandlerFunc) *policy.Client {
 	t.Helper()
-	server := httptest.NewTLSServer(handle)
-	t.Cleanup(server.Close)
-	sum := sha256.Sum256(server.Certificate().RawSubjectPublicKeyInfo)
-	c, err := client.New(client.Options{Server: server.URL, Fingerprint: "sha256:" + hex.EncodeToString(sum[:]), Timeout: time.Minute})
-	if err != nil {
-		t.Fatal(err)
-	}
-	nsx := policy.NewClient(c)
+	nsx := policy.NewClient(kit.ForeignServer(t, handle))
 	nsx.Use(client.Session{ID: "session", XSRF: "token"}, nil)
 	return nsx
 }

@@ -2,32 +2,21 @@ package transit_test
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
-
-	"context"
 
 	"attestcsr/handler/client"
 	"attestcsr/handler/transit"
+	"attestcsr/test/kit"
 )
 
 func serve(t *testing.T, handle http.HandlerFunc) *transit.Client {
 	t.Helper()
-	server := httptest.NewTLSServer(handle)
-	t.Cleanup(server.Close)
-	sum := sha256.Sum256(server.Certificate().RawSubjectPublicKeyInfo)
-	c, err := client.New(client.Options{Server: server.URL, Fingerprint: "sha256:" + hex.EncodeToString(sum[:]), Timeout: time.Minute})
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys := transit.NewClient(c)
+	keys := transit.NewClient(kit.ForeignServer(t, handle))
 	keys.Use(client.Session{ID: "old"}, nil)
 	return keys
 }

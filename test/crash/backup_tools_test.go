@@ -51,25 +51,10 @@ func newBackups(t *testing.T) *backups {
 	return b
 }
 
-// backupCommand runs a command until it ends, or kill ends it.
-func (r *faultRun) backupCommand(args ...string) (out string, killed bool) {
+// backup runs a command about backups, as run does.
+func (r *faultRun) backup(args ...string) (out string, killed bool) {
 	r.t.Helper()
-	cmd := exec.Command(r.options.Binary, append([]string{"backup"}, args...)...)
-	var text bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &text, &text
-	if err := cmd.Start(); err != nil {
-		r.t.Fatal(err)
-	}
-	r.s = &start.Instance{T: r.t, Cmd: cmd}
-	r.begun.Do(func() { close(r.started) })
-	err := cmd.Wait()
-	if killed = cmd.ProcessState.ExitCode() < 0; err != nil && !killed {
-		r.t.Errorf("%s: %v %s", r.what, err, text.String())
-	}
-	if err := r.mount.Close(); err != nil {
-		r.t.Fatal(err)
-	}
-	return text.String(), killed
+	return r.run(append([]string{"backup"}, args...)...)
 }
 
 // eachKill runs a command on disks, ends it at each operation on its disk, and has what is
@@ -77,7 +62,7 @@ func (r *faultRun) backupCommand(args ...string) (out string, killed bool) {
 func (b *backups) eachKill(t *testing.T, stride int, args func(r *faultRun) []string, check func(what, dir string)) (kills int) {
 	t.Helper()
 	r := b.newRun(t, "without a fault")
-	r.backupCommand(args(r)...)
+	r.backup(args(r)...)
 	last := len(r.disk.Operations(faultfs.Kill.Meets()...))
 	left := func(what string, d *faultfs.Disk) {
 		t.Helper()
@@ -94,7 +79,7 @@ func (b *backups) eachKill(t *testing.T, stride int, args func(r *faultRun) []st
 		r := b.newRun(t, fmt.Sprintf("killed at operation %d of %d", n, last))
 		with := args(r)
 		r.disk.Arm(faultfs.Kill, n, faultfs.Nothing(), r.kill)
-		out, killed := r.backupCommand(with...)
+		out, killed := r.backup(with...)
 		o, met := r.disk.Fired()
 		switch {
 		case !met && n > last-10:

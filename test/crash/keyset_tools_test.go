@@ -52,10 +52,16 @@ func newKeysetSetup(t *testing.T, verb string) *faultSetup {
 	return st
 }
 
-// command runs a command on the mount until it ends, or kill ends it.
+// command runs a command on the data_dir of the mount, as run does.
 func (r *faultRun) command(args ...string) (out string, killed bool) {
 	r.t.Helper()
-	cmd := exec.Command(r.options.Binary, append(args, "--data-dir", r.dir)...)
+	return r.run(append(args, "--data-dir", r.dir)...)
+}
+
+// run runs a command until it ends, or kill ends it.
+func (r *faultRun) run(args ...string) (out string, killed bool) {
+	r.t.Helper()
+	cmd := exec.Command(r.options.Binary, args...)
 	var text bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &text, &text
 	if err := cmd.Start(); err != nil {
